@@ -1,0 +1,66 @@
+"""Every error a user can meet, with the exit code the command line gives it.
+
+SimError
+├── ConfigError        the input is wrong (exit 3); carries a list of Problem
+├── PlanError          the plan cannot be built on this cluster (exit 3)
+├── MeasurementError   a calibration or trace file cannot be read (exit 3)
+└── EngineError        the simulation itself failed (exit 4)
+    ├── Deadlock       nothing can happen any more; says who waits for what
+    └── CertificateError  a rate allocation is not max-min fair
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in the input: where it is, what it is, and the way out."""
+
+    where: str  # file:line:col, or the name of the override
+    key: str  # dotted key path, "" for the whole file
+    message: str  # what is wrong and what is allowed
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        text = ": ".join(part for part in (self.where, self.key, self.message) if part)
+        return f"{text}; {self.suggestion}" if self.suggestion else text
+
+
+class SimError(Exception):
+    """Base of all errors that are reported without a traceback."""
+
+    exit_code = 4
+
+
+class ConfigError(SimError):
+    """The input is wrong. All problems found are kept, in file order."""
+
+    exit_code = 3
+
+    def __init__(self, problems: list[Problem] | Problem | str) -> None:
+        if isinstance(problems, str):
+            problems = Problem("", "", problems)
+        self.problems = [problems] if isinstance(problems, Problem) else problems
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PlanError(ConfigError):
+    """The parallel plan cannot be placed on this cluster or model."""
+
+
+class MeasurementError(ConfigError):
+    """A file of measurements cannot be read."""
+
+
+class EngineError(SimError):
+    """The simulation failed; a defect of the program or of a custom plan."""
+
+
+class Deadlock(EngineError):
+    """The event queue ran dry before the work was done."""
+
+
+class CertificateError(EngineError):
+    """A rate allocation failed the max-min certificate."""

@@ -1,0 +1,69 @@
+"""The border between models and everything below: operations without hardware.
+
+An `Operation` is one kernel (or one collective inside a layer) with its arithmetic and its
+memory traffic for ONE rank. A `Block` is a forward pass, what must be done again before the
+backward pass, and the backward pass of one piece of the model (embedding, layer, head).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OpKind = Literal["matmul", "attention", "elementwise", "collective"]
+CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
+GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One kernel of one rank, or one collective that this rank takes part in.
+
+    matmul and attention: `batch` products of (m x k) by (k x n); flops = 2*batch*m*n*k unless the
+    kernel does more or less (causal flash attention). bytes_moved is device memory traffic, read
+    plus written [B]. elementwise: flops may be 0 (memory-bound). collective: `message` is the
+    buffer in the convention of nccl-tests [B]: all_reduce, reduce_scatter and all_to_all: bytes
+    held per rank before; all_gather: bytes held per rank after.
+    """
+
+    name: str
+    kind: OpKind
+    flops: float = 0.0  # FLOP, multiply and add counted apart
+    bytes_moved: float = 0.0  # B
+    precision: str = "bf16"  # rate to look up in the accelerator's profile
+    batch: int = 1
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    kernels: int = 1  # kernel launches
+    collective: CollectiveKind | None = None
+    group: GroupKind | None = None
+    message: float = 0.0  # B
+    hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The work of one microbatch on one rank for one piece of the model, in issue order."""
+
+    name: str  # "embedding", "layer", "head"
+    forward: tuple[Operation, ...]
+    recompute: tuple[Operation, ...]  # before the backward pass; empty without recomputation
+    backward: tuple[Operation, ...]
+    model_flops: float  # FLOP of forward and backward on this rank, recomputation excluded
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one rank holds of the model and of a microbatch."""
+
+    tensor: int = 1
+    context: int = 1
+    expert: int = 1
+    sequence_parallel: bool = False
+    microbatch: int = 1  # sequences
+    sequence_length: int = 2048  # tokens, before context parallelism
+    precision: str = "bf16"
+    recompute: Literal["none", "selective", "full"] = "none"
+    tensor_overlap: Literal["none", "backward", "full"] = "none"
+    fused_kernels: bool = True
