@@ -1,0 +1,117 @@
+"""The result of a run: plain frozen records, written as JSON with the same names.
+
+Units stand in the names; names and units are stable. The breakdown sums to the step time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BREAKDOWN = (
+    "compute",
+    "tensor_comm",
+    "context_comm",
+    "expert_comm",
+    "pipeline_comm",
+    "data_comm",
+    "bubble",
+    "optimizer",
+    "input_stall",
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One training step. Times in seconds on the critical rank; the breakdown is exposed time."""
+
+    time_s: float
+    tokens_per_s: float
+    model_tflops_per_accelerator: float
+    mfu: float  # model FLOP rate over peak
+    hfu: float  # the same with recomputation counted
+    breakdown_s: dict[str, float]  # keys BREAKDOWN, sums to time_s
+    comm_total_s: float  # time the critical rank has a collective or send in flight, streams added
+    comm_overlapped_s: float  # part of it that hides behind computation
+
+
+@dataclass(frozen=True)
+class MemoryResult:
+    """Memory of the fullest accelerator [B]."""
+
+    peak_bytes_per_accelerator: float
+    capacity_bytes: float
+    fits: bool
+    parts: dict[str, float]  # weights, gradients, optimizer, activations, temporary, reserved
+    by_stage: tuple[dict[str, float], ...] = ()  # the same for each pipeline stage
+
+
+@dataclass(frozen=True)
+class LinkUse:
+    """Use of a class of equal links: `name` is one of them, `count` how many there are."""
+
+    name: str
+    kind: str  # "accelerator-switch", "nic-leaf", ... : vertex kinds at both ends
+    count: int
+    mean: float  # share of capacity over the step
+    peak: float  # largest share at any moment
+    bytes: float  # through one link of the class in a step
+
+
+@dataclass(frozen=True)
+class UtilizationResult:
+    """Shares of the step time on the critical rank, and link use, busiest first."""
+
+    accelerator: dict[str, float]  # compute_busy, comm_busy, idle
+    links: tuple[LinkUse, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The whole training. A run without faults has one value for every quantile."""
+
+    time_to_train_s: dict[str, float]  # mean, p5, p50, p95
+    steps: int
+    goodput: float
+    badput_s: dict[str, float] = field(default_factory=dict)
+    failures: int = 0
+    checkpoints: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Prediction against measurement, in the metric of the measurement."""
+
+    metric: str  # step_time_s, tokens_per_s, ...
+    predicted: float
+    measured: float
+    error: float  # predicted step time over measured step time, minus 1
+    source: str
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a run reports."""
+
+    name: str
+    description: str
+    accelerators: int
+    setup: dict[str, str]  # headline of the plan for people: cluster, workload, parallelism, ...
+    step: StepResult
+    memory: MemoryResult
+    utilization: UtilizationResult
+    run: RunResult | None
+    comparison: Comparison | None
+    notes: tuple[str, ...]  # what a reader should know: assumptions, things not modelled here
+    folding: dict[str, int]  # ranks, rank_classes, links, link_classes, flow_classes, skipped_periods
+    events: int
+    wall_s: float
+    seed: int
+    version: str
+    manifest: dict[str, Any]  # resolved input
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""
+        return asdict(self)
