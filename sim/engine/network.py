@@ -1,0 +1,187 @@
+"""Links shared max-min fairly by flows, on the SimPy clock.
+
+All changes at one instant cause one re-solve of the flows they can touch: the flows that share a
+link with a changed flow, directly or through others. Flows elsewhere keep their rate and timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from simpy.core import Environment
+from simpy.events import Event, Timeout
+
+from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
+from sim.errors import CertificateError
+
+RESOLVE_PRIORITY = 2  # after every arrival and departure of the instant
+Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
+
+
+@dataclass(frozen=True)
+class FlowTable:
+    """Flow classes and what one flow of a class loads, with all its copies, on one link of a class.
+
+    flow, link: (nnz,) class indices; coefficient: (nnz,); capacity: (n_links,) B/s;
+    link_count: (n_links,) links in the class; link_name: index of one link of the class.
+    """
+
+    n_flows: int
+    flow: Ints
+    link: Ints
+    coefficient: Floats
+    capacity: Floats
+    link_count: Ints
+    link_example: Ints
+
+    def solo_rates(self) -> Floats:
+        """Rate of each class when it is alone, (n_flows,) B/s."""
+        rate = np.full(self.n_flows, np.inf)
+        np.minimum.at(rate, self.flow, self.capacity[self.link] / self.coefficient)
+        return rate
+
+    def conflicts(self) -> list[frozenset[int]]:
+        """For each class the classes (itself too) that cross one of its links."""
+        on_link: dict[int, list[int]] = {}
+        for f, l in zip(self.flow.tolist(), self.link.tolist(), strict=True):
+            on_link.setdefault(l, []).append(f)
+        met: list[set[int]] = [set() for _ in range(self.n_flows)]
+        for flows in on_link.values():
+            for f in flows:
+                met[f].update(flows)
+        return [frozenset(m) for m in met]
+
+
+class Flow:
+    """Bytes on their way: what is left, at which rate, since when."""
+
+    __slots__ = ("done", "kind", "left", "owner", "rate", "since", "timer")
+
+    def __init__(self, kind: int, size: float, owner: int, done: Callable[[int], None], now: float) -> None:
+        self.kind, self.left, self.owner, self.done, self.since = kind, size, owner, done, now
+        self.rate = 0.0
+        self.timer: Event | None = None
+
+    def left_at(self, now: float) -> float:
+        """Bytes still to move at `now`."""
+        return self.left - self.rate * (now - self.since)
+
+
+class Network:
+    """Moves flows over shared links; calls `done(owner)` when one has arrived."""
+
+    def __init__(self, env: Environment, table: FlowTable, check: bool = False) -> None:
+        self.env, self.table, self.check = env, table, check
+        self.solo: list[float] = table.solo_rates().tolist()
+        self.conflicts = table.conflicts()
+        self.active: dict[int, list[Flow]] = {}
+        self.bytes_moved = [0.0] * table.n_flows
+        self.allocations: dict[Key, dict[int, float]] = {}
+        self._changed: dict[int, None] = {}
+
+    def start(self, kind: int, size: float, owner: int, done: Callable[[int], None]) -> Flow:
+        """Put `size` bytes of flow class `kind` on its links now."""
+        flow = Flow(kind, size, owner, done, self.env.now)
+        self.bytes_moved[kind] += size
+        crowded = not self.conflicts[kind].isdisjoint(self.active)
+        self.active.setdefault(kind, []).append(flow)
+        if crowded:
+            self._mark(kind)
+        else:
+            self._set_rate(flow, self._alone(kind))
+        return flow
+
+    def _alone(self, kind: int) -> float:
+        key = ((kind, 1),)
+        if key not in self.allocations:
+            self.allocations[key] = {kind: self.solo[kind]}
+        return self.solo[kind]
+
+    def _set_rate(self, flow: Flow, rate: float) -> None:
+        flow.rate = rate
+        flow.timer = Timeout(self.env, max(flow.left, 0.0) / rate, flow)
+        flow.timer.callbacks.append(self._arrive)  # type: ignore[union-attr]
+
+    def _arrive(self, timer: Event) -> None:
+        flow: Flow = timer._value
+        if flow.timer is not timer:
+            return
+        flows = self.active[flow.kind]
+        flows.remove(flow)
+        if not flows:
+            del self.active[flow.kind]
+        if not self.conflicts[flow.kind].isdisjoint(self.active):
+            self._mark(flow.kind)
+        flow.done(flow.owner)
+
+    def _mark(self, kind: int) -> None:
+        if not self._changed:
+            event = Event(self.env)
+            event._ok, event._value = True, None
+            event.callbacks.append(self._resolve)  # type: ignore[union-attr]
+            self.env.schedule(event, RESOLVE_PRIORITY)  # type: ignore[arg-type]
+        self._changed[kind] = None
+
+    def _resolve(self, _: Event) -> None:
+        changed, self._changed = self._changed, {}
+        seen: set[int] = set()
+        for kind in changed:
+            region = self._region(kind, seen)
+            if region:
+                self._share(region)
+
+    def _region(self, kind: int, seen: set[int]) -> list[int]:
+        """Active classes that `kind` reaches over shared links, not yet seen, sorted."""
+        found, stack = [], [kind]
+        expanded = {kind}
+        while stack:
+            near = sorted(k for k in self.conflicts[stack.pop()] if k in self.active and k not in seen)
+            seen.update(near)
+            found += near
+            stack += [k for k in near if k not in expanded]
+            expanded.update(near)
+        return sorted(found)
+
+    def _share(self, region: list[int]) -> None:
+        now = self.env.now
+        rates = self._rates(tuple((kind, len(self.active[kind])) for kind in region))
+        for kind in region:
+            for flow in self.active[kind]:
+                if flow.rate != rates[kind]:
+                    flow.left, flow.since = flow.left_at(now), now
+                    self._set_rate(flow, rates[kind])
+
+    def _rates(self, key: Key) -> dict[int, float]:
+        """Rate per flow of each class in `key`; remembered, since training repeats itself."""
+        if key not in self.allocations:
+            self.allocations[key] = solve(self.table, key, self.check)
+        return self.allocations[key]
+
+    def peak_load(self) -> Floats:
+        """Largest share of capacity each link class ever carried, (n_links,)."""
+        peak = np.zeros(len(self.table.capacity))
+        for key, rates in self.allocations.items():
+            weight = np.zeros(self.table.n_flows)
+            for kind, count in key:
+                weight[kind] = count * rates[kind] if np.isfinite(rates[kind]) else 0.0
+            load = np.bincount(self.table.link, self.table.coefficient * weight[self.table.flow], len(peak))
+            np.maximum(peak, load, out=peak)
+        return peak / self.table.capacity
+
+
+def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:
+    """Max-min rates of the flows in `key`, B/s per flow. Raises CertificateError if asked to check."""
+    count = np.zeros(table.n_flows)
+    for kind, number in key:
+        count[kind] = number
+    used = count[table.flow] > 0
+    kinds, flow = np.unique(table.flow[used], return_inverse=True)
+    links, link = np.unique(table.link[used], return_inverse=True)
+    coefficient = table.coefficient[used] * count[table.flow[used]]
+    capacity = table.capacity[links]
+    rate = max_min_rates(flow, link, coefficient, capacity, len(kinds))
+    if check and (fault := certificate(flow, link, coefficient, capacity, rate)):
+        raise CertificateError(f"rate allocation of flow classes {key} is not max-min fair: {fault}")
+    return dict(zip(kinds.tolist(), rate.tolist(), strict=True))

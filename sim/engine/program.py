@@ -1,0 +1,97 @@
+"""What the executor runs: streams of instructions that wait for tokens, act, and signal.
+
+A stream is an in-order queue, like a CUDA stream: the compute stream of a rank, the queue of a
+communicator, one direction of a stage boundary. An instruction is a template plus a loop index
+(the microbatch, or 0): its tokens are the template's plus the index. Writing programs this way
+makes "the same again, k microbatches later" a plain comparison of integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TOKEN_STRIDE = 1 << 32  # token = kind * TOKEN_STRIDE + index
+
+
+def token(kind: int, index: int = 0) -> int:
+    """The token of `kind` for loop index `index` (which may be negative in a template)."""
+    return kind * TOKEN_STRIDE + index
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Compute for `duration`, or wait `latency` and move `size` bytes as flow class `flow`.
+
+    duration and latency in s, size in B. rank: rank class whose processor is busy (-1: none).
+    steals: rank classes whose computation slows down while the transfer runs. label and detail
+    name it in traces; `category` is the breakdown field it counts under.
+    """
+
+    label: str
+    category: str
+    rank: int = -1
+    duration: float = 0.0
+    flow: int = -1
+    size: float = 0.0
+    latency: float = 0.0
+    steals: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One kind of instruction: tokens it waits for, what it does, the token it signals (-1: none)."""
+
+    waits: tuple[int, ...]
+    action: int
+    signal: int = -1
+
+
+@dataclass(slots=True)
+class Stream:
+    """An ordered queue of instructions: template[i] applied at loop index index[i]."""
+
+    name: str
+    kind: str  # "compute", "send", "data", "tensor", "context"
+    rank: int = -1  # rank class the stream belongs to, -1 for the stream of a group
+    template: list[int] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+
+    def add(self, template: int, index: int = 0) -> None:
+        """Append one instruction."""
+        self.template.append(template)
+        self.index.append(index)
+
+
+@dataclass(slots=True)
+class Program:
+    """Streams with the tables they refer to.
+
+    beat: stream and number of its instructions per period, where the executor looks whether the
+    state repeats; None where nothing repeats.
+    """
+
+    actions: list[Action] = field(default_factory=list)
+    templates: list[Template] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+    beat: tuple[int, int] | None = None
+    kinds: list[str] = field(default_factory=list)  # token kind -> name, for messages
+
+    def new_kind(self, name: str) -> int:
+        """A fresh token kind."""
+        self.kinds.append(name)
+        return len(self.kinds) - 1
+
+    def new_action(self, action: Action) -> int:
+        """Register an action."""
+        self.actions.append(action)
+        return len(self.actions) - 1
+
+    def new_template(self, waits: tuple[int, ...], action: int, signal: int = -1) -> int:
+        """Register a template."""
+        self.templates.append(Template(waits, action, signal))
+        return len(self.templates) - 1
+
+    def new_stream(self, name: str, kind: str, rank: int = -1) -> Stream:
+        """Open a stream."""
+        self.streams.append(Stream(name, kind, rank))
+        return self.streams[-1]
