@@ -1,0 +1,366 @@
+"""The one table of units: text such as `400 Gb/s` to SI floats, and back to text for people.
+
+Public: `parse_quantity`, `parse_count`, `parse_fraction`, `format_quantity`, `spell_quantity`,
+`Dimension` and its constants, `DIMENSIONS`, `QuantityError`, and the pydantic types `Bytes`,
+`BytesPerSecond`, `Count`, `Dollars`, `DollarsPerHour`, `DollarsPerKilowattHour`, `Flops`,
+`FlopsPerSecond`, `Fraction`, `Hertz`, `Joules`, `CarbonPerKilowattHour`, `Seconds`, `Tokens`, `Watts`.
+
+Inside the program everything is SI float64: bytes, seconds, FLOP, watts, joules, USD. Text is
+decoded once, at the border. Records are built from SI floats with the validation context `SI`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+SI: dict[str, bool] = {"si": True}
+"""Validation context under which quantities are plain SI numbers: `Record.model_validate(data, context=SI)`."""
+
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_QUANTITY = re.compile(rf"\s*({_NUMBER})\s*(\S.*?)?\s*", re.ASCII)
+_METRIC = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_SMALL = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3}
+_COUNTS = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_HOUR, _DAY, _KWH = 3600.0, 86400.0, 3.6e6
+_LARGEST_COUNT = 2**53  # beyond it a float64 no longer holds every integer
+
+
+class QuantityError(ValueError):
+    """A quantity cannot be read: `message` says why, `suggestion` the way out."""
+
+    def __init__(self, message: str, suggestion: str = "") -> None:
+        super().__init__(f"{message}; {suggestion}" if suggestion else message)
+        self.message = message
+        self.suggestion = suggestion
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A physical dimension: its SI symbol, the spelled units with their factors, and examples."""
+
+    name: str  # as in "a data rate is wanted"
+    symbol: str  # the SI unit that decoded values have
+    units: dict[str, float] = field(repr=False, hash=False)  # spelled unit to SI factor
+    examples: tuple[str, ...]  # the first is used in messages
+    scale: tuple[str, ...] = ()  # units for people, ascending
+
+    @property
+    def article(self) -> str:
+        """The name with its article: `a time`, `an energy`."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of the accepted text, for JSON Schema."""
+        return rf"^\s*{_NUMBER}\s*(?:{'|'.join(re.escape(unit) for unit in self.units)})\s*$"
+
+
+def _scaled(symbol: str, *tables: dict[str, float]) -> dict[str, float]:
+    return {prefix + symbol: factor for table in tables for prefix, factor in table.items()}
+
+
+def _per(units: dict[str, float], suffix: str, divisor: float) -> dict[str, float]:
+    return {unit + suffix: factor / divisor for unit, factor in units.items()}
+
+
+def _bits(units: dict[str, float]) -> dict[str, float]:
+    return {unit: factor / 8 for unit, factor in units.items()}
+
+
+_DATA = _scaled("B", _METRIC, _BINARY) | _bits(_scaled("b", _METRIC, _BINARY)) | _bits(_scaled("bit", _METRIC, _BINARY))
+_TIME = _scaled("s", {"": 1.0}, _SMALL) | {
+    "min": 60.0, "h": _HOUR, "hours": _HOUR, "d": _DAY, "day": _DAY, "days": _DAY,
+    "weeks": 7 * _DAY, "year": 365.25 * _DAY, "years": 365.25 * _DAY,
+}  # fmt: skip
+_ENERGY = _scaled("J", _METRIC) | {f"{prefix}Wh": factor * _HOUR for prefix, factor in _METRIC.items()}
+_MASS = {"g": 1e-3, "kg": 1.0, "t": 1e3}
+
+DATA = Dimension("data size", "B", _DATA, ("80 GiB", "512 MB", "40 KiB"), ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+DATA_RATE = Dimension(
+    "data rate", "B/s", _per(_DATA, "/s", 1) | _bits(_scaled("bps", _METRIC)),
+    ("400 Gb/s", "50 GB/s", "3.35 TB/s"), ("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
+)  # fmt: skip
+TIME = Dimension("time", "s", _TIME, ("2 us", "32 s", "5 days"), ("ns", "us", "ms", "s", "min", "h", "days", "years"))
+WORK = Dimension(
+    "number of operations", "FLOP", _scaled("FLOP", _METRIC, {"Z": 1e21, "Y": 1e24}), ("2 TFLOP", "3.1e23 FLOP"),
+    ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP", "YFLOP"),
+)  # fmt: skip
+WORK_RATE = Dimension(
+    "arithmetic rate", "FLOP/s", _scaled("FLOP/s", _METRIC) | _scaled("FLOPS", _METRIC),
+    ("312 TFLOP/s", "1.98 PFLOP/s"), ("FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s"),
+)  # fmt: skip
+POWER = Dimension("power", "W", _scaled("W", _METRIC, {"m": 1e-3}), ("700 W", "10.2 kW"), ("W", "kW", "MW", "GW"))
+ENERGY = Dimension("energy", "J", _ENERGY, ("1.5 kWh", "20 MJ"), ("J", "kJ", "kWh", "MWh", "GWh"))
+FREQUENCY = Dimension("frequency", "Hz", _scaled("Hz", _METRIC), ("1.41 GHz", "100 Hz"), ("Hz", "kHz", "MHz", "GHz"))
+MONEY = Dimension("sum of money", "USD", {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6}, ("2.5 USD",), ("USD", "kUSD", "MUSD"))
+ENERGY_PRICE = Dimension(
+    "price of energy", "USD/J", {"USD/kWh": 1 / _KWH, "USD/MWh": 1e-3 / _KWH, "USD/J": 1.0},
+    ("0.08 USD/kWh", "62 USD/MWh"), ("USD/kWh",),
+)  # fmt: skip
+TIME_PRICE = Dimension("price of time", "USD/s", {"USD/h": 1 / _HOUR, "USD/s": 1.0}, ("2.5 USD/h",), ("USD/h",))
+CARBON_INTENSITY = Dimension(
+    "carbon intensity", "kg/J", _per(_MASS, "/kWh", _KWH) | _per(_MASS, "/MWh", 1e3 * _KWH) | {"kg/J": 1.0},
+    ("380 g/kWh", "0.38 kg/kWh"), ("g/kWh",),
+)  # fmt: skip
+MASS = Dimension("mass", "kg", _MASS, ("300 kg", "8.9 t"), ("g", "kg", "t"))
+COUNT = Dimension("count", "", {unit: float(factor) for unit, factor in _COUNTS.items()}, ("96", "1e9", "300B", "4k"))
+FRACTION = Dimension("fraction", "", {"%": 0.01}, ("0.45", "45 %"))
+
+DIMENSIONS: tuple[Dimension, ...] = (
+    DATA, DATA_RATE, TIME, WORK, WORK_RATE, POWER, ENERGY, FREQUENCY, MONEY, ENERGY_PRICE, TIME_PRICE,
+    CARBON_INTENSITY, MASS,
+)  # fmt: skip
+
+
+# --- text to numbers --------------------------------------------------------------------------
+
+
+def parse_quantity(value: object, dimension: Dimension, *, signed: bool = False) -> float:
+    """SI value of `value`, a text with a unit of `dimension`; a bare 0 needs no unit.
+
+    Raises QuantityError for a missing, unknown or foreign unit, and for a negative value unless `signed`.
+    """
+    if not isinstance(value, str):
+        return _bare_number(value, dimension)
+    match = _QUANTITY.fullmatch(value)
+    if match is None:
+        raise QuantityError(f"{_shown(value)} is not {dimension.article}", f"write it like {dimension.examples[0]}")
+    number, unit = match.groups()
+    factor = dimension.units.get(unit)
+    if factor is None:
+        if unit is None:
+            return _bare_number(float(number), dimension)
+        raise _wrong_unit(value.strip(), number, unit, dimension)
+    return _checked(float(number) * factor, value, dimension, signed)
+
+
+def parse_count(value: object) -> int:
+    """A whole number: an integer, `1e9`, `300e9`, `300B`, `1.5T`, `4k` or `2M`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _whole(value, value)
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise QuantityError(f"{_shown(value)} is not a count", "write a whole number such as 96, 1e9 or 300B")
+    number, suffix = match.groups()
+    factor = 1 if suffix is None else _COUNTS.get(suffix)
+    if factor is None:
+        raise _wrong_suffix(str(value).strip(), number, suffix)
+    return _whole(Decimal(number) * factor if abs(float(number)) <= _LARGEST_COUNT else math.inf, value)
+
+
+def parse_fraction(value: object) -> float:
+    """A number from 0 to 1: `0.45` or `45 %`."""
+    number = _share(value)
+    if not 0 <= number <= 1:
+        raise QuantityError(f"{_shown(value)} is not between 0 and 1", "write 0.45 or 45 %")
+    return number
+
+
+def _share(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(min(value, 2))
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in (None, "%"):
+        raise QuantityError(f"{_shown(value)} is not a fraction", "write 0.45 or 45 %")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def _whole(number: float | Decimal, value: object) -> int:
+    if not -_LARGEST_COUNT <= number <= _LARGEST_COUNT:
+        raise QuantityError(f"{_shown(value)} is too large for a count", "counts reach 2**53")
+    if number < 0:
+        raise QuantityError(f"{_shown(value)} is negative; a count is 0 or more")
+    if number != int(number):
+        raise QuantityError(f"{_shown(value)} is not a whole number")
+    return int(number)
+
+
+def _checked(number: float, value: object, dimension: Dimension, signed: bool) -> float:
+    if not math.isfinite(number):
+        raise QuantityError(f"{_shown(value)} is not finite; {dimension.article} is wanted")
+    if number < 0 and not signed:
+        raise QuantityError(f"{_shown(value)} is negative; {dimension.article} is 0 or more")
+    return number
+
+
+def _bare_number(value: object, dimension: Dimension) -> float:
+    wanted = f"{dimension.article} is wanted"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise QuantityError(f"{_shown(value)} is not {dimension.article}", f"write it like {dimension.examples[0]}")
+    if value == 0:
+        return 0.0
+    if not math.isfinite(value):
+        raise QuantityError(f"{_shown(value)} is not finite; {wanted}")
+    first, second = [example.split()[1] for example in (*dimension.examples, dimension.examples[0])][:2]
+    choice = f"{value:g} {first}" + (f" or {value:g} {second}" if second != first else "")
+    raise QuantityError(f"{value:g} has no unit; {wanted}", f"write for instance {choice}")
+
+
+def _wrong_unit(text: str, number: str, unit: str, dimension: Dimension) -> QuantityError:
+    spellings = _similar_units(unit, dimension)
+    choice = " or ".join(f"{number} {spelling}" for spelling in spellings)
+    suggestion = f"did you mean {choice}?" if choice else f"write it like {' or '.join(dimension.examples[:2])}"
+    for other in DIMENSIONS:
+        if unit in other.units:
+            return QuantityError(f"{_shown(text)} is {other.article}; {dimension.article} is wanted", suggestion)
+    return QuantityError(f"{unit[:40]!r} is not a unit of {dimension.name}", suggestion)
+
+
+def _similar_units(unit: str, dimension: Dimension) -> list[str]:
+    folded = unit.replace(" ", "").casefold()
+    same = [known for known in dimension.units if known.casefold() == folded]
+    per_second = [known for known in (f"{unit}/s", unit.removesuffix("/s")) if known in dimension.units]
+    return (same or per_second or get_close_matches(unit[:20], dimension.units, n=2, cutoff=0.75))[:3]
+
+
+def _wrong_suffix(text: str, number: str, suffix: str) -> QuantityError:
+    alias = {"K": "k", "m": "M", "G": "B", "b": "B", "t": "T", "bn": "B"}.get(suffix)
+    suggestion = f"did you mean {number}{alias}?" if alias else "write a whole number such as 96, 1e9 or 300B"
+    return QuantityError(f"{_shown(text)} is not a count; suffixes are k, M, B and T", suggestion)
+
+
+def _shown(value: object) -> str:
+    """`value` as the user wrote it, cut to a readable length."""
+    if value is None:
+        return "an empty value"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "the number"
+    text = repr(value) if isinstance(value, str) else f"{value:.12g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- numbers to text --------------------------------------------------------------------------
+
+
+def format_quantity(value: float, dimension: Dimension) -> str:
+    """`value` (SI) for people: three or more digits and a fitting unit, as in `1.23 TB/s` or `5.4 days`."""
+    if not dimension.scale or not math.isfinite(value):
+        return f"{value:.4g}{dimension.symbol and ' ' + dimension.symbol}"
+    unit = dimension.scale[0] if value else dimension.symbol
+    for candidate in dimension.scale:
+        if _rounded(abs(value) / dimension.units[candidate]) >= _threshold(candidate):
+            unit = candidate
+    return f"{_digits(value / dimension.units[unit])} {unit}"
+
+
+def spell_quantity(value: float, dimension: Dimension) -> str:
+    """`value` (SI) as exact text that `parse_quantity` reads back to the same float."""
+    return f"{value!r} {dimension.symbol}".rstrip()
+
+
+def _threshold(unit: str) -> float:
+    return {"min": 2.0, "h": 2.0, "days": 2.0, "years": 2.0}.get(unit, 1.0)
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.3g}")
+
+
+def _digits(number: float) -> str:
+    return f"{_rounded(number):g}" if abs(number) < 999.5 else f"{number:.0f}"
+
+
+# --- pydantic types ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Marks a field as text with a unit; the decoded value is an SI float."""
+
+    dimension: Dimension
+    signed: bool = False
+
+    def decode(self, value: object, si: bool) -> float:
+        """SI value of `value`: a text with a unit, or with `si` a plain number."""
+        if si and isinstance(value, int | float) and not isinstance(value, bool):
+            return _checked(float(value), value, self.dimension, self.signed)
+        return parse_quantity(value, self.dimension, signed=self.signed)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _decoding(self.decode, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        text = {"type": "string", "pattern": self.dimension.pattern, "examples": list(self.dimension.examples)}
+        return {
+            "anyOf": [text, {"const": 0}],
+            "description": f"{self.dimension.article}, such as {text['examples'][0]}",
+        }
+
+
+@dataclass(frozen=True)
+class WholeNumber:
+    """Marks a field as a count; the decoded value is an int."""
+
+    dimension: Dimension = COUNT
+
+    def decode(self, value: object, si: bool) -> int:
+        """The count that `value` says."""
+        return parse_count(value)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _decoding(self.decode, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*[kMBT]?\s*$", "examples": list(COUNT.examples[1:])}
+        return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "number"}, text], "description": "a count"}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Marks a field as a fraction; the decoded value is a float from 0 to 1."""
+
+    dimension: Dimension = FRACTION
+
+    def decode(self, value: object, si: bool) -> float:
+        """The fraction that `value` says."""
+        return parse_fraction(value)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _decoding(self.decode, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%?\s*$", "examples": ["45 %"]}
+        return {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, text], "description": "a fraction"}
+
+
+def _decoding(decode: Callable[[object, bool], float], schema: CoreSchema) -> CoreSchema:
+    def decoded(value: object, info: ValidationInfo) -> float:
+        try:
+            return decode(value, bool(info.context and info.context.get("si")))
+        except QuantityError as error:
+            context = {"problem": error.message, "suggestion": error.suggestion}
+            raise PydanticCustomError("quantity", "{problem}", context) from None
+
+    return core_schema.with_info_before_validator_function(decoded, schema)
+
+
+Bytes = Annotated[float, Quantity(DATA)]
+BytesPerSecond = Annotated[float, Quantity(DATA_RATE)]
+Seconds = Annotated[float, Quantity(TIME)]
+Flops = Annotated[float, Quantity(WORK)]
+FlopsPerSecond = Annotated[float, Quantity(WORK_RATE)]
+Watts = Annotated[float, Quantity(POWER)]
+Joules = Annotated[float, Quantity(ENERGY)]
+Hertz = Annotated[float, Quantity(FREQUENCY)]
+Dollars = Annotated[float, Quantity(MONEY)]
+DollarsPerKilowattHour = Annotated[float, Quantity(ENERGY_PRICE)]
+DollarsPerHour = Annotated[float, Quantity(TIME_PRICE)]
+CarbonPerKilowattHour = Annotated[float, Quantity(CARBON_INTENSITY)]
+Kilograms = Annotated[float, Quantity(MASS)]
+Count = Annotated[int, WholeNumber()]
+Tokens = Annotated[int, WholeNumber()]
+Fraction = Annotated[float, Share()]
