@@ -1,0 +1,227 @@
+"""Runs a program on the SimPy clock: streams wait for tokens, act, signal, go on."""
+
+from __future__ import annotations
+
+import numpy as np
+from simpy.core import Environment
+from simpy.events import Event, Timeout
+
+from sim.engine.network import Flow, FlowTable, Network
+from sim.engine.periods import PeriodSkipper
+from sim.engine.program import Program, TOKEN_STRIDE
+from sim.engine.trace import Repeat, Trace
+from sim.errors import Deadlock
+
+IDLE, COMPUTING, STARTING, MOVING = range(4)  # phases of a stream
+
+
+class Executor:
+    """One run of one program. `slowdown` is the share of a processor that a running collective takes."""
+
+    def __init__(
+        self, program: Program, table: FlowTable, *, slowdown: float = 0.0, skip: bool = True, check: bool = False
+    ) -> None:
+        self.env = Environment()
+        self.program, self.speed_under_load = program, 1.0 - slowdown
+        self.network = Network(self.env, table, check)
+        self.offset = 0.0  # time skipped by whole periods [s]
+        self._tabulate(program)
+        n = len(program.streams)
+        self.position = [0] * n
+        self.phase = [IDLE] * n
+        self.began = [0.0] * n
+        self.blocker = [-1] * n
+        self.timer: list[Event | Flow | None] = [None] * n
+        self.rings_at = [0.0] * n  # clock at which the running alarm ends
+        self.done_tokens: set[int] = set()
+        self.waiting: dict[int, list[int]] = {}
+        self.unfinished = sum(1 for stream in program.streams if stream.template)
+        self.finished = Event(self.env)
+        self.rows: list[tuple[int, int, float, float, int]] = []
+        self.repeats: list[Repeat] = []
+        self.load: dict[int, int] = {}  # rank class -> transfers that steal from it
+        self.computing: dict[int, tuple[int, float, float, float]] = {}  # rank -> stream, work left, speed, since
+        self.events = 0
+        self.skipper = PeriodSkipper(self) if skip and program.beat else None
+
+    def _tabulate(self, program: Program) -> None:
+        actions = program.actions
+        self.is_transfer = [action.flow >= 0 for action in actions]
+        self.templates = [stream.template for stream in program.streams]
+        self.indices = [stream.index for stream in program.streams]
+        self.waits = [template.waits for template in program.templates]
+        self.signals = [template.signal for template in program.templates]
+        self.acts = [template.action for template in program.templates]
+        self.shares_processor = self.speed_under_load < 1.0 and any(action.steals for action in actions)
+
+    def run(self) -> Trace:
+        """Execute to the end. Raises Deadlock if the work cannot finish."""
+        for s in range(len(self.position)):
+            self._advance(s, -1)
+        if self.unfinished:
+            try:
+                self.env.run(until=self.finished)
+            except RuntimeError as stuck:
+                if "until" not in str(stuck):
+                    raise
+                raise Deadlock(self.describe_waiting()) from stuck
+        return self._trace()
+
+    def jump(self, shift: list[int], times: int, period: float) -> None:
+        """Skip `times` periods of `period` s in which stream s does shift[s] instructions."""
+        for s, step in enumerate(shift):
+            new = self.position[s] + times * step
+            for p in range(self.position[s], new):
+                signal = self.signals[self.templates[s][p]]
+                if signal >= 0:
+                    self.done_tokens.add(signal + self.indices[s][p])
+            self.position[s] = new
+        self.offset += times * period
+        self.waiting = {}
+        for s, phase in enumerate(self.phase):
+            if phase == IDLE and self.position[s] < len(self.templates[s]):
+                self.waiting.setdefault(self._missing(s), []).append(s)
+
+    def _missing(self, s: int) -> int:
+        """The first token that the head of stream `s` still waits for."""
+        template, index = self.templates[s][self.position[s]], self.indices[s][self.position[s]]
+        return next(wait + index for wait in self.waits[template] if wait + index not in self.done_tokens)
+
+    def _advance(self, s: int, cause: int) -> None:
+        """Begin the next instruction of stream `s` if its tokens are there; `cause`: row that allowed it."""
+        templates, indices = self.templates[s], self.indices[s]
+        position = self.position[s]
+        if position == len(templates):
+            self._close()
+            return
+        template, index, done = templates[position], indices[position], self.done_tokens
+        for wait in self.waits[template]:
+            if wait + index not in done:
+                self.waiting.setdefault(wait + index, []).append(s)
+                return
+        self.began[s] = self.env.now
+        self.blocker[s] = cause
+        self._begin(s, self.acts[template])
+
+    def _begin(self, s: int, action: int) -> None:
+        act = self.program.actions[action]
+        if not self.is_transfer[action]:
+            self.phase[s] = COMPUTING
+            if self.shares_processor and act.rank >= 0:
+                self._compute_shared(s, act.rank, act.duration)
+            else:
+                self._alarm(s, act.duration)
+            return
+        if self.shares_processor:
+            self._steal(act.steals, 1)
+        if act.latency > 0:
+            self.phase[s] = STARTING
+            self._alarm(s, act.latency)
+        else:
+            self._move(s, action)
+
+    def _alarm(self, s: int, delay: float) -> None:
+        timer = Timeout(self.env, delay, s)
+        timer.callbacks.append(self._wake)  # type: ignore[union-attr]
+        self.timer[s] = timer
+        self.rings_at[s] = self.env.now + delay
+
+    def _move(self, s: int, action: int) -> None:
+        act = self.program.actions[action]
+        self.phase[s] = MOVING
+        self.timer[s] = self.network.start(act.flow, act.size, s, self._complete)
+
+    def _wake(self, timer: Event) -> None:
+        s: int = timer._value
+        if self.timer[s] is not timer:
+            return
+        self.events += 1
+        if self.phase[s] == STARTING:
+            self._move(s, self.acts[self.templates[s][self.position[s]]])
+        else:
+            self._complete(s)
+
+    def _complete(self, s: int) -> None:
+        """The instruction at the head of stream `s` is done: record, signal, go on."""
+        position = self.position[s]
+        template = self.templates[s][position]
+        if self.phase[s] == MOVING:
+            self.events += 1
+        if self.shares_processor:
+            self._release(s, self.acts[template])
+        row = len(self.rows)
+        self.rows.append((s, position, self.began[s], self.env.now, self.blocker[s]))
+        self.phase[s] = IDLE
+        self.timer[s] = None
+        self.position[s] = position + 1
+        signal = self.signals[template]
+        if signal >= 0:
+            self._signal(signal + self.indices[s][position], row)
+        self._advance(s, row)
+        if self.skipper is not None:
+            self.skipper.after(s, position + 1)
+
+    def _signal(self, token: int, row: int) -> None:
+        self.done_tokens.add(token)
+        for waiter in self.waiting.pop(token, ()):
+            self._advance(waiter, row)
+
+    def _close(self) -> None:
+        self.unfinished -= 1
+        if not self.unfinished:
+            self.finished.succeed()
+
+    # --- processors shared between computation and the collectives that run beside it ----------
+
+    def _compute_shared(self, s: int, rank: int, duration: float) -> None:
+        speed = self.speed_under_load if self.load.get(rank) else 1.0
+        self.computing[rank] = (s, duration, speed, self.env.now)
+        self._alarm(s, duration / speed)
+
+    def _steal(self, ranks: tuple[int, ...], change: int) -> None:
+        """A collective starts (+1) or ends (-1) on `ranks`: re-time what they compute."""
+        for rank in ranks:
+            before = self.load.get(rank, 0)
+            self.load[rank] = before + change
+            if bool(before) != bool(self.load[rank]) and rank in self.computing:
+                s, work, speed, since = self.computing[rank]
+                self._compute_shared(s, rank, max(work - speed * (self.env.now - since), 0.0))
+
+    def _release(self, s: int, action: int) -> None:
+        act = self.program.actions[action]
+        if self.is_transfer[action]:
+            self._steal(act.steals, -1)
+        elif act.rank >= 0:
+            self.computing.pop(act.rank, None)
+
+    # --- reporting ------------------------------------------------------------------------------
+
+    def describe_waiting(self) -> str:
+        """Who waits for what, for the Deadlock message."""
+        lines = []
+        for token, streams in list(self.waiting.items())[:8]:
+            kind, index = divmod(token, TOKEN_STRIDE)
+            names = ", ".join(self.program.streams[s].name for s in streams)
+            lines.append(f"{names} waits for '{self.program.kinds[kind]}' of index {index}")
+        return f"{self.unfinished} streams cannot go on at {self.env.now + self.offset:.6g} s: " + "; ".join(lines)
+
+    def _trace(self) -> Trace:
+        rows = self.rows
+        stream = np.array([row[0] for row in rows], dtype=np.int64)
+        position = np.array([row[1] for row in rows], dtype=np.int64)
+        return Trace(
+            program=self.program,
+            table=self.network.table,
+            stream=stream,
+            position=position,
+            template=np.array([self.templates[row[0]][row[1]] for row in rows], dtype=np.int64),
+            index=np.array([self.indices[row[0]][row[1]] for row in rows], dtype=np.int64),
+            start=np.array([row[2] for row in rows]),
+            end=np.array([row[3] for row in rows]),
+            blocker=np.array([row[4] for row in rows], dtype=np.int64),
+            repeats=tuple(self.repeats),
+            flow_bytes=np.array(self.network.bytes_moved),
+            link_peak=self.network.peak_load(),
+            time=max((row[3] for row in rows), default=0.0) + self.offset,
+            events=self.events,
+        )
