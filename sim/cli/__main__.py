@@ -1,0 +1,5 @@
+"""`python -m sim.cli` is the command."""
+
+from sim.cli.app import main
+
+main()

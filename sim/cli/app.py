@@ -1,0 +1,77 @@
+"""The command `clustersim`: verbs, common options, exit codes. Heavy imports wait for the verb."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from sim import __version__
+from sim.cli import catalogue, files, output, results, run
+
+app = typer.Typer(
+    name="clustersim",
+    help="Simulate the training of large models on a cluster described in YAML.",
+    epilog="Exit codes: 0 fine; 1 ran, but does not fit or missed its tolerance; 2 usage; 3 invalid input; "
+    "4 internal error or deadlock; 130 interrupted.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("run")(run.run)
+app.command("check")(files.check)
+app.command("list")(catalogue.list_)
+app.command("explain")(files.explain)
+app.command("schema")(files.schema)
+app.command("report")(results.report)
+app.command("compare")(results.compare)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clustersim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error; allowed after the verb too.")] = False,
+) -> None:
+    """Simulate the training of large models on a cluster described in YAML."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave the process with its exit code."""
+    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+
+
+def call(arguments: list[str]) -> int:
+    """Run the command; returns its exit code. No error leaves as a traceback unless --debug is given."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.TyperException as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        output.say("interrupted")
+        return output.INTERRUPTED
+    except Exception as error:
+        return output.fail(error, as_json="--json" in arguments, debug=debug)
+    return code if isinstance(code, int) else output.FINE
+
+
+def _usage(error: typer.TyperException) -> int:
+    show = getattr(error, "show", None)
+    if show:
+        show(sys.stderr)
+    else:
+        output.say(str(error))
+    return output.USAGE

@@ -1,0 +1,142 @@
+"""Two results side by side: what was asked differently, and what came out differently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sim.metrics.result import Result
+from sim.report import human
+
+SECTIONS = ("step", "memory", "run", "energy", "cost")
+SKIPPED = ("by_stage",)  # lists have no counterpart by name
+SHARES = ("mfu", "hfu", "goodput")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key of the input that differs; None where one side lacks it."""
+
+    key: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of the result on both sides; `ratio` is b over a, None where a is 0."""
+
+    key: str
+    a: float
+    b: float
+    difference: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """All differences between two results."""
+
+    a: str
+    b: str
+    changes: tuple[Change, ...]
+    metrics: tuple[Metric, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The contrast as plain data."""
+        return asdict(self)
+
+
+def compare(a: Result, b: Result) -> Contrast:
+    """Set two results side by side. Metrics appear where both sides have them."""
+    left, right = a.to_json(), b.to_json()
+    return Contrast(a.name, b.name, _changes(a.manifest, b.manifest), _metrics(left, right))
+
+
+def print_contrast(contrast: Contrast, console: Console) -> None:
+    """Print the contrast: input first, then every number that is not zero on both sides."""
+    console.print(Text(f"{contrast.a} (A) and {contrast.b} (B)", style="bold"))
+    console.print(_change_table(contrast.changes) if contrast.changes else Text("The input is the same.", style="dim"))
+    console.print(_metric_table(contrast.metrics))
+
+
+def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings as (dotted key, value); lists count as leaves."""
+    if not isinstance(data, dict):
+        yield prefix, data
+        return
+    for key, value in data.items():
+        yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _changes(a: dict[str, Any], b: dict[str, Any]) -> tuple[Change, ...]:
+    left, right = dict(flatten(a)), dict(flatten(b))
+    keys = [*left, *(key for key in right if key not in left)]
+    pairs = ((key, left.get(key), right.get(key)) for key in keys)
+    return tuple(Change(key, x, y) for key, x, y in pairs if x != y)
+
+
+def _metrics(a: dict[str, Any], b: dict[str, Any]) -> tuple[Metric, ...]:
+    right = dict(_numbers(b))
+    return tuple(_metric(key, x, right[key]) for key, x in _numbers(a) if key in right)
+
+
+def _metric(key: str, a: float, b: float) -> Metric:
+    return Metric(key, a, b, b - a, b / a if a else None)
+
+
+def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for section in SECTIONS:
+        for key, value in flatten(result.get(section) or {}, section):
+            if isinstance(value, int | float) and not isinstance(value, bool) and key.split(".")[-1] not in SKIPPED:
+                yield key, float(value)
+
+
+def _change_table(changes: tuple[Change, ...]) -> Table:
+    table = _table("input", "A", "B")
+    for change in changes:
+        table.add_row(change.key, _plain(change.a), _plain(change.b))
+    return table
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _metric_table(metrics: tuple[Metric, ...]) -> Table:
+    table = _table("result", "A", "B", "B - A", "change")
+    for metric in metrics:
+        if metric.a or metric.b:
+            numbers = (metric.a, metric.b, metric.difference)
+            table.add_row(metric.key, *(_show(metric.key, number) for number in numbers), _relative(metric))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column(first, overflow="fold")
+    for other in others:
+        table.add_column(other, justify="right", overflow="fold")
+    return table
+
+
+def _show(key: str, value: float) -> str:
+    """The number with its unit, which the name of the key tells."""
+    if key.split(".")[-1] in SHARES:
+        return human.percent(value)
+    if key.startswith("memory."):
+        return human.size(value)
+    if key.startswith("run.time_to_train_s"):
+        return human.duration(value)
+    if "_s" in key and "per_s" not in key:
+        return human.step_time(value)
+    return human.digits(value)
+
+
+def _relative(metric: Metric) -> str:
+    return human.signed_percent(metric.ratio - 1) if metric.ratio is not None else "new"

@@ -1,0 +1,248 @@
+"""A result as text: made for 80 columns, no colour needed, sober on paper and in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult
+from sim.report import human
+
+LABELS = {
+    "compute": "compute",
+    "tensor_comm": "tensor parallel",
+    "context_comm": "context parallel",
+    "expert_comm": "expert parallel",
+    "pipeline_comm": "pipeline sends",
+    "data_comm": "data parallel",
+    "bubble": "pipeline bubble",
+    "optimizer": "optimizer",
+    "input_stall": "input stall",
+    "other": "other",
+}
+METRICS = {
+    "step_time_s": ("step time", human.step_time),
+    "tokens_per_s": ("tokens/s", human.digits),
+    "tokens_per_s_per_accelerator": ("tokens/s per accelerator", human.digits),
+    "model_tflops_per_accelerator": ("TFLOP/s per accelerator", human.digits),
+}
+BAR_WIDTH = 34
+BLOCK_FILL = "▏▎▍▌▋▊▉█"
+ASCII_FILL = "#"
+BUSIEST = 6  # link classes shown
+
+
+def print_report(result: Result, console: Console) -> None:
+    """Print the whole report of one run."""
+    console.print(report(result, console.options.ascii_only), highlight=False)
+
+
+def report_text(result: Result, width: int = 80) -> str:
+    """The report as plain text of at most `width` columns."""
+    buffer = StringIO()
+    print_report(result, Console(file=buffer, width=width, color_system=None, force_terminal=False))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def report(result: Result, ascii_only: bool = False) -> RenderableType:
+    """All sections of the report, one below the other."""
+    fill = ASCII_FILL if ascii_only else BLOCK_FILL
+    return Group(
+        *_headline(result),
+        *_section("Result", _key_figures(result)),
+        *_section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
+        *_section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
+        *_section("Busiest links", _links(result.utilization.links)),
+        *_section("Notes", *_notes(result)),
+        *_section("Simulation", _simulation(result)),
+    )
+
+
+def _section(title: str, *body: RenderableType | None) -> Iterator[RenderableType]:
+    shown = [part for part in body if part is not None]
+    if shown:
+        yield Text(f"\n{title}", style="bold")
+        yield Padding(Group(*shown), (0, 0, 0, 2))
+
+
+def _grid(*justify: str) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for side in justify:
+        table.add_column(justify="right" if side == "right" else "left", no_wrap=side != "fold", overflow="fold")
+    return table
+
+
+def _headline(result: Result) -> Iterator[RenderableType]:
+    yield Text(result.name, style="bold") + Text(f"  {result.description}" if result.description else "", style="not bold")
+    table = _grid("left", "fold")
+    table.add_row("accelerators", human.count(result.accelerators))
+    for label, value in result.setup.items():
+        table.add_row(label.replace("_", " "), value)
+    yield Padding(table, (0, 0, 0, 2))
+
+
+def _device(result: Result) -> str:
+    return result.setup.get("accelerator", "accelerator")
+
+
+# --- key figures ----------------------------------------------------------------------------
+
+
+def _key_figures(result: Result) -> RenderableType:
+    step = result.step
+    table = _grid("left", "fold")
+    table.add_row("step time", Text(human.step_time(step.time_s), style="bold"))
+    table.add_row("throughput", f"{human.digits(step.tokens_per_s)} tokens/s")
+    table.add_row("per accelerator", _per_accelerator(step))
+    if result.run:
+        table.add_row("time to train", _time_to_train(result.run))
+    if result.comparison:
+        table.add_row("measured", _comparison(result.comparison))
+    return table
+
+
+def _per_accelerator(step: StepResult) -> str:
+    rate = human.digits(step.model_tflops_per_accelerator)
+    return f"{rate} TFLOP/s, MFU {human.percent(step.mfu)}, HFU {human.percent(step.hfu)}"
+
+
+def _time_to_train(run: RunResult) -> str:
+    spread = run.time_to_train_s
+    text = f"{human.duration(spread['mean'])}, {human.count(run.steps)} steps"
+    if spread["p5"] < spread["p95"]:
+        text += f" (90 % between {human.duration(spread['p5'])} and {human.duration(spread['p95'])})"
+    return text if run.goodput >= 1 else f"{text}, goodput {human.percent(run.goodput)}"
+
+
+def _comparison(comparison: Comparison) -> Text:
+    label, show = METRICS.get(comparison.metric, (comparison.metric, human.digits))
+    text = Text(f"{label} {show(comparison.measured)}, predicted {show(comparison.predicted)}: ")
+    text.append(f"{human.signed_percent(comparison.error)} in step time", style="bold")
+    if comparison.tolerance is not None:
+        text.append(_within(comparison.error, comparison.tolerance))
+    return text.append(f"\n{comparison.source}", style="dim")
+
+
+def _within(error: float, tolerance: float) -> Text:
+    if abs(error) <= tolerance:
+        return Text(f", within {human.percent(tolerance)}", style="green")
+    return Text(f", OUTSIDE {human.percent(tolerance)}", style="bold red")
+
+
+# --- breakdown ------------------------------------------------------------------------------
+
+
+def _breakdown(step: StepResult, fill: str) -> RenderableType:
+    size, unit = human.pick(step.time_s, human.STEP)
+    table = _grid("left", "right", "right", "left")
+    for part in BREAKDOWN:
+        seconds = step.breakdown_s.get(part, 0.0)
+        if seconds > 0:
+            table.add_row(*_share_row(LABELS[part], seconds, step.time_s, size, unit, fill))
+    table.add_row("step", f"{step.time_s / size:,.3f} {unit}", human.percent(1.0), style="bold")
+    return table
+
+
+def _share_row(label: str, part: float, whole: float, size: float, unit: str, fill: str) -> tuple[str, str, str, str]:
+    share = part / whole
+    return label, f"{part / size:,.3f} {unit}", human.percent(share), _bar(share, fill)
+
+
+def _bar(share: float, fill: str) -> str:
+    """A bar of `share` of the full width; `fill` lists the parts of a cell, emptiest first."""
+    full, part = divmod(round(BAR_WIDTH * len(fill) * min(share, 1.0)), len(fill))
+    return fill[-1] * full + (fill[part - 1] if part else "")
+
+
+def _overlap(result: Result) -> RenderableType | None:
+    step, busy = result.step, result.utilization.accelerator
+    lines = []
+    if step.comm_total_s > 0:
+        hidden = human.percent(step.comm_overlapped_s / step.comm_total_s)
+        lines.append(f"communication in flight {human.step_time(step.comm_total_s)}, {hidden} of it behind computation")
+    if busy:
+        lines.append(", ".join(f"{key.replace('_', ' ')} {human.percent(share)}" for key, share in busy.items()))
+    return Text("\n".join(lines), style="dim") if lines else None
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def _memory(memory: MemoryResult, fill: str) -> RenderableType:
+    size, unit = human.pick(memory.capacity_bytes, human.SIZE)
+    table = _grid("left", "right", "right", "left")
+    for label, part in memory.parts.items():
+        if part > 0:
+            table.add_row(*_share_row(label, part, memory.capacity_bytes, size, unit, fill))
+    share = memory.peak_bytes_per_accelerator / memory.capacity_bytes
+    peak = f"{memory.peak_bytes_per_accelerator / size:,.3f} {unit}"
+    table.add_row("peak", peak, human.percent(share), f"of {human.size(memory.capacity_bytes)}", style="bold")
+    return table
+
+
+def _verdict(memory: MemoryResult) -> RenderableType:
+    left = memory.capacity_bytes - memory.peak_bytes_per_accelerator
+    if memory.fits:
+        verdict = Text("FITS", style="bold green") + Text(f", {human.size(left)} free", style="not bold")
+    else:
+        verdict = Text("DOES NOT FIT", style="bold red") + Text(f", {human.size(-left)} too much", style="not bold")
+    return verdict + Text(_stages(memory), style="not bold")
+
+
+def _stages(memory: MemoryResult) -> str:
+    if len(memory.by_stage) < 2:
+        return ""
+    totals = [sum(stage.values()) for stage in memory.by_stage]
+    fullest = totals.index(max(totals))
+    return f"; {len(totals)} stages from {human.size(min(totals))} to {human.size(totals[fullest])} (stage {fullest})"
+
+
+# --- links, notes, simulation -----------------------------------------------------------------
+
+
+def _links(links: tuple[LinkUse, ...]) -> RenderableType | None:
+    used = [link for link in links if link.bytes > 0]
+    if not used:
+        return None
+    table = _grid("fold", "left", "right", "right", "right", "right")
+    table.add_row("such as", "kind", "equal", "mean", "peak", "per step", style="dim")
+    for link in used[:BUSIEST]:
+        shares = human.percent(link.mean), human.percent(link.peak)
+        table.add_row(link.name, link.kind, human.count(link.count), *shares, human.traffic(link.bytes))
+    if len(used) > BUSIEST:
+        table.add_row(f"and {len(used) - BUSIEST} more classes", style="dim")
+    return table
+
+
+def _notes(result: Result) -> Iterator[RenderableType]:
+    for note in result.notes:
+        row = Table.grid(padding=(0, 1))
+        row.add_row("-", note)
+        yield row
+
+
+def _simulation(result: Result) -> RenderableType:
+    rate = f" ({human.digits(result.events / result.wall_s)} events/s)" if result.wall_s > 0 else ""
+    lines = [f"{human.count(result.events)} events in {human.duration(result.wall_s)}{rate}"]
+    lines += _folding(result.folding)
+    lines.append(f"seed {result.seed}, clustersim {result.version}")
+    return Text("\n".join(lines), style="dim")
+
+
+def _folding(folding: dict[str, int]) -> list[str]:
+    names = {"rank": "ranks", "link": "links", "flow": "flows"}
+    parts = []
+    for single, plural in names.items():
+        classes = folding.get(f"{single}_classes")
+        if classes is not None:
+            total = folding.get(plural)
+            of = f"{human.count(total)} {plural} in " if total is not None else f"{plural} in "
+            parts.append(f"{of}{human.count(classes)} classes")
+    text = ["folded: " + ", ".join(parts)] if parts else []
+    skipped = folding.get("skipped_periods", 0)
+    return [*text, f"{human.count(skipped)} repeating periods advanced at once"] if skipped else text

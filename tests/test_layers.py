@@ -1,0 +1,119 @@
+"""The borders of the design hold: who may import whom, and one door per dependency."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "sim").rglob("*.py"))
+
+LAYERS = (
+    {"", "units", "errors", "rng"},
+    {"spec"},
+    {"cluster", "workload"},
+    {"plan"},
+    {"engine"},
+    {"run"},
+    {"metrics"},
+    {"report"},
+    {"study"},
+    {"cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+STRANGERS = ({"cluster", "workload"},)  # same level, but they do not see each other
+DOORS = {
+    "yaml": {"spec"},
+    "networkx": {"cluster"},
+    "simpy": {"engine", "run"},
+    "rich": {"cli", "report"},
+    "typer": {"cli"},
+    "random": {"rng"},
+}
+PRINTERS = {"cli", "report"}
+
+
+def part_of(file: Path) -> str:
+    """The layer a file belongs to: `cluster` for sim/cluster/graph.py, "" for sim/__init__.py."""
+    parts = file.relative_to(ROOT / "sim").with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names of all modules a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_parts(file: Path) -> Iterator[str]:
+    """Layers of this project that a file imports from."""
+    for name in imports(file):
+        package, _, rest = name.partition(".")
+        if package == "sim":
+            part = rest.split(".")[0]
+            yield part if part in LEVEL else ""
+
+
+def uses_numpy_random(file: Path) -> bool:
+    """Whether a file reaches into numpy.random."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    touched = any(ast.unparse(node) in ("np.random", "numpy.random") for node in attributes)
+    return touched or any(name.startswith("numpy.random") for name in imports(file))
+
+
+def prints(file: Path) -> bool:
+    """Whether a file calls print or writes to the standard streams."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    called = any(isinstance(n, ast.Call) and ast.unparse(n.func) == "print" for n in ast.walk(tree))
+    return called or any(isinstance(n, ast.Attribute) and ast.unparse(n) == "sys.stdout" for n in ast.walk(tree))
+
+
+def offenders(breaks_rule: Callable[[Path], object]) -> list[str]:
+    """The files that break a rule."""
+    return [str(file.relative_to(ROOT)) for file in FILES if breaks_rule(file)]
+
+
+def imports_upward(file: Path) -> bool:
+    level = LEVEL[part_of(file)]
+    return any(LEVEL[part] > level for part in own_parts(file))
+
+
+def sees_a_stranger(file: Path) -> bool:
+    part = part_of(file)
+    hidden = {other for pair in STRANGERS if part in pair for other in pair - {part}}
+    return bool(hidden & set(own_parts(file)))
+
+
+def forces_a_door(file: Path) -> bool:
+    libraries = {name.split(".")[0] for name in imports(file)}
+    return any(library in libraries and part_of(file) not in owners for library, owners in DOORS.items())
+
+
+def test_every_file_stands_in_a_known_layer() -> None:
+    assert offenders(lambda file: part_of(file) not in LEVEL) == []
+
+
+def test_no_file_imports_from_a_higher_layer() -> None:
+    assert offenders(imports_upward) == []
+
+
+def test_cluster_and_workload_do_not_see_each_other() -> None:
+    assert offenders(sees_a_stranger) == []
+
+
+def test_each_library_is_used_behind_its_door_only() -> None:
+    assert offenders(forces_a_door) == []
+
+
+def test_random_numbers_come_from_named_streams_only() -> None:
+    assert offenders(lambda file: part_of(file) != "rng" and uses_numpy_random(file)) == []
+
+
+def test_only_the_command_line_and_reports_print() -> None:
+    assert offenders(lambda file: part_of(file) not in PRINTERS and prints(file)) == []
