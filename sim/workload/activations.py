@@ -1,0 +1,76 @@
+"""Bytes that a layer's forward pass leaves for its backward pass, for one microbatch and rank.
+
+Korthikanti 2022 (arXiv 2205.05198) section 4, term by term, generalised from GPT in 16 bit:
+s b h (10 + 24/t + 5 a s/(h t)) without recomputation, 34/t with sequence parallelism and
+selective recomputation. Mask bytes appear with dropout, the score term without flash attention.
+"""
+
+from __future__ import annotations
+
+from sim.spec.records import Transformer
+from sim.workload.extent import Extent, extent_of
+from sim.workload.operation import Shard
+
+
+def layer_activation_bytes(model: Transformer, shard: Shard) -> float:
+    """What one layer keeps from forward to backward under `shard.recompute` [B]."""
+    extent = extent_of(model, shard)
+    match shard.recompute:
+        case "full":
+            return input_bytes(extent)
+        case "selective":
+            return _outside_core(extent)
+        case _:
+            return _outside_core(extent) + core_bytes(extent)
+
+
+def embedding_activation_bytes(model: Transformer, shard: Shard) -> float:
+    """The mask of the embedding dropout, one byte per element [B] (section 4.3)."""
+    extent = extent_of(model, shard)
+    return float(extent.rows * extent.hidden * model.dropout)
+
+
+def head_activation_bytes(model: Transformer, shard: Shard) -> float:
+    """Inputs of final norm and output product, and 32-bit logits [B] (section 4.3)."""
+    extent = extent_of(model, shard)
+    return 2 * input_bytes(extent) + 4.0 * extent.tokens * extent.vocab
+
+
+def stage_message_bytes(model: Transformer, shard: Shard) -> float:
+    """The hidden state one rank hands to the next stage [B]: its share under sequence parallelism."""
+    return input_bytes(extent_of(model, shard))
+
+
+def input_bytes(extent: Extent) -> float:
+    """The hidden state at the border of a layer, as one rank keeps it [B]: 2 s b h."""
+    return float(extent.element * extent.rows * extent.hidden)
+
+
+def core_bytes(extent: Extent) -> float:
+    """Softmax output, and with dropout its mask and output: 5 a s^2 b / t [B].
+
+    Flash attention keeps one 32-bit normaliser per row and head instead.
+    """
+    if extent.flash:
+        return 4.0 * extent.tokens * extent.heads
+    return extent.scores * (extent.element + extent.model.dropout * (extent.element + 1))
+
+
+def _outside_core(extent: Extent) -> float:
+    return _replicated(extent) + _split(extent)
+
+
+def _replicated(extent: Extent) -> float:
+    """Inputs and outputs of both norms, two dropout masks: 10 s b h, over t if the sequence is split [B]."""
+    return float(extent.rows * extent.hidden * (4 * extent.element + 2 * extent.model.dropout))
+
+
+def _split(extent: Extent) -> float:
+    """Queries, keys, values, attention output and feed-forward intermediates: 24 s b h / t [B].
+
+    The feed-forward block keeps the inputs and the output of its activation; an eager gate also
+    keeps the activated factor.
+    """
+    inner = len(extent.ffn_widths) + 1 + (extent.gated and not extent.fused)
+    columns = sum(extent.qkv_widths) + extent.query_width + inner * extent.ffn
+    return float(extent.element * extent.tokens * columns)

@@ -1,0 +1,115 @@
+"""Memory-bound kernels of a layer: bytes read and written per element, e bytes each.
+
+Fused kernels move each operand once; the others are the separate kernels of an eager framework,
+whose intermediates go through memory. Masks take 1 B, 32-bit intermediates 4 B.
+"""
+
+from __future__ import annotations
+
+from sim.workload.extent import Extent
+from sim.workload.kernels import Operations, elementwise
+
+
+def norm_forward(extent: Extent, name: str) -> Operations:
+    """Read x, write y. An eager RMSNorm casts up, squares, averages, scales, casts down, weighs."""
+    if _eager_rms(extent):
+        return _pass(extent, name, 4 * extent.element + 24, 6)
+    return _pass(extent, name, 2 * extent.element)
+
+
+def norm_backward(extent: Extent, name: str) -> Operations:
+    """Read x and dy, write dx; read x and dy once more for the weight gradient."""
+    if _eager_rms(extent):
+        return _pass(extent, f"{name} backward", 8 * extent.element + 48, 12)
+    return _pass(extent, f"{name} backward", 5 * extent.element, 2)
+
+
+def residual_forward(extent: Extent, name: str) -> Operations:
+    """Bias, dropout and residual: read x and residual, write the sum and the mask."""
+    model, e = extent.model, extent.element
+    if extent.fused:
+        return _pass(extent, f"{name} residual", 3 * e + model.dropout)
+    separate = 2 * e * model.bias + (2 * e + 1) * model.dropout
+    return _pass(extent, f"{name} residual", 3 * e + separate, 1 + model.bias + model.dropout)
+
+
+def residual_backward(extent: Extent, name: str) -> Operations:
+    """Dropout: read dy and mask, write dx. Bias: read dy once more."""
+    model, e = extent.model, extent.element
+    if not (model.dropout or model.bias):
+        return ()
+    per_element = (2 * e + 1) * model.dropout + e * model.bias
+    return _pass(extent, f"{name} residual backward", per_element, model.dropout + model.bias)
+
+
+def residual_gradient(extent: Extent, name: str) -> Operations:
+    """Add the gradient of the branch to that of the residual stream."""
+    return _pass(extent, f"{name} residual gradient", 3 * extent.element)
+
+
+def activation_forward(extent: Extent) -> Operations:
+    """Bias and activation: read the products (two if gated), write one."""
+    e, bias, gated = extent.element, extent.model.bias, extent.gated
+    if extent.fused:
+        return _inner(extent, "activation", (3 if gated else 2) * e, 1)
+    steps = 2 if gated or extent.model.activation == "squared_relu" else 1
+    per_element = 2 * e + (3 if gated else 2) * e * (steps - 1) + 2 * e * bias * (1 + gated)
+    return _inner(extent, "activation", per_element, steps + bias)
+
+
+def activation_backward(extent: Extent) -> Operations:
+    """Read dy and the inputs, write their gradients; the bias gradient reads these once more."""
+    e, gated = extent.element, extent.gated
+    bias = e * extent.model.bias * (1 + gated)
+    if extent.fused:
+        return _inner(extent, "activation backward", (5 if gated else 3) * e + bias, 1 + extent.model.bias)
+    steps = 3 if gated else 1 + (extent.model.activation == "squared_relu")
+    return _inner(extent, "activation backward", 3 * e * steps + bias, steps + extent.model.bias)
+
+
+def layout_forward(extent: Extent) -> Operations:
+    """What happens between the QKV product and attention: layout copies (unfused), rotation."""
+    return (*_copy(extent, "qkv layout", sum(extent.qkv_widths)), *_rotate(extent, "rotary"))
+
+
+def layout_backward(extent: Extent) -> Operations:
+    """The way back, and the bias gradient of the QKV product (one more read)."""
+    traffic = extent.element * extent.tokens * sum(extent.qkv_widths)
+    bias = (elementwise(extent, "qkv bias gradient", traffic),) if extent.model.bias else ()
+    return (
+        *_rotate(extent, "rotary backward"),
+        *_copy(extent, "qkv layout backward", sum(extent.qkv_widths)),
+        *bias,
+    )
+
+
+def context_copy(extent: Extent, name: str) -> Operations:
+    """Heads back into columns; flash attention writes them in place."""
+    return _copy(extent, name, extent.query_width)
+
+
+def _eager_rms(extent: Extent) -> bool:
+    return extent.model.norm == "rmsnorm" and not extent.fused
+
+
+def _pass(extent: Extent, name: str, per_element: float, kernels: int = 1) -> Operations:
+    return (elementwise(extent, name, per_element * extent.rows * extent.hidden, kernels),)
+
+
+def _inner(extent: Extent, name: str, per_element: float, kernels: int) -> Operations:
+    return (elementwise(extent, name, per_element * extent.tokens * extent.ffn, kernels),)
+
+
+def _copy(extent: Extent, name: str, columns: int) -> Operations:
+    if extent.flash:
+        return ()
+    return (elementwise(extent, name, 2 * extent.element * extent.tokens * columns),)
+
+
+def _rotate(extent: Extent, name: str) -> Operations:
+    """Queries and keys, read and written; eager code multiplies 32-bit complex numbers."""
+    if extent.model.positions != "rotary":
+        return ()
+    elements = extent.tokens * (extent.query_width + extent.key_width)
+    per_element = 2 * extent.element + (0 if extent.fused else 16)
+    return (elementwise(extent, name, per_element * elements, 1 if extent.fused else 6),)

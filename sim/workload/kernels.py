@@ -1,0 +1,78 @@
+"""Builders of single operations: a matrix product, a pass over memory, a collective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sim.workload.extent import Extent
+from sim.workload.operation import CollectiveKind, GroupKind, Operation
+
+Operations = tuple[Operation, ...]
+
+
+def matmul(name: str, shape: tuple[int, int, int], precision: str, element: int, batch: int = 1) -> Operation:
+    """`batch` products (m x k) by (k x n), `shape` = (m, n, k); each operand crosses memory once.
+
+    `element` is the size of an output element [B]; fp8 operands have 1 B.
+    """
+    m, n, k = shape
+    operand = 1 if precision == "fp8" else element
+    return Operation(
+        name=name,
+        kind="matmul",
+        flops=2.0 * batch * m * n * k,
+        bytes_moved=float(batch * (operand * (m * k + k * n) + element * m * n)),
+        precision=precision,
+        batch=batch,
+        m=m,
+        n=n,
+        k=k,
+    )
+
+
+def elementwise(extent: Extent, name: str, bytes_moved: float, kernels: int = 1) -> Operation:
+    """A memory-bound pass of `bytes_moved` [B], read plus written."""
+    return Operation(
+        name=name, kind="elementwise", bytes_moved=float(bytes_moved), precision=extent.precision, kernels=kernels
+    )
+
+
+def collective(name: str, kind: CollectiveKind, group: GroupKind, message: float) -> Operation:
+    """A collective over `group`; `message` [B] as in `Operation`."""
+    return Operation(name=name, kind="collective", kernels=1, collective=kind, group=group, message=float(message))
+
+
+def weight_gradient(extent: Extent, name: str, inputs: int, outputs: int, precision: str) -> Operations:
+    """The gradient of an (inputs x outputs) matrix, added to what earlier microbatches left.
+
+    Fused kernels accumulate in the product (read and write `gradient_bytes` per element); others
+    write the product first and add it in a second kernel.
+    """
+    product = matmul(f"{name} weight gradient", (outputs, inputs, extent.tokens), precision, extent.element)
+    weights = inputs * outputs
+    if extent.fused:
+        traffic = product.bytes_moved + weights * (2 * extent.gradient_bytes - extent.element)
+        return (replace(product, bytes_moved=traffic),)
+    add = elementwise(extent, f"{name} gradient accumulation", weights * (extent.element + 2 * extent.gradient_bytes))
+    return product, add
+
+
+def tensor_collective(extent: Extent, name: str, kind: CollectiveKind) -> Operations:
+    """A tensor-parallel collective of the whole hidden state; nothing on one rank."""
+    if extent.shard.tensor == 1:
+        return ()
+    return (collective(name, kind, "tensor", extent.hidden_bytes),)
+
+
+def before(traffic: Operations, work: Operations, hidden: bool) -> Operations:
+    """Traffic then work; when `hidden` the traffic runs beside all of the work."""
+    return (*(_beside(traffic, work) if hidden else traffic), *work)
+
+
+def after(work: Operations, traffic: Operations, hidden: bool) -> Operations:
+    """Work then the traffic of its result; when `hidden` it leaves piece by piece beside the work."""
+    return (*_beside(traffic, work), *work) if hidden else (*work, *traffic)
+
+
+def _beside(traffic: Operations, work: Operations) -> Operations:
+    return tuple(replace(operation, hidden_by=len(work)) for operation in traffic)

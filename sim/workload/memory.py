@@ -1,0 +1,147 @@
+"""Device memory of one rank of a pipeline stage, by part.
+
+State: Rajbhandari 2020 (ZeRO, arXiv 1910.02054) section 3; activations: Korthikanti 2022
+section 4, in `activations.py`. With 16-bit weights and 32-bit accumulated gradients the state
+takes 18 B per parameter: 2 weights, 4 gradients, 4 master weights, 8 moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sim.spec.records import Parallelism, Software, Training, Transformer
+from sim.workload.activations import (
+    core_bytes,
+    embedding_activation_bytes,
+    head_activation_bytes,
+    layer_activation_bytes,
+)
+from sim.workload.extent import element_bytes, extent_of
+from sim.workload.inflight import end_chunks_in_flight
+from sim.workload.operation import Shard
+from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters
+
+MOMENT_BYTES = 8  # two 32-bit moments of Adam
+MASTER_BYTES = 4  # 32-bit copy of 16-bit weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One rank's part of one pipeline stage and how its state is sharded."""
+
+    model: Transformer
+    shard: Shard
+    training: Training
+    parallelism: Parallelism
+    software: Software
+    layers: int
+    in_flight: int
+    first: bool
+    last: bool
+
+    @property
+    def parameters(self) -> int:
+        return rank_parameters(
+            self.model,
+            self.shard.tensor,
+            self.layers,
+            first=self.first,
+            last=self.last,
+            sequence_length=self.shard.sequence_length,
+        )
+
+    def shards(self, zero_stage: int) -> int:
+        """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
+        return shard_ranks(self.parallelism) if self.parallelism.zero_stage >= zero_stage else 1
+
+
+def stage_memory(
+    model: Transformer,
+    shard: Shard,
+    training: Training,
+    parallelism: Parallelism,
+    software: Software,
+    stage: int,
+    layers: int,
+    in_flight: int,
+) -> dict[str, float]:
+    """Peak bytes per accelerator of stage `stage` (from 0), by part.
+
+    `layers`: of the stage, all its virtual chunks together; `in_flight`: chunks whose activations
+    it holds at the peak (`microbatches_in_flight`). `parallelism.data` must be known. Parts:
+    weights, gradients, optimizer, activations (layers), ends (embedding and head activations),
+    temporary (the largest working set).
+    """
+    ends = {"first": stage == 0, "last": stage == parallelism.pipeline - 1}
+    part = _Stage(model, shard, training, parallelism, software, layers, in_flight, **ends)
+    return {
+        "weights": _weights(part),
+        "gradients": part.parameters * software.gradient_bytes / part.shards(2),
+        "optimizer": part.parameters * optimizer_state_bytes(training.precision) / part.shards(1),
+        "activations": in_flight * layers / parallelism.virtual_stages * layer_activation_bytes(model, shard),
+        "ends": _ends(part),
+        "temporary": _working_set(part) + _gathered(part),
+    }
+
+
+def optimizer_state_bytes(precision: str) -> int:
+    """Adam state per parameter [B]: moments, and a master copy unless weights are 32 bit."""
+    return MOMENT_BYTES + (MASTER_BYTES if element_bytes(precision) < MASTER_BYTES else 0)
+
+
+def shard_ranks(parallelism: Parallelism) -> int:
+    """Ranks that share one sharded copy: `shard_group`, or all data and context ranks."""
+    return parallelism.shard_group or (parallelism.data or 1) * parallelism.context
+
+
+def _weights(part: _Stage) -> float:
+    return part.parameters * element_bytes(part.training.precision) / part.shards(3)
+
+
+def _ends(part: _Stage) -> float:
+    """Activations of embedding and head, for as many microbatches as their chunk holds."""
+    plan = part.parallelism
+    ahead = end_chunks_in_flight(part.in_flight, plan.pipeline, plan.virtual_stages)
+    waiting = min(ahead, _microbatches(part.training, plan))
+    first = embedding_activation_bytes(part.model, part.shard) if part.first else 0.0
+    last = head_activation_bytes(part.model, part.shard) if part.last else 0.0
+    return waiting * (first + last)
+
+
+def _microbatches(training: Training, parallelism: Parallelism) -> int:
+    return -(-training.global_batch // (training.microbatch * (parallelism.data or 1)))
+
+
+def _working_set(part: _Stage) -> float:
+    """The largest set of tensors that live inside one backward pass: of a layer, or of the head."""
+    return max(_layer_working_set(part), _head_working_set(part) if part.last else 0.0)
+
+
+def _layer_working_set(part: _Stage) -> float:
+    """What recomputation brings back, the widest gradients, a gathered input, score gradients."""
+    extent = extent_of(part.model, part.shard)
+    kept = replace(part.shard, recompute="none")
+    again = layer_activation_bytes(part.model, kept) - layer_activation_bytes(part.model, part.shard)
+    wide = extent.element * extent.tokens * extent.ffn * (len(extent.ffn_widths) + 1)
+    gathered = extent.hidden_bytes if extent.splits_sequence else 0.0
+    scores = 0.0 if extent.flash else min(core_bytes(extent), extent.element * extent.scores)
+    return again + max(wide + gathered, scores) + extent.hidden_bytes
+
+
+def _head_working_set(part: _Stage) -> float:
+    """16-bit logits beside the 32-bit ones that are kept, and the gathered input."""
+    extent = extent_of(part.model, part.shard)
+    return extent.element * extent.tokens * extent.vocab + extent.hidden_bytes
+
+
+def _gathered(part: _Stage) -> float:
+    """Whole weights (ZeRO-3) and whole gradients (ZeRO-2 and 3) of the layers at work.
+
+    Two layers of weights when the next is gathered ahead; the token table if it is larger.
+    """
+    tensor, element = part.shard.tensor, element_bytes(part.training.precision)
+    table = embedding_parameters(part.model, tensor) if part.first or part.last else 0
+    unit = max(layer_parameters(part.model, tensor).total, table)
+    weights = unit * element * (1 + part.software.parameter_prefetch) if part.shards(3) > 1 else 0.0
+    gradients = unit * part.software.gradient_bytes if part.shards(2) > 1 else 0.0
+    return weights + gradients
