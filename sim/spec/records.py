@@ -2,15 +2,18 @@
 
 Type, dimension, bounds, default and doc stand here; the decoder, the JSON Schema, `explain`
 and the reference page come from these declarations. Quantities are SI floats after decoding.
+
+Public: one class per record, and `Record.from_si` to build any of them from SI numbers.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from sim.units import (
+    SI,
     Bytes,
     BytesPerSecond,
     Count,
@@ -26,9 +29,30 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length
 
 
 class Record(BaseModel):
-    """Frozen, strict about unknown keys; the base of every record."""
+    """Frozen, strict about unknown keys and types; the base of every record."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    @classmethod
+    def from_si(cls, fields: dict[str, Any]) -> Self:
+        """The record of `fields`, where quantities are plain SI numbers, as `model_dump` gives them."""
+        return cls.model_validate(_tuples(fields), context=SI)
+
+
+def _tuples(value: Any) -> Any:
+    """`value` with its lists, as JSON has them, made tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _form(value: object) -> str:
+    return "name" if isinstance(value, str) else "inline"
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+Reference = Annotated[Annotated[str, Tag("name")] | Annotated[RecordT, Tag("inline")], Discriminator(_form)]
+"""Another definition: its name, its path, or the record itself. Always the record after loading."""
 
 
 # --- accelerators ---------------------------------------------------------------------------
@@ -37,22 +61,22 @@ class Record(BaseModel):
 class Rates(Record):
     """Arithmetic rates by number format; a missing format is not supported."""
 
-    fp32: FlopsPerSecond | None = Field(None, description="32-bit IEEE")
-    tf32: FlopsPerSecond | None = Field(None, description="19-bit TensorFloat")
-    fp16: FlopsPerSecond | None = Field(None, description="16-bit IEEE")
-    bf16: FlopsPerSecond | None = Field(None, description="16-bit bfloat")
-    fp8: FlopsPerSecond | None = Field(None, description="8-bit E4M3/E5M2")
+    fp32: FlopsPerSecond | None = Field(default=None, description="32-bit IEEE")
+    tf32: FlopsPerSecond | None = Field(default=None, description="19-bit TensorFloat")
+    fp16: FlopsPerSecond | None = Field(default=None, description="16-bit IEEE")
+    bf16: FlopsPerSecond | None = Field(default=None, description="16-bit bfloat")
+    fp8: FlopsPerSecond | None = Field(default=None, description="8-bit E4M3/E5M2")
 
 
 class MatrixUnit(Record):
     """How close matrix products come to the peak rate."""
 
     peak: Rates = Field(description="dense matrix peak rate by precision, without sparsity")
-    efficiency: Fraction = Field(0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
-    fp8_efficiency: Fraction | None = Field(None, gt=0, description="the same for fp8; efficiency if absent")
-    compute_units: Count = Field(1, ge=1, description="processors (SM, core, systolic array) that tiles spread over")
-    tile: tuple[Count, Count] = Field((128, 128), description="rows and columns of one output tile")
-    quantization_floor: Fraction = Field(0.3, gt=0, description="least share kept under tile and wave quantization")
+    efficiency: Fraction = Field(default=0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
+    fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8; efficiency if absent")
+    compute_units: Count = Field(default=1, ge=1, description="processors (SM, core, systolic array) that tiles spread over")
+    tile: tuple[Count, Count] = Field(default=(128, 128), description="rows and columns of one output tile")
+    quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
 
 
 class AcceleratorMemory(Record):
@@ -60,27 +84,27 @@ class AcceleratorMemory(Record):
 
     capacity: Bytes = Field(gt=0, description="memory of one accelerator")
     bandwidth: BytesPerSecond = Field(gt=0, description="peak memory bandwidth")
-    efficiency: Fraction = Field(0.85, gt=0, description="share of the peak that streaming kernels reach")
-    reserved: Bytes = Field(0.0, ge=0, description="taken by context, libraries and communication buffers")
+    efficiency: Fraction = Field(default=0.85, gt=0, description="share of the peak that streaming kernels reach")
+    reserved: Bytes = Field(default=0.0, ge=0, description="taken by context, libraries and communication buffers")
 
 
 class AcceleratorPower(Record):
     """Board power."""
 
     tdp: Watts = Field(gt=0, description="board limit")
-    idle: Watts = Field(0.0, ge=0, description="powered, nothing running")
+    idle: Watts = Field(default=0.0, ge=0, description="powered, nothing running")
 
 
 class Accelerator(Record):
     """One kind of accelerator: a data file with a source for every number."""
 
     name: Name = Field(description="the name it is found by")
-    kind: Literal["gpu", "tpu", "cpu", "fpga", "asic"] = Field("gpu", description="device family")
-    vendor: str = Field("", description="who makes it")
+    kind: Literal["gpu", "tpu", "cpu", "fpga", "asic"] = Field(default="gpu", description="device family")
+    vendor: str = Field(default="", description="who makes it")
     matrix: MatrixUnit = Field(description="matrix arithmetic")
-    vector: Rates = Field(Rates(), description="peak rate of elementwise arithmetic by precision")
+    vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision")
     memory: AcceleratorMemory = Field(description="device memory")
-    launch: Seconds = Field(0.0, ge=0, description="device-side cost of starting one kernel")
+    launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
     power: AcceleratorPower = Field(description="board power")
     sources: dict[str, str] = Field(description="key path (or its prefix) to the source of its numbers")
 
@@ -92,55 +116,55 @@ class LocalNetwork(Record):
     """What joins the accelerators of one node."""
 
     kind: Literal["switch", "hybrid_cube_mesh", "ring", "mesh", "pcie", "none"] = Field(
-        "switch", description="switch: every port full rate to every other; mesh: a link per pair"
+        default="switch", description="switch: every port full rate to every other; mesh: a link per pair"
     )
-    bandwidth: BytesPerSecond = Field(0.0, ge=0, description="per accelerator and direction, all ports together")
-    efficiency: Fraction = Field(1.0, gt=0, description="share of the line rate that payload reaches when saturated")
-    latency: Seconds = Field(0.0, ge=0, description="one hop, accelerator to accelerator")
-    in_network_reduction: bool = Field(False, description="the switch adds and multicasts (NVLS)")
-    reduction_efficiency: Fraction = Field(0.85, gt=0, description="share of the rate reached with in-network reduction")
+    bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="per accelerator and direction, all ports together")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="one hop, accelerator to accelerator")
+    in_network_reduction: bool = Field(default=False, description="the switch adds and multicasts (NVLS)")
+    reduction_efficiency: Fraction = Field(default=0.85, gt=0, description="share of the rate reached with in-network reduction")
 
 
 class Nic(Record):
     """Network adapters of one node."""
 
-    count: Count = Field(1, ge=0, description="adapters; rail i serves accelerators i*accelerators/count and on")
-    bandwidth: BytesPerSecond = Field(0.0, ge=0, description="line rate of one adapter per direction")
-    efficiency: Fraction = Field(1.0, gt=0, description="share of the line rate that payload reaches when saturated")
-    latency: Seconds = Field(0.0, ge=0, description="adapter and host path, one way")
+    count: Count = Field(default=1, ge=0, description="adapters; rail i serves accelerators i*accelerators/count and on")
+    bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="line rate of one adapter per direction")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="adapter and host path, one way")
 
 
 class CollectiveTuning(Record):
     """Start-up and ramp of collectives on this platform: time = start + bytes/rate + ramp*sqrt(bytes)."""
 
-    floor: Seconds = Field(0.0, ge=0, description="least time of any collective, launch and synchronisation")
-    ring_hop: Seconds = Field(0.0, ge=0, description="per step of a ring inside the node")
-    ring_hop_network: Seconds = Field(0.0, ge=0, description="per step of a ring between nodes")
-    tree_hop: Seconds = Field(0.0, ge=0, description="per level of a tree inside the node")
-    tree_hop_network: Seconds = Field(0.0, ge=0, description="per level of a tree between nodes")
-    in_network: Seconds = Field(0.0, ge=0, description="start of an in-network reduction")
-    tree_efficiency: Fraction = Field(0.92, gt=0, description="rate of a tree relative to a ring")
-    ramp: float = Field(0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
+    floor: Seconds = Field(default=0.0, ge=0, description="least time of any collective, launch and synchronisation")
+    ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node")
+    ring_hop_network: Seconds = Field(default=0.0, ge=0, description="per step of a ring between nodes")
+    tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
+    tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
+    in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
+    tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
+    ramp: float = Field(default=0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
 
 
 class Host(Record):
     """The host of a node."""
 
-    cores: Count = Field(0, ge=0, description="physical processor cores")
-    memory: Bytes = Field(0.0, ge=0, description="host memory")
-    pcie_bandwidth: BytesPerSecond = Field(0.0, ge=0, description="host to one accelerator, per direction; 0: not modelled")
+    cores: Count = Field(default=0, ge=0, description="physical processor cores")
+    memory: Bytes = Field(default=0.0, ge=0, description="host memory")
+    pcie_bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="host to one accelerator, per direction; 0: not modelled")
 
 
 class Node(Record):
     """One kind of server."""
 
     name: Name = Field(description="the name it is found by")
-    accelerator: str | Accelerator = Field(description="accelerator by name, path or inline")
+    accelerator: Reference[Accelerator] = Field(description="accelerator by name, path or inline")
     accelerators: Count = Field(ge=1, description="accelerators in the node")
-    local: LocalNetwork = Field(LocalNetwork(), description="network inside the node")
-    nics: Nic = Field(Nic(), description="adapters to the network between nodes")
-    collectives: CollectiveTuning = Field(CollectiveTuning(), description="start-up and ramp of collectives")
-    host: Host = Field(Host(), description="processor and memory of the host")
+    local: LocalNetwork = Field(default=LocalNetwork(), description="network inside the node")
+    nics: Nic = Field(default=Nic(), description="adapters to the network between nodes")
+    collectives: CollectiveTuning = Field(default=CollectiveTuning(), description="start-up and ramp of collectives")
+    host: Host = Field(default=Host(), description="processor and memory of the host")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
@@ -151,39 +175,39 @@ class FabricLink(Record):
     """One kind of cable between switches, or between node and switch."""
 
     bandwidth: BytesPerSecond = Field(gt=0, description="line rate per direction")
-    efficiency: Fraction = Field(1.0, gt=0, description="share that payload reaches when saturated")
-    latency: Seconds = Field(0.0, ge=0, description="one hop, switch included")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="one hop, switch included")
 
 
 class Routing(Record):
     """How a flow chooses among equal paths."""
 
-    kind: Literal["d_mod_k", "ecmp", "spray"] = Field("d_mod_k", description="by destination, by hash, or over all paths")
-    queue_pairs: Count = Field(1, ge=1, le=64, description="hashed sub-flows per connection (ecmp)")
-    seed: int = Field(0, ge=0, description="seed of the hash (ecmp)")
+    kind: Literal["d_mod_k", "ecmp", "spray"] = Field(default="d_mod_k", description="by destination, by hash, or over all paths")
+    queue_pairs: Count = Field(default=1, ge=1, le=64, description="hashed sub-flows per connection (ecmp)")
+    seed: int = Field(default=0, ge=0, description="seed of the hash (ecmp)")
 
 
 class SwitchFabric(Record):
     """All nodes on one non-blocking switch (one per rail if rail_optimized)."""
 
     kind: Literal["switch"]
-    rail_optimized: bool = Field(False, description="adapter i of every node on switch i")
-    link: FabricLink | None = Field(None, description="node to switch; the adapter's rate if absent")
+    rail_optimized: bool = Field(default=False, description="adapter i of every node on switch i")
+    link: FabricLink | None = Field(default=None, description="node to switch; the adapter's rate if absent")
 
 
 class FatTreeFabric(Record):
     """Two- or three-tier leaf-spine(-core) network, rail-optimized or plain."""
 
     kind: Literal["fat_tree"]
-    tiers: Literal[2, 3] = Field(2, description="switch layers")
-    rail_optimized: bool = Field(False, description="adapter i of a unit's nodes on leaf i of the unit")
+    tiers: Literal[2, 3] = Field(default=2, description="switch layers")
+    rail_optimized: bool = Field(default=False, description="adapter i of a unit's nodes on leaf i of the unit")
     nodes_per_unit: Count = Field(ge=1, description="nodes under one leaf (plain) or one group of rail leaves")
-    units_per_pod: Count = Field(1, ge=1, description="units under one set of spines (three tiers)")
-    spines: Count = Field(1, ge=1, description="spine switches a leaf connects to (per rail if rail_optimized, per pod with three tiers)")
-    cores: Count = Field(1, ge=1, description="core switches a spine connects to (three tiers)")
-    leaf_oversubscription: float = Field(1.0, gt=0, le=1000, description="leaf: capacity down over capacity up")
-    spine_oversubscription: float = Field(1.0, gt=0, le=1000, description="spine: capacity down over capacity up (three tiers)")
-    link: FabricLink | None = Field(None, description="latency and efficiency of switch links; capacity follows from the oversubscription")
+    units_per_pod: Count = Field(default=1, ge=1, description="units under one set of spines (three tiers)")
+    spines: Count = Field(default=1, ge=1, description="spine switches a leaf connects to (per rail if rail_optimized, per pod with three tiers)")
+    cores: Count = Field(default=1, ge=1, description="core switches a spine connects to (three tiers)")
+    leaf_oversubscription: float = Field(default=1.0, gt=0, le=1000, description="leaf: capacity down over capacity up")
+    spine_oversubscription: float = Field(default=1.0, gt=0, le=1000, description="spine: capacity down over capacity up (three tiers)")
+    link: FabricLink | None = Field(default=None, description="latency and efficiency of switch links; capacity follows from the oversubscription")
 
 
 class TorusFabric(Record):
@@ -209,7 +233,7 @@ class GraphNode(Record):
     """A vertex of an explicit graph."""
 
     id: Name = Field(description="name of the vertex")
-    kind: Literal["node", "switch"] = Field("switch", description="node: a server of the cluster's node kind")
+    kind: Literal["node", "switch"] = Field(default="switch", description="node: a server of the cluster's node kind")
 
 
 class GraphEdge(Record):
@@ -218,17 +242,17 @@ class GraphEdge(Record):
     source: Name = Field(description="one end")
     target: Name = Field(description="other end")
     bandwidth: BytesPerSecond = Field(gt=0, description="line rate per direction")
-    efficiency: Fraction = Field(1.0, gt=0, description="share that payload reaches when saturated")
-    latency: Seconds = Field(0.0, ge=0, description="one way")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="one way")
 
 
 class GraphFabric(Record):
     """An explicit network: node-link lists here, or a GraphML file."""
 
     kind: Literal["graph"]
-    nodes: tuple[GraphNode, ...] = Field((), description="vertices (node-link form)")
-    links: tuple[GraphEdge, ...] = Field((), description="edges (node-link form)")
-    graphml: str | None = Field(None, description="path of a GraphML file, relative to the definition")
+    nodes: tuple[GraphNode, ...] = Field(default=(), description="vertices (node-link form)")
+    links: tuple[GraphEdge, ...] = Field(default=(), description="edges (node-link form)")
+    graphml: str | None = Field(default=None, description="path of a GraphML file, relative to the definition")
 
 
 Fabric = Annotated[
@@ -241,9 +265,9 @@ class ClusterSpec(Record):
 
     name: Name = Field(description="the name it is found by")
     nodes: Count = Field(ge=1, le=200_000, description="servers")
-    node: str | Node = Field(description="server kind by name, path or inline")
-    fabric: Fabric | None = Field(None, description="network between nodes; may be left out for one node")
-    routing: Routing = Field(Routing(), description="choice among equal paths")
+    node: Reference[Node] = Field(description="server kind by name, path or inline")
+    fabric: Fabric | None = Field(default=None, description="network between nodes; may be left out for one node")
+    routing: Routing = Field(default=Routing(), description="choice among equal paths")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
@@ -254,22 +278,22 @@ class Transformer(Record):
     """A dense decoder-only transformer of the GPT or Llama kind."""
 
     kind: Literal["transformer"]
-    name: Name = Field("inline", description="the name it is found by")
+    name: Name = Field(default="inline", description="the name it is found by")
     layers: Count = Field(ge=1, le=10_000, description="transformer layers")
     hidden: Count = Field(ge=1, description="width of the residual stream")
     heads: Count = Field(ge=1, description="query heads")
-    kv_heads: Count | None = Field(None, ge=1, description="key and value heads; heads if absent (1: multi-query)")
-    head_dim: Count | None = Field(None, ge=1, description="width of a head; hidden/heads if absent")
+    kv_heads: Count | None = Field(default=None, ge=1, description="key and value heads; heads if absent (1: multi-query)")
+    head_dim: Count | None = Field(default=None, ge=1, description="width of a head; hidden/heads if absent")
     ffn: Count = Field(ge=1, description="inner width of the feed-forward block")
     vocab: Count = Field(ge=1, description="vocabulary entries, as padded")
-    activation: Literal["gelu", "swiglu", "geglu", "relu", "squared_relu"] = Field("gelu", description="feed-forward activation; swiglu and geglu have a third matrix")
-    norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="normalisation")
-    positions: Literal["learned", "rotary", "alibi", "none"] = Field("learned", description="position encoding")
-    max_positions: Count | None = Field(None, ge=1, description="rows of a learned position table; the sequence length if absent")
-    tied_embeddings: bool = Field(True, description="input and output embedding share weights")
-    attention: Literal["flash", "unfused"] = Field("flash", description="fused attention, or scores written to memory")
-    bias: bool = Field(True, description="linear layers have a bias")
-    dropout: bool = Field(False, description="dropout after attention and feed-forward")
+    activation: Literal["gelu", "swiglu", "geglu", "relu", "squared_relu"] = Field(default="gelu", description="feed-forward activation; swiglu and geglu have a third matrix")
+    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="normalisation")
+    positions: Literal["learned", "rotary", "alibi", "none"] = Field(default="learned", description="position encoding")
+    max_positions: Count | None = Field(default=None, ge=1, description="rows of a learned position table; the sequence length if absent")
+    tied_embeddings: bool = Field(default=True, description="input and output embedding share weights")
+    attention: Literal["flash", "unfused"] = Field(default="flash", description="fused attention, or scores written to memory")
+    bias: bool = Field(default=True, description="linear layers have a bias")
+    dropout: bool = Field(default=False, description="dropout after attention and feed-forward")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
@@ -277,19 +301,19 @@ class Software(Record):
     """A software stack: how it issues work. A property of the stack, never of one run."""
 
     name: Name = Field(description="the name it is found by")
-    gradient_overlap: bool = Field(True, description="data-parallel gradient traffic runs beside the backward pass")
-    gradient_bucket: Bytes = Field(0.0, ge=0, description="bytes of gradients per collective; 0: one bucket per layer")
-    parameter_prefetch: bool = Field(True, description="ZeRO-3/FSDP gathers the next layer while this one computes")
-    tensor_overlap: Literal["none", "backward", "full"] = Field("none", description="tensor-parallel collectives run beside weight gradients (backward) or beside all products (full)")
-    pipeline_overlap: bool = Field(False, description="stage-to-stage sends run beside computation")
-    scatter_gather: bool = Field(True, description="each tensor rank sends its share between stages, gathered after")
-    gradient_bytes: Literal[2, 4] = Field(4, description="bytes per gradient element that is kept and accumulated")
-    gradient_comm_bytes: Literal[2, 4] = Field(2, description="bytes per gradient element on the network")
-    optimizer_bytes: float = Field(42.0, ge=0, description="memory traffic of the optimizer step per local parameter")
-    fused_kernels: bool = Field(True, description="bias, dropout, residual and activation fused into few kernels")
-    host_issue: Seconds = Field(0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
-    overlap_slowdown: Fraction = Field(0.0, description="share of the processors that overlapped collectives take from computation")
-    step_overhead: Seconds = Field(0.0, ge=0, description="per step: data loading, logging, loss reduction, clipping synchronisation")
+    gradient_overlap: bool = Field(default=True, description="data-parallel gradient traffic runs beside the backward pass")
+    gradient_bucket: Bytes = Field(default=0.0, ge=0, description="bytes of gradients per collective; 0: one bucket per layer")
+    parameter_prefetch: bool = Field(default=True, description="ZeRO-3/FSDP gathers the next layer while this one computes")
+    tensor_overlap: Literal["none", "backward", "full"] = Field(default="none", description="tensor-parallel collectives run beside weight gradients (backward) or beside all products (full)")
+    pipeline_overlap: bool = Field(default=False, description="stage-to-stage sends run beside computation")
+    scatter_gather: bool = Field(default=True, description="each tensor rank sends its share between stages, gathered after")
+    gradient_bytes: Literal[2, 4] = Field(default=4, description="bytes per gradient element that is kept and accumulated")
+    gradient_comm_bytes: Literal[2, 4] = Field(default=2, description="bytes per gradient element on the network")
+    optimizer_bytes: float = Field(default=42.0, ge=0, description="memory traffic of the optimizer step per local parameter")
+    fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
+    host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
+    overlap_slowdown: Fraction = Field(default=0.0, description="share of the processors that overlapped collectives take from computation")
+    step_overhead: Seconds = Field(default=0.0, ge=0, description="per step: data loading, logging, loss reduction, clipping synchronisation")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
@@ -299,21 +323,21 @@ class Software(Record):
 class Parallelism(Record):
     """How the work is divided over ranks."""
 
-    tensor: Count = Field(1, ge=1, description="ranks that share each matrix")
-    pipeline: Count = Field(1, ge=1, description="pipeline stages")
-    data: Count | None = Field(None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
-    context: Count = Field(1, ge=1, description="ranks that share each sequence (ring attention)")
-    expert: Count = Field(1, ge=1, description="expert parallel ranks; 1 for dense models")
-    virtual_stages: Count = Field(1, ge=1, description="model chunks per stage (interleaved schedule)")
-    schedule: Literal["gpipe", "1f1b"] = Field("1f1b", description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
-    sequence_parallel: bool = Field(False, description="norms and dropout split along the sequence over tensor ranks")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
-    shard_group: Count | None = Field(None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
+    tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix")
+    pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
+    data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
+    context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
+    expert: Count = Field(default=1, ge=1, description="expert parallel ranks; 1 for dense models")
+    virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (interleaved schedule)")
+    schedule: Literal["gpipe", "1f1b"] = Field(default="1f1b", description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
+    shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
-        ("tensor", "context", "expert", "data", "pipeline"), description="rank order, fastest dimension first"
+        default=("tensor", "context", "expert", "data", "pipeline"), description="rank order, fastest dimension first"
     )
     placement: Literal["packed", "round_robin", "random"] | tuple[int, ...] = Field(
-        "packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle, or an explicit list"
+        default="packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle, or an explicit list"
     )
 
 
@@ -321,54 +345,54 @@ class Training(Record):
     """What is trained and how."""
 
     global_batch: Count = Field(ge=1, description="sequences per step over all replicas")
-    microbatch: Count = Field(1, ge=1, description="sequences per rank and forward pass")
+    microbatch: Count = Field(default=1, ge=1, description="sequences per rank and forward pass")
     sequence_length: Count = Field(ge=1, description="tokens per sequence")
-    precision: Precision = Field("bf16", description="number format of matrix products")
-    recompute: Literal["none", "selective", "full"] = Field("none", description="activations computed again in the backward pass: none, attention only, all")
-    tokens: Tokens | None = Field(None, gt=0, description="tokens of the whole training; gives time-to-train")
+    precision: Precision = Field(default="bf16", description="number format of matrix products")
+    recompute: Literal["none", "selective", "full"] = Field(default="none", description="activations computed again in the backward pass: none, attention only, all")
+    tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
 
 
 class Degradation(Record):
     """A part that works, but slowly, for the whole step."""
 
-    accelerator: str | None = Field(None, description="name of the accelerator, as in `clustersim list CLUSTER`")
-    link: str | None = Field(None, description="name of the link, as in `clustersim list CLUSTER`")
+    accelerator: str | None = Field(default=None, description="name of the accelerator, as in `clustersim list CLUSTER`")
+    link: str | None = Field(default=None, description="name of the link, as in `clustersim list CLUSTER`")
     factor: Fraction = Field(gt=0, description="speed relative to a healthy part")
 
 
 class Measured(Record):
     """A published or own measurement of the same run."""
 
-    step_time: Seconds | None = Field(None, gt=0, description="seconds per step")
-    tokens_per_s: float | None = Field(None, gt=0, description="tokens per second, whole job")
-    tokens_per_s_per_accelerator: float | None = Field(None, gt=0, description="tokens per second and accelerator")
-    model_tflops_per_accelerator: float | None = Field(None, gt=0, description="model TFLOP/s per accelerator, as the source counts them")
+    step_time: Seconds | None = Field(default=None, gt=0, description="seconds per step")
+    tokens_per_s: float | None = Field(default=None, gt=0, description="tokens per second, whole job")
+    tokens_per_s_per_accelerator: float | None = Field(default=None, gt=0, description="tokens per second and accelerator")
+    model_tflops_per_accelerator: float | None = Field(default=None, gt=0, description="model TFLOP/s per accelerator, as the source counts them")
     source: str = Field(description="where the number was read")
-    assumed: str = Field("", description="what had to be assumed")
-    tolerance: Fraction | None = Field(None, gt=0, description="relative error at which the run fails (exit code 1)")
+    assumed: str = Field(default="", description="what had to be assumed")
+    tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")
 
 
 class Simulation(Record):
     """Exact shortcuts and checks of the simulator; none changes a result."""
 
-    fold: Literal["auto", "off"] = Field("auto", description="simulate one of each class of equal ranks")
-    coalesce: Literal["auto", "off"] = Field("auto", description="one event for a chain of operations that shares nothing")
-    skip: Literal["auto", "off"] = Field("auto", description="advance a repeating pipeline by whole periods")
-    certificate: bool = Field(False, description="check every rate allocation for max-min fairness")
+    fold: Literal["auto", "off"] = Field(default="auto", description="simulate one of each class of equal ranks")
+    coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
+    skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
+    certificate: bool = Field(default=False, description="check every rate allocation for max-min fairness")
 
 
 class Experiment(Record):
     """One run: a cluster, a workload and how they meet."""
 
-    name: Name = Field("experiment", description="name in reports; the file name if absent")
-    description: str = Field("", description="one line for people")
-    cluster: str | ClusterSpec = Field(description="cluster by name, path or inline")
-    nodes: Count | None = Field(None, ge=1, le=200_000, description="overrides the cluster's own size")
-    workload: str | Transformer = Field(description="workload by name, path or inline")
-    parallelism: Parallelism = Field(Parallelism(), description="how the work is divided")
+    name: Name = Field(default="experiment", description="name in reports; the file name if absent")
+    description: str = Field(default="", description="one line for people")
+    cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
+    nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
+    workload: Reference[Transformer] = Field(description="workload by name, path or inline")
+    parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
-    software: str | Software = Field("megatron-core", description="software stack by name, path or inline")
-    degradations: tuple[Degradation, ...] = Field((), description="slow parts")
-    simulation: Simulation = Field(Simulation(), description="shortcuts and checks")
-    measured: Measured | None = Field(None, description="a measurement to print beside the prediction")
-    seed: int = Field(0, ge=0, description="seed of all random streams")
+    software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
+    degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
+    simulation: Simulation = Field(default=Simulation(), description="shortcuts and checks")
+    measured: Measured | None = Field(default=None, description="a measurement to print beside the prediction")
+    seed: int = Field(default=0, ge=0, description="seed of all random streams")
