@@ -42,7 +42,7 @@ def common(
     version: Annotated[
         bool, Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error; allowed after the verb too.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Simulate the training of large models on a cluster described in YAML."""
 

@@ -78,7 +78,9 @@ def _grid(*justify: str) -> Table:
 
 
 def _headline(result: Result) -> Iterator[RenderableType]:
-    yield Text(result.name, style="bold") + Text(f"  {result.description}" if result.description else "", style="not bold")
+    yield Text(result.name, style="bold") + Text(
+        f"  {result.description}" if result.description else "", style="not bold"
+    )
     table = _grid("left", "fold")
     table.add_row("accelerators", human.count(result.accelerators))
     for label, value in result.setup.items():

@@ -1,0 +1,98 @@
+"""What is measured, and the budget of each measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+from bench.measure import Sample, command, in_child, timed
+
+CALLBACKS = 200_000
+GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
+GROWN = "llama3-405b-h100"
+REPLICA = 128  # accelerators of one replica of GROWN
+REPLICA_BATCH = 16  # sequences per step of one replica of GROWN
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: least and median in `unit`, and what they should stay under (or over)."""
+
+    name: str
+    least: float
+    median: float
+    unit: str
+    budget: float | None = None
+    over: bool = False  # the budget is a floor
+    ratio: str = ""  # against the line it is compared with
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the budget is kept, judged on the least disturbed repetition."""
+        if self.budget is None:
+            return None
+        return self.least >= self.budget if self.over else self.least <= self.budget
+
+
+def time_row(name: str, sample: Sample, budget: float | None = None, ratio: str = "") -> Row:
+    """A line of seconds."""
+    return Row(name, sample.least, sample.median, "s", budget, ratio=ratio)
+
+
+def rate_row(name: str, sample: Sample, budget: float | None = None, ratio: str = "") -> Row:
+    """A line of thousand events per second, best repetition first."""
+    return Row(name, sample.most / 1e3, sample.median / 1e3, "k/s", budget and budget / 1e3, over=True, ratio=ratio)
+
+
+def bare_simpy() -> None:
+    """The least a SimPy program can do: one timeout and one callback after another."""
+    environment = simpy.Environment()
+    left = CALLBACKS
+
+    def again(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            environment.timeout(1).callbacks.append(again)
+
+    environment.timeout(1).callbacks.append(again)
+    environment.run()
+
+
+def event_rates() -> Iterator[Row]:
+    """Callbacks of bare SimPy, and of the engine without its shortcuts, in the same run."""
+    bare = Sample(tuple(CALLBACKS / value for value in timed(bare_simpy, 5).values))
+    yield rate_row("bare SimPy callbacks", bare)
+    run = in_child("step", "quickstart", "5", "simulation.fold=off", "simulation.coalesce=off", "simulation.skip=off")
+    engine = Sample(tuple(run["events"] / value for value in run["simulation_s"]))
+    yield rate_row("engine events", engine, 0.5 * bare.most, f"x{engine.most / bare.most:.2f} of bare SimPy")
+
+
+def growth() -> Iterator[Row]:
+    """Time and memory of one step from 1,024 to 131,072 accelerators."""
+    runs = [_grown(accelerators) for accelerators in GROWTH]
+    first, last = runs[0], runs[-1]
+    slower = min(last["seconds"]) / min(first["seconds"])
+    for run in runs:
+        limit = 0.1 if run["accelerators"] == GROWTH[1] else None
+        ratio = f"x{slower:.2f} of the first (budget x1.5)" if run is last else ""
+        yield time_row(f"step, {run['accelerators']:,} accelerators", Sample(tuple(run["seconds"])), limit, ratio)
+    for run in runs:
+        ratio = f"x{run['peak_bytes'] / first['peak_bytes']:.2f} of the first (budget x2)" if run is last else ""
+        peak = run["peak_bytes"] / 1e6
+        yield Row(f"peak memory, {run['accelerators']:,} accelerators", peak, peak, "MB", ratio=ratio)
+
+
+def _grown(accelerators: int) -> Any:
+    replicas = accelerators // REPLICA
+    settings = (f"nodes={accelerators // 8}", f"parallelism.data={replicas}")
+    return in_child("step", GROWN, "5", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
+
+
+def cold_starts() -> Iterator[Row]:
+    """Whole processes, as a person waits for them."""
+    yield time_row("cold clustersim --help", timed(command("--help"), 7), 0.3)
+    yield time_row(f"cold process to report, {GROWN}", timed(command("run", GROWN), 5), 3.0)
