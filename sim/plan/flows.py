@@ -1,0 +1,138 @@
+"""Which links the groups of a job load: every collective and every send as one flow.
+
+A pipelined collective moves its chunks in lock-step, so it is one flow: each hop runs at the rate
+of the ring, and the load on a link is its coefficient. A ring over several nodes with g members in
+each uses g channels that leave a node at each member in turn: an adapter carries 1/g of the ring, a
+local port (g-1)/g. Trees and in-network reduction load the same ports with other byte counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cluster.cluster import Cluster, Routes
+from sim.cluster.rings import local_rings
+from sim.plan.grid import RankGrid
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FlowSet:
+    """The flows of one kind of group, one flow per group, CSR over links.
+
+    members: (n, size) ranks. ordered: columns have different roles (a send: sender, receiver).
+    start: (n+1,), link and coefficient: (nnz,). latency: (n,) s of the longest hop. nodes: (n,)
+    servers that the group spans.
+    """
+
+    kind: str
+    members: Ints
+    ordered: bool
+    start: Ints
+    link: Ints
+    coefficient: Floats
+    latency: Floats
+    nodes: Ints
+
+    @property
+    def n(self) -> int:
+        """Number of flows."""
+        return len(self.members)
+
+
+def send_flows(kind: str, grid: RankGrid, cluster: Cluster, sender: Ints, receiver: Ints, key: int) -> FlowSet:
+    """One flow from each rank of `sender` to its partner in `receiver`."""
+    source, target = grid.accelerator[sender], grid.accelerator[receiver]
+    routes = cluster.router.routes(source, target, sender + key * grid.n_ranks)
+    members = np.stack([sender, receiver], axis=1)
+    nodes = 1 + (cluster.node_of(source) != cluster.node_of(target)).astype(np.int64)
+    return FlowSet(kind, members, True, routes.start, routes.link, routes.share, routes.latency, nodes)
+
+
+def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int) -> FlowSet:
+    """One ring flow per group of `groups` (n_groups, size)."""
+    n_groups, size = groups.shape
+    accelerators = np.sort(grid.accelerator[groups], axis=1)
+    node = cluster.node_of(accelerators)
+    n_nodes = 1 + (np.diff(node, axis=1) != 0).sum(axis=1)
+    group, source, target, weight = _ring_edges(cluster, accelerators, node, n_nodes)
+    routes = cluster.router.routes(source, target, group * size + key * grid.n_ranks)
+    start, link, coefficient = _merge(group, weight, routes, n_groups, cluster.links.n)
+    latency = np.zeros(n_groups)
+    np.maximum.at(latency, group, routes.latency)
+    return FlowSet(kind, groups, False, start, link, coefficient, latency, n_nodes)
+
+
+def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+    """Hops of each group's ring: group, source and target accelerator, share of the ring."""
+    n_groups, size = member.shape
+    per_node = size // n_nodes
+    regular = np.zeros(n_groups, dtype=bool)
+    parts: list[tuple[Ints, Ints, Ints, Floats]] = []
+    for width in np.unique(per_node):
+        rows = np.flatnonzero((per_node == width) & (n_nodes * width == size))
+        even = np.all(node[rows].reshape(len(rows), -1, width).ptp(axis=2) == 0, axis=1) if len(rows) else rows
+        rows = rows[even] if len(rows) else rows
+        regular[rows] = True
+        if len(rows):
+            parts.append(_regular_ring(cluster, rows, member[rows].reshape(len(rows), -1, width)))
+    rest = np.flatnonzero(~regular)
+    if len(rest):
+        parts.append(_plain_ring(rest, member[rest]))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def _plain_ring(rows: Ints, member: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+    """One channel through the members in order."""
+    group = np.repeat(rows, member.shape[1])
+    return group, member.ravel(), np.roll(member, -1, axis=1).ravel(), np.ones(member.size)
+
+
+def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+    """Channels over (n, nodes, width) members with the same number in every node."""
+    n, nodes, width = member.shape
+    hops = []
+    if width > 1:
+        share = 1.0 if nodes == 1 else (width - 1) / width
+        hops.append(_local_hops(cluster, rows, member, share))
+    if nodes > 1:
+        onward = np.roll(member, -1, axis=1)
+        group = np.repeat(rows, nodes * width)
+        hops.append((group, member.ravel(), onward.ravel(), np.full(member.size, 1.0 / width)))
+    columns = [np.concatenate(column) for column in zip(*hops, strict=True)]
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> tuple[Ints, Ints, Ints, Floats]:
+    """Hops inside the nodes; the local network says which rings it runs and with what share."""
+    local = cluster.local_index(member).reshape(-1, member.shape[2])
+    group = np.repeat(rows, member.shape[1])
+    base = cluster.node_of(member).reshape(-1, member.shape[2])[:, 0] * cluster.accelerators_per_node
+    hops: list[tuple[Ints, Ints, Ints, Floats]] = []
+    patterns, which = np.unique(local, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        chosen = np.flatnonzero(which.ravel() == number)
+        for order, part in local_rings(cluster, tuple(pattern.tolist())):
+            ring = np.array(order)
+            source = (base[chosen][:, None] + ring[None, :]).ravel()
+            target = (base[chosen][:, None] + np.roll(ring, -1)[None, :]).ravel()
+            hops.append((np.repeat(group[chosen], len(ring)), source, target, np.full(len(source), share * part)))
+    columns = [np.concatenate(column) for column in zip(*hops, strict=True)]
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def _merge(group: Ints, weight: Floats, routes: Routes, n_groups: int, n_links: int) -> tuple[Ints, Ints, Floats]:
+    """Sum what the hops of a group put on each link; CSR by group."""
+    hop = np.repeat(np.arange(len(group)), np.diff(routes.start))
+    key = group[hop] * n_links + routes.link
+    unique, inverse = np.unique(key, return_inverse=True)
+    coefficient = np.bincount(inverse, weight[hop] * routes.share, len(unique))
+    owner = unique // n_links
+    start = np.searchsorted(owner, np.arange(n_groups + 1))
+    return start, unique % n_links, coefficient
