@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.cluster.blocks import Block, block_of, find_vertex
+from sim.errors import ConfigError, Problem
 from sim.spec.records import Accelerator, ClusterSpec, Node
+
+if TYPE_CHECKING:
+    from sim.cluster.fabric import Fabric
+    from sim.cluster.server import Server
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -20,7 +26,7 @@ class Routes:
 
     Connection i crosses links `link[start[i]:start[i+1]]`, the j-th with the share `share[j]` of its
     bytes (1 on a single path, 1/paths when sprayed or hashed over several). `latency[i]` is the sum
-    of link latencies along (the mean of) its path [s].
+    of link latencies along (the mean of) its path [s]. A single path is in the order it is walked.
     """
 
     start: Ints  # (n+1,)
@@ -34,12 +40,23 @@ class Links:
     """Every directed capacity. A full-duplex cable is two links.
 
     capacity is payload rate: line rate times efficiency [B/s]. source and target index vertices.
+    Parallel cables between two vertices are one link, so a pair of vertices names a link.
     """
 
     capacity: Floats  # (n_links,) B/s
     latency: Floats  # (n_links,) s
     source: Ints  # (n_links,)
     target: Ints  # (n_links,)
+
+    @property
+    def n(self) -> int:
+        """Number of links."""
+        return len(self.capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the four arrays."""
+        return self.capacity.nbytes + self.latency.nbytes + self.source.nbytes + self.target.nbytes
 
 
 class Router(Protocol):
@@ -55,8 +72,8 @@ class Cluster:
 
     Accelerators are numbered node by node: accelerator a is number a % accelerators_per_node of node
     a // accelerators_per_node. Vertices (accelerators, local switches, adapters, switches) are
-    numbered once; `vertex_name` and `link_name` make names on demand. `speed[a]` scales the
-    arithmetic of accelerator a (1 is healthy).
+    numbered once, accelerators first; names are made on demand. `speed[a]` scales the arithmetic of
+    accelerator a (1 is healthy).
     """
 
     spec: ClusterSpec
@@ -67,8 +84,66 @@ class Cluster:
     links: Links
     speed: Floats  # (n_accelerators,)
     router: Router
+    blocks: tuple[Block, ...]  # names of vertices, in vertex order
+    server: Server  # the network inside one node
+    fabric: Fabric | None  # the network between nodes
 
     @property
     def n_accelerators(self) -> int:
         """Accelerators in the cluster."""
         return self.n_nodes * self.accelerators_per_node
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices: accelerators, local switches, adapters and switches."""
+        return self.blocks[-1].end
+
+    def node_of(self, accelerators: Ints) -> Ints:
+        """Node of each accelerator, same shape."""
+        return accelerators // self.accelerators_per_node
+
+    def local_index(self, accelerators: Ints) -> Ints:
+        """Number of each accelerator inside its node, same shape."""
+        return accelerators % self.accelerators_per_node
+
+    def vertex_name(self, vertex: int) -> str:
+        """Name of a vertex, as "node3/gpu5", "node3/nic2", "unit0/leaf3", "spine7"."""
+        return block_of(self.blocks, vertex).name(vertex)
+
+    def vertex_kind(self, vertex: int) -> str:
+        """Kind of a vertex: gpu (or the accelerator's kind), nvswitch, pcie, nic, leaf, spine, core, ..."""
+        return block_of(self.blocks, vertex).kind
+
+    def link_name(self, link: int) -> str:
+        """Name of a link: its ends, as "node3/nic2->unit0/leaf3"."""
+        return f"{self.vertex_name(int(self.links.source[link]))}->{self.vertex_name(int(self.links.target[link]))}"
+
+    def link_kind(self, link: int) -> str:
+        """Kind of a link: the kinds of its ends, as "nic-leaf"."""
+        return f"{self.vertex_kind(int(self.links.source[link]))}-{self.vertex_kind(int(self.links.target[link]))}"
+
+    def find_accelerator(self, name: str) -> int:
+        """Number of the accelerator of that name; ConfigError with the nearest names if there is none."""
+        vertex = find_vertex(self.blocks, name, "accelerator")
+        if vertex >= self.n_accelerators:
+            last = self.vertex_name(self.n_accelerators - 1)
+            message = f"{name!r} is a {self.vertex_kind(vertex)}, not an accelerator"
+            raise ConfigError(Problem("", "accelerator", message, f"accelerators are named as {last}"))
+        return vertex
+
+    def find_link(self, name: str) -> int:
+        """Number of the link named "source->target"; ConfigError with the nearest names if there is none."""
+        ends = name.split("->")
+        if len(ends) != 2:
+            example = self.link_name(0) if self.links.n else "a cluster without links"
+            raise ConfigError(Problem("", "link", f"{name!r} is not of the form source->target", f"as in {example}"))
+        source, target = (find_vertex(self.blocks, end.strip(), "link") for end in ends)
+        found = np.flatnonzero((self.links.source == source) & (self.links.target == target))
+        if len(found) == 0:
+            raise ConfigError(Problem("", "link", f"no link {name!r}", self._links_from(source)))
+        return int(found[0])
+
+    def _links_from(self, source: int) -> str:
+        leaving = np.flatnonzero(self.links.source == source)
+        names = ", ".join(self.link_name(int(link)) for link in leaving[:6])
+        return f"from {self.vertex_name(source)} there is {names or 'none'}"

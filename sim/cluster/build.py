@@ -1,0 +1,115 @@
+"""From a resolved cluster record to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sim.cluster.blocks import Block
+from sim.cluster.cluster import Cluster
+from sim.cluster.fabric import Fabric, Site
+from sim.cluster.fat_tree import build_fat_tree
+from sim.cluster.hops import join_links
+from sim.cluster.router import NodeRouter
+from sim.cluster.server import Server, build_server
+from sim.cluster.switch import build_switch
+from sim.errors import ConfigError, Problem
+from sim.spec.records import (
+    Accelerator,
+    ClusterSpec,
+    Degradation,
+    FatTreeFabric,
+    Node,
+    SwitchFabric,
+)
+
+
+def build_cluster(spec: ClusterSpec, degradations: Sequence[Degradation] = ()) -> Cluster:
+    """Number the parts of a cluster, make its link arrays and choose its router.
+
+    spec.node must be a Node whose accelerator is an Accelerator (names already looked up).
+    Degradations scale accelerators and links by name; "a<->b" means both directions.
+    Raises ConfigError if the network does not fit the nodes or a name is not found.
+    """
+    node, accelerator = _resolved(spec)
+    server = build_server(node)
+    site_blocks, site = _site(spec, server, accelerator)
+    fabric = _build_fabric(spec, site)
+    links = join_links([server.cluster_links(spec.nodes), *([fabric.links] if fabric else [])])
+    cluster = Cluster(
+        spec=spec,
+        node=node,
+        accelerator=accelerator,
+        n_nodes=spec.nodes,
+        accelerators_per_node=node.accelerators,
+        links=links,
+        speed=np.ones(spec.nodes * node.accelerators),
+        router=NodeRouter(server, fabric, links.latency),
+        blocks=(*site_blocks, *(fabric.blocks if fabric else ())),
+        server=server,
+        fabric=fabric,
+    )
+    return _degrade(cluster, degradations) if degradations else cluster
+
+
+def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:
+    if isinstance(spec.node, str):
+        raise ConfigError(Problem("", "node", f"node {spec.node!r} was not looked up"))
+    if isinstance(spec.node.accelerator, str):
+        raise ConfigError(Problem("", "node.accelerator", f"accelerator {spec.node.accelerator!r} was not looked up"))
+    return spec.node, spec.node.accelerator
+
+
+def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[list[Block], Site]:
+    """Adapters behind the vertices of the nodes."""
+    n, m = spec.nodes, server.n_adapters
+    blocks = server.blocks(n, accelerator.kind)
+    adapters = Block("nic", "node{}/nic{}", blocks[-1].end, (n, m))
+    nics = server.node.nics
+    site = Site(
+        n_nodes=n,
+        adapters=m,
+        endpoint=np.arange(adapters.first, adapters.end),
+        rate=server.adapter_rate,
+        line_rate=server.adapter_rate / nics.efficiency,
+        latency=nics.latency,
+        first_vertex=adapters.end,
+        first_link=n * server.links.n,
+        routing=spec.routing,
+    )
+    return [*blocks, adapters], site
+
+
+def _build_fabric(spec: ClusterSpec, site: Site) -> Fabric | None:
+    fabric = spec.fabric
+    if fabric is None:
+        if spec.nodes > 1:
+            raise ConfigError(Problem("", "fabric", f"{spec.nodes} nodes need a network between them", "add a fabric"))
+        return None
+    if site.rate <= 0:
+        raise ConfigError(Problem("", "node.nics", "a fabric needs adapters with a bandwidth above 0"))
+    if isinstance(fabric, SwitchFabric):
+        return build_switch(fabric, site)
+    if isinstance(fabric, FatTreeFabric):
+        return build_fat_tree(fabric, site)
+    raise NotImplementedError
+
+
+def _degrade(cluster: Cluster, degradations: Sequence[Degradation]) -> Cluster:
+    speed, capacity = cluster.speed.copy(), cluster.links.capacity.copy()
+    for degradation in degradations:
+        if degradation.accelerator is not None:
+            speed[cluster.find_accelerator(degradation.accelerator)] *= degradation.factor
+        if degradation.link is not None:
+            capacity[_links_named(cluster, degradation.link)] *= degradation.factor
+    return replace(cluster, speed=speed, links=replace(cluster.links, capacity=capacity))
+
+
+def _links_named(cluster: Cluster, name: str) -> list[int]:
+    """One link "a->b", or both directions "a<->b"."""
+    if "<->" not in name:
+        return [cluster.find_link(name)]
+    a, _, b = name.partition("<->")
+    return [cluster.find_link(f"{a}->{b}"), cluster.find_link(f"{b}->{a}")]

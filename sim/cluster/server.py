@@ -1,0 +1,209 @@
+"""The inside of a node: its links and the paths between its accelerators, as one template.
+
+All nodes of a cluster are equal, so the template is built once and numbered out: link l of node n is
+n * n_links + l. Local vertices are the accelerators, then the node's switch, then its PCIe complex.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.cluster.blocks import Block
+from sim.cluster.cluster import Ints, Links
+from sim.cluster.hops import Hops
+from sim.errors import ConfigError, Problem
+from sim.spec.records import LocalNetwork, Node
+
+# NVLinks between the eight V100 of a DGX-1, doubled where the pair has two: `nvidia-smi topo -m` as
+# printed in "DGX-1 with Tesla V100 System Architecture" (NVIDIA WP-08437), figure 4.
+CUBE_MESH_LINKS = {
+    (0, 1): 1, (0, 2): 1, (0, 3): 2, (0, 4): 2, (1, 2): 2, (1, 3): 1, (1, 5): 2, (2, 3): 2,
+    (2, 6): 1, (3, 7): 1, (4, 5): 1, (4, 6): 1, (4, 7): 2, (5, 6): 2, (5, 7): 1, (6, 7): 2,
+}  # fmt: skip
+CUBE_MESH_PORTS = 6  # NVLinks of one V100
+
+
+@dataclass(frozen=True)
+class Server:
+    """The network inside one node.
+
+    Adapters are as many as rails: where a node has more adapters than accelerators, those of one
+    accelerator are one bundle. `exit` and `entry` are the links between an accelerator and the
+    complex its adapter sits on, -1 where that way is not a bottleneck.
+    """
+
+    node: Node
+    switches: tuple[str, ...]  # kinds of the local vertices behind the accelerators
+    links: Links  # of one node, between local vertices
+    path: Ints  # (accelerators, accelerators, longest path) local links, -1 where shorter
+    exit: Ints  # (accelerators,) local link
+    entry: Ints  # (accelerators,) local link
+    adapter: Ints  # (accelerators,) adapter of each accelerator
+    n_adapters: int
+    adapter_rate: float  # B/s payload of one adapter or bundle, per direction
+
+    @property
+    def n_accelerators(self) -> int:
+        """Accelerators in the node."""
+        return self.node.accelerators
+
+    @property
+    def n_vertices(self) -> int:
+        """Accelerators and switches of the node, without adapters."""
+        return self.n_accelerators + len(self.switches)
+
+    @property
+    def connected(self) -> bool:
+        """Whether accelerators reach one another inside the node."""
+        return self.node.local.kind != "none"
+
+    def vertices(self, n_nodes: int, local: Ints) -> Ints:
+        """Cluster vertices (n_nodes, k) of local vertices (k,) in every node."""
+        nodes = np.arange(n_nodes)[:, None]
+        a = self.n_accelerators
+        return np.where(local < a, nodes * a + local, local * n_nodes + nodes)
+
+    def blocks(self, n_nodes: int, kind: str) -> list[Block]:
+        """Name blocks of the accelerators (of that kind) and local switches of all nodes."""
+        blocks = [Block(kind, f"node{{}}/{kind}{{}}", 0, (n_nodes, self.n_accelerators))]
+        for i, switch in enumerate(self.switches):
+            blocks.append(Block(switch, f"node{{}}/{switch}", (self.n_accelerators + i) * n_nodes, (n_nodes,)))
+        return blocks
+
+    def cluster_links(self, n_nodes: int) -> Links:
+        """The template's links, for all nodes."""
+        links = self.links
+        return Links(
+            np.tile(links.capacity, n_nodes),
+            np.tile(links.latency, n_nodes),
+            self.vertices(n_nodes, links.source).reshape(-1),
+            self.vertices(n_nodes, links.target).reshape(-1),
+        )
+
+    def hops(self, node: Ints, source: Ints, target: Ints) -> Hops:
+        """Paths inside node[i] from its accelerator source[i] to target[i]; empty where they are the same."""
+        local = self.path[source, target]
+        link = np.where(local >= 0, local + node[:, None] * self.links.n, -1)
+        return Hops(link, np.ones(link.shape))
+
+    def attached(self, node: Ints, local_link: Ints) -> Ints:
+        """Cluster links of local links (n,), -1 kept."""
+        return np.where(local_link >= 0, local_link + node * self.links.n, -1)
+
+
+@dataclass(frozen=True)
+class _Cable:
+    source: int
+    target: int
+    capacity: float
+    latency: float
+
+
+def build_server(node: Node) -> Server:
+    """The template of a node record."""
+    local = node.local
+    cables, switches = _local_cables(node)
+    path = _paths(node.accelerators, len(switches), cables)
+    ports = np.full(node.accelerators, -1), np.full(node.accelerators, -1)
+    if local.kind == "pcie":
+        ports = _ports(node.accelerators, 0)
+    elif node.host.pcie_bandwidth > 0:
+        ports = _ports(node.accelerators, len(cables))
+        cables += _star(node.accelerators, node.accelerators + len(switches), node.host.pcie_bandwidth, 0.0)
+        switches = (*switches, "pcie")
+    n_adapters = min(node.nics.count, node.accelerators)
+    return Server(
+        node=node,
+        switches=switches,
+        links=_as_links(cables),
+        path=path,
+        exit=ports[0],
+        entry=ports[1],
+        adapter=np.arange(node.accelerators) * n_adapters // node.accelerators,
+        n_adapters=n_adapters,
+        adapter_rate=node.nics.bandwidth * node.nics.efficiency * max(1.0, node.nics.count / node.accelerators),
+    )
+
+
+def _local_cables(node: Node) -> tuple[list[_Cable], tuple[str, ...]]:
+    local, n = node.local, node.accelerators
+    rate = local.bandwidth * local.efficiency
+    if local.kind == "none" or (n == 1 and local.kind != "switch"):
+        return [], ()
+    if local.bandwidth <= 0:
+        raise ConfigError(Problem("", "node.local.bandwidth", f"a {local.kind} network needs a bandwidth above 0"))
+    if local.kind == "switch":
+        return _star(n, n, rate, local.latency / 2), ("nvswitch",)
+    if local.kind == "pcie":
+        return _star(n, n, rate, local.latency / 2), ("pcie",)
+    return _direct(pair_widths(local, n), rate, local.latency), ()
+
+
+def pair_widths(local: LocalNetwork, n: int) -> dict[tuple[int, int], float]:
+    """Directly joined pairs (i < j) of n accelerators, with the share of an accelerator's rate each gets."""
+    if local.kind == "mesh":
+        return {(i, j): 1 / (n - 1) for i in range(n) for j in range(i + 1, n)}
+    if local.kind == "ring":
+        return {(0, 1): 1.0} if n == 2 else {(min(i, (i + 1) % n), max(i, (i + 1) % n)): 0.5 for i in range(n)}
+    if n != 8:
+        message = f"a hybrid_cube_mesh joins 8 accelerators, not {n}"
+        raise ConfigError(Problem("", "node.accelerators", message, "use mesh, ring or switch"))
+    return {pair: width / CUBE_MESH_PORTS for pair, width in CUBE_MESH_LINKS.items()}
+
+
+def _star(n: int, centre: int, rate: float, latency: float) -> list[_Cable]:
+    """Accelerator to centre, then centre to accelerator: links 0..n-1 and n..2n-1."""
+    up = [_Cable(i, centre, rate, latency) for i in range(n)]
+    return up + [_Cable(centre, i, rate, latency) for i in range(n)]
+
+
+def _ports(n: int, first: int) -> tuple[Ints, Ints]:
+    up = np.arange(first, first + n)
+    return up, up + n
+
+
+def _direct(widths: dict[tuple[int, int], float], rate: float, latency: float) -> list[_Cable]:
+    both = [(*ends, width) for pair, width in sorted(widths.items()) for ends in (pair, pair[::-1])]
+    return [_Cable(i, j, rate * width, latency) for i, j, width in both]
+
+
+def _as_links(cables: Sequence[_Cable]) -> Links:
+    return Links(
+        np.array([cable.capacity for cable in cables], np.float64),
+        np.array([cable.latency for cable in cables], np.float64),
+        np.array([cable.source for cable in cables], np.int64),
+        np.array([cable.target for cable in cables], np.int64),
+    )
+
+
+def _paths(n: int, n_switches: int, cables: Sequence[_Cable]) -> Ints:
+    """Local links of the shortest path of each pair of accelerators, wide links preferred, padded with -1."""
+    found = [[_walk(cables, n + n_switches, i, j) for j in range(n)] for i in range(n)]
+    longest = max((len(path) for row in found for path in row), default=0)
+    table = np.full((n, n, longest), -1, np.int64)
+    for i, row in enumerate(found):
+        for j, path in enumerate(row):
+            table[i, j, : len(path)] = path
+    return table
+
+
+def _walk(cables: Sequence[_Cable], n_vertices: int, source: int, target: int) -> list[int]:
+    """Shortest path by hops as link numbers; [] if there is none or source is target."""
+    came_by: list[int | None] = [None] * n_vertices
+    queue, seen = deque([source]), {source}
+    while queue:
+        here = queue.popleft()
+        leaving = [k for k, cable in enumerate(cables) if cable.source == here and cable.target not in seen]
+        for k in sorted(leaving, key=lambda k: (-cables[k].capacity, k)):
+            came_by[cables[k].target] = k
+            seen.add(cables[k].target)
+            queue.append(cables[k].target)
+    path: list[int] = []
+    while target != source and (link := came_by[target]) is not None:
+        path.insert(0, link)
+        target = cables[link].source
+    return path

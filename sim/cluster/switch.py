@@ -1,0 +1,41 @@
+"""All nodes on one non-blocking switch, or one switch per rail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.cluster.blocks import Block
+from sim.cluster.cluster import Ints, Links
+from sim.cluster.fabric import Site, adapter_links
+from sim.cluster.hops import Hops, chain, hop
+from sim.spec.records import SwitchFabric
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One switch, or one per rail; the adapters' links are the only capacities."""
+
+    site: Site
+    blocks: tuple[Block, ...]
+    links: Links
+    rails_joined: bool
+
+    def hops(self, source: Ints, target: Ints, key: Ints) -> Hops:
+        """Up to the switch and down again."""
+        first = self.site.first_link
+        return chain([hop(first + source), hop(first + self.site.n + target)])
+
+    def bisection(self) -> float:
+        """Half of the nodes send at full rate."""
+        return float(self.links.capacity[: self.site.n].sum()) / 2
+
+
+def build_switch(fabric: SwitchFabric, site: Site) -> Switch:
+    """One switch for all adapters, or a switch for each rail."""
+    n_switches = site.adapters if fabric.rail_optimized else 1
+    block = Block("switch", "switch{}", site.first_vertex, (n_switches,))
+    rail = np.arange(site.n) % n_switches
+    links = adapter_links(site, site.first_vertex + rail, fabric.link)
+    return Switch(site, (block,), links, rails_joined=n_switches == 1)
