@@ -8,7 +8,7 @@ local port (g-1)/g. Trees and in-network reduction load the same ports with othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,10 @@ class FlowSet:
         """Number of flows."""
         return len(self.members)
 
+    def on_links(self, number: Ints) -> FlowSet:
+        """The same flows with links renumbered: link l becomes number[l]."""
+        return replace(self, link=number[self.link])
+
 
 def send_flows(kind: str, grid: RankGrid, cluster: Cluster, sender: Ints, receiver: Ints, key: int) -> FlowSet:
     """One flow from each rank of `sender` to its partner in `receiver`."""
@@ -76,7 +80,7 @@ def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> tu
     parts: list[tuple[Ints, Ints, Ints, Floats]] = []
     for width in np.unique(per_node):
         rows = np.flatnonzero((per_node == width) & (n_nodes * width == size))
-        even = np.all(node[rows].reshape(len(rows), -1, width).ptp(axis=2) == 0, axis=1) if len(rows) else rows
+        even = np.all(np.ptp(node[rows].reshape(len(rows), -1, width), axis=2) == 0, axis=1) if len(rows) else rows
         rows = rows[even] if len(rows) else rows
         regular[rows] = True
         if len(rows):

@@ -48,6 +48,11 @@ class Partition:
         return first_of_class(self.rank)
 
 
+def flow_label(flow_set: FlowSet) -> Floats:
+    """What tells flows of one kind apart besides their links, (n,): latency and servers spanned."""
+    return flow_set.latency + flow_set.nodes
+
+
 def first_of_class(classes: Ints) -> Ints:
     """Index of the first member of each class, in class order."""
     return np.unique(classes, return_index=True)[1]
@@ -66,7 +71,7 @@ def refine(structure: Structure) -> Partition:
     """The coarsest partition that is stable under refinement, proved equitable."""
     rank = _mix(structure.rank_label.astype(np.uint64))
     link = _mix(structure.capacity.view(np.uint64))
-    flows = [np.full(s.n, _seed(i), dtype=np.uint64) for i, s in enumerate(structure.flows)]
+    flows = [flow_label(s).view(np.uint64) + _seed(i) for i, s in enumerate(structure.flows)]
     incidence = [_Incidence(s, len(structure.capacity), i) for i, s in enumerate(structure.flows)]
     count = -1
     while (new := _count(rank, link, flows)) != count:
@@ -165,6 +170,8 @@ def check_equitable(structure: Structure, partition: Partition) -> None:
     for flow_set, classes in zip(structure.flows, partition.flow, strict=True):
         owner = np.repeat(np.arange(flow_set.n), np.diff(flow_set.start))
         weight = flow_set.coefficient
+        base = int(classes.min(initial=0))
+        _check_constant(flow_label(flow_set), classes - base, "latency or span of a flow")
         _check_sums(owner, flow_set.n, classes, partition.link[flow_set.link], weight, "links of flows")
         _check_sums(flow_set.link, n_links, partition.link, classes[owner], weight, "flows on links")
         width = flow_set.members.shape[1]

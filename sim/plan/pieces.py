@@ -1,0 +1,117 @@
+"""The model cut into chunks, and chunks into segments whose gradients or weights travel together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.plan.schedule import layers_per_chunk
+from sim.spec.records import Parallelism, Software, Training, Transformer
+from sim.workload.operation import Block, Operation, Shard
+from sim.workload.parameters import rank_parameters
+from sim.workload.transformer import embedding_block, head_block, layer_block
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`count` equal blocks in a row."""
+
+    block: Block
+    count: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Pieces in forward order whose parameters (of one rank) are reduced or gathered as one."""
+
+    pieces: tuple[Piece, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one rank of a stage does with one microbatch: `number` counts chunks in model order."""
+
+    number: int
+    stage: int
+    virtual: int
+    layers: int
+    segments: tuple[Segment, ...]
+
+
+def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
+    """What one rank holds, as the workload layer wants it."""
+    return Shard(
+        tensor=parallelism.tensor,
+        context=parallelism.context,
+        expert=parallelism.expert,
+        sequence_parallel=parallelism.sequence_parallel,
+        microbatch=training.microbatch,
+        sequence_length=training.sequence_length,
+        precision=training.precision,
+        recompute=training.recompute,
+        tensor_overlap=software.tensor_overlap,
+        fused_kernels=software.fused_kernels,
+    )
+
+
+def build_chunks(
+    model: Transformer, shard: Shard, software: Software, parallelism: Parallelism
+) -> tuple[tuple[Chunk, ...], ...]:
+    """Chunks by stage and virtual stage. Chunk c of the model is virtual stage c // stages of stage c % stages."""
+    stages, virtual = parallelism.pipeline, parallelism.virtual_stages
+    sizes = layers_per_chunk(model.layers, stages, virtual)
+    blocks = {
+        "embedding": embedding_block(model, shard, gradient_bytes=software.gradient_bytes),
+        "layer": layer_block(model, shard, gradient_bytes=software.gradient_bytes),
+        "head": head_block(model, shard, gradient_bytes=software.gradient_bytes),
+    }
+    bucket = _layers_per_segment(model, shard, software, parallelism)
+    chunks = [
+        Chunk(
+            number,
+            number % stages,
+            number // stages,
+            layers,
+            _segments(model, shard, blocks, layers, bucket, first=number == 0, last=number == len(sizes) - 1),
+        )
+        for number, layers in enumerate(sizes)
+    ]
+    return tuple(tuple(chunks[stage::stages]) for stage in range(stages))
+
+
+def _layers_per_segment(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> int:
+    """Layers in one bucket of gradients; one under ZeRO-3, which wraps each layer."""
+    if parallelism.zero_stage == 3 or software.gradient_bucket == 0:
+        return 1
+    layer = rank_parameters(model, shard.tensor, 1, first=False, last=False) * software.gradient_comm_bytes
+    return max(1, round(software.gradient_bucket / layer))
+
+
+def _segments(
+    model: Transformer, shard: Shard, blocks: dict[str, Block], layers: int, bucket: int, *, first: bool, last: bool
+) -> tuple[Segment, ...]:
+    """Layers in buckets; the embedding joins the first bucket, the head the last."""
+    counts = [min(bucket, layers - done) for done in range(0, layers, bucket)] or [0]
+    segments = []
+    for number, count in enumerate(counts):
+        opens, closes = first and number == 0, last and number == len(counts) - 1
+        pieces = (
+            *((Piece(blocks["embedding"], 1),) if opens else ()),
+            *((Piece(blocks["layer"], count),) if count else ()),
+            *((Piece(blocks["head"], 1),) if closes else ()),
+        )
+        parameters = rank_parameters(
+            model, shard.tensor, count, first=opens, last=closes, sequence_length=shard.sequence_length
+        )
+        segments.append(Segment(pieces, parameters))
+    return tuple(segments)
+
+
+def forward_work(segment: Segment) -> list[tuple[tuple[Operation, ...], int]]:
+    """Operations of a forward pass with their repeat counts, in order."""
+    return [(piece.block.forward, piece.count) for piece in segment.pieces]
+
+
+def backward_work(segment: Segment) -> list[tuple[tuple[Operation, ...], int]]:
+    """Operations of a backward pass, recomputation first, with their repeat counts, in order."""
+    return [(piece.block.recompute + piece.block.backward, piece.count) for piece in reversed(segment.pieces)]

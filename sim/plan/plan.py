@@ -1,0 +1,142 @@
+"""Who does what in which order: the value that crosses from the plan to the engine. No time in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cluster.cluster import Cluster
+from sim.plan.flows import FlowSet, collective_flows, send_flows
+from sim.plan.fold import Partition, Structure, identity_partition, refine
+from sim.plan.grid import RankGrid, build_grid
+from sim.plan.pieces import Chunk, build_chunks, shard_of
+from sim.plan.schedule import Pass, stage_order
+from sim.spec.records import Experiment, Software, Transformer
+from sim.workload.operation import Shard
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A placed, scheduled and folded job.
+
+    chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of
+    each kind of group in structure.flows ("tensor", "context", "gradient", "replica", "forward",
+    "backward", "embedding"). links: (n,) cluster link behind each link of the structure.
+    """
+
+    experiment: Experiment
+    cluster: Cluster
+    model: Transformer
+    software: Software
+    shard: Shard
+    grid: RankGrid
+    microbatches: int
+    chunks: tuple[tuple[Chunk, ...], ...]
+    orders: tuple[list[Pass], ...]
+    structure: Structure
+    flow_sets: dict[str, int]
+    links: Ints
+    partition: Partition
+
+    def stage_of(self, rank: int) -> int:
+        """Pipeline stage of a rank."""
+        return int(self.grid.coordinate["pipeline"][rank])
+
+    def class_of(self, kind: str, rank: int, column: int | None = None) -> int:
+        """Flow class of the group of `kind` that `rank` is in (as `column` of an ordered set); -1 if none."""
+        if kind not in self.flow_sets:
+            return -1
+        number = self.flow_sets[kind]
+        members = self.structure.flows[number].members
+        hit = np.flatnonzero((members == rank).any(axis=1) if column is None else members[:, column] == rank)
+        return int(self.partition.flow[number][hit[0]]) if hit.size else -1
+
+
+def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
+    """Place ranks, load links, fold. `experiment` is resolved and checked; `data` is its replicas."""
+    model, software = experiment.workload, experiment.software
+    assert isinstance(model, Transformer) and isinstance(software, Software)
+    parallelism, training = experiment.parallelism, experiment.training
+    grid = build_grid(parallelism, data, cluster, experiment.seed)
+    microbatches = training.global_batch // (data * training.microbatch)
+    flows = job_flows(experiment, model, grid, cluster)
+    structure, links = build_structure(grid, cluster, list(flows.values()))
+    folded = experiment.simulation.fold == "auto"
+    stages, virtual = parallelism.pipeline, parallelism.virtual_stages
+    shard = shard_of(parallelism, training, software)
+    return Plan(
+        experiment=experiment,
+        cluster=cluster,
+        model=model,
+        software=software,
+        shard=shard,
+        grid=grid,
+        microbatches=microbatches,
+        chunks=build_chunks(model, shard, software, parallelism),
+        orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, microbatches) for s in range(stages)),
+        structure=structure,
+        flow_sets={kind: number for number, kind in enumerate(flows)},
+        links=links,
+        partition=refine(structure) if folded else identity_partition(structure),
+    )
+
+
+def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> dict[str, FlowSet]:
+    """Every group of the job that communicates, by kind."""
+    parallelism = experiment.parallelism
+    groups: dict[str, Ints] = {
+        "tensor": grid.groups("tensor"),
+        "context": grid.groups("context"),
+        **_gradient_groups(grid, parallelism.shard_group),
+    }
+    flows = {
+        kind: collective_flows(kind, grid, cluster, ranks, key)
+        for key, (kind, ranks) in enumerate(groups.items())
+        if ranks.shape[1] > 1
+    }
+    if parallelism.pipeline > 1:
+        flows |= _stage_flows(grid, cluster, wrap=parallelism.virtual_stages > 1)
+        if model.tied_embeddings:
+            ends = grid.groups("pipeline")[:, [0, -1]]
+            flows["embedding"] = collective_flows("embedding", grid, cluster, ends, 12)
+    return flows
+
+
+def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
+    """Ranks that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
+    ranks = grid.groups("context", "data")
+    if shard_group is None or shard_group >= ranks.shape[1]:
+        return {"gradient": ranks}
+    split = ranks.reshape(len(ranks), -1, shard_group)
+    return {
+        "gradient": split.reshape(-1, shard_group),
+        "replica": split.transpose(0, 2, 1).reshape(-1, split.shape[1]),
+    }
+
+
+def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> dict[str, FlowSet]:
+    """Sends between neighbouring stages, both directions; round the end too if chunks interleave."""
+    stage = grid.coordinate["pipeline"]
+    sender = np.arange(grid.n_ranks) if wrap else np.flatnonzero(stage < grid.size["pipeline"] - 1)
+    receiver = grid.shifted("pipeline", 1)[sender]
+    return {
+        "forward": send_flows("forward", grid, cluster, sender, receiver, 10),
+        "backward": send_flows("backward", grid, cluster, receiver, sender, 11),
+    }
+
+
+def build_structure(grid: RankGrid, cluster: Cluster, flows: list[FlowSet]) -> tuple[Structure, Ints]:
+    """Flows over the links they use, renumbered from 0; what tells ranks apart."""
+    used = np.zeros(cluster.links.n, dtype=bool)
+    for flow_set in flows:
+        used[flow_set.link] = True
+    links = np.flatnonzero(used)
+    number = np.cumsum(used) - 1
+    renamed = tuple(flow_set.on_links(number) for flow_set in flows)
+    speeds, speed = np.unique(cluster.speed[grid.accelerator], return_inverse=True)
+    label = grid.coordinate["pipeline"] * len(speeds) + speed
+    return Structure(label, cluster.links.capacity[links], renamed), links

@@ -1,0 +1,65 @@
+"""Pipeline schedules as plain lists: which stage does which pass of which microbatch, in order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Pass(NamedTuple):
+    """One forward or backward pass of a microbatch through one model chunk of a stage."""
+
+    backward: bool
+    chunk: int  # virtual stage, 0 .. virtual_stages-1
+    microbatch: int
+
+
+def stage_order(schedule: str, stages: int, virtual: int, stage: int, microbatches: int) -> list[Pass]:
+    """Passes of `stage` in order.
+
+    gpipe: all forward, then all backward (Huang 2019). 1f1b: PipeDream-flush (Narayanan 2021,
+    sec. 2.2.1). With virtual > 1 the interleaved form (sec. 2.2.2), which takes microbatches in
+    groups of `stages` through each chunk in turn.
+    """
+    forward = [_pass(False, k, stages, virtual) for k in range(microbatches * virtual)]
+    backward = [_pass(True, k, stages, virtual) for k in range(microbatches * virtual)]
+    ahead = _warmup(schedule, stages, virtual, stage, microbatches)
+    steady = [each for pair in zip(forward[ahead:], backward, strict=False) for each in pair]
+    return forward[:ahead] + steady + backward[len(forward) - ahead :]
+
+
+def _pass(backward: bool, k: int, stages: int, virtual: int) -> Pass:
+    """The k-th forward (or backward) pass of a stage."""
+    if virtual == 1:
+        return Pass(backward, 0, k)
+    chunk = k // stages % virtual
+    microbatch = k // (stages * virtual) * stages + k % stages
+    return Pass(backward, virtual - 1 - chunk if backward else chunk, microbatch)
+
+
+def _warmup(schedule: str, stages: int, virtual: int, stage: int, microbatches: int) -> int:
+    """Forward passes before the first backward pass."""
+    everything = microbatches * virtual
+    if schedule == "gpipe":
+        return everything
+    if virtual == 1:
+        return min(everything, stages - stage - 1)
+    if microbatches == stages:
+        return everything
+    return min(everything, 2 * (stages - stage - 1) + (virtual - 1) * stages)
+
+
+def period(stages: int, virtual: int) -> tuple[int, int]:
+    """Instructions of a stage per period of its steady state, and microbatches per period."""
+    return (2, 1) if virtual == 1 else (2 * stages * virtual, stages)
+
+
+def layers_per_chunk(layers: int, stages: int, virtual: int) -> list[int]:
+    """Layers of each of the stages*virtual model chunks, in model order.
+
+    What does not divide goes to the middle: the ends also hold embedding and head (Llama Team
+    2024, sec. 3.3.2).
+    """
+    chunks = stages * virtual
+    base, extra = divmod(layers, chunks)
+    first = (chunks - extra) // 2
+    return [base + (first <= chunk < first + extra) for chunk in range(chunks)]
