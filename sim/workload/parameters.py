@@ -96,7 +96,7 @@ def rank_parameters(
 def model_flops_per_token(model: Transformer, sequence_length: int) -> float:
     """Forward and backward without recomputation, full attention [FLOP].
 
-    For GPT: 72 s l h^2 (1 + s/6h + V/12lh) per sequence of s tokens (Korthikanti 2022, equation 8).
+    For GPT: 72 s l h^2 (1 + s/6h + V/12lh) per sequence of s tokens (Korthikanti 2022, appendix A).
     """
     return 3.0 * (model.layers * layer_flops_per_token(model, sequence_length) + _head_flops(model))
 
