@@ -23,8 +23,10 @@ class Action:
     """Compute for `duration`, or wait `latency` and move `size` bytes as flow class `flow`.
 
     duration and latency in s, size in B. rank: rank class whose processor is busy (-1: none).
-    steals: rank classes whose computation slows down while the transfer runs. label and detail
-    name it in traces; `category` is the breakdown field it counts under.
+    steals: rank classes whose computation slows down while the transfer runs. `category` is the
+    breakdown field it counts under. A computation may stand for a chain of operations: `parts` are
+    its exposed seconds by category, `comm` the seconds of its collectives, hidden or not, and
+    `carried` the bytes they move by flow class.
     """
 
     label: str
@@ -35,6 +37,10 @@ class Action:
     size: float = 0.0
     latency: float = 0.0
     steals: tuple[int, ...] = ()
+    parts: tuple[tuple[str, float], ...] = ()
+    comm: float = 0.0
+    carried: tuple[tuple[int, float], ...] = ()
+    operations: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,184 @@
+"""Rank classes with their hardware: what an operation costs them, and which flows they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.chains import Alone, Timed, Work, run_alone
+from sim.engine.collectives import Cost, Group, collective_cost, send_cost
+from sim.engine.compute import operation_time
+from sim.engine.network import FlowTable
+from sim.plan.flows import FlowSet
+from sim.plan.fold import first_of_class
+from sim.plan.plan import Plan
+from sim.workload.operation import Operation
+
+Ints = NDArray[np.int64]
+CATEGORY = {"tensor": "tensor_comm", "context": "context_comm", "expert": "expert_comm"}
+GROUP_KINDS = ("tensor", "context", "gradient", "replica", "embedding")
+
+
+@dataclass(frozen=True)
+class FlowClass:
+    """A class of equal flows: its kind of group, its communicator, and the rank classes in it."""
+
+    kind: str
+    group: Group
+    members: tuple[int, ...]  # rank classes, sorted
+    sender: int = -1  # rank classes of a send
+    receiver: int = -1
+
+
+@dataclass
+class RankClass:
+    """Equal ranks, of which one is simulated."""
+
+    number: int
+    representative: int
+    stage: int
+    count: int
+    speed: float  # relative to a healthy accelerator
+    flows: dict[str, int]  # kind of group -> flow class, where there is one
+    timed: dict[tuple[Operation, ...], list[Timed]] = field(default_factory=dict)
+    alone: dict[tuple[Operation, ...], Alone] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The folded job with its costs: rank classes, flow classes, and the table the network needs."""
+
+    plan: Plan
+    ranks: tuple[RankClass, ...]
+    flows: tuple[FlowClass, ...]
+    table: FlowTable
+    private: tuple[bool, ...]  # flow class shares its links with no other
+
+    def timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
+        """A block pass with times; a host that issues too slowly adds what it lags behind."""
+        if operations not in rank.timed:
+            timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
+            lag = self._host_lag(operations, timed)
+            if lag > 0:
+                timed.append(Timed("host issue", "other", lag))
+            rank.timed[operations] = timed
+        return rank.timed[operations]
+
+    def alone(self, rank: RankClass, work: Work) -> Alone:
+        """A chain of block passes run with nothing beside it."""
+        total = Alone()
+        for operations, count in work:
+            if operations not in rank.alone:
+                slowdown = self.plan.software.overlap_slowdown
+                rank.alone[operations] = run_alone(self.timed(rank, operations), slowdown)
+            total.add(rank.alone[operations], count)
+        return total
+
+    def _time(self, rank: RankClass, operation: Operation, left: int) -> Timed:
+        if operation.kind != "collective":
+            seconds = operation_time(operation, self.plan.cluster.accelerator) / rank.speed
+            return Timed(operation.name, "compute", seconds)
+        kind = operation.group or ""
+        flow = rank.flows.get(kind, -1)
+        if flow < 0:
+            return Timed(operation.name, "compute", 0.0)
+        cost = self.cost(flow, operation.collective or "", operation.message)
+        seconds = cost.latency + cost.size / self.flows[flow].group.rate
+        hidden_by = min(operation.hidden_by, left)
+        return Timed(operation.name, CATEGORY[kind], seconds, kind, cost.latency, cost.size, hidden_by)
+
+    def cost(self, flow: int, kind: str, message: float) -> Cost:
+        """Start-up and bytes of a collective (or a send) on flow class `flow`."""
+        each = self.flows[flow]
+        if each.sender >= 0:
+            return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
+        return collective_cost(kind, message, each.group, self.plan.cluster.node)
+
+    def _host_lag(self, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
+        """What eager issue adds: kernels times issue cost, less what the device needs anyway."""
+        issue = self.plan.software.host_issue
+        if issue == 0:
+            return 0.0
+        kernels = sum(operation.kernels for operation in operations)
+        return kernels * issue - run_alone(timed, self.plan.software.overlap_slowdown).seconds
+
+
+def build_job(plan: Plan) -> Job:
+    """Representatives of the folded plan, with what they need to know about the network."""
+    table = flow_table(plan)
+    rank_of = plan.partition.rank
+    columns = _flow_columns(plan)
+    speed = plan.cluster.speed[plan.grid.accelerator]
+    counts = np.bincount(rank_of)
+    ranks = tuple(
+        RankClass(
+            number,
+            int(rank),
+            plan.stage_of(int(rank)),
+            int(counts[number]),
+            float(speed[rank]),
+            {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0},
+        )
+        for number, rank in enumerate(plan.partition.representatives())
+    )
+    conflicts = table.conflicts()
+    private = tuple(met <= {number} for number, met in enumerate(conflicts))
+    return Job(plan, ranks, tuple(_flow_classes(plan, table, ranks)), table, private)
+
+
+def _flow_columns(plan: Plan) -> dict[str, Ints]:
+    """Flow class of each rank by the role it plays, (n_ranks,) each."""
+    columns = {kind: plan.flow_classes(kind) for kind in GROUP_KINDS if kind in plan.flow_sets}
+    for kind in ("forward", "backward"):
+        if kind in plan.flow_sets:
+            columns[f"{kind} out"] = plan.flow_classes(kind, 0)
+            columns[f"{kind} in"] = plan.flow_classes(kind, 1)
+    return columns
+
+
+def _flow_classes(plan: Plan, table: FlowTable, ranks: tuple[RankClass, ...]) -> list[FlowClass]:
+    rates = table.solo_rates()
+    rank_of = plan.partition.rank
+    classes = []
+    for kind, number in plan.flow_sets.items():
+        flow_set, flow_of = plan.structure.flows[number], plan.partition.flow[number]
+        for first in first_of_class(flow_of):
+            group = Group(
+                flow_set.members.shape[1],
+                int(flow_set.nodes[first]),
+                float(flow_set.latency[first]),
+                float(rates[flow_of[first]]),
+            )
+            members = rank_of[flow_set.members[first]]
+            ends = (int(members[0]), int(members[1])) if flow_set.ordered else (-1, -1)
+            classes.append(FlowClass(kind, group, tuple(sorted(set(members.tolist()))), *ends))
+    return classes
+
+
+def flow_table(plan: Plan) -> FlowTable:
+    """The quotient: what all flows of a class put on one link of a class."""
+    partition, structure = plan.partition, plan.structure
+    examples = first_of_class(partition.link)
+    is_example = np.zeros(len(structure.capacity), dtype=bool)
+    is_example[examples] = True
+    n_links, n_flows = len(examples), 1 + max((int(f.max()) for f in partition.flow), default=-1)
+    keys, weights = [], []
+    for flow_set, flow_of in zip(structure.flows, partition.flow, strict=True):
+        owner = np.repeat(flow_of, np.diff(flow_set.start))
+        chosen = is_example[flow_set.link]
+        keys.append(owner[chosen] * n_links + partition.link[flow_set.link[chosen]])
+        weights.append(flow_set.coefficient[chosen])
+    key, inverse = np.unique(np.concatenate([*keys, np.zeros(0, dtype=np.int64)]), return_inverse=True)
+    coefficient = np.bincount(inverse, np.concatenate([*weights, np.zeros(0)]), len(key))
+    count = np.bincount(partition.link, minlength=n_links)
+    return FlowTable(
+        n_flows,
+        key // max(n_links, 1),
+        key % max(n_links, 1),
+        coefficient,
+        structure.capacity[examples],
+        count,
+        plan.links[examples] if n_links else examples,
+    )
