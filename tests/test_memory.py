@@ -1,0 +1,231 @@
+"""Memory by part against Korthikanti 2022 (arXiv 2205.05198), and its orders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workload_samples import GPT, LLAMA, SHARD, Recompute, with_
+
+from sim.spec.records import Parallelism, Software, Training, Transformer
+from sim.workload.activations import layer_activation_bytes, stage_message_bytes
+from sim.workload.inflight import end_chunks_in_flight, microbatches_in_flight
+from sim.workload.memory import optimizer_state_bytes, stage_memory
+from sim.workload.operation import Shard
+from sim.workload.parameters import rank_parameters
+
+GIB = 2.0**30
+STATE = ("weights", "gradients", "optimizer")
+
+# Figure 1 and Table 3: layers, hidden, heads, pipeline, virtual stages, microbatch; GiB of
+# parameters and optimizer, of activations without recomputation, with SP and selective.
+FIGURE_1 = {
+    "22B": (48, 6144, 64, 1, 1, 4, 45.56, 59.25, 9.56),
+    "175B": (96, 12288, 96, 8, 3, 1, 45.56, 66.84, 12.35),
+    "530B": (105, 20480, 128, 35, 3, 1, 31.64, 114.02, 23.08),
+    "1T": (128, 25600, 160, 64, 1, 1, 32.96, 131.25, 26.56),
+}
+
+
+def memory(
+    model: Transformer,
+    shard: Shard,
+    plan: Parallelism,
+    stage: int = 0,
+    microbatches: int = 512,
+    software: Software | None = None,
+) -> dict[str, float]:
+    data = plan.data or 1
+    training = Training.model_validate(
+        {
+            "global_batch": microbatches * shard.microbatch * data,
+            "microbatch": shard.microbatch,
+            "sequence_length": shard.sequence_length,
+            "precision": shard.precision,
+        }
+    )
+    in_flight = microbatches_in_flight(plan.schedule, plan.pipeline, plan.virtual_stages, stage, microbatches)
+    layers = model.layers // plan.pipeline
+    stack = software or Software(name="stack", gradient_bytes=4)
+    return stage_memory(model, shard, training, plan, stack, stage, layers, in_flight)
+
+
+def figure_1(name: str) -> tuple[Transformer, Shard, Parallelism]:
+    layers, hidden, heads, pipeline, virtual, microbatch, *_ = FIGURE_1[name]
+    model = with_(GPT, layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden)
+    plan = Parallelism(tensor=8, pipeline=pipeline, virtual_stages=virtual, data=1)
+    return model, replace(SHARD, microbatch=microbatch), plan
+
+
+@pytest.mark.parametrize("name", FIGURE_1)
+def test_activations_without_recomputation_match_figure_1(name: str) -> None:
+    model, shard, plan = figure_1(name)
+    assert memory(model, shard, plan)["activations"] / GIB == pytest.approx(FIGURE_1[name][7], rel=0.005)
+
+
+@pytest.mark.parametrize("name", FIGURE_1)
+def test_activations_with_sequence_parallelism_and_selective_match_figure_1(name: str) -> None:
+    model, shard, plan = figure_1(name)
+    shard = replace(shard, sequence_parallel=True, recompute="selective")
+    assert memory(model, shard, plan)["activations"] / GIB == pytest.approx(FIGURE_1[name][8], rel=0.005)
+
+
+@pytest.mark.parametrize("name", FIGURE_1)
+def test_parameters_and_optimizer_match_figure_1(name: str) -> None:
+    """The figure counts 12 h^2 per layer, so the stage is taken without embedding and head."""
+    model, _, plan = figure_1(name)
+    layers = rank_parameters(model, 8, model.layers // plan.pipeline, first=False, last=False)
+    assert 18 * layers / GIB == pytest.approx(FIGURE_1[name][6], rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["175B", "530B", "1T"])
+def test_a_middle_stage_holds_18_bytes_per_parameter(name: str) -> None:
+    model, shard, plan = figure_1(name)
+    parts = memory(model, shard, plan, stage=1)
+    assert sum(parts[part] for part in STATE) / GIB == pytest.approx(FIGURE_1[name][6], rel=0.005)
+
+
+# Table 2 of the paper: bytes of one layer over s b h, for t = 8.
+@pytest.mark.parametrize(
+    ("sequence_parallel", "recompute", "expected"),
+    [
+        (False, "none", 10 + 24 / 8 + 5 * 96 * 2048 / 12288 / 8),
+        (True, "none", (34 + 5 * 96 * 2048 / 12288) / 8),
+        (False, "selective", 10 + 24 / 8),
+        (True, "selective", 34 / 8),
+        (False, "full", 2.0),
+    ],
+)
+def test_layer_activations_are_table_2(sequence_parallel: bool, recompute: Recompute, expected: float) -> None:
+    shard = replace(SHARD, sequence_parallel=sequence_parallel, recompute=recompute)
+    elements = 2 * 2048 * 12288
+    assert layer_activation_bytes(GPT, shard) / elements == pytest.approx(expected, rel=1e-12)
+
+
+def test_flash_attention_drops_the_score_term() -> None:
+    flash = layer_activation_bytes(with_(GPT, attention="flash"), SHARD)
+    selective = layer_activation_bytes(GPT, replace(SHARD, recompute="selective"))
+    assert flash == pytest.approx(selective, rel=1e-3)
+
+
+def test_a_llama_layer_keeps_grouped_keys_and_a_gate() -> None:
+    """Per token: 8 h of norms, then 2 B of q, k, v, output and three feed-forward columns."""
+    h, kv, ffn = 4096, 8 * 128, 14336
+    expected = 8 * h + 2 * (2 * h + 2 * kv + 3 * ffn) + 4 * 32
+    shard = Shard(sequence_length=8192)
+    assert layer_activation_bytes(LLAMA, shard) == 8192 * expected
+
+
+@pytest.mark.parametrize("context", [2, 4, 8])
+def test_context_parallelism_divides_activations(context: int) -> None:
+    whole, part = (layer_activation_bytes(GPT, replace(SHARD, context=n)) for n in (1, context))
+    assert whole == context * part
+
+
+def test_messages_between_stages_are_the_hidden_state() -> None:
+    assert stage_message_bytes(GPT, SHARD) == 2 * 2 * 2048 * 12288
+    assert stage_message_bytes(GPT, replace(SHARD, context=2)) == 2 * 2048 * 12288
+    assert stage_message_bytes(GPT, replace(SHARD, sequence_parallel=True)) == 2 * 2 * 2048 * 12288 / 8
+
+
+# --- microbatches in flight -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "pipeline", "virtual", "stage", "microbatches", "expected"),
+    [
+        ("gpipe", 4, 1, 0, 16, 16),
+        ("1f1b", 4, 1, 0, 16, 4),
+        ("1f1b", 4, 1, 3, 16, 1),
+        ("1f1b", 4, 1, 0, 2, 2),
+        ("1f1b", 8, 3, 0, 64, 8 * 3 + 7),
+        ("1f1b", 8, 3, 7, 64, 17),
+        ("1f1b", 8, 3, 0, 8, 24),
+    ],
+)
+def test_known_depths(schedule: str, pipeline: int, virtual: int, stage: int, microbatches: int, expected: int) -> None:
+    assert microbatches_in_flight(schedule, pipeline, virtual, stage, microbatches) == expected
+
+
+@given(st.integers(1, 16), st.integers(1, 4), st.integers(1, 8), st.data())
+def test_depth_is_within_what_there_is_and_falls_downstream(
+    pipeline: int, virtual: int, rounds: int, data: st.DataObject
+) -> None:
+    stage = data.draw(st.integers(0, pipeline - 1))
+    microbatches = pipeline * rounds
+    depth = microbatches_in_flight("1f1b", pipeline, virtual, stage, microbatches)
+    assert 1 <= depth <= microbatches * virtual
+    assert depth >= microbatches_in_flight("1f1b", pipeline, virtual, pipeline - 1, microbatches)
+    assert 1 <= end_chunks_in_flight(depth, pipeline, virtual) <= depth
+
+
+# --- orders -----------------------------------------------------------------------------------
+
+
+def test_more_recomputation_keeps_less() -> None:
+    kept = [layer_activation_bytes(GPT, replace(SHARD, recompute=how)) for how in get_args(Recompute)]
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_each_zero_stage_shards_one_part_more() -> None:
+    plans = [Parallelism.model_validate({"tensor": 8, "pipeline": 8, "data": 16, "zero_stage": n}) for n in range(4)]
+    parts = [memory(GPT, SHARD, plan, 1) for plan in plans]
+    for zero, part in ((1, "optimizer"), (2, "gradients"), (3, "weights")):
+        assert [stage[part] for stage in parts[:zero]] == [parts[0][part]] * zero
+        assert parts[zero][part] == pytest.approx(parts[0][part] / 16)
+
+
+def test_shard_group_limits_the_sharding() -> None:
+    plan = Parallelism(tensor=8, pipeline=8, data=64, zero_stage=1, shard_group=8)
+    parts = memory(GPT, SHARD, plan, 1)
+    assert parts["optimizer"] / parts["weights"] == pytest.approx(12 / 2 / 8)
+
+
+def test_zero_3_gathers_two_layers_when_it_prefetches() -> None:
+    plan = Parallelism(tensor=8, pipeline=8, data=16, zero_stage=3)
+    ahead, plain = (
+        memory(GPT, SHARD, plan, 1, software=Software(name="stack", parameter_prefetch=flag))["temporary"]
+        for flag in (True, False)
+    )
+    layer = rank_parameters(GPT, 8, 1, first=False, last=False)
+    assert ahead - plain == pytest.approx(2 * layer)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "fp8"])
+def test_state_is_16_or_18_bytes_per_parameter(precision: str) -> None:
+    shard = replace(SHARD, precision=precision)
+    parts = memory(GPT, shard, Parallelism(tensor=8, pipeline=8, data=1), 1)
+    parameters = rank_parameters(GPT, 8, 12, first=False, last=False)
+    assert sum(parts[part] for part in STATE) == (16 if precision in ("fp32", "tf32") else 18) * parameters
+    assert optimizer_state_bytes(precision) in (8, 12)
+
+
+def test_the_last_stage_keeps_logits_and_the_first_a_mask() -> None:
+    plan = Parallelism(tensor=8, pipeline=8, data=1)
+    first, middle, last = (memory(GPT, SHARD, plan, stage) for stage in (0, 3, 7))
+    assert first["ends"] == 8 * 2 * 2048 * 12288
+    assert middle["ends"] == 0
+    assert last["ends"] == pytest.approx(2 * 2048 * (4 * 12288 + 4 * 51200 / 8))
+
+
+@given(
+    tensor=st.sampled_from([1, 2, 4]),
+    microbatch=st.integers(1, 4),
+    microbatches=st.integers(1, 16),
+    model=st.sampled_from([GPT, LLAMA]),
+)
+def test_memory_grows_with_the_batch_and_falls_with_tensor_ranks(
+    tensor: int, microbatch: int, microbatches: int, model: Transformer
+) -> None:
+    def total(tensor: int, microbatch: int, microbatches: int) -> float:
+        shard = Shard(tensor=tensor, microbatch=microbatch)
+        plan = Parallelism(tensor=tensor, pipeline=4, data=1)
+        return sum(memory(model, shard, plan, microbatches=microbatches).values())
+
+    here = total(tensor, microbatch, microbatches)
+    assert here <= total(tensor, microbatch + 1, microbatches)
+    assert here <= total(tensor, microbatch, microbatches + 1)
+    assert here > total(2 * tensor, microbatch, microbatches)

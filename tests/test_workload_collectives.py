@@ -1,0 +1,130 @@
+"""Collectives inside a layer: bytes, groups, and what runs beside what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from workload_samples import (
+    BLOCKS,
+    GPT,
+    LLAMA,
+    SHARD,
+    Build,
+    collectives,
+    everything,
+    flops,
+    named,
+    wire_bytes,
+)
+
+from sim.workload.operation import Operation, Shard
+from sim.workload.transformer import embedding_block, head_block, layer_block
+
+HIDDEN_BYTES = 2 * 2 * 2048 * 12288
+SPLIT = replace(SHARD, sequence_parallel=True)
+
+
+def kinds(operations: tuple[Operation, ...]) -> list[str]:
+    return [str(operation.collective) for operation in collectives(operations)]
+
+
+def beside(operations: tuple[Operation, ...], name: str) -> list[str]:
+    """Names of the operations that the collective `name` runs beside."""
+    at = [operation.name for operation in operations].index(name)
+    return [operation.name for operation in operations[at + 1 : at + 1 + operations[at].hidden_by]]
+
+
+@pytest.mark.parametrize("build", BLOCKS)
+def test_one_tensor_rank_talks_to_nobody(build: Build) -> None:
+    assert collectives(everything(build(GPT, Shard()))) == []
+
+
+def test_a_layer_reduces_the_hidden_state_twice_each_way() -> None:
+    block = layer_block(GPT, SHARD)
+    assert kinds(block.forward) == kinds(block.backward) == ["all_reduce", "all_reduce"]
+    assert {operation.message for operation in collectives(everything(block))} == {HIDDEN_BYTES}
+
+
+def test_sequence_parallelism_moves_the_same_bytes_forward() -> None:
+    forward = layer_block(GPT, SPLIT).forward
+    assert kinds(forward) == ["all_gather", "reduce_scatter"] * 2
+    assert wire_bytes(forward, 8) == wire_bytes(layer_block(GPT, SHARD).forward, 8)
+
+
+def test_sequence_parallelism_gathers_once_more_backward() -> None:
+    backward = layer_block(GPT, SPLIT).backward
+    assert kinds(backward) == ["all_gather", "all_gather", "reduce_scatter"] * 2
+    assert wire_bytes(backward, 8) == 1.5 * wire_bytes(layer_block(GPT, SHARD).backward, 8)
+
+
+def test_sequence_parallelism_splits_norms_dropout_and_residual() -> None:
+    whole, split = layer_block(GPT, SHARD).forward, layer_block(GPT, SPLIT).forward
+    for name in ("attention norm", "attention residual", "feed-forward norm", "feed-forward residual"):
+        assert named(split, name).bytes_moved == named(whole, name).bytes_moved / 8
+
+
+@pytest.mark.parametrize("shard", [SHARD, SPLIT])
+def test_overlap_changes_neither_work_nor_traffic(shard: Shard) -> None:
+    for build in BLOCKS:
+        plain = build(GPT, shard)
+        for overlap in ("backward", "full"):
+            other = everything(build(GPT, replace(shard, tensor_overlap=overlap)))
+            assert flops(other) == flops(everything(plain))
+            assert wire_bytes(other, 8) == wire_bytes(everything(plain), 8)
+
+
+@pytest.mark.parametrize("shard", [SHARD, SPLIT])
+def test_without_overlap_every_collective_is_waited_for(shard: Shard) -> None:
+    assert not any(operation.hidden_by for operation in everything(layer_block(GPT, shard)))
+
+
+def test_backward_overlap_hides_the_reduction_by_the_weight_gradient() -> None:
+    block = layer_block(GPT, replace(SHARD, tensor_overlap="backward"))
+    assert beside(block.backward, "qkv gradient reduce") == ["qkv weight gradient"]
+    assert not any(operation.hidden_by for operation in block.forward)
+
+
+def test_backward_overlap_hides_the_second_gather_by_the_input_gradient() -> None:
+    block = layer_block(GPT, replace(SPLIT, tensor_overlap="backward"))
+    assert beside(block.backward, "qkv gather again") == ["qkv input gradient"]
+    assert beside(block.backward, "feed-forward down gradient gather") == []
+
+
+def test_full_overlap_hides_every_layer_collective_by_products() -> None:
+    block = layer_block(GPT, replace(SPLIT, tensor_overlap="full", precision="fp8"))
+    assert all(operation.hidden_by for operation in collectives(everything(block)))
+    assert beside(block.forward, "qkv gather") == ["qkv input cast", "qkv"]
+    assert beside(block.forward, "attention output reduce") == ["attention output input cast", "attention output"]
+
+
+def test_vocabulary_is_split_and_joined() -> None:
+    embedding, head = embedding_block(GPT, SHARD), head_block(GPT, SHARD)
+    assert kinds(everything(embedding)) == ["all_reduce"]
+    losses = [operation for operation in collectives(head.forward) if operation.name.startswith("loss")]
+    assert [operation.message for operation in losses] == [4 * 2 * 2048] * 3
+    assert named(head.backward, "head gradient reduce").message == HIDDEN_BYTES
+
+
+def test_split_embedding_scatters_forward_and_gathers_backward() -> None:
+    embedding = embedding_block(GPT, SPLIT)
+    assert (kinds(embedding.forward), kinds(embedding.backward)) == (["reduce_scatter"], ["all_gather"])
+
+
+def test_ring_sends_every_other_block_of_keys_and_values() -> None:
+    block = layer_block(LLAMA, Shard(context=4, sequence_length=8192))
+    keys_and_values = 2 * 2 * (8192 // 4) * 8 * 128
+    assert wire_bytes(block.forward, 4, "context") == 3 * keys_and_values
+    assert wire_bytes(block.backward, 4, "context") == 2 * 3 * keys_and_values
+
+
+def test_ring_runs_beside_all_but_the_last_block_of_attention() -> None:
+    forward = layer_block(LLAMA, Shard(context=4, sequence_length=8192)).forward
+    assert beside(forward, "attention ring exchange") == ["attention"]
+    work, last = named(forward, "attention"), named(forward, "attention last block")
+    assert (work.flops, work.kernels) == (3 * last.flops, 3)
+
+
+def test_unfused_attention_waits_for_all_keys() -> None:
+    forward = layer_block(GPT, replace(SHARD, context=2)).forward
+    assert beside(forward, "attention ring exchange") == []

@@ -1,0 +1,130 @@
+"""Parameter counts against published ones, and the shipped models and stacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.spec.reader import plain, read_file
+from sim.spec.records import Software, Transformer
+from sim.workload.parameters import (
+    embedding_parameters,
+    layer_parameters,
+    model_flops_per_token,
+    position_parameters,
+    rank_parameters,
+    total_parameters,
+)
+
+WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
+MODELS = sorted(WORKLOADS.glob("*.yaml"))
+STACKS = sorted((WORKLOADS / "software").glob("*.yaml"))
+
+
+def load(name: str) -> Transformer:
+    return Transformer(**plain(read_file(WORKLOADS / f"{name}.yaml")))
+
+
+# Billions. GPT-3: Brown 2020 Table 2.1, rounded there, with Megatron's padding. Megatron:
+# Narayanan 2021 Table 1. Llama: the released weights.
+PUBLISHED = {
+    "gpt3-125m": (0.125, 0.02),
+    "gpt3-350m": (0.356, 0.02),
+    "gpt3-760m": (0.760, 0.02),
+    "gpt3-1.3b": (1.3, 0.02),
+    "gpt3-2.7b": (2.7, 0.02),
+    "gpt3-6.7b": (6.7, 0.02),
+    "gpt3-13b": (13.0, 0.02),
+    "gpt3-175b": (174.6, 5e-4),
+    "megatron-1.7b": (1.7, 0.03),
+    "megatron-3.6b": (3.6, 0.02),
+    "megatron-7.5b": (7.5, 0.01),
+    "megatron-18b": (18.4, 3e-3),
+    "megatron-39b": (39.1, 1e-3),
+    "megatron-76b": (76.1, 1e-3),
+    "megatron-145b": (145.6, 5e-4),
+    "megatron-310b": (310.1, 5e-4),
+    "megatron-530b": (529.6, 5e-4),
+    "megatron-1t": (1008.0, 5e-4),
+    "megatron-22b": (22.0, 5e-3),
+    "megatron-175b": (174.6, 5e-4),
+    "llama2-7b": (6.738415616, 1e-9),
+    "llama2-13b": (13.015864320, 1e-9),
+    "llama2-70b": (68.976648192, 1e-9),
+    "llama3-8b": (8.030261248, 1e-9),
+    "llama3-70b": (70.553706496, 1e-9),
+    "llama3-405b": (405.853388800, 1e-9),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_shipped_models_have_their_published_size(name: str) -> None:
+    billions, tolerance = PUBLISHED[name]
+    assert total_parameters(load(name)) / 1e9 == pytest.approx(billions, rel=tolerance)
+
+
+def test_every_shipped_model_is_checked() -> None:
+    assert sorted(PUBLISHED) == [path.stem for path in MODELS]
+
+
+@pytest.mark.parametrize("path", [*MODELS, *STACKS], ids=lambda path: path.stem)
+def test_every_number_has_a_source_and_the_file_its_name(path: Path) -> None:
+    record = plain(read_file(path))
+    assert record["name"] == path.stem
+    numbers = {key for key, value in record.items() if key not in ("name", "kind", "sources") and _is_quantity(value)}
+    assert numbers <= set(record["sources"])
+    assert set(record["sources"]) <= set(record)
+
+
+def _is_quantity(value: object) -> bool:
+    text = str(value)
+    return not isinstance(value, bool) and text[:1].isdigit()
+
+
+@pytest.mark.parametrize("path", STACKS, ids=lambda path: path.stem)
+def test_stacks_decode(path: Path) -> None:
+    assert Software(**plain(read_file(path))).name == path.stem
+
+
+def test_a_gpt_layer_has_12_h_squared_plus_13_h() -> None:
+    h = 12288
+    assert layer_parameters(load("gpt3-175b")).total == 12 * h**2 + 13 * h
+
+
+@given(
+    pipeline=st.sampled_from([1, 2, 4, 8, 16]),
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    name=st.sampled_from(["gpt3-175b", "llama3-8b"]),
+)
+def test_ranks_together_hold_the_model_and_its_copies(pipeline: int, tensor: int, name: str) -> None:
+    model = load(name)
+    layers = model.layers // pipeline
+    held = sum(
+        rank_parameters(model, tensor, layers, first=stage == 0, last=stage == pipeline - 1)
+        for stage in range(pipeline)
+    )
+    copies = model.layers * layer_parameters(model).copied + position_parameters(model)
+    copies += model.hidden * (2 if model.norm == "layernorm" else 1)
+    second_table = embedding_parameters(model) if model.tied_embeddings and pipeline > 1 else 0
+    assert tensor * held == total_parameters(model) + second_table + (tensor - 1) * copies
+
+
+def test_tied_table_is_held_twice_only_by_a_pipeline() -> None:
+    model = load("gpt3-125m")
+    alone = rank_parameters(model, 1, 12, first=True, last=True)
+    assert alone == total_parameters(model)
+
+
+def test_small_tables_follow_the_position_encoding() -> None:
+    assert position_parameters(load("gpt3-175b")) == 2048 * 12288
+    assert position_parameters(load("llama3-8b")) == 0
+    unbounded = load("gpt3-175b").model_copy(update={"max_positions": None})
+    assert position_parameters(unbounded, 4096) == 4096 * 12288
+
+
+def test_flops_per_token_are_about_six_per_parameter() -> None:
+    model = load("llama3-405b")
+    assert model_flops_per_token(model, 8192) / (6 * total_parameters(model)) == pytest.approx(1.08, abs=0.04)
