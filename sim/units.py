@@ -1,6 +1,6 @@
 """The one table of units: text such as `400 Gb/s` to SI floats, and back to text for people.
 
-Public: `parse_quantity`, `parse_count`, `parse_fraction`, `format_quantity`, `spell_quantity`,
+Public: `parse_quantity`, `parse_count`, `parse_fraction`, `format_quantity`, `spell_quantity`, `show_value`,
 `Dimension` and its constants, `DIMENSIONS`, `QuantityError`, and the pydantic types `Bytes`,
 `BytesPerSecond`, `Count`, `Dollars`, `DollarsPerHour`, `DollarsPerKilowattHour`, `Flops`,
 `FlopsPerSecond`, `Fraction`, `Hertz`, `Joules`, `CarbonPerKilowattHour`, `Seconds`, `Tokens`, `Watts`.
@@ -134,7 +134,7 @@ def parse_quantity(value: object, dimension: Dimension, *, signed: bool = False)
         return _bare_number(value, dimension)
     match = _QUANTITY.fullmatch(value)
     if match is None:
-        raise QuantityError(f"{_shown(value)} is not {dimension.article}", f"write it like {dimension.examples[0]}")
+        raise QuantityError(f"{show_value(value)} is not {dimension.article}", f"write it like {dimension.examples[0]}")
     number, unit = match.groups()
     factor = dimension.units.get(unit)
     if factor is None:
@@ -150,7 +150,7 @@ def parse_count(value: object) -> int:
         return _whole(value, value)
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise QuantityError(f"{_shown(value)} is not a count", "write a whole number such as 96, 1e9 or 300B")
+        raise QuantityError(f"{show_value(value)} is not a count", "write a whole number such as 96, 1e9 or 300B")
     number, suffix = match.groups()
     factor = 1 if suffix is None else _COUNTS.get(suffix)
     if factor is None:
@@ -162,7 +162,7 @@ def parse_fraction(value: object) -> float:
     """A number from 0 to 1: `0.45` or `45 %`."""
     number = _share(value)
     if not 0 <= number <= 1:
-        raise QuantityError(f"{_shown(value)} is not between 0 and 1", "write 0.45 or 45 %")
+        raise QuantityError(f"{show_value(value)} is not between 0 and 1", "write 0.45 or 45 %")
     return number
 
 
@@ -171,36 +171,36 @@ def _share(value: object) -> float:
         return float(min(value, 2))
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2] not in (None, "%"):
-        raise QuantityError(f"{_shown(value)} is not a fraction", "write 0.45 or 45 %")
+        raise QuantityError(f"{show_value(value)} is not a fraction", "write 0.45 or 45 %")
     return float(match[1]) / (100 if match[2] else 1)
 
 
 def _whole(number: float | Decimal, value: object) -> int:
     if not -_LARGEST_COUNT <= number <= _LARGEST_COUNT:
-        raise QuantityError(f"{_shown(value)} is too large for a count", "counts reach 2**53")
+        raise QuantityError(f"{show_value(value)} is too large for a count", "counts reach 2**53")
     if number < 0:
-        raise QuantityError(f"{_shown(value)} is negative; a count is 0 or more")
+        raise QuantityError(f"{show_value(value)} is negative; a count is 0 or more")
     if number != int(number):
-        raise QuantityError(f"{_shown(value)} is not a whole number")
+        raise QuantityError(f"{show_value(value)} is not a whole number")
     return int(number)
 
 
 def _checked(number: float, value: object, dimension: Dimension, signed: bool) -> float:
     if not math.isfinite(number):
-        raise QuantityError(f"{_shown(value)} is not finite; {dimension.article} is wanted")
+        raise QuantityError(f"{show_value(value)} is not finite; {dimension.article} is wanted")
     if number < 0 and not signed:
-        raise QuantityError(f"{_shown(value)} is negative; {dimension.article} is 0 or more")
+        raise QuantityError(f"{show_value(value)} is negative; {dimension.article} is 0 or more")
     return number
 
 
 def _bare_number(value: object, dimension: Dimension) -> float:
     wanted = f"{dimension.article} is wanted"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise QuantityError(f"{_shown(value)} is not {dimension.article}", f"write it like {dimension.examples[0]}")
+        raise QuantityError(f"{show_value(value)} is not {dimension.article}", f"write it like {dimension.examples[0]}")
     if value == 0:
         return 0.0
     if not math.isfinite(value):
-        raise QuantityError(f"{_shown(value)} is not finite; {wanted}")
+        raise QuantityError(f"{show_value(value)} is not finite; {wanted}")
     first, second = [example.split()[1] for example in (*dimension.examples, dimension.examples[0])][:2]
     choice = f"{value:g} {first}" + (f" or {value:g} {second}" if second != first else "")
     raise QuantityError(f"{value:g} has no unit; {wanted}", f"write for instance {choice}")
@@ -212,7 +212,7 @@ def _wrong_unit(text: str, number: str, unit: str, dimension: Dimension) -> Quan
     suggestion = f"did you mean {choice}?" if choice else f"write it like {' or '.join(dimension.examples[:2])}"
     for other in DIMENSIONS:
         if unit in other.units:
-            return QuantityError(f"{_shown(text)} is {other.article}; {dimension.article} is wanted", suggestion)
+            return QuantityError(f"{show_value(text)} is {other.article}; {dimension.article} is wanted", suggestion)
     return QuantityError(f"{unit[:40]!r} is not a unit of {dimension.name}", suggestion)
 
 
@@ -226,10 +226,10 @@ def _similar_units(unit: str, dimension: Dimension) -> list[str]:
 def _wrong_suffix(text: str, number: str, suffix: str) -> QuantityError:
     alias = {"K": "k", "m": "M", "G": "B", "b": "B", "t": "T", "bn": "B"}.get(suffix)
     suggestion = f"did you mean {number}{alias}?" if alias else "write a whole number such as 96, 1e9 or 300B"
-    return QuantityError(f"{_shown(text)} is not a count; suffixes are k, M, B and T", suggestion)
+    return QuantityError(f"{show_value(text)} is not a count; suffixes are k, M, B and T", suggestion)
 
 
-def _shown(value: object) -> str:
+def show_value(value: object) -> str:
     """`value` as the user wrote it, cut to a readable length."""
     if value is None:
         return "an empty value"

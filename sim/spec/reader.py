@@ -24,7 +24,7 @@ import yaml
 from sim.errors import ConfigError, Problem
 
 MAX_BYTES = 8 * 2**20
-MAX_NODES = 300_000
+MAX_NODES = 150_000
 MAX_DEPTH = 40
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -37,7 +37,6 @@ _CONSTANTS: dict[str, bool | None] = {
 }
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 _HINTS = (
-    ("'\\t'", "indent with spaces, not tabs"),
     ("cannot start any token", "put the text in quotes"),
     ("mapping values are not allowed", "put text that contains ': ' in quotes"),
     ("could not find expected ':'", "write `key: value`"),
@@ -98,7 +97,7 @@ def read_text(text: str, source: str) -> Node:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError([*builder.problems, _syntax_problem(error, source)]) from None
+        raise ConfigError([*builder.problems, _syntax_problem(error, text, source)]) from None
     except yaml.YAMLError as error:
         _refuse(Mark(source), f"is not YAML: {error}")
     if builder.problems:
@@ -126,10 +125,10 @@ def _read_cached(path: str, source: str, modified: int, size: int) -> Node:
     with Path(path).open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        _refuse(Mark(source), f"is larger than {MAX_BYTES // 2**20} MiB", "a definition is a few kilobytes")
+        _refuse(Mark(source, 1, 1), f"is larger than {MAX_BYTES // 2**20} MiB", "a definition is a few kilobytes")
     node = read_text(_decoded(content, source), source)
     if node.value is None:
-        _refuse(Mark(source), "is empty", "write `key: value` lines; `clustersim explain` lists the keys")
+        _refuse(Mark(source, 1, 1), "is empty", "write `key: value` lines; `clustersim explain` lists the keys")
     if not isinstance(node.value, dict):
         _refuse(node.mark, "does not hold a mapping at the top", "write `key: value` lines")
     return node
@@ -137,9 +136,9 @@ def _read_cached(path: str, source: str, modified: int, size: int) -> Node:
 
 def _decoded(content: bytes, source: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        _refuse(Mark(source), "is UTF-16 text", "save it as UTF-8")
+        _refuse(Mark(source, 1, 1), "is UTF-16 text", "save it as UTF-8")
     if b"\0" in content[:4096]:
-        _refuse(Mark(source), "is a binary file, not YAML text")
+        _refuse(Mark(source, 1, 1), "is a binary file, not YAML text")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,11 +164,20 @@ def _refuse(mark: Mark, message: str, suggestion: str = "") -> NoReturn:
     raise ConfigError(Problem(str(mark), "", message, suggestion)) from None
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, source: str) -> Problem:
-    where = Mark(source) if error.problem_mark is None else _mark(source, error.problem_mark)
-    text = " ".join(part for part in (error.context, error.problem) if part)
-    hint = next((hint for pattern, hint in _HINTS if pattern in text), "")
-    return Problem(str(where), "", f"is not YAML: {text}", hint)
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str) -> Problem:
+    if error.problem_mark is None:
+        return Problem(source, "", f"is not YAML: {error.problem}")
+    where = _mark(source, error.problem_mark)
+    if "\t" in _character(text, where):
+        return Problem(str(where), "", "is indented with a tab", "indent with spaces")
+    message = " ".join(part for part in (error.context, error.problem) if part)
+    hint = next((hint for pattern, hint in _HINTS if pattern in message), "")
+    return Problem(str(where), "", f"is not YAML: {message}", hint)
+
+
+def _character(text: str, mark: Mark) -> str:
+    lines = text.splitlines()
+    return lines[mark.line - 1][mark.column - 1 : mark.column] if mark.line <= len(lines) else ""
 
 
 # --- events to nodes --------------------------------------------------------------------------

@@ -1,0 +1,21 @@
+"""Whether a decoded experiment makes sense; all problems are reported at once.
+
+Public: `check_experiment`, `CHECKS`. The checks themselves are in `plan_checks` and `cluster_checks`.
+"""
+
+from __future__ import annotations
+
+from sim.errors import Problem
+from sim.spec.cluster_checks import CLUSTER_CHECKS
+from sim.spec.findings import Check
+from sim.spec.plan_checks import PLAN_CHECKS
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+
+CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS
+
+
+def check_experiment(experiment: Experiment) -> list[Problem]:
+    """All semantic problems of a resolved experiment, in the order of `CHECKS`."""
+    setup = Setup(experiment)
+    return [problem for check in CHECKS for problem in check(setup)]

@@ -1,0 +1,105 @@
+"""Whether the parts of a cluster can be joined: one small check per rule.
+
+Public: `CLUSTER_CHECKS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sim.errors import Problem
+from sim.spec.findings import Check, finding
+from sim.spec.records import DragonflyFabric, FatTreeFabric, GraphFabric, SwitchFabric, TorusFabric
+from sim.spec.setup import Setup
+
+
+def check_node_network(setup: Setup) -> Iterator[Problem]:
+    """Several accelerators in a node are joined by a network with a rate."""
+    node = setup.node
+    joined = node.local.bandwidth > 0 if node.local.kind != "none" else node.nics.bandwidth > 0
+    if node.accelerators > 1 and not joined:
+        message = f"{node.accelerators} accelerators a node without a network between them"
+        yield finding("cluster.node.local.bandwidth", message, "give local a kind and a bandwidth")
+
+
+def check_fabric_present(setup: Setup) -> Iterator[Problem]:
+    """Several nodes are joined by a fabric, and switches meet adapters that have a rate."""
+    nodes, nics = setup.experiment.nodes or setup.cluster.nodes, setup.node.nics
+    if nodes == 1:
+        return
+    if setup.cluster.fabric is None:
+        yield finding("cluster.fabric", f"{nodes} nodes and no network between them", "give the cluster a fabric")
+    elif isinstance(setup.cluster.fabric, SwitchFabric | FatTreeFabric) and nics.count * nics.bandwidth == 0:
+        message = f"{nodes} nodes whose adapters have no rate"
+        yield finding("cluster.node.nics", message, "give nics a count and a bandwidth")
+
+
+def check_fabric_holds_nodes(setup: Setup) -> Iterator[Problem]:
+    """The fabric has a place for every node."""
+    nodes, places = setup.experiment.nodes or setup.cluster.nodes, _places(setup)
+    if places is not None and nodes > places:
+        key = "nodes" if setup.experiment.nodes else "cluster.nodes"
+        yield finding(key, f"{nodes} nodes in a fabric with places for {places}", "enlarge the fabric")
+
+
+def check_rail_adapters(setup: Setup) -> Iterator[Problem]:
+    """Adapters share the accelerators of a node evenly."""
+    count, accelerators = setup.node.nics.count, setup.node.accelerators
+    if count and accelerators % count and count % accelerators:
+        message = f"{count} adapters for {accelerators} accelerators"
+        yield finding("cluster.node.nics.count", message, "one number must divide the other")
+
+
+def check_graph(setup: Setup) -> Iterator[Problem]:
+    """An explicit graph has one source, distinct vertices, and edges between known ones."""
+    fabric = setup.cluster.fabric
+    if not isinstance(fabric, GraphFabric):
+        return
+    key, known = "cluster.fabric", {node.id for node in fabric.nodes}
+    if bool(fabric.graphml) == bool(fabric.nodes):
+        yield finding(key, "a graph needs either graphml or nodes and links", "give one of the two")
+    if len(known) != len(fabric.nodes):
+        yield finding(f"{key}.nodes", "two vertices have the same id", "ids are unique")
+    for number, link in enumerate(fabric.links):
+        missing = [end for end in (link.source, link.target) if end not in known]
+        if missing and fabric.nodes:
+            yield finding(f"{key}.links.{number}", f"no vertex is called {missing[0]}", "list it in nodes")
+
+
+def check_degradations(setup: Setup) -> Iterator[Problem]:
+    """A degradation names one part: an accelerator or a link."""
+    for number, slow in enumerate(setup.experiment.degradations):
+        if (slow.accelerator is None) == (slow.link is None):
+            yield finding(f"degradations.{number}", "name either an accelerator or a link", "")
+
+
+def check_power(setup: Setup) -> Iterator[Problem]:
+    """An idle accelerator draws no more than its limit."""
+    power = setup.accelerator.power
+    if power.idle > power.tdp:
+        message = f"idle {power.idle:g} W is more than tdp {power.tdp:g} W"
+        yield finding("cluster.node.accelerator.power.idle", message, "exchange the two?")
+
+
+CLUSTER_CHECKS: tuple[Check, ...] = (
+    check_node_network,
+    check_fabric_present,
+    check_fabric_holds_nodes,
+    check_rail_adapters,
+    check_graph,
+    check_degradations,
+    check_power,
+)
+
+
+def _places(setup: Setup) -> int | None:
+    """Nodes that the fabric can hold; None if it grows with them."""
+    fabric = setup.cluster.fabric
+    if isinstance(fabric, TorusFabric):
+        return math.prod(fabric.shape)
+    if isinstance(fabric, DragonflyFabric):
+        return fabric.groups * fabric.routers_per_group * fabric.nodes_per_router
+    if isinstance(fabric, GraphFabric) and fabric.nodes:
+        return sum(node.kind == "node" for node in fabric.nodes)
+    return None

@@ -1,0 +1,144 @@
+"""Experiments and definitions from names, files or mappings to checked records.
+
+Public: `load_experiment`, `load_definition`, `LoadedExperiment`, `validate_experiment`; from
+`catalogue`: `catalogue_root`, `find_experiment`, `list_catalogue`, `CATALOGUE`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sim.errors import ConfigError, Problem
+from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
+from sim.spec.checks import check_experiment
+from sim.spec.overrides import apply_overrides
+from sim.spec.problems import decode, mark_at
+from sim.spec.reader import Mark, Node, from_python, plain
+from sim.spec.records import Experiment, Record
+from sim.spec.resolve import Resolver
+from sim.spec.setup import Setup
+
+__all__ = [
+    "CATALOGUE", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
+    "load_definition", "load_experiment", "validate_experiment",
+]  # fmt: skip
+
+Source = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedExperiment(Setup):
+    """A checked experiment, complete in itself, and where it came from."""
+
+    path: Path | None  # the experiment's own file
+    files: tuple[Path, ...]  # every file that was read, in order
+    written: dict[str, Any]  # as written, with units: references resolved, overrides applied
+
+
+def load_experiment(
+    source: Source | Experiment, overrides: Sequence[str] = (), *, si: bool = False
+) -> LoadedExperiment:
+    """The experiment that `source` names, with all definitions inline and `key.path=value` overrides set.
+
+    `source` is a name in the catalogue, a path, a mapping, or a record; with `si` the numbers of
+    a mapping may be plain SI values. Raises ConfigError with all problems found.
+    """
+    resolver = Resolver()
+    if isinstance(source, Experiment):
+        source, si = source.model_dump(), True
+    root, path = _start(resolver, "experiment", source)
+    root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
+    root = _with_graph_path(resolver, resolver.resolve("experiment", root))
+    experiment = _decoded(resolver, "experiment", root, si)
+    if not isinstance(experiment, Experiment):
+        raise TypeError("an experiment decodes to an Experiment")
+    _raise_if(_placed(check_experiment(experiment), root))
+    return LoadedExperiment(_completed(experiment), path, tuple(dict.fromkeys(resolver.files)), plain(root))
+
+
+def validate_experiment(experiment: Experiment) -> Experiment:
+    """`experiment`, resolved by the caller, after the semantic checks; raises ConfigError."""
+    _raise_if(check_experiment(experiment))
+    return _completed(experiment)
+
+
+def load_definition(kind: str, source: Source, overrides: Sequence[str] = ()) -> Record:
+    """The record of one definition: accelerator, node, cluster, workload or software."""
+    resolver = Resolver()
+    root, _ = _start(resolver, kind, source)
+    root = apply_overrides(resolver, root, kind, overrides)
+    return _decoded(resolver, kind, _with_graph_path(resolver, resolver.resolve(kind, root)), si=False)
+
+
+def _start(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:
+    """The mapping that `source` stands for, with its own `extends` applied, and its file."""
+    if isinstance(source, Mapping):
+        root, path = from_python(source, f"<{kind}>"), None
+    else:
+        path = _found(kind, source)
+        root = resolver.read(path)
+    if "extends" in root.value:
+        root = resolver.resolve(kind, root, "", () if path is None else (path.resolve(),))
+        if not isinstance(root.value, dict):
+            raise ConfigError(resolver.problems)
+    return root, path
+
+
+def _found(kind: str, source: str | Path) -> Path:
+    try:
+        if kind == "experiment":
+            return find_experiment(source)
+        return source if isinstance(source, Path) else find_definition(kind, source, Path())
+    except ConfigError as error:
+        raise ConfigError([replace(problem, where=str(source)[:120]) for problem in error.problems]) from None
+
+
+def _with_defaults(root: Node, path: Path | None) -> Node:
+    """`root` with its name from the file and its default references written out."""
+    fields = Experiment.model_fields
+    default = {"software": Node(fields["software"].default, Mark("default of software"))}
+    if path is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{,119}", path.stem):
+        default["name"] = Node(path.stem, Mark(str(path)))
+    return Node(default | root.value, root.mark)
+
+
+def _with_graph_path(resolver: Resolver, root: Node) -> Node:
+    """`root` whose `fabric.graphml`, relative to the file that mentions it, is a path from here."""
+    if not isinstance(root.value, dict):
+        return root
+    inner = {name: _with_graph_path(resolver, root.value[name]) for name in ("cluster", "fabric") if name in root.value}
+    graphml = root.value.get("graphml")
+    if graphml is not None and isinstance(graphml.value, str):
+        home = resolver.homes.get(graphml.mark.source, resolver.outside)
+        inner["graphml"] = Node(str(home / graphml.value), graphml.mark)
+    return Node(root.value | inner, root.mark) if inner else root
+
+
+def _decoded(resolver: Resolver, kind: str, root: Node, si: bool) -> Record:
+    record = decode(CATALOGUE[kind].record, root, si)
+    found = record if isinstance(record, list) else []
+    _raise_if([*dict.fromkeys(resolver.problems), *found])
+    if isinstance(record, list):
+        raise ConfigError(record)
+    return record
+
+
+def _placed(problems: list[Problem], root: Node) -> list[Problem]:
+    return [replace(problem, where=str(mark_at(root, problem.key.split(".")))) for problem in problems]
+
+
+def _completed(experiment: Experiment) -> Experiment:
+    """`experiment` with the cluster at the wanted size and the data-parallel ranks filled in."""
+    setup = Setup(experiment)
+    cluster = setup.cluster.model_copy(update={"nodes": experiment.nodes or setup.cluster.nodes})
+    parallelism = experiment.parallelism.model_copy(update={"data": setup.data})
+    return experiment.model_copy(update={"cluster": cluster, "parallelism": parallelism})
+
+
+def _raise_if(problems: Sequence[Problem]) -> None:
+    if problems:
+        raise ConfigError(list(problems))

@@ -1,0 +1,187 @@
+"""Whether the division of the work suits model, batch and cluster: one small check per rule.
+
+Public: `PLAN_CHECKS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sim.errors import Problem
+from sim.spec.findings import Check, finding, indivisible, listed
+from sim.spec.setup import Setup
+
+
+def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
+    """The ranks fill the cluster; with `data` given they may leave accelerators idle."""
+    parallel, ranks, size = setup.parallelism, setup.ranks, setup.accelerators
+    shape = f"tensor {parallel.tensor} * context {parallel.context} * pipeline {parallel.pipeline}"
+    if ranks > size:
+        nodes = math.ceil(ranks / setup.node.accelerators)
+        yield finding(
+            "parallelism",
+            f"{shape} * data {setup.data} = {ranks} ranks, the cluster has {size} accelerators",
+            f"reduce one of them, or set nodes to {nodes} or more",
+        )
+    elif parallel.data is None and ranks != size:
+        yield finding(
+            "parallelism",
+            f"{shape} = {setup.ranks_per_replica} ranks a replica do not divide {size} accelerators",
+            f"set data to {setup.data} to leave {size - ranks} accelerators idle, or change the shape",
+        )
+
+
+def check_heads_divide(setup: Setup) -> Iterator[Problem]:
+    """Tensor ranks share the heads evenly; more ranks than key-value heads hold copies of them."""
+    model, tensor = setup.workload, setup.parallelism.tensor
+    kv_heads = model.kv_heads or model.heads
+    if model.heads % tensor:
+        yield indivisible("parallelism.tensor", "heads", model.heads, "tensor", tensor)
+    elif kv_heads % tensor and tensor % kv_heads:
+        yield indivisible("parallelism.tensor", "kv_heads", kv_heads, "tensor", tensor)
+
+
+def check_matrices_divide(setup: Setup) -> Iterator[Problem]:
+    """Tensor ranks share the feed-forward width evenly; a vocabulary is padded instead."""
+    ffn, tensor = setup.workload.ffn, setup.parallelism.tensor
+    if ffn % tensor:
+        yield indivisible("parallelism.tensor", "ffn", ffn, "tensor", tensor)
+
+
+def check_head_shape(setup: Setup) -> Iterator[Problem]:
+    """Heads make up the hidden width, and query heads share key-value heads evenly."""
+    model = setup.workload
+    if model.head_dim is None and model.hidden % model.heads:
+        way_out = "give head_dim, or change one of them"
+        yield finding("workload.heads", f"heads {model.heads} do not divide hidden {model.hidden}", way_out)
+    if model.kv_heads and model.heads % model.kv_heads:
+        message = f"kv_heads {model.kv_heads} do not divide heads {model.heads}"
+        yield finding("workload.kv_heads", message, "each group of query heads shares one")
+
+
+def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
+    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    parallel, layers = setup.parallelism, setup.workload.layers
+    chunks = parallel.pipeline * parallel.virtual_stages
+    if layers < chunks:
+        shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
+        yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def check_batch_divides(setup: Setup) -> Iterator[Problem]:
+    """Replicas share the global batch evenly in whole microbatches."""
+    batch, micro = setup.training.global_batch, setup.training.microbatch
+    step = setup.data * micro
+    if setup.data_is_known and batch % step:
+        below, above = batch // step * step, (batch // step + 1) * step
+        choice = f"{below} or {above}" if below else str(above)
+        message = f"global_batch {batch} is no multiple of data {setup.data} * microbatch {micro} = {step}"
+        yield finding("training.global_batch", message, f"use {choice}")
+
+
+def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
+    """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
+    parallel, length = setup.parallelism, setup.training.sequence_length
+    pieces = 2 * parallel.context if parallel.context > 1 else 1
+    if length % pieces:
+        message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
+        yield finding("training.sequence_length", message, "ring attention gives each rank two equal pieces")
+    elif parallel.sequence_parallel and length // parallel.context % parallel.tensor:
+        share = length // parallel.context
+        yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)
+
+
+def check_interleaving(setup: Setup) -> Iterator[Problem]:
+    """Interleaved schedules need 1f1b, a pipeline, and microbatches in whole rounds of it."""
+    parallel = setup.parallelism
+    if parallel.virtual_stages == 1:
+        return
+    key = "parallelism.virtual_stages"
+    if parallel.schedule == "gpipe":
+        yield finding(key, f"gpipe has no virtual_stages, {parallel.virtual_stages} are given", "use schedule: 1f1b")
+    if parallel.pipeline == 1:
+        message = f"virtual_stages {parallel.virtual_stages} without a pipeline"
+        yield finding(key, message, "set pipeline to 2 or more, or virtual_stages to 1")
+    elif setup.microbatches % parallel.pipeline:
+        message = f"{setup.microbatches} microbatches a replica are no multiple of pipeline {parallel.pipeline}"
+        yield finding(key, f"{message}, as the interleaved schedule needs", "change global_batch or virtual_stages")
+
+
+def check_precision_supported(setup: Setup) -> Iterator[Problem]:
+    """The accelerator has a matrix rate for the precision."""
+    peak, precision = setup.accelerator.matrix.peak, setup.training.precision
+    if getattr(peak, precision) is None:
+        known = [name for name in type(peak).model_fields if getattr(peak, name) is not None]
+        message = f"{setup.accelerator.name} has no matrix rate for {precision}"
+        yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
+
+
+def check_order_is_complete(setup: Setup) -> Iterator[Problem]:
+    """The rank order names each of the five dimensions once."""
+    order, known = setup.parallelism.order, ("tensor", "context", "expert", "data", "pipeline")
+    if sorted(order) != sorted(known):
+        message = f"{', '.join(order) or 'an empty list'} does not name each dimension once"
+        yield finding("parallelism.order", message, f"use {', '.join(known)} in any order")
+
+
+def check_placement(setup: Setup) -> Iterator[Problem]:
+    """An explicit placement gives every rank an accelerator of its own."""
+    placement, size = setup.parallelism.placement, setup.accelerators
+    if isinstance(placement, str):
+        return
+    key = "parallelism.placement"
+    if len(placement) != setup.ranks:
+        yield finding(key, f"{len(placement)} entries for {setup.ranks} ranks", "list one accelerator for each rank")
+    if len(set(placement)) != len(placement):
+        twice = sorted({item for item in placement if placement.count(item) > 1}) if len(placement) < 5000 else []
+        yield finding(key, f"some accelerators appear twice{listed(twice)}", "each can hold one rank")
+    outside = [item for item in placement if not 0 <= item < size]
+    if outside:
+        yield finding(key, f"there is no accelerator{listed(outside)}", f"they are numbered 0 to {size - 1}")
+
+
+def check_shard_group(setup: Setup) -> Iterator[Problem]:
+    """Shard groups divide the ranks that hold the same weights, and need something to shard."""
+    group, ranks = setup.parallelism.shard_group, setup.data * setup.parallelism.context
+    if group is None:
+        return
+    if ranks % group:
+        name = "data ranks" if setup.parallelism.context == 1 else "data * context ranks"
+        yield indivisible("parallelism.shard_group", name, ranks, "shard_group", group)
+    if setup.parallelism.zero_stage == 0:
+        yield finding("parallelism.shard_group", "zero_stage 0 shards nothing", "set zero_stage, or remove it")
+
+
+def check_positions(setup: Setup) -> Iterator[Problem]:
+    """A learned position table has a row for each token of a sequence."""
+    model, length = setup.workload, setup.training.sequence_length
+    if model.positions == "learned" and model.max_positions and model.max_positions < length:
+        message = f"sequence_length {length} is more than max_positions {model.max_positions} of {model.name}"
+        yield finding("training.sequence_length", message, "shorten it, or use another position encoding")
+
+
+def check_expert(setup: Setup) -> Iterator[Problem]:
+    """A dense model has no experts to divide."""
+    expert = setup.parallelism.expert
+    if expert != 1:
+        message = f"{setup.workload.name} is dense, expert is {expert}"
+        yield finding("parallelism.expert", message, "set expert to 1")
+
+
+PLAN_CHECKS: tuple[Check, ...] = (
+    check_ranks_fit_cluster,
+    check_heads_divide,
+    check_matrices_divide,
+    check_head_shape,
+    check_layers_fill_pipeline,
+    check_batch_divides,
+    check_sequence_divides,
+    check_interleaving,
+    check_precision_supported,
+    check_order_is_complete,
+    check_placement,
+    check_shard_group,
+    check_positions,
+    check_expert,
+)

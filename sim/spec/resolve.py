@@ -1,0 +1,118 @@
+"""References to raw mappings: names, paths, inline definitions, `extends` and overrides.
+
+Public: `Resolver`, `merge`. Works on Nodes, so that every value keeps the place it was written at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sim.errors import ConfigError, Problem
+from sim.spec.catalogue import CATALOGUE, find_definition
+from sim.spec.reader import Node, read_file
+
+MAX_CHAIN = 20
+VARIANTS = frozenset({"fabric", "workload"})  # records whose `kind` chooses the other keys
+
+
+@dataclass
+class Resolver:
+    """Resolves the references of one definition; keeps the files it read and all problems it met."""
+
+    files: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    homes: dict[str, Path] = field(default_factory=dict)  # source of a Mark to the folder of that file
+    outside: Path = field(default_factory=Path)  # folder for references that are in no file
+
+    def read(self, path: Path) -> Node:
+        """The mapping in `path`. Raises ConfigError."""
+        node = read_file(path)
+        self.files.append(path)
+        self.homes[node.mark.source] = path.parent
+        return node
+
+    def resolve(self, kind: str, node: Node, key: str = "", chain: tuple[Path, ...] = ()) -> Node:
+        """`node` as a mapping in which every reference is a mapping too.
+
+        What cannot be resolved stays as it is, with a problem noted. `key` is the key path of
+        `node`, `chain` the files that are being extended.
+        """
+        if isinstance(node.value, str):
+            return self._resolve_name(kind, node, key, chain)
+        if not isinstance(node.value, dict):
+            return node
+        base = node.value.get("extends")
+        if base is None:
+            return self._resolve_inner(kind, node, key)
+        return self._extend(kind, Node(_without(node.value, "extends"), node.mark), base, key, chain)
+
+    def _resolve_name(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
+        try:
+            path = find_definition(kind, node.value, self.homes.get(node.mark.source, self.outside)).resolve()
+            _refuse_circle(path, chain)
+            inner = self.read(path)
+        except ConfigError as error:
+            self.problems += [_located(problem, node, key) for problem in error.problems]
+            return node
+        return self.resolve(kind, inner, key, (*chain, path))
+
+    def _resolve_inner(self, kind: str, node: Node, key: str) -> Node:
+        inner = {
+            name: self.resolve(target, node.value[name], f"{key}.{name}" if key else name)
+            for name, target in CATALOGUE[kind].references.items()
+            if name in node.value
+        }
+        return Node(node.value | inner, node.mark)
+
+    def _extend(self, kind: str, node: Node, base: Node, key: str, chain: tuple[Path, ...]) -> Node:
+        if not isinstance(base.value, str):
+            problem = Problem(str(base.mark), f"{key}.extends".lstrip("."), "must be the name or path of a definition")
+            self.problems.append(problem)
+            return self._resolve_inner(kind, node, key)
+        start = self.resolve(kind, base, f"{key}.extends".lstrip("."), chain)
+        if not isinstance(start.value, dict):
+            return base
+        return self._resolve_inner(kind, merge(start, node, kind), key)
+
+
+def merge(base: Node, change: Node, key: str = "") -> Node:
+    """`base` with the keys of `change`: mappings merge, everything else is replaced.
+
+    A mapping replaces a fabric or workload of another `kind`, and a mapping that says `extends`
+    replaces what was there.
+    """
+    if not isinstance(base.value, dict) or not isinstance(change.value, dict):
+        return change
+    if "extends" in change.value or (key in VARIANTS and _kinds_differ(base, change)):
+        return change
+    merged = dict(base.value)
+    for name, item in change.value.items():
+        merged[name] = merge(merged[name], item, name) if name in merged else item
+    return Node(merged, change.mark)
+
+
+def _refuse_circle(path: Path, chain: tuple[Path, ...]) -> None:
+    if path in chain:
+        names = " -> ".join(file.stem for file in (*chain[chain.index(path) :], path))
+        raise ConfigError(Problem("", "", f"`extends` goes in a circle: {names}", "remove it from one of them"))
+    if len(chain) >= MAX_CHAIN:
+        raise ConfigError(Problem("", "", f"`extends` goes through more than {MAX_CHAIN} files"))
+
+
+def _kinds_differ(base: Node, change: Node) -> bool:
+    kinds = [node.value["kind"].value for node in (base, change) if "kind" in node.value]
+    return len(kinds) == 2 and kinds[0] != kinds[1]
+
+
+def _without(value: dict[str, Node], name: str) -> dict[str, Node]:
+    return {key: item for key, item in value.items() if key != name}
+
+
+def _located(problem: Problem, node: Node, key: str) -> Problem:
+    """`problem` placed at the reference if it has no place, or if the file itself is missing."""
+    if not problem.where:
+        return replace(problem, where=str(node.mark), key=key)
+    if ":" in problem.where.rpartition("/")[2]:
+        return problem
+    return Problem(str(node.mark), key, f"{problem.where} {problem.message}", problem.suggestion)

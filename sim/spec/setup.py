@@ -1,0 +1,107 @@
+"""An experiment whose definitions are all at hand, with their types.
+
+Public: `Setup`, `data_parallel`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sim.errors import ConfigError, Problem
+from sim.spec.records import (
+    Accelerator,
+    ClusterSpec,
+    Experiment,
+    Node,
+    Parallelism,
+    Record,
+    Software,
+    Training,
+    Transformer,
+)
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A resolved experiment: `cluster`, `node` and the others are records, not names."""
+
+    experiment: Experiment
+
+    @property
+    def cluster(self) -> ClusterSpec:
+        """The cluster, at the size that the experiment asks for."""
+        return _inline(self.experiment.cluster, "cluster")
+
+    @property
+    def node(self) -> Node:
+        """The kind of server."""
+        return _inline(self.cluster.node, "cluster.node")
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The kind of accelerator."""
+        return _inline(self.node.accelerator, "cluster.node.accelerator")
+
+    @property
+    def workload(self) -> Transformer:
+        """The model."""
+        return _inline(self.experiment.workload, "workload")
+
+    @property
+    def software(self) -> Software:
+        """The software stack."""
+        return _inline(self.experiment.software, "software")
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the work is divided."""
+        return self.experiment.parallelism
+
+    @property
+    def training(self) -> Training:
+        """What is trained."""
+        return self.experiment.training
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators of the cluster."""
+        return (self.experiment.nodes or self.cluster.nodes) * self.node.accelerators
+
+    @property
+    def data(self) -> int:
+        """Data-parallel replicas: as given, else what the accelerators allow, at least 1."""
+        return self.parallelism.data or max(1, self.accelerators // self.ranks_per_replica)
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Ranks that hold one copy of the model: tensor * pipeline * context."""
+        return self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.context
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the job."""
+        return self.ranks_per_replica * self.data
+
+    @property
+    def data_is_known(self) -> bool:
+        """Whether `data` is given, or follows from a shape that divides the accelerators."""
+        return self.parallelism.data is not None or self.ranks == self.accelerators
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches that one replica runs in a step."""
+        return self.training.global_batch // (self.data * self.training.microbatch)
+
+
+def data_parallel(experiment: Experiment) -> int:
+    """Data-parallel replicas of a resolved experiment."""
+    return Setup(experiment).data
+
+
+def _inline(reference: str | RecordT, key: str) -> RecordT:
+    if isinstance(reference, str):
+        raise ConfigError(Problem("", key, f"{reference!r} is a name that was not resolved", "use load_experiment"))
+    return reference
