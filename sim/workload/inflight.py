@@ -8,10 +8,11 @@ def microbatches_in_flight(schedule: str, pipeline: int, virtual_stages: int, st
 
     GPipe keeps all. 1F1B keeps one per stage downstream, itself included. Interleaved 1F1B runs
     2 (p - stage - 1) + (v - 1) p chunks ahead and holds one more (Narayanan 2021, section 2.2;
-    p v (1 + (p - 1)/(p v)) on the first stage: Korthikanti 2022, section 4.2.3).
+    p v (1 + (p - 1)/(p v)) on the first stage: Korthikanti 2022, section 4.2.3), but all when
+    there are as many microbatches as stages.
     """
     everything = microbatches * virtual_stages
-    if schedule == "gpipe":
+    if schedule == "gpipe" or (virtual_stages > 1 and microbatches == pipeline):
         return everything
     if virtual_stages == 1:
         return min(everything, pipeline - stage)
