@@ -316,7 +316,7 @@ class WholeNumber:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*[kMBT]?\s*$", "examples": list(COUNT.examples[1:])}
-        return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "number"}, text], "description": "a count"}
+        return {"anyOf": [{"minimum": 0} | handler(schema), text], "description": "a count"}
 
 
 @dataclass(frozen=True)
