@@ -1,0 +1,95 @@
+"""From a folded job to a program: the streams of every rank class and of every communicator."""
+
+from __future__ import annotations
+
+from sim.engine.gradients import DataParallel, data_parallel
+from sim.engine.passes import PassWriter
+from sim.engine.program import Action, Program, Stream, token
+from sim.engine.ranks import Job, RankClass
+from sim.plan.schedule import period
+from sim.workload.optimizer import optimizer_step
+
+MIN_PERIODS = 3  # fewer periods than this are not worth looking for
+
+
+def assemble(job: Job) -> Program:
+    """The program of one training step. `coalesce: off` cuts every chain at its collectives."""
+    program = Program()
+    computes = tuple(program.new_stream(f"rank {rank.representative}", "compute", rank.number) for rank in job.ranks)
+    exchange = data_parallel(job, program)
+    exchange.open_step()
+    writer = PassWriter(job, program, computes, exchange)
+    ends = [_write_stage(job, writer, exchange, stage, computes) for stage in range(len(job.plan.orders))]
+    exchange.close_step()
+    embedding = _embedding_gradients(job, program, exchange)
+    for rank in job.ranks:
+        _write_end(job, program, computes[rank.number], rank, exchange, embedding)
+    program.beat = _beat(job, program, ends)
+    return program
+
+
+def _write_stage(
+    job: Job, writer: PassWriter, exchange: DataParallel, stage: int, computes: tuple[Stream, ...]
+) -> list[int]:
+    """Write all passes of a stage; returns the length of its first compute stream after each pass."""
+    ranks = [rank for rank in job.ranks if rank.stage == stage]
+    marks = []
+    for number, each in enumerate(job.plan.orders[stage]):
+        for rank in ranks:
+            writer.write(rank, each, number)
+        exchange.after_pass(stage, each)
+        marks.append(len(computes[ranks[0].number].template) if ranks else 0)
+    return marks
+
+
+def _beat(job: Job, program: Program, marks: list[list[int]]) -> tuple[int, int] | None:
+    """The compute stream of the last stage, and its instructions per period of the schedule."""
+    parallelism = job.plan.experiment.parallelism
+    passes, microbatches = period(parallelism.pipeline, parallelism.virtual_stages)
+    if job.plan.microbatches < MIN_PERIODS * microbatches:
+        return None
+    last = marks[-1]
+    middle = len(last) // 2
+    rank = next(rank for rank in job.ranks if rank.stage == parallelism.pipeline - 1)
+    return rank.number, last[middle] - last[middle - passes]
+
+
+def _embedding_gradients(job: Job, program: Program, exchange: DataParallel) -> dict[int, int]:
+    """Sum tied embedding gradients of first and last stage; rank class -> token kind to wait for."""
+    plan, model = job.plan, job.plan.model
+    awaited: dict[int, int] = {}
+    size = model.vocab / plan.shard.tensor * model.hidden * plan.software.gradient_comm_bytes
+    for number, flow in enumerate(job.flows):
+        if flow.kind != "embedding":
+            continue
+        cost = job.cost(number, "all_reduce", size)
+        action = Action("embedding gradients", "data_comm", flow=number, size=cost.size, latency=cost.latency)
+        done = program.new_kind("embedding gradients summed")
+        waits = tuple(token(exchange.marks[rank]) for rank in flow.members)
+        stream = program.new_stream(f"embedding group {number}", "embedding")
+        stream.add(program.new_template(waits, program.new_action(action), token(done)))
+        awaited |= dict.fromkeys(flow.members, done)
+    return awaited
+
+
+def _write_end(
+    job: Job, program: Program, compute: Stream, rank: RankClass, exchange: DataParallel, embedding: dict[int, int]
+) -> None:
+    """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
+    marker = program.new_action(Action("end of backward", "other", rank.number))
+    compute.add(program.new_template((), marker, token(exchange.marks[rank.number])))
+    waits = exchange.gradients_of(rank)
+    if rank.number in embedding:
+        waits = (*waits, token(embedding[rank.number]))
+    parameters = exchange.updated_parameters(rank)
+    seconds = sum(each.seconds for each in job.timed(rank, _optimizer(job, parameters)))
+    step = Action("optimizer", "optimizer", rank.number, seconds, parts=(("optimizer", seconds),), operations=1)
+    updated = exchange.update_tokens[rank.number]
+    compute.add(program.new_template(waits, program.new_action(step), token(updated)))
+    overhead = job.plan.software.step_overhead
+    end = Action("step overhead", "other", rank.number, overhead, parts=(("other", overhead),))
+    compute.add(program.new_template(exchange.weights_of(rank), program.new_action(end)))
+
+
+def _optimizer(job: Job, parameters: float):  # type: ignore[no-untyped-def]
+    return optimizer_step(parameters, job.plan.software, job.plan.shard.precision)

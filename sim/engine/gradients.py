@@ -1,0 +1,315 @@
+"""Data-parallel traffic of a step: when gradients are summed and weights gathered.
+
+Replicas (ZeRO 0 to 2) exchange gradients after the last microbatch, bucket by bucket beside the
+backward pass if the stack overlaps them, else at once when it is over; ZeRO-2 does so after every
+microbatch. Sharded optimizers send the new weights back, beside the first forward pass or at the
+end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its gradients after.
+"""
+
+from __future__ import annotations
+
+from sim.engine.program import Action, Program, Stream, token
+from sim.engine.ranks import Job, RankClass
+from sim.plan.pieces import Chunk
+from sim.plan.schedule import Pass
+from sim.workload.extent import element_bytes
+
+Variant = tuple[str, bool]  # role of the pass in the exchange; whether collectives may run beside it
+Tokens = tuple[int, ...]
+
+
+class DataParallel:
+    """Shared by both kinds: token kinds, streams and templates of the gradient communicators."""
+
+    def __init__(self, job: Job, program: Program) -> None:
+        self.job, self.program = job, program
+        plan = job.plan
+        self.zero = plan.experiment.parallelism.zero_stage
+        self.microbatches = plan.microbatches
+        self.slows = plan.software.overlap_slowdown > 0
+        self.groups = [number for number, flow in enumerate(job.flows) if flow.kind == "gradient"]
+        self.streams: dict[int, Stream] = {}
+        self.marks = [program.new_kind(f"end of backward of rank {rank.representative}") for rank in job.ranks]
+        self.update_tokens = [program.new_kind(f"weights updated on rank {rank.representative}") for rank in job.ranks]
+        self.kinds: dict[tuple[object, ...], int] = {}
+        self.last: dict[int, int] = {}  # flow class -> token after which all its gradients are summed
+        self.templates: dict[tuple[object, ...], int] = {}
+
+    def kind(self, name: str, *key: object) -> int:
+        """The token kind of that name and key, made on first use."""
+        if (name, *key) not in self.kinds:
+            self.kinds[(name, *key)] = self.program.new_kind(f"{name} {key}")
+        return self.kinds[(name, *key)]
+
+    def stage_of(self, flow: int) -> int:
+        """Pipeline stage of a gradient communicator."""
+        return self.job.ranks[self.job.flows[flow].members[0]].stage
+
+    def groups_of(self, stage: int) -> list[int]:
+        """Gradient communicators of a stage."""
+        return [flow for flow in self.groups if self.stage_of(flow) == stage]
+
+    def chunks(self, flow: int) -> tuple[Chunk, ...]:
+        """Model chunks whose gradients the communicator sums."""
+        return self.job.plan.chunks[self.stage_of(flow)]
+
+    def stream(self, flow: int) -> Stream:
+        """The queue of a communicator."""
+        if flow not in self.streams:
+            each = self.job.flows[flow]
+            self.streams[flow] = self.program.new_stream(f"{each.kind} group {flow}", each.kind)
+        return self.streams[flow]
+
+    def issue(self, flow: int, what: str, kind: str, message: float, waits: Tokens, done: int, index: int = 0) -> None:
+        """Queue one collective; `waits` and `done` are relative to `index`."""
+        key = (flow, what, kind, message, waits, done)
+        if key not in self.templates:
+            cost = self.job.cost(flow, kind, message)
+            beside = self.job.flows[flow].members if self.slows else ()
+            action = Action(what, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside,
+                            operations=1)
+            self.templates[key] = self.program.new_template(waits, self.program.new_action(action), done)
+        self.stream(flow).add(self.templates[key], index)
+
+    def sum_replicas(self, flow: int, what: str, message: float, done: int, index: int) -> int:
+        """Hybrid sharding: after the shards, the replicas of each shard. Returns the token of the sum."""
+        replicas = {rank.flows["replica"] for rank in self._ranks(flow) if "replica" in rank.flows}
+        for replica in sorted(replicas):
+            members = self.job.flows[replica].members
+            mine = self.job.flows[flow].members
+            if members[0] not in mine:
+                continue
+            shards = sorted({self.job.ranks[member].flows["gradient"] for member in members})
+            waits = tuple(token(self.kind("summed", shard, what)) for shard in shards)
+            share = message / self.job.flows[flow].group.size
+            total = token(self.kind("summed over replicas", replica, what))
+            self.issue(replica, f"{what} over replicas", "all_reduce", share, waits, total, index)
+            self.last[replica] = total + index
+        return done
+
+    def _ranks(self, flow: int) -> list[RankClass]:
+        return [self.job.ranks[number] for number in self.job.flows[flow].members]
+
+    def gradient_bytes(self, parameters: float) -> float:
+        """Bytes on the network for the gradients of `parameters`."""
+        return parameters * self.job.plan.software.gradient_comm_bytes
+
+    def weight_bytes(self, parameters: float) -> float:
+        """Bytes on the network for the weights of `parameters`."""
+        return parameters * element_bytes(self.job.plan.shard.precision)
+
+    def parameters(self, rank: RankClass) -> float:
+        """Parameters the rank computes with."""
+        return float(sum(s.parameters for chunk in self.job.plan.chunks[rank.stage] for s in chunk.segments))
+
+    def updated_parameters(self, rank: RankClass) -> float:
+        """Parameters the rank's optimizer updates."""
+        if self.zero == 0 or "gradient" not in rank.flows:
+            return self.parameters(rank)
+        return self.parameters(rank) / self.job.flows[rank.flows["gradient"]].group.size
+
+    def gradients_of(self, rank: RankClass) -> Tokens:
+        """Tokens the optimizer waits for (absolute: used at loop index 0)."""
+        flows = [rank.flows[kind] for kind in ("gradient", "replica") if kind in rank.flows]
+        return tuple(self.last[flow] for flow in flows if flow in self.last)
+
+    def weights_of(self, rank: RankClass) -> Tokens:
+        """Tokens the end of the step waits for."""
+        return ()
+
+    def open_step(self) -> None:
+        """Traffic at the start of the step."""
+
+    def close_step(self) -> None:
+        """Traffic after the backward passes."""
+
+    def after_pass(self, stage: int, each: Pass) -> None:
+        """Traffic that a pass of a stage brings with it."""
+
+    def variant(self, rank: RankClass, each: Pass, number: int) -> Variant:
+        """Which role a pass plays in the exchange."""
+        return ("plain", False)
+
+    def runs(self, rank: RankClass, each: Pass, variant: Variant, segments: int) -> list[tuple[str, list[int]]]:
+        """How a pass is divided: labels with positions of segments in the order of the pass."""
+        name = "backward" if each.backward else "forward"
+        if variant[0] == "plain":
+            return [(name, list(range(segments)))]
+        return [(name, [position]) for position in range(segments)]
+
+    def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
+        """Tokens a run waits for, relative to the microbatch."""
+        return ()
+
+    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> int | None:
+        """Token a run signals, if the exchange waits for it."""
+        return None
+
+    def is_crowded(self, rank: RankClass, each: Pass, variant: Variant) -> bool:
+        """Whether data-parallel collectives may slow this pass down."""
+        return variant[1]
+
+
+class Replicated(DataParallel):
+    """ZeRO 0, 1 and 2."""
+
+    def __init__(self, job: Job, program: Program) -> None:
+        super().__init__(job, program)
+        software = job.plan.software
+        self.overlaps = software.gradient_overlap
+        self.gathers_ahead = software.parameter_prefetch and self.zero > 0
+        orders = job.plan.orders
+        self.first_last = [self._first(order, lambda each: self._is_last(each)) for order in orders]
+        self.last_first = [max(i for i, each in enumerate(order) if not each.backward and each.microbatch == 0)
+                           for order in orders]
+
+    @staticmethod
+    def _first(order: list[Pass], wanted) -> int:  # type: ignore[no-untyped-def]
+        return next(i for i, each in enumerate(order) if wanted(each))
+
+    def _is_last(self, each: Pass) -> bool:
+        return each.backward and (self.zero == 2 or each.microbatch == self.microbatches - 1)
+
+    def variant(self, rank: RankClass, each: Pass, number: int) -> Variant:
+        if "gradient" not in rank.flows:
+            return ("plain", False)
+        closing = self.overlaps and number >= self.first_last[rank.stage]
+        opening = self.gathers_ahead and number <= self.last_first[rank.stage]
+        crowded = self.slows and (closing or opening)
+        if self.overlaps and self._is_last(each):
+            return ("sum", crowded)
+        if opening and not each.backward and each.microbatch == 0:
+            return ("gather", crowded)
+        return ("plain", crowded)
+
+    def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
+        if variant[0] != "gather":
+            return ()
+        return (token(self.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
+
+    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> int | None:
+        if variant[0] != "sum":
+            return None
+        return token(self.kind("gradients", rank.number, each.chunk, run[0]))
+
+    def open_step(self) -> None:
+        if not self.gathers_ahead:
+            return
+        for flow in self.groups:
+            for chunk in self.chunks(flow):
+                for position, segment in enumerate(chunk.segments):
+                    done = token(self.kind("weights", flow, chunk.virtual, position))
+                    self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.parameters), (), done)
+
+    def after_pass(self, stage: int, each: Pass) -> None:
+        if not (self.overlaps and self._is_last(each)):
+            return
+        for flow in self.groups_of(stage):
+            chunk = self.chunks(flow)[each.chunk]
+            for position, segment in enumerate(chunk.segments[::-1]):
+                waits = tuple(
+                    token(self.kind("gradients", member, each.chunk, position)) for member in self.job.flows[flow].members
+                )
+                self._sum(flow, f"{each.chunk}.{position}", segment.parameters, waits, each.microbatch)
+
+    def _sum(self, flow: int, what: str, parameters: float, waits: Tokens, index: int) -> None:
+        kind = "all_reduce" if self.zero == 0 else "reduce_scatter"
+        done = token(self.kind("summed", flow, f"gradients {what}"))
+        message = self.gradient_bytes(parameters)
+        self.issue(flow, f"gradients {what}", kind, message, waits, done, index)
+        self.last[flow] = done + index
+        self.sum_replicas(flow, f"gradients {what}", message, done, index)
+
+    def close_step(self) -> None:
+        for flow in self.groups:
+            members = self.job.flows[flow].members
+            total = self.parameters(self.job.ranks[members[0]])
+            if not self.overlaps:
+                self._sum(flow, "all", total, tuple(token(self.marks[member]) for member in members), 0)
+            if self.zero > 0 and not self.gathers_ahead:
+                waits = tuple(token(self.update_tokens[member]) for member in members)
+                done = token(self.kind("new weights", flow))
+                self.issue(flow, "gather new weights", "all_gather", self.weight_bytes(total), waits, done)
+
+    def weights_of(self, rank: RankClass) -> Tokens:
+        if self.zero == 0 or self.gathers_ahead or "gradient" not in rank.flows:
+            return ()
+        return (token(self.kind("new weights", rank.flows["gradient"])),)
+
+
+class Sharded(DataParallel):
+    """ZeRO-3: every pass works segment by segment on gathered weights."""
+
+    def __init__(self, job: Job, program: Program) -> None:
+        super().__init__(job, program)
+        self.ahead = 2 if job.plan.software.parameter_prefetch else 1
+        self.history: dict[int, list[tuple[Pass, int]]] = {}  # flow -> segments passed so far
+        self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
+
+    def variant(self, rank: RankClass, each: Pass, number: int) -> Variant:
+        return ("sharded", self.slows) if "gradient" in rank.flows else ("plain", False)
+
+    def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
+        if variant[0] == "plain":
+            return ()
+        return (token(self._gathered(rank.flows["gradient"], each, run[0])),)
+
+    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> int | None:
+        return None if variant[0] == "plain" else token(self._passed(rank.number, each, run[0]))
+
+    def _gathered(self, flow: int, each: Pass, position: int) -> int:
+        return self.kind("gathered", flow, each.backward, each.chunk, position)
+
+    def _passed(self, rank: int, each: Pass, position: int) -> int:
+        return self.kind("segment passed", rank, each.backward, each.chunk, position)
+
+    def _tokens(self, flow: int, each: Pass, position: int, index: int) -> Tokens:
+        """Tokens of a segment pass on all members, relative to loop index `index`."""
+        members = self.job.flows[flow].members
+        return tuple(token(self._passed(member, each, position), each.microbatch - index) for member in members)
+
+    def after_pass(self, stage: int, each: Pass) -> None:
+        for flow in self.groups_of(stage):
+            segments = self.chunks(flow)[each.chunk].segments
+            for position in range(len(segments)):
+                self._gather(flow, each, position)
+                self._scatter_held_back(flow)
+                if each.backward:
+                    self.held_back[flow] = (each, position)
+
+    def _gather(self, flow: int, each: Pass, position: int) -> None:
+        """Gather a segment when the one `ahead` places before it has been passed."""
+        history = self.history.setdefault(flow, [])
+        waits: Tokens = ()
+        if len(history) >= self.ahead:
+            waits = self._tokens(flow, *history[-self.ahead], each.microbatch)
+        history.append((each, position))
+        del history[:-2]
+        done = token(self._gathered(flow, each, position))
+        message = self.weight_bytes(self._segment(flow, each, position))
+        self.issue(flow, "gather weights", "all_gather", message, waits, done, each.microbatch)
+
+    def _segment(self, flow: int, each: Pass, position: int) -> float:
+        segments = self.chunks(flow)[each.chunk].segments
+        return segments[len(segments) - 1 - position if each.backward else position].parameters
+
+    def _scatter_held_back(self, flow: int) -> None:
+        if flow not in self.held_back:
+            return
+        each, position = self.held_back.pop(flow)
+        index = each.microbatch
+        what = f"gradients {each.chunk}.{position}"
+        done = token(self.kind("summed", flow, what))
+        message = self.gradient_bytes(self._segment(flow, each, position))
+        self.issue(flow, what, "reduce_scatter", message, self._tokens(flow, each, position, index), done, index)
+        self.last[flow] = done + index
+        self.sum_replicas(flow, what, message, done, index)
+
+    def close_step(self) -> None:
+        for flow in self.groups:
+            self._scatter_held_back(flow)
+
+
+def data_parallel(job: Job, program: Program) -> DataParallel:
+    """The exchange that the plan asks for."""
+    return Sharded(job, program) if job.plan.experiment.parallelism.zero_stage == 3 else Replicated(job, program)
