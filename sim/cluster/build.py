@@ -9,20 +9,26 @@ import numpy as np
 
 from sim.cluster.blocks import Block
 from sim.cluster.cluster import Cluster
+from sim.cluster.dragonfly import build_dragonfly
+from sim.cluster.drawn import build_drawn
 from sim.cluster.fabric import Fabric, Site
 from sim.cluster.fat_tree import build_fat_tree
 from sim.cluster.hops import join_links
 from sim.cluster.router import NodeRouter
-from sim.cluster.server import Server, build_server
+from sim.cluster.server import Server, build_server, without_adapters
 from sim.cluster.switch import build_switch
+from sim.cluster.torus import build_torus
 from sim.errors import ConfigError, Problem
 from sim.spec.records import (
     Accelerator,
     ClusterSpec,
     Degradation,
+    DragonflyFabric,
     FatTreeFabric,
+    GraphFabric,
     Node,
     SwitchFabric,
+    TorusFabric,
 )
 
 
@@ -35,6 +41,8 @@ def build_cluster(spec: ClusterSpec, degradations: Sequence[Degradation] = ()) -
     """
     node, accelerator = _resolved(spec)
     server = build_server(node)
+    if isinstance(spec.fabric, TorusFabric):
+        server = without_adapters(server)
     site_blocks, site = _site(spec, server, accelerator)
     fabric = _build_fabric(spec, site)
     links = join_links([server.cluster_links(spec.nodes), *([fabric.links] if fabric else [])])
@@ -63,23 +71,27 @@ def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:
 
 
 def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[list[Block], Site]:
-    """Adapters behind the vertices of the nodes."""
-    n, m = spec.nodes, server.n_adapters
-    blocks = server.blocks(n, accelerator.kind)
-    adapters = Block("nic", "node{}/nic{}", blocks[-1].end, (n, m))
+    """Adapters behind the vertices of the nodes; on a torus, the node's own vertex takes their place."""
+    blocks = server.blocks(spec.nodes, accelerator.kind)
+    if isinstance(spec.fabric, TorusFabric):
+        centre = server.n_accelerators if server.n_accelerators > 1 else 0
+        endpoint = server.vertices(spec.nodes, np.array([centre])).reshape(-1)
+    else:
+        adapters = Block("nic", "node{}/nic{}", blocks[-1].end, (spec.nodes, server.n_adapters))
+        endpoint = np.arange(adapters.first, adapters.end)
+        blocks.append(adapters)
     nics = server.node.nics
-    site = Site(
-        n_nodes=n,
-        adapters=m,
-        endpoint=np.arange(adapters.first, adapters.end),
+    return blocks, Site(
+        n_nodes=spec.nodes,
+        adapters=server.n_adapters,
+        endpoint=endpoint,
         rate=server.adapter_rate,
         line_rate=server.adapter_rate / nics.efficiency,
         latency=nics.latency,
-        first_vertex=adapters.end,
-        first_link=n * server.links.n,
+        first_vertex=blocks[-1].end,
+        first_link=spec.nodes * server.links.n,
         routing=spec.routing,
     )
-    return [*blocks, adapters], site
 
 
 def _build_fabric(spec: ClusterSpec, site: Site) -> Fabric | None:
@@ -88,13 +100,23 @@ def _build_fabric(spec: ClusterSpec, site: Site) -> Fabric | None:
         if spec.nodes > 1:
             raise ConfigError(Problem("", "fabric", f"{spec.nodes} nodes need a network between them", "add a fabric"))
         return None
+    if isinstance(fabric, TorusFabric):
+        return build_torus(fabric, site)
     if site.rate <= 0:
         raise ConfigError(Problem("", "node.nics", "a fabric needs adapters with a bandwidth above 0"))
-    if isinstance(fabric, SwitchFabric):
-        return build_switch(fabric, site)
-    if isinstance(fabric, FatTreeFabric):
-        return build_fat_tree(fabric, site)
-    raise NotImplementedError
+    return _build_switched(fabric, site)
+
+
+def _build_switched(fabric: SwitchFabric | FatTreeFabric | DragonflyFabric | GraphFabric, site: Site) -> Fabric:
+    match fabric:
+        case SwitchFabric():
+            return build_switch(fabric, site)
+        case FatTreeFabric():
+            return build_fat_tree(fabric, site)
+        case DragonflyFabric():
+            return build_dragonfly(fabric, site)
+        case GraphFabric():
+            return build_drawn(fabric, site)
 
 
 def _degrade(cluster: Cluster, degradations: Sequence[Degradation]) -> Cluster:

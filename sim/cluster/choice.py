@@ -24,14 +24,14 @@ def choose_paths(routing: Routing, source: Ints, target: Ints, destination: Ints
     return hash_paths(routing, source, target, key, n_paths)
 
 
-def hash_paths(routing: Routing, source: Ints, target: Ints, key: Ints, n_paths: int) -> Ints:
-    """One hashed path number per connection and queue pair, (n, queue_pairs)."""
+def hash_paths(routing: Routing, source: Ints, target: Ints, key: Ints, n_paths: int | Ints) -> Ints:
+    """One hashed path number per connection and queue pair, (n, queue_pairs), below n_paths (a number or (n,))."""
     state = np.full(len(source), routing.seed, np.uint64)
     for part in (source, target, key):
         state = _mix(state ^ part.astype(np.uint64))
     pairs = np.arange(routing.queue_pairs, dtype=np.uint64)
     mixed = _mix(state[:, None] ^ pairs)
-    return (mixed % np.uint64(n_paths)).astype(np.int64)
+    return (mixed % np.reshape(n_paths, (-1, 1)).astype(np.uint64)).astype(np.int64)
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

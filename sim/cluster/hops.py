@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cluster.cluster import Floats, Ints, Links, Routes
+from sim.cluster.cluster import Floats, Ints, Links, Mask, Routes
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Hops:
     link: Ints  # (n, k)
     share: Floats  # (n, k) share of the connection's bytes
 
-    def where(self, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Hops:
+    def where(self, mask: Mask) -> Hops:
         """The same, with rows outside the mask (n,) emptied."""
         return Hops(np.where(mask[:, None], self.link, -1), self.share)
 

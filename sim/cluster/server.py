@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -105,11 +105,10 @@ class _Cable:
 
 def build_server(node: Node) -> Server:
     """The template of a node record."""
-    local = node.local
     cables, switches = _local_cables(node)
     path = _paths(node.accelerators, len(switches), cables)
     ports = np.full(node.accelerators, -1), np.full(node.accelerators, -1)
-    if local.kind == "pcie":
+    if "pcie" in switches:
         ports = _ports(node.accelerators, 0)
     elif node.host.pcie_bandwidth > 0:
         ports = _ports(node.accelerators, len(cables))
@@ -129,10 +128,27 @@ def build_server(node: Node) -> Server:
     )
 
 
+def without_adapters(server: Server) -> Server:
+    """The same node for a network that joins accelerators, or the switch they share, directly.
+
+    Raises ConfigError if several accelerators share no switch.
+    """
+    n = server.n_accelerators
+    exits = np.full(n, -1), np.full(n, -1)
+    if n > 1:
+        if server.node.local.kind not in ("switch", "pcie"):
+            message = f"a torus of nodes with {n} accelerators attaches to their switch; there is none"
+            raise ConfigError(
+                Problem("", "node.local.kind", message, "use switch or pcie, or one accelerator per node")
+            )
+        exits = _ports(n, 0)
+    return replace(server, exit=exits[0], entry=exits[1], adapter=np.zeros(n, np.int64), n_adapters=1)
+
+
 def _local_cables(node: Node) -> tuple[list[_Cable], tuple[str, ...]]:
     local, n = node.local, node.accelerators
     rate = local.bandwidth * local.efficiency
-    if local.kind == "none" or (n == 1 and local.kind != "switch"):
+    if local.kind == "none" or n == 1:
         return [], ()
     if local.bandwidth <= 0:
         raise ConfigError(Problem("", "node.local.bandwidth", f"a {local.kind} network needs a bandwidth above 0"))
