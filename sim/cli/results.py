@@ -14,7 +14,7 @@ Stored = Annotated[Path, Argument(metavar="RESULT", help="result.json, or the fo
 
 
 def report(source: Stored, json: AsJson = False) -> int:
-    """Print the report of a stored result again."""
+    """Print a stored result again."""
     from sim.report.jsonout import read_result
     from sim.report.text import print_report
 

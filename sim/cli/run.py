@@ -26,7 +26,7 @@ def run(
         Path | None, Option("--output", "-o", metavar="DIR", help="Also write result.json and manifest.json there.")
     ] = None,
 ) -> int:
-    """Simulate one experiment and print its report.
+    """Simulate one experiment.
 
     Exit code 1 says that it ran, but does not fit into memory or missed the tolerance of its measurement.
     """

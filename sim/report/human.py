@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.units import DATA, TIME, Dimension
+from sim.units import DATA, DATA_RATE, TIME, Dimension
 
 Ladder = tuple[tuple[float, str], ...]  # (size of the unit, its name), largest first
 
@@ -71,3 +71,9 @@ def percent(share: float) -> str:
 def signed_percent(share: float) -> str:
     """A relative difference with its sign."""
     return f"{100 * share:+.1f} %"
+
+
+def bit_rate(bytes_per_second: float) -> str:
+    """The rate of a cable as its label says it: in bits."""
+    factor = DATA_RATE.units["Gb/s"]
+    return f"{bytes_per_second / factor:g} Gb/s"

@@ -21,7 +21,7 @@ def run_experiment(source: str, overrides: list[str] | None = None, seed: int | 
     Raises ConfigError for wrong input, PlanError where the plan does not suit cluster or model.
     """
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    return simulate(load_experiment(source, overrides=changes))
+    return simulate(load_experiment(source, changes).experiment)
 
 
 def meets_expectations(result: Result) -> bool:

@@ -1,0 +1,148 @@
+"""The verb `list`: what ships with the program, and what a cluster is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, BadParameter, Option
+
+from sim.cli import output
+from sim.cli.run import AsJson, Overrides
+
+if TYPE_CHECKING:
+    from sim.cluster.cluster import Cluster
+
+
+def list_(
+    what: Annotated[str | None, Argument(metavar="KIND|NAME", help="A kind, a name or a file.")] = None,
+    everything: Annotated[bool, Option("--all", help="List every part of a cluster, not the first few.")] = False,
+    export: Annotated[
+        Path | None, Option("--export", metavar="FILE", help="Write the network to FILE.graphml or FILE.json.")
+    ] = None,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> int:
+    """Show the catalogue, or a cluster's parts.
+
+    Kinds are accelerator, node, cluster, workload, software and experiment. A cluster is listed by
+    its nodes, adapters, switches and links, whose names serve in `degradations`.
+    """
+    from sim.spec.load import CATALOGUE
+
+    if export and (what is None or what.removesuffix("s") in CATALOGUE):
+        raise BadParameter("needs the name of a cluster", param_hint="--export")
+    if what is None:
+        return _list_kinds(list(CATALOGUE), json)
+    if what.removesuffix("s") in CATALOGUE:
+        return _list_kinds([what.removesuffix("s")], json)
+    return _list_name(what, overrides or [], everything, export, json)
+
+
+def _list_kinds(kinds: list[str], as_json: bool) -> int:
+    from sim.spec.load import list_catalogue
+
+    lines = {kind: {name: _line(kind, name) for name in list_catalogue(kind)} for kind in kinds}
+    if as_json:
+        output.emit_json(lines)
+    else:
+        output.emit_lines(_kind_lines(lines))
+    return output.FINE
+
+
+def _kind_lines(kinds: dict[str, dict[str, str]]) -> list[str]:
+    text: list[str] = []
+    for kind, names in kinds.items():
+        width = max(map(len, names), default=0)
+        text += [*([""] if text else []), kind]
+        text += [f"  {name:<{width}}  {line}".rstrip() for name, line in names.items()]
+    return text
+
+
+def _line(kind: str, name: str) -> str:
+    from sim.errors import ConfigError
+    from sim.report.oneline import one_line
+    from sim.spec.load import load_definition
+
+    try:
+        return one_line(load_definition(kind, name))
+    except ConfigError as error:
+        return f"invalid: {error.problems[0]}"
+
+
+def _list_name(name: str, overrides: list[str], everything: bool, export: Path | None, as_json: bool) -> int:
+    from sim.cli.kinds import kind_of
+
+    kind = kind_of(name)
+    if kind == "cluster":
+        return _list_cluster(name, overrides, everything, export, as_json)
+    if export:
+        raise BadParameter(f"{name} is not a cluster", param_hint="--export")
+    return _list_definition(kind, name, overrides, as_json)
+
+
+def _list_definition(kind: str, name: str, overrides: list[str], as_json: bool) -> int:
+    from sim.spec.load import load_definition
+
+    record = load_definition(kind, name, overrides)
+    if as_json:
+        output.emit_json({kind: record.model_dump(mode="json")})
+    else:
+        output.emit_lines(_as_written(kind, name))
+    return output.FINE
+
+
+def _as_written(kind: str, name: str) -> Iterator[str]:
+    """The file of a definition, key by key, with the units it was written in."""
+    from sim.report.compare import flatten
+    from sim.spec.catalogue import find_definition
+    from sim.spec.reader import plain, read_file
+
+    path = find_definition(kind, name, Path())
+    yield f"{kind} in {path}"
+    for key, value in flatten(plain(read_file(path))):
+        yield f"  {key}: {str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _list_cluster(name: str, overrides: list[str], everything: bool, export: Path | None, as_json: bool) -> int:
+    from sim.report.parts import list_parts, listing_lines
+
+    cluster = _build(name, overrides)
+    if export:
+        _write_graph(cluster, export)
+    listing = list_parts(cluster, everything)
+    if as_json:
+        output.emit_json(listing.to_json())
+    elif not export:
+        output.emit_lines(listing_lines(listing))
+    return output.FINE
+
+
+def _build(name: str, overrides: list[str]) -> Cluster:
+    from sim.cluster.build import build_cluster
+    from sim.spec.load import load_definition
+    from sim.spec.records import ClusterSpec
+
+    spec = load_definition("cluster", name, overrides)
+    if not isinstance(spec, ClusterSpec):
+        raise TypeError(f"{name} decodes to a {type(spec).__name__}")
+    return build_cluster(spec)
+
+
+def _write_graph(cluster: Cluster, file: Path) -> None:
+    from sim.cluster.export import graphml, node_link
+    from sim.report.jsonout import dumps
+
+    writers: dict[str, Callable[[Cluster], str]] = {
+        ".graphml": graphml,
+        ".json": lambda cluster: dumps(node_link(cluster)),
+    }
+    writer = writers.get(file.suffix)
+    if writer is None:
+        raise BadParameter(f"{file} ends neither in .graphml nor in .json", param_hint="--export")
+    try:
+        file.write_text(writer(cluster), encoding="utf-8")
+    except OSError as error:
+        raise BadParameter(f"{file}: {error.strerror}", param_hint="--export") from None
+    output.say(f"wrote {file}")

@@ -1,0 +1,40 @@
+"""Which kind of definition a name or a file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim.errors import ConfigError, Problem
+
+ORDER = ("cluster", "workload", "experiment", "software", "node", "accelerator")  # where a name has several kinds
+
+
+def kind_of(name: str) -> str:
+    """The kind of a name in the catalogue, or of a file by the keys that it has. Raises ConfigError."""
+    from sim.spec.catalogue import is_path
+
+    return _kind_of_file(Path(name)) if is_path(name) else _kind_of_name(name)
+
+
+def _kind_of_name(name: str) -> str:
+    from difflib import get_close_matches
+
+    from sim.spec.load import CATALOGUE, list_catalogue
+
+    names = {kind: list_catalogue(kind) for kind in ORDER}
+    found = [kind for kind in ORDER if name in names[kind]]
+    if found:
+        return found[0]
+    known = sorted({*CATALOGUE, *(known for kind in ORDER for known in names[kind])})
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    way_out = f"did you mean {' or '.join(close)}?" if close else "`clustersim list` shows what there is"
+    raise ConfigError(Problem(name, "", "is neither a kind nor a name in the catalogue", way_out))
+
+
+def _kind_of_file(path: Path) -> str:
+    """The kind whose record knows most of the keys; of equal ones the first in ORDER."""
+    from sim.spec.load import CATALOGUE
+    from sim.spec.reader import read_file
+
+    keys = set(read_file(path).value)
+    return max(ORDER, key=lambda kind: len(keys & set(CATALOGUE[kind].record.model_fields)))
