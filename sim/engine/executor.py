@@ -19,11 +19,20 @@ class Executor:
     """One run of one program. `slowdown` is the share of a processor that a running collective takes."""
 
     def __init__(
-        self, program: Program, table: FlowTable, *, slowdown: float = 0.0, skip: bool = True, check: bool = False
+        self,
+        program: Program,
+        table: FlowTable,
+        *,
+        flow_ranks: tuple[tuple[int, ...], ...] = (),
+        slowdown: float = 0.0,
+        skip: bool = True,
+        check: bool = False,
     ) -> None:
         self.env = Environment()
-        self.program, self.speed_under_load = program, 1.0 - slowdown
+        self.program, self.flow_ranks, self.speed_under_load = program, flow_ranks, 1.0 - slowdown
         self.network = Network(self.env, table, check)
+        for action in program.actions:
+            self.network.note_alone([flow for flow, _ in action.carried])
         self.offset = 0.0  # time skipped by whole periods [s]
         self._tabulate(program)
         n = len(program.streams)
@@ -212,6 +221,7 @@ class Executor:
         return Trace(
             program=self.program,
             table=self.network.table,
+            flow_ranks=self.flow_ranks,
             stream=stream,
             position=position,
             template=np.array([self.templates[row[0]][row[1]] for row in rows], dtype=np.int64),

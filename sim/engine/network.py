@@ -93,6 +93,11 @@ class Network:
             self._set_rate(flow, self._alone(kind))
         return flow
 
+    def note_alone(self, kinds: list[int]) -> None:
+        """Count these classes, one flow each, towards the peak load: they run inside chains."""
+        for kind in kinds:
+            self._alone(kind)
+
     def _alone(self, kind: int) -> float:
         key = ((kind, 1),)
         if key not in self.allocations:

@@ -33,12 +33,13 @@ class Trace:
     stream, position, template, index: (n,) int64. start, end: (n,) float64; start is when the
     instruction began to act. blocker: (n,) row whose completion let it begin, -1 at time 0.
     The clock stands still while periods are skipped, so gaps between rows are true; `unrolled` and
-    `time` add the skipped time. flow_bytes: bytes of one flow of each class over the step;
+    `time` add the skipped time. flow_ranks: rank classes in each flow class. flow_bytes: bytes of one flow of each class over the step;
     link_peak: largest share of capacity per link class.
     """
 
     program: Program
     table: FlowTable
+    flow_ranks: tuple[tuple[int, ...], ...]
     stream: Ints
     position: Ints
     template: Ints

@@ -77,6 +77,8 @@ class MatrixUnit(Record):
     compute_units: Count = Field(default=1, ge=1, description="processors (SM, core, systolic array) that tiles spread over")
     tile: tuple[Count, Count] = Field(default=(128, 128), description="rows and columns of one output tile")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
+    attention_forward: Fraction = Field(default=0.6, gt=0, description="share of the peak that fused attention reaches forward")
+    attention_backward: Fraction = Field(default=0.5, gt=0, description="share of the peak that fused attention reaches backward")
 
 
 class AcceleratorMemory(Record):

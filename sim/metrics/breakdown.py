@@ -1,0 +1,104 @@
+"""Where the time of a step goes, on one rank: exposed time by cause, summing to the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.program import Action
+from sim.engine.trace import Trace
+from sim.metrics.result import BREAKDOWN
+
+Ints = NDArray[np.int64]
+COMPUTING = ("compute", "optimizer")
+COMMUNICATING = tuple(name for name in BREAKDOWN if name.endswith("_comm"))
+
+
+@dataclass(frozen=True)
+class RankTime:
+    """Exposed seconds by cause on one rank class, and its communication hidden or not [s]."""
+
+    rank: int
+    exposed: dict[str, float]
+    comm_total: float
+
+    @property
+    def comm_exposed(self) -> float:
+        """Seconds in which only communication happens."""
+        return sum(self.exposed[name] for name in COMMUNICATING)
+
+
+def critical_rank(trace: Trace) -> int:
+    """The rank class whose own stream is busy longest; the first of equals."""
+    streams = trace.program.streams
+    busy = np.bincount(trace.stream, (trace.end - trace.start) * trace.weights(), len(streams))
+    ranks = [number for number, stream in enumerate(streams) if stream.kind == "compute"]
+    most = max(busy[number] for number in ranks)
+    return next(streams[number].rank for number in ranks if busy[number] >= most * (1 - 1e-9))
+
+
+def rank_time(trace: Trace, rank: int) -> RankTime:
+    """Divide the step of a rank class: what its stream does, and what it waits for in between.
+
+    A gap is charged to the chain of events that ended it, walked backwards: transfers to their own
+    kind of communication, other ranks' work to the bubble.
+    """
+    exposed = dict.fromkeys(BREAKDOWN, 0.0)
+    number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
+    rows = np.flatnonzero(trace.stream == number)
+    weight, actions = trace.weights(), _row_actions(trace)
+    clock = 0.0
+    for row in rows.tolist():
+        times = int(weight[row])
+        for cause, seconds in _gap(trace, actions, clock, row):
+            exposed[cause] += times * seconds
+        for cause, seconds in _own(actions[row], float(trace.end[row] - trace.start[row])):
+            exposed[cause] += times * seconds
+        clock = float(trace.end[row])
+    end = float(trace.end.max(initial=0.0))
+    exposed["bubble"] += max(0.0, end - clock)
+    return RankTime(rank, exposed, _comm_total(trace, rank, actions, weight))
+
+
+def _row_actions(trace: Trace) -> list[Action]:
+    acts = np.array([template.action for template in trace.program.templates], dtype=np.int64)
+    actions = trace.program.actions
+    return [actions[action] for action in acts[trace.template].tolist()] if len(trace.template) else []
+
+
+def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
+    """What the rank's own stream does; what slower processors add counts as computation."""
+    if action.flow >= 0:
+        return [(action.category, seconds)]
+    return [*action.parts, ("compute", seconds - sum(part for _, part in action.parts))]
+
+
+def _gap(trace: Trace, actions: list[Action], begin: float, row: int) -> list[tuple[str, float]]:
+    """Causes of the wait between `begin` and the start of `row`."""
+    causes = []
+    until, cause = float(trace.start[row]), int(trace.blocker[row])
+    while until > begin and cause >= 0:
+        since = max(begin, float(trace.start[cause]))
+        if since < until:
+            action = actions[cause]
+            causes.append((action.category if action.flow >= 0 else "bubble", until - since))
+            until = since
+        cause = int(trace.blocker[cause])
+    if until > begin:
+        causes.append(("bubble", until - begin))
+    return causes
+
+
+def _comm_total(trace: Trace, rank: int, actions: list[Action], weight: Ints) -> float:
+    """Seconds the rank has a collective or send in flight, streams added."""
+    total = 0.0
+    members = trace.flow_ranks
+    duration = trace.end - trace.start
+    for row, action in enumerate(actions):
+        if action.flow >= 0 and rank in members[action.flow]:
+            total += float(weight[row] * duration[row])
+        elif action.rank == rank:
+            total += float(weight[row]) * action.comm
+    return total

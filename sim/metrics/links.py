@@ -1,0 +1,48 @@
+"""How much of each link a step uses."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cluster.cluster import Cluster
+from sim.engine.trace import Trace
+from sim.metrics.result import LinkUse
+
+Floats = NDArray[np.float64]
+
+
+def flow_bytes(trace: Trace) -> Floats:
+    """Bytes of one flow of each class over the step, those inside coalesced chains too, (n_flows,)."""
+    total = trace.flow_bytes.copy()
+    acts = np.array([template.action for template in trace.program.templates], dtype=np.int64)
+    if len(trace.template):
+        times = np.bincount(acts[trace.template], trace.weights(), len(trace.program.actions))
+        for action, count in zip(trace.program.actions, times.tolist(), strict=True):
+            for flow, size in action.carried:
+                total[flow] += count * size
+    return total
+
+
+def link_bytes(trace: Trace) -> Floats:
+    """Bytes over one link of each class, (n_links,)."""
+    table = trace.table
+    return np.bincount(table.link, table.coefficient * flow_bytes(trace)[table.flow], len(table.capacity))
+
+
+def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
+    """Every class of links that carries anything, busiest first; links of one kind and load together."""
+    table, carried = trace.table, link_bytes(trace)
+    rows: dict[tuple[str, float, float], tuple[int, int, float]] = {}
+    for number, example in enumerate(table.link_example.tolist()):
+        if carried[number] == 0:
+            continue
+        mean = float(carried[number] / (table.capacity[number] * trace.time))
+        key = (cluster.link_kind(example), round(mean, 12), round(float(trace.link_peak[number]), 12))
+        first, count, size = rows.get(key, (example, 0, float(carried[number])))
+        rows[key] = (min(first, example), count + int(table.link_count[number]), size)
+    uses = [
+        LinkUse(cluster.link_name(example), kind, count, mean, peak, size)
+        for (kind, mean, peak), (example, count, size) in rows.items()
+    ]
+    return tuple(sorted(uses, key=lambda use: (-use.mean, use.name)))

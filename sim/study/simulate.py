@@ -1,0 +1,186 @@
+"""One training step, simulated: from a resolved experiment to a result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import ceil
+
+import sim
+from sim.cluster.build import build_cluster
+from sim.cluster.cluster import Cluster
+from sim.engine.assemble import assemble
+from sim.engine.executor import Executor
+from sim.engine.ranks import Job, build_job
+from sim.engine.trace import Trace
+from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime, critical_rank, rank_time
+from sim.metrics.links import link_use
+from sim.metrics.memory import memory_result
+from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
+from sim.plan.plan import Plan, build_plan
+from sim.spec.records import Experiment, Measured, Training
+from sim.spec.setup import Setup
+from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated step with everything that led to it."""
+
+    setup: Setup
+    cluster: Cluster
+    plan: Plan
+    job: Job
+    trace: Trace
+
+
+def simulate_step(experiment: Experiment) -> Simulated:
+    """Run one step of a resolved and checked experiment. Raises PlanError, Deadlock."""
+    setup = Setup(experiment)
+    cluster = build_cluster(setup.cluster, experiment.degradations)
+    plan = build_plan(experiment, cluster, setup.data)
+    job = build_job(plan)
+    program = assemble(job)
+    options = experiment.simulation
+    executor = Executor(
+        program,
+        job.table,
+        flow_ranks=tuple(flow.members for flow in job.flows),
+        slowdown=plan.software.overlap_slowdown,
+        skip=options.skip == "auto",
+        check=options.certificate,
+    )
+    return Simulated(setup, cluster, plan, job, executor.run())
+
+
+def simulate(experiment: Experiment) -> Result:
+    """Predict one run: step time and where it goes, memory, utilization, time-to-train."""
+    began = time.perf_counter()
+    run = simulate_step(experiment)
+    critical = rank_time(run.trace, critical_rank(run.trace))
+    step = step_result(run, critical)
+    return Result(
+        name=experiment.name,
+        description=experiment.description,
+        accelerators=run.setup.ranks,
+        setup=headline(run),
+        step=step,
+        memory=memory_result(run.plan, run.setup.data),
+        utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
+        run=run_result(experiment.training, step),
+        comparison=compare(experiment, step),
+        notes=tuple(notes(run)),
+        folding=folding(run),
+        events=run.trace.events,
+        wall_s=time.perf_counter() - began,
+        seed=experiment.seed,
+        version=sim.__version__,
+        manifest=experiment.model_dump(mode="json"),
+    )
+
+
+def step_result(run: Simulated, critical: RankTime) -> StepResult:
+    """Rates of one step. MFU counts the FLOPs of the model, HFU those that run (Chowdhery 2022, app. B)."""
+    setup, seconds = run.setup, run.trace.time
+    training = setup.training
+    tokens = training.global_batch * training.sequence_length
+    per_accelerator = tokens / seconds / setup.ranks
+    model = model_flops_per_token(run.plan.model, training.sequence_length) * per_accelerator
+    hardware = hardware_flops_per_token(run.plan.model, training.sequence_length, training.recompute) * per_accelerator
+    peak = getattr(setup.accelerator.matrix.peak, training.precision)
+    return StepResult(
+        time_s=seconds,
+        tokens_per_s=tokens / seconds,
+        model_tflops_per_accelerator=model / 1e12,
+        mfu=model / peak,
+        hfu=hardware / peak,
+        breakdown_s=critical.exposed,
+        comm_total_s=critical.comm_total,
+        comm_overlapped_s=max(0.0, critical.comm_total - critical.comm_exposed),
+    )
+
+
+def accelerator_shares(critical: RankTime, seconds: float) -> dict[str, float]:
+    """Shares of the step in which the critical rank computes, only communicates, or does neither."""
+    compute = sum(critical.exposed[name] for name in COMPUTING) / seconds
+    comm = sum(critical.exposed[name] for name in COMMUNICATING) / seconds
+    return {"compute_busy": compute, "comm_busy": comm, "idle": 1.0 - compute - comm}
+
+
+def run_result(training: Training, step: StepResult) -> RunResult | None:
+    """A training without faults: steps times step time."""
+    if training.tokens is None:
+        return None
+    steps = ceil(training.tokens / (training.global_batch * training.sequence_length))
+    seconds = steps * step.time_s
+    return RunResult(dict.fromkeys(("mean", "p5", "p50", "p95"), seconds), steps, 1.0)
+
+
+def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
+    """Prediction beside the measurement, if there is one."""
+    measured = experiment.measured
+    if measured is None:
+        return None
+    accelerators = Setup(experiment).ranks
+    ways = {
+        "step_time": ("step_time_s", step.time_s),
+        "tokens_per_s": ("tokens_per_s", step.tokens_per_s),
+        "tokens_per_s_per_accelerator": ("tokens_per_s_per_accelerator", step.tokens_per_s / accelerators),
+        "model_tflops_per_accelerator": ("model_tflops_per_accelerator", step.model_tflops_per_accelerator),
+    }
+    for field, (metric, predicted) in ways.items():
+        value = getattr(measured, field)
+        if value is not None:
+            return _comparison(metric, predicted, value, measured)
+    return None
+
+
+def _comparison(metric: str, predicted: float, value: float, measured: Measured) -> Comparison:
+    """The error is always that of the step time: rates are turned round."""
+    error = predicted / value - 1 if metric == "step_time_s" else value / predicted - 1
+    return Comparison(metric, predicted, value, error, measured.source, measured.tolerance)
+
+
+def headline(run: Simulated) -> dict[str, str]:
+    """The plan for people."""
+    setup, plan = run.setup, run.plan
+    parallelism, training = setup.parallelism, setup.training
+    sizes = {"tensor": parallelism.tensor, "context": parallelism.context, "pipeline": parallelism.pipeline}
+    split = [f"{name} {size}" for name, size in sizes.items() if size > 1] + [f"data {setup.data}"]
+    extras = [
+        f"{parallelism.virtual_stages} virtual stages" if parallelism.virtual_stages > 1 else "",
+        "sequence parallel" if parallelism.sequence_parallel else "",
+        f"ZeRO {parallelism.zero_stage}" if parallelism.zero_stage else "",
+    ]
+    return {
+        "cluster": f"{setup.cluster.name}, {run.cluster.n_nodes} x {setup.node.name} ({setup.accelerator.name})",
+        "workload": plan.model.name,
+        "parallelism": ", ".join(split + [extra for extra in extras if extra]),
+        "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
+        "batch": f"{training.global_batch} x {training.sequence_length} tokens",
+        "precision": f"{training.precision}, recompute {training.recompute}",
+        "software": plan.software.name,
+    }
+
+
+def notes(run: Simulated) -> list[str]:
+    """What a reader should know about this prediction."""
+    said = []
+    idle = run.cluster.n_accelerators - run.setup.ranks
+    if idle:
+        said.append(f"{idle} of {run.cluster.n_accelerators} accelerators are not used by this plan")
+    if run.setup.training.tokens is not None:
+        said.append("time-to-train assumes that nothing fails")
+    return said
+
+
+def folding(run: Simulated) -> dict[str, int]:
+    """How much smaller the simulated job is than the real one."""
+    return {
+        "ranks": run.plan.grid.n_ranks,
+        "rank_classes": len(run.job.ranks),
+        "links": len(run.plan.links),
+        "link_classes": len(run.job.table.capacity),
+        "flow_classes": run.job.table.n_flows,
+        "skipped_periods": sum(repeat.times for repeat in run.trace.repeats),
+    }
