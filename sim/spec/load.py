@@ -19,7 +19,7 @@ from sim.spec.overrides import apply_overrides
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
 from sim.spec.records import Experiment, Record
-from sim.spec.resolve import Resolver
+from sim.spec.resolve import Resolver, real_path
 from sim.spec.setup import Setup
 
 __all__ = [
@@ -82,7 +82,7 @@ def _start(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | 
         path = _found(kind, source)
         root = resolver.read(path)
     if "extends" in root.value:
-        root = resolver.resolve(kind, root, "", () if path is None else (path.resolve(),))
+        root = resolver.resolve(kind, root, "", () if path is None else (real_path(path),))
         if not isinstance(root.value, dict):
             raise ConfigError(resolver.problems)
     return root, path
@@ -94,7 +94,9 @@ def _found(kind: str, source: str | Path) -> Path:
             return find_experiment(source)
         return source if isinstance(source, Path) else find_definition(kind, source, Path())
     except ConfigError as error:
-        raise ConfigError([replace(problem, where=str(source)[:120]) for problem in error.problems]) from None
+        raise ConfigError(
+            [replace(problem, where=str(source)[:120] or f"<{kind}>") for problem in error.problems]
+        ) from None
 
 
 def _with_defaults(root: Node, path: Path | None) -> Node:

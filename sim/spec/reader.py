@@ -149,7 +149,8 @@ def _decoded(content: bytes, source: str) -> str:
 
 def _shown(path: Path) -> str:
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
+    text = str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
+    return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}"
 
 
 def _mark_at(text: str, position: int, source: str) -> Mark:
@@ -264,9 +265,8 @@ class _Builder:
         mark = _mark(self.source, event.start_mark)
         self.charge(1, mark)
         if event.tag is not None:
-            self.problems.append(
-                Problem(str(mark), "", f"tags such as {event.tag[:60]} are not allowed", "remove the tag")
-            )
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")[:60]
+            self.problems.append(Problem(str(mark), "", f"the tag {tag} is not allowed", "remove it"))
         return mark
 
     def charge(self, size: int, mark: Mark) -> None:
@@ -318,7 +318,7 @@ _HANDLERS: dict[type, Callable[[_Builder, Any], None]] = {
 
 
 def _resolved(text: str) -> Any:
-    """Value of a plain scalar under the YAML 1.2 core schema; only finite decimal numbers."""
+    """Value of a plain scalar under the YAML 1.2 core schema; numbers are decimal."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):

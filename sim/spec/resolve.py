@@ -1,6 +1,6 @@
 """References to raw mappings: names, paths, inline definitions, `extends` and overrides.
 
-Public: `Resolver`, `merge`. Works on Nodes, so that every value keeps the place it was written at.
+Public: `Resolver`, `merge`, `real_path`. Works on Nodes, so that every value keeps the place it was written at.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Resolver:
     def read(self, path: Path) -> Node:
         """The mapping in `path`. Raises ConfigError."""
         node = read_file(path)
-        self.files.append(path)
+        self.files.append(path.absolute())
         self.homes[node.mark.source] = path.parent
         return node
 
@@ -49,7 +49,7 @@ class Resolver:
 
     def _resolve_name(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
         try:
-            path = find_definition(kind, node.value, self.homes.get(node.mark.source, self.outside)).resolve()
+            path = real_path(find_definition(kind, node.value, self.homes.get(node.mark.source, self.outside)))
             _refuse_circle(path, chain)
             inner = self.read(path)
         except ConfigError as error:
@@ -90,6 +90,14 @@ def merge(base: Node, change: Node, key: str = "") -> Node:
     for name, item in change.value.items():
         merged[name] = merge(merged[name], item, name) if name in merged else item
     return Node(merged, change.mark)
+
+
+def real_path(path: Path) -> Path:
+    """`path` without links; unchanged where that fails, which reading it will report."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
 
 
 def _refuse_circle(path: Path, chain: tuple[Path, ...]) -> None:
