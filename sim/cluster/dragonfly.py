@@ -79,9 +79,8 @@ def build_dragonfly(fabric: DragonflyFabric, site: Site) -> Dragonfly:
     """The dragonfly of the given size; ConfigError if the nodes do not fit on it."""
     places = fabric.groups * fabric.routers_per_group * fabric.nodes_per_router
     if site.n_nodes > places:
-        message = (
-            f"{fabric.groups} groups of {fabric.routers_per_group} routers hold {places} nodes, not {site.n_nodes}"
-        )
+        size = f"{fabric.groups} groups of {fabric.routers_per_group} routers"
+        message = f"{size} hold {places} nodes, the cluster has {site.n_nodes}"
         raise ConfigError(Problem("", "fabric.groups", message, "add groups, or ask for fewer nodes"))
     block = Block("router", "group{}/router{}", site.first_vertex, (fabric.groups, fabric.routers_per_group))
     up = adapter_links(site, block.first + router_of(fabric, site, np.arange(site.n)), None)

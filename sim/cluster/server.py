@@ -124,8 +124,13 @@ def build_server(node: Node) -> Server:
         entry=ports[1],
         adapter=np.arange(node.accelerators) * n_adapters // node.accelerators,
         n_adapters=n_adapters,
-        adapter_rate=node.nics.bandwidth * node.nics.efficiency * max(1.0, node.nics.count / node.accelerators),
+        adapter_rate=node.nics.bandwidth * node.nics.efficiency * _adapters_per_rail(node),
     )
+
+
+def _adapters_per_rail(node: Node) -> float:
+    """How many adapters one bundle holds; 0 where there are none."""
+    return max(1.0, node.nics.count / node.accelerators) if node.nics.count else 0.0
 
 
 def without_adapters(server: Server) -> Server:
