@@ -365,7 +365,7 @@ def test_what_is_no_experiment_is_refused(source: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [{}, {"cluster": 3}, {"cluster": {"extends": 3}}, {1: 2}, {"cluster": object()}, {"training": b"x"}],
-    ids=str,
+    ids=["empty", "number", "number to extend", "key", "object", "bytes"],
 )
 def test_mapping_that_is_no_experiment_is_refused(data: dict[str, object]) -> None:
     errors_of(lambda: load_experiment(data))

@@ -121,7 +121,7 @@ def _quantity(finding: _Finding) -> tuple[str, str]:
 
 def _missing(finding: _Finding) -> tuple[str, str]:
     field = finding.place.field
-    if field is None:
+    if field is None or isinstance(finding.place.keys[-1], int):
         return "an entry is missing", ""
     dimension = dimension_of(field)
     example = f" ({dimension.article}, such as {dimension.examples[0]})" if dimension else ""

@@ -380,6 +380,7 @@ class Simulation(Record):
     fold: Literal["auto", "off"] = Field(default="auto", description="simulate one of each class of equal ranks")
     coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
     skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
+    prune: Literal["auto", "off"] = Field(default="auto", description="leave links that can never be full out of rate sharing")
     certificate: bool = Field(default=False, description="check every rate allocation for max-min fairness")
 
 

@@ -35,19 +35,34 @@ class Resolver:
     def resolve(self, kind: str, node: Node, key: str = "", chain: tuple[Path, ...] = ()) -> Node:
         """`node` as a mapping in which every reference is a mapping too.
 
-        What cannot be resolved stays as it is, with a problem noted. `key` is the key path of
+        What cannot be resolved stays a text, with a problem noted. `key` is the key path of
         `node`, `chain` the files that are being extended.
         """
-        if isinstance(node.value, str):
-            return self._resolve_name(kind, node, key, chain)
-        if not isinstance(node.value, dict):
-            return node
-        base = node.value.get("extends")
-        if base is None:
-            return self._resolve_inner(kind, node, key)
-        return self._extend(kind, Node(_without(node.value, "extends"), node.mark), base, key, chain)
+        expanded = self._expand(kind, node, key, chain)
+        if not isinstance(expanded.value, dict):
+            return expanded
+        inner = {
+            name: self.resolve(target, expanded.value[name], _joined(key, name))
+            for name, target in CATALOGUE[kind].references.items()
+            if name in expanded.value
+        }
+        return Node(expanded.value | inner, expanded.mark)
 
-    def _resolve_name(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
+    def _expand(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
+        """`node` with its own name looked up and its `extends` applied; references under it stay."""
+        if isinstance(node.value, str):
+            return self._look_up(kind, node, key, chain)
+        if not isinstance(node.value, dict) or "extends" not in node.value:
+            return node
+        base: Node = node.value["extends"]
+        if not isinstance(base.value, str):
+            message = "must be the name or path of a definition"
+            self.problems.append(Problem(str(base.mark), _joined(key, "extends"), message))
+            return Node("", base.mark)
+        start = self._expand(kind, base, _joined(key, "extends"), chain)
+        return self._changed(kind, start, node, key) if isinstance(start.value, dict) else start
+
+    def _look_up(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
         try:
             path = real_path(find_definition(kind, node.value, self.homes.get(node.mark.source, self.outside)))
             _refuse_circle(path, chain)
@@ -55,25 +70,17 @@ class Resolver:
         except ConfigError as error:
             self.problems += [_located(problem, node, key) for problem in error.problems]
             return node
-        return self.resolve(kind, inner, key, (*chain, path))
+        return self._expand(kind, inner, key, (*chain, path))
 
-    def _resolve_inner(self, kind: str, node: Node, key: str) -> Node:
+    def _changed(self, kind: str, base: Node, change: Node, key: str) -> Node:
+        """`base` with the keys of `change`; a reference in `base` is resolved if keys of it change."""
+        entries = {name: item for name, item in change.value.items() if name != "extends"}
         inner = {
-            name: self.resolve(target, node.value[name], f"{key}.{name}" if key else name)
+            name: self.resolve(target, base.value[name], _joined(key, name))
             for name, target in CATALOGUE[kind].references.items()
-            if name in node.value
+            if name in base.value and name in entries and isinstance(entries[name].value, dict)
         }
-        return Node(node.value | inner, node.mark)
-
-    def _extend(self, kind: str, node: Node, base: Node, key: str, chain: tuple[Path, ...]) -> Node:
-        if not isinstance(base.value, str):
-            problem = Problem(str(base.mark), f"{key}.extends".lstrip("."), "must be the name or path of a definition")
-            self.problems.append(problem)
-            return self._resolve_inner(kind, node, key)
-        start = self.resolve(kind, base, f"{key}.extends".lstrip("."), chain)
-        if not isinstance(start.value, dict):
-            return base
-        return self._resolve_inner(kind, merge(start, node, kind), key)
+        return merge(Node(base.value | inner, base.mark), Node(entries, change.mark), kind)
 
 
 def merge(base: Node, change: Node, key: str = "") -> Node:
@@ -113,8 +120,8 @@ def _kinds_differ(base: Node, change: Node) -> bool:
     return len(kinds) == 2 and kinds[0] != kinds[1]
 
 
-def _without(value: dict[str, Node], name: str) -> dict[str, Node]:
-    return {key: item for key, item in value.items() if key != name}
+def _joined(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
 
 
 def _located(problem: Problem, node: Node, key: str) -> Problem:
