@@ -28,7 +28,7 @@ def balances(cluster: Cluster, routes: Routes, i: int) -> tuple[list[int], list[
 @pytest.mark.parametrize("routing", ["d_mod_k", "ecmp", "spray"])
 @pytest.mark.parametrize("case", small_cases())
 def test_all_bytes_leave_the_source_and_reach_the_target(case: str, routing: str) -> None:
-    cluster = make_cluster(**CASES[case], routing={"kind": routing, "queue_pairs": 3})
+    cluster = make_cluster(**CASES[case], routing={"kind": routing, "queue_pairs": 7})
     routes, source, target = all_pairs(cluster)
     joined = set(attachments(cluster)) | {(v, v) for v in range(cluster.n_vertices)}
     for i, (a, b) in enumerate(zip(source.tolist(), target.tolist(), strict=True)):

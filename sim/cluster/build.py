@@ -10,7 +10,6 @@ import numpy as np
 from sim.cluster.blocks import Block
 from sim.cluster.cluster import Cluster
 from sim.cluster.dragonfly import build_dragonfly
-from sim.cluster.drawn import build_drawn
 from sim.cluster.fabric import Fabric, Site
 from sim.cluster.fat_tree import build_fat_tree
 from sim.cluster.hops import join_links
@@ -116,6 +115,8 @@ def _build_switched(fabric: SwitchFabric | FatTreeFabric | DragonflyFabric | Gra
         case DragonflyFabric():
             return build_dragonfly(fabric, site)
         case GraphFabric():
+            from sim.cluster.drawn import build_drawn  # networkx takes longer to import than most runs
+
             return build_drawn(fabric, site)
 
 

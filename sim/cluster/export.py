@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
 from sim.cluster.cluster import Cluster, Ints
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def graph(cluster: Cluster) -> nx.DiGraph[str]:
@@ -18,6 +20,8 @@ def graph(cluster: Cluster) -> nx.DiGraph[str]:
     `latency` [s]. An edge between an accelerator and its adapter that is no bottleneck has kind
     "attached" and no capacity, which networkx takes as unlimited.
     """
+    import networkx as nx  # here and not above: a summary does not wait for it
+
     names = [block.name(vertex) for block in cluster.blocks for vertex in range(block.first, block.end)]
     made: nx.DiGraph[str] = nx.DiGraph(name=cluster.spec.name)
     for block in cluster.blocks:
@@ -50,6 +54,8 @@ def attachments(cluster: Cluster) -> list[tuple[int, int]]:
 
 def graphml(cluster: Cluster) -> str:
     """The graph as GraphML text."""
+    import networkx as nx
+
     return "\n".join(nx.generate_graphml(graph(cluster)))
 
 

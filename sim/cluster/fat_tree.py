@@ -103,7 +103,7 @@ class FatTree:
         leaf, other = shape.leaf_of(source), shape.leaf_of(target)
         group, other_group = shape.group_of(leaf), shape.group_of(other)
         path = choose_paths(site.routing, source, target, self._destination(target), key, self._n_paths)
-        spine = path[:, : shape.spines] % shape.spines  # spraying lists all spines first
+        spine = self._spines(path)
         climbs, crosses = leaf != other, group != other_group
         parts = [hop(site.first_link + source), self._spine_hops(leaf, spine, 0).where(climbs)]
         if shape.cores and crosses.any():
@@ -122,6 +122,11 @@ class FatTree:
     @property
     def _n_paths(self) -> int:
         return self.shape.spines * max(1, self.shape.cores)
+
+    def _spines(self, path: Ints) -> Ints:
+        """Spine of each path; sprayed paths visit all spines in turn, of which one round is kept."""
+        n = self.shape.spines
+        return path[:, :n] if self.site.routing.kind == "spray" else path % n
 
     def _destination(self, target: Ints) -> Ints:
         """Counts the adapters of a leaf one by one, so that d-mod-k spreads them over its spines."""
