@@ -18,7 +18,7 @@ from sim.spec.checks import check_experiment
 from sim.spec.overrides import apply_overrides
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
-from sim.spec.records import Experiment, Record
+from sim.spec.records import Experiment, Record, RecordT
 from sim.spec.resolve import Resolver, real_path
 from sim.spec.setup import Setup
 
@@ -53,9 +53,7 @@ def load_experiment(
     root, path = _start(resolver, "experiment", source)
     root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
     root = _with_graph_path(resolver, resolver.resolve("experiment", root))
-    experiment = _decoded(resolver, "experiment", root, si)
-    if not isinstance(experiment, Experiment):
-        raise TypeError("an experiment decodes to an Experiment")
+    experiment = _decoded(resolver, Experiment, root, si)
     _raise_if(_placed(check_experiment(experiment), root))
     return LoadedExperiment(_completed(experiment), path, tuple(dict.fromkeys(resolver.files)), plain(root))
 
@@ -71,7 +69,8 @@ def load_definition(kind: str, source: Source, overrides: Sequence[str] = ()) ->
     resolver = Resolver()
     root, _ = _start(resolver, kind, source)
     root = apply_overrides(resolver, root, kind, overrides)
-    return _decoded(resolver, kind, _with_graph_path(resolver, resolver.resolve(kind, root)), si=False)
+    root = _with_graph_path(resolver, resolver.resolve(kind, root))
+    return _decoded(resolver, CATALOGUE[kind].record, root, si=False)
 
 
 def _start(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:
@@ -120,13 +119,12 @@ def _with_graph_path(resolver: Resolver, root: Node) -> Node:
     return Node(root.value | inner, root.mark) if inner else root
 
 
-def _decoded(resolver: Resolver, kind: str, root: Node, si: bool) -> Record:
-    record = decode(CATALOGUE[kind].record, root, si)
-    found = record if isinstance(record, list) else []
-    _raise_if([*dict.fromkeys(resolver.problems), *found])
-    if isinstance(record, list):
-        raise ConfigError(record)
-    return record
+def _decoded(resolver: Resolver, record: type[RecordT], root: Node, si: bool) -> RecordT:
+    decoded, problems = decode(record, root, si), list(dict.fromkeys(resolver.problems))
+    if isinstance(decoded, list):
+        raise ConfigError([*problems, *decoded])
+    _raise_if(problems)
+    return decoded
 
 
 def _placed(problems: list[Problem], root: Node) -> list[Problem]:

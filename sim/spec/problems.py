@@ -14,23 +14,24 @@ from pydantic import ValidationError
 
 from sim.errors import Problem
 from sim.spec.reader import Mark, Node, plain
-from sim.spec.records import Record
+from sim.spec.records import Record, RecordT
 from sim.spec.walk import Place, choices, dimension_of, is_record, kind_of, locate, members
 from sim.units import COUNT, FRACTION, SI, show_value
 
 MAX_PROBLEMS = 100
 
 
-def decode(record: type[Record], node: Node, si: bool = False) -> Record | list[Problem]:
+def decode(record: type[RecordT], node: Node, si: bool = False) -> RecordT | list[Problem]:
     """The record that `node` says, or everything that is wrong with it in file order."""
     try:
         return record.model_validate(plain(node), context=SI if si else None)
     except ValidationError as error:
-        findings = [_finding(record, node, detail) for detail in error.errors(include_url=False)]
-        placed = [(mark_at(node, finding.place.keys), finding) for finding in _without_echoes(findings)]
+        details = error.errors(include_url=False)
+        findings = _without_echoes([_finding(record, node, detail) for detail in details[: 10 * MAX_PROBLEMS]])
+        placed = [(mark_at(node, finding.place.keys), finding) for finding in findings]
         placed.sort(key=lambda item: (item[0].source != node.mark.source, item[0]))
-        problems = [_problem(mark, finding) for mark, finding in placed]
-        return problems[:MAX_PROBLEMS] + _rest(node, len(problems) - MAX_PROBLEMS)
+        shown = [_problem(mark, finding) for mark, finding in placed[:MAX_PROBLEMS]]
+        return shown + _rest(node, len(findings) - MAX_PROBLEMS, more=len(details) > 10 * MAX_PROBLEMS)
 
 
 def mark_at(node: Node, keys: Sequence[str | int]) -> Mark:
@@ -89,22 +90,22 @@ def _node_at(node: Node, keys: Sequence[str | int]) -> tuple[Node, bool]:
 
 def _without_echoes(findings: list[_Finding]) -> list[_Finding]:
     """One finding a key: a union of words and a list reports both of its sides."""
-    kept: list[_Finding] = []
-    for finding in findings:
-        others = [other for other in findings if other is not finding and _covers(finding, other)]
-        is_list = isinstance(finding.written, tuple)
-        echo = finding.type == ("literal_error" if is_list else "tuple_type") and bool(others)
-        kept += [] if echo else [finding]
-    return kept
+    unions = [finding for finding in findings if finding.type in ("literal_error", "tuple_type")]
+    echoes = {id(finding) for finding in unions if _is_echo(finding, findings)}
+    return [finding for finding in findings if id(finding) not in echoes]
 
 
-def _covers(finding: _Finding, other: _Finding) -> bool:
+def _is_echo(finding: _Finding, findings: list[_Finding]) -> bool:
+    """Whether this is about the side of the union that was not meant."""
+    if finding.type != ("literal_error" if isinstance(finding.written, tuple) else "tuple_type"):
+        return False
     keys = finding.place.keys
-    return finding.type in ("literal_error", "tuple_type") and other.place.keys[: len(keys)] == keys
+    return any(other is not finding and other.place.keys[: len(keys)] == keys for other in findings)
 
 
-def _rest(node: Node, number: int) -> list[Problem]:
-    return [Problem(str(node.mark), "", f"and {number} more problems")] if number > 0 else []
+def _rest(node: Node, number: int, more: bool) -> list[Problem]:
+    count = f"more than {number}" if more else str(number)
+    return [Problem(str(node.mark), "", f"and {count} further problems")] if number > 0 else []
 
 
 def _problem(mark: Mark, finding: _Finding) -> Problem:
