@@ -24,7 +24,7 @@ def assemble(job: Job) -> Program:
     embedding = _embedding_gradients(job, program, exchange)
     for rank in job.ranks:
         _write_end(job, program, computes[rank.number], rank, exchange, embedding)
-    program.beat = _beat(job, program, ends)
+    program.beats = _beats(job, ends)
     return program
 
 
@@ -42,16 +42,15 @@ def _write_stage(
     return marks
 
 
-def _beat(job: Job, program: Program, marks: list[list[int]]) -> tuple[int, int] | None:
-    """The compute stream of the last stage, and its instructions per period of the schedule."""
+def _beats(job: Job, marks: list[list[int]]) -> dict[int, int]:
+    """Compute streams of the last stage, with their instructions per period of the schedule."""
     parallelism = job.plan.experiment.parallelism
     passes, microbatches = period(parallelism.pipeline, parallelism.virtual_stages)
     if job.plan.microbatches < MIN_PERIODS * microbatches:
-        return None
+        return {}
     last = marks[-1]
-    middle = len(last) // 2
-    rank = next(rank for rank in job.ranks if rank.stage == parallelism.pipeline - 1)
-    return rank.number, last[middle] - last[middle - passes]
+    length = last[len(last) // 2] - last[len(last) // 2 - passes]
+    return {rank.number: length for rank in job.ranks if rank.stage == parallelism.pipeline - 1}
 
 
 def _embedding_gradients(job: Job, program: Program, exchange: DataParallel) -> dict[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from simpy.core import Environment
-from simpy.events import Event, Timeout
+from simpy.events import NORMAL, Event
 
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
@@ -13,6 +13,15 @@ from sim.engine.trace import Repeat, Trace
 from sim.errors import Deadlock
 
 IDLE, COMPUTING, STARTING, MOVING = range(4)  # phases of a stream
+
+
+class Alarm(Event):
+    """A stream's alarm clock; the same event rings again and again."""
+
+    def __init__(self, env: Environment, stream: int) -> None:
+        super().__init__(env)
+        self.stream = stream
+        self._ok, self._value = True, None
 
 
 class Executor:
@@ -33,14 +42,15 @@ class Executor:
         self.network = Network(self.env, table, check)
         for action in program.actions:
             self.network.note_alone([flow for flow, _ in action.carried])
-        self.offset = 0.0  # time skipped by whole periods [s]
         self._tabulate(program)
         n = len(program.streams)
         self.position = [0] * n
         self.phase = [IDLE] * n
         self.began = [0.0] * n
         self.blocker = [-1] * n
-        self.timer: list[Event | Flow | None] = [None] * n
+        self.timer: list[Alarm | Flow | None] = [None] * n
+        self.alarms: list[Alarm | None] = [None] * n
+        self.on_alarm = [self._wake]
         self.rings_at = [0.0] * n  # clock at which the running alarm ends
         self.done_tokens: set[int] = set()
         self.waiting: dict[int, list[int]] = {}
@@ -51,16 +61,27 @@ class Executor:
         self.load: dict[int, int] = {}  # rank class -> transfers that steal from it
         self.computing: dict[int, tuple[int, float, float, float]] = {}  # rank -> stream, work left, speed, since
         self.events = 0
-        self.skipper = PeriodSkipper(self) if skip and program.beat else None
+        skipper = PeriodSkipper(self) if skip and program.beats else None
+        self.beats = dict.fromkeys(skipper.parts, skipper) if skipper else {}
 
     def _tabulate(self, program: Program) -> None:
         actions = program.actions
         self.is_transfer = [action.flow >= 0 for action in actions]
+        self.durations = [action.latency if action.flow >= 0 else action.duration for action in actions]
+        self.ranks = [action.rank for action in actions]
+        self.flows = [action.flow for action in actions]
+        self.sizes = [action.size for action in actions]
         self.templates = [stream.template for stream in program.streams]
         self.indices = [stream.index for stream in program.streams]
         self.waits = [template.waits for template in program.templates]
         self.signals = [template.signal for template in program.templates]
         self.acts = [template.action for template in program.templates]
+        self.makers = {
+            self.signals[template] // TOKEN_STRIDE: s
+            for s, stream in enumerate(program.streams)
+            for template in dict.fromkeys(stream.template)
+            if self.signals[template] >= 0
+        }
         self.shares_processor = self.speed_under_load < 1.0 and any(action.steals for action in actions)
 
     def run(self) -> Trace:
@@ -76,25 +97,45 @@ class Executor:
                 raise Deadlock(self.describe_waiting()) from stuck
         return self._trace()
 
-    def jump(self, shift: list[int], times: int, period: float) -> None:
-        """Skip `times` periods of `period` s in which stream s does shift[s] instructions."""
-        for s, step in enumerate(shift):
+    def jump(self, shift: dict[int, int], times: int, period: float) -> None:
+        """Streams do shift[s] instructions `times` more; what they are doing ends `times` periods later."""
+        later = times * period
+        for s, step in shift.items():
             new = self.position[s] + times * step
             for p in range(self.position[s], new):
                 signal = self.signals[self.templates[s][p]]
                 if signal >= 0:
                     self.done_tokens.add(signal + self.indices[s][p])
             self.position[s] = new
-        self.offset += times * period
-        self.waiting = {}
-        for s, phase in enumerate(self.phase):
-            if phase == IDLE and self.position[s] < len(self.templates[s]):
-                self.waiting.setdefault(self._missing(s), []).append(s)
+        waiting = {s for s in shift if self.phase[s] == IDLE and self.position[s] < len(self.templates[s])}
+        self.waiting = {
+            token: kept
+            for token, streams in self.waiting.items()
+            if (kept := [s for s in streams if s not in waiting])
+        }
+        for s in shift:
+            if s in waiting:
+                self.waiting.setdefault(self.missing(s)[0], []).append(s)
+            else:
+                self._put_off(s, later)
 
-    def _missing(self, s: int) -> int:
-        """The first token that the head of stream `s` still waits for."""
+    def _put_off(self, s: int, later: float) -> None:
+        """What stream `s` is doing began and will end `later` s later."""
+        timer = self.timer[s]
+        self.began[s] += later
+        if isinstance(timer, Flow):
+            self.network.put_off(timer, later)
+        elif timer is not None:
+            self._alarm(s, self.rings_at[s] - self.env.now + later)
+            rank = self.program.actions[self.acts[self.templates[s][self.position[s]]]].rank
+            if self.phase[s] == COMPUTING and rank in self.computing:
+                stream, work, speed, since = self.computing[rank]
+                self.computing[rank] = (stream, work, speed, since + later)
+
+    def missing(self, s: int) -> list[int]:
+        """Tokens that the head of stream `s` still waits for."""
         template, index = self.templates[s][self.position[s]], self.indices[s][self.position[s]]
-        return next(wait + index for wait in self.waits[template] if wait + index not in self.done_tokens)
+        return [wait + index for wait in self.waits[template] if wait + index not in self.done_tokens]
 
     def _advance(self, s: int, cause: int) -> None:
         """Begin the next instruction of stream `s` if its tokens are there; `cause`: row that allowed it."""
@@ -108,40 +149,42 @@ class Executor:
             if wait + index not in done:
                 self.waiting.setdefault(wait + index, []).append(s)
                 return
-        self.began[s] = self.env.now
+        self.began[s] = self.env._now
         self.blocker[s] = cause
         self._begin(s, self.acts[template])
 
     def _begin(self, s: int, action: int) -> None:
-        act = self.program.actions[action]
         if not self.is_transfer[action]:
             self.phase[s] = COMPUTING
-            if self.shares_processor and act.rank >= 0:
-                self._compute_shared(s, act.rank, act.duration)
+            if self.shares_processor and self.ranks[action] >= 0:
+                self._compute_shared(s, self.ranks[action], self.durations[action])
             else:
-                self._alarm(s, act.duration)
+                self._alarm(s, self.durations[action])
             return
         if self.shares_processor:
-            self._steal(act.steals, 1)
-        if act.latency > 0:
+            self._steal(self.program.actions[action].steals, 1)
+        if self.durations[action] > 0:
             self.phase[s] = STARTING
-            self._alarm(s, act.latency)
+            self._alarm(s, self.durations[action])
         else:
             self._move(s, action)
 
     def _alarm(self, s: int, delay: float) -> None:
-        timer = Timeout(self.env, delay, s)
-        timer.callbacks.append(self._wake)  # type: ignore[union-attr]
+        """Ring stream `s` after `delay` s. Its event is used again unless it is still on its way."""
+        timer = self.alarms[s]
+        if timer is None or timer is self.timer[s]:
+            timer = self.alarms[s] = Alarm(self.env, s)
+        timer.callbacks = self.on_alarm
         self.timer[s] = timer
-        self.rings_at[s] = self.env.now + delay
+        self.rings_at[s] = self.env._now + delay
+        self.env.schedule(timer, NORMAL, delay)
 
     def _move(self, s: int, action: int) -> None:
-        act = self.program.actions[action]
         self.phase[s] = MOVING
-        self.timer[s] = self.network.start(act.flow, act.size, s, self._complete)
+        self.timer[s] = self.network.start(self.flows[action], self.sizes[action], s, self._complete)
 
     def _wake(self, timer: Event) -> None:
-        s: int = timer._value
+        s: int = timer.stream  # type: ignore[attr-defined]
         if self.timer[s] is not timer:
             return
         self.events += 1
@@ -159,21 +202,20 @@ class Executor:
         if self.shares_processor:
             self._release(s, self.acts[template])
         row = len(self.rows)
-        self.rows.append((s, position, self.began[s], self.env.now, self.blocker[s]))
+        self.rows.append((s, position, self.began[s], self.env._now, self.blocker[s]))
         self.phase[s] = IDLE
         self.timer[s] = None
         self.position[s] = position + 1
         signal = self.signals[template]
         if signal >= 0:
-            self._signal(signal + self.indices[s][position], row)
+            token = signal + self.indices[s][position]
+            self.done_tokens.add(token)
+            if token in self.waiting:
+                for waiter in self.waiting.pop(token):
+                    self._advance(waiter, row)
         self._advance(s, row)
-        if self.skipper is not None:
-            self.skipper.after(s, position + 1)
-
-    def _signal(self, token: int, row: int) -> None:
-        self.done_tokens.add(token)
-        for waiter in self.waiting.pop(token, ()):
-            self._advance(waiter, row)
+        if s in self.beats:
+            self.beats[s].after(s, position + 1)
 
     def _close(self) -> None:
         self.unfinished -= 1
@@ -212,7 +254,7 @@ class Executor:
             kind, index = divmod(token, TOKEN_STRIDE)
             names = ", ".join(self.program.streams[s].name for s in streams)
             lines.append(f"{names} waits for '{self.program.kinds[kind]}' of index {index}")
-        return f"{self.unfinished} streams cannot go on at {self.env.now + self.offset:.6g} s: " + "; ".join(lines)
+        return f"{self.unfinished} streams cannot go on at {self.env.now:.6g} s: " + "; ".join(lines)
 
     def _trace(self) -> Trace:
         rows = self.rows
@@ -232,6 +274,6 @@ class Executor:
             repeats=tuple(self.repeats),
             flow_bytes=np.array(self.network.bytes_moved),
             link_peak=self.network.peak_load(),
-            time=max((row[3] for row in rows), default=0.0) + self.offset,
+            time=max((row[3] for row in rows), default=0.0),
             events=self.events,
         )

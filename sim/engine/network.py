@@ -104,10 +104,16 @@ class Network:
             self.allocations[key] = {kind: self.solo[kind]}
         return self.solo[kind]
 
-    def _set_rate(self, flow: Flow, rate: float) -> None:
+    def _set_rate(self, flow: Flow, rate: float, delay: float | None = None) -> None:
         flow.rate = rate
-        flow.timer = Timeout(self.env, max(flow.left, 0.0) / rate, flow)
+        flow.timer = Timeout(self.env, max(flow.left, 0.0) / rate if delay is None else delay, flow)
         flow.timer.callbacks.append(self._arrive)  # type: ignore[union-attr]
+
+    def put_off(self, flow: Flow, later: float) -> None:
+        """Let a flow that shares with nobody rest for `later` s, then go on as it was."""
+        left = flow.left_at(self.env.now)
+        self._set_rate(flow, flow.rate, later + left / flow.rate)
+        flow.left, flow.since = left, self.env.now + later
 
     def _arrive(self, timer: Event) -> None:
         flow: Flow = timer._value

@@ -1,149 +1,246 @@
-"""Advances a repeating program by whole periods, exactly.
+"""Advances repeating parts of a program by whole periods, exactly.
 
-The state of a run is the position of every stream and what is left of every running action; tokens
-and waits follow from the positions. If the state at two instants is equal up to a shift of
-positions, and every stream's program repeats itself with that shift, the stretch between the two
-instants happens again and again until some program stops repeating. Skipping it moves positions
-and the clock and touches nothing else.
+A part is a set of streams that depend on one another, by tokens or shared links, in what they do
+over and over: one pipeline replica, say. The state of a part is the position of its streams and
+what is left of their running actions; tokens and waits follow from the positions. If the state at
+two instants is equal up to a shift of positions, and every stream's program repeats itself with
+that shift, the stretch between the two instants happens again and again until some program stops
+repeating. Skipping it moves positions and puts off what is running; nothing else can tell.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from simpy.events import Event
 
 from sim.engine.network import Flow
+from sim.engine.program import TOKEN_STRIDE
 from sim.engine.trace import Repeat
 
 if TYPE_CHECKING:
-    from sim.engine.executor import Executor
+    from sim.engine.executor import Alarm, Executor
 
+Ints = NDArray[np.int64]
 LOOK_PRIORITY = 3  # after the network has settled
 KEPT_SNAPSHOTS = 4
 TOLERANCE = 1e-12  # relative to the time of the state
+LOOPING = 3  # a template used this often in a stream is part of a loop
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State at clock `time`, with the rows and bytes so far."""
+    """State of a part at `time` [s], lists by stream of the part; with the rows and bytes so far."""
 
     time: float
     rows: int
     positions: list[int]
     phases: list[int]
-    left: list[float]  # per stream: seconds or bytes left of the running action
-    bytes_moved: list[float]
+    left: list[float]  # seconds left of the running action
+    bytes_moved: list[float]  # of the part's flow classes
+
+
+@dataclass
+class Part:
+    """Streams that loop together, the stream whose progress sets the beat, and its period."""
+
+    streams: list[int]
+    beat: int
+    length: int
+    flows: list[int]  # flow classes of its loops
+    neighbours: list[int]  # streams outside that use links of these classes, or wait for the part
+    snapshots: list[Snapshot]
 
 
 class PeriodSkipper:
-    """Looks for a repeated state each time the beat stream ends a period."""
+    """Looks for a repeated state each time the beat stream of a part ends a period."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        assert executor.program.beat is not None
-        self.stream, self.length = executor.program.beat
-        self.snapshots: list[Snapshot] = []
-        self.skipped = 0
-        self._arrays: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # type: ignore[type-arg]
+        self.parts = {part.beat: part for part in find_parts(executor)}
+        self._arrays: dict[int, tuple[Ints, Ints]] = {}
 
     def after(self, stream: int, position: int) -> None:
         """Called when an instruction of `stream` is done; plans a look at the end of the instant."""
-        if stream == self.stream and position % self.length == 0:
+        part = self.parts.get(stream)
+        if part is not None and position % part.length == 0:
             event = Event(self.executor.env)
-            event._ok, event._value = True, None
+            event._ok, event._value = True, part
             event.callbacks.append(self._look)  # type: ignore[union-attr]
             self.executor.env.schedule(event, LOOK_PRIORITY)  # type: ignore[arg-type]
 
-    def _look(self, _: Event) -> None:
-        now = self._snapshot()
-        for before in reversed(self.snapshots):
-            if self._same(before, now) and (times := self._repetitions(before, now)) > 0:
-                self._skip(before, now, times)
-                self.snapshots.clear()
+    def _look(self, event: Event) -> None:
+        part: Part = event._value
+        now = self._snapshot(part)
+        for before in reversed(part.snapshots):
+            if _same(before, now) and (times := self._repetitions(part, before, now)) > 0:
+                self._skip(part, before, now, times)
+                part.snapshots.clear()
                 return
-        self.snapshots = [*self.snapshots[1 - KEPT_SNAPSHOTS :], now]
+        part.snapshots = [*part.snapshots[1 - KEPT_SNAPSHOTS :], now]
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, part: Part) -> Snapshot:
         run = self.executor
         clock = run.env.now
-        left = [self._left(timer, clock) for timer in run.timer]
-        bytes_moved = list(run.network.bytes_moved)
-        return Snapshot(clock, len(run.rows), list(run.position), list(run.phase), left, bytes_moved)
+        return Snapshot(
+            clock,
+            len(run.rows),
+            [run.position[s] for s in part.streams],
+            [run.phase[s] for s in part.streams],
+            [self._left(run.timer[s], clock) for s in part.streams],
+            [run.network.bytes_moved[flow] for flow in part.flows],
+        )
 
-    def _left(self, timer: Event | Flow | None, clock: float) -> float:
+    def _left(self, timer: Alarm | Flow | None, clock: float) -> float:
         """Seconds until the timer rings; for a flow, seconds at its present rate."""
         if timer is None:
             return 0.0
         if isinstance(timer, Flow):
             return timer.left_at(clock) / timer.rate
-        return self.executor.rings_at[timer._value] - clock
+        return self.executor.rings_at[timer.stream] - clock
 
-    def _same(self, before: Snapshot, now: Snapshot) -> bool:
-        if before.phases != now.phases:
-            return False
-        slack = TOLERANCE * now.time
-        return all(abs(a - b) <= slack for a, b in zip(before.left, now.left, strict=True))
-
-    def _program(self, stream: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def _program(self, stream: int) -> tuple[Ints, Ints]:
         if stream not in self._arrays:
             run = self.executor
             self._arrays[stream] = np.array(run.templates[stream]), np.array(run.indices[stream])
         return self._arrays[stream]
 
-    def _repetitions(self, before: Snapshot, now: Snapshot) -> int:
-        """How many more times all streams do what they did between the two states."""
-        shifts = {s: b - a for s, (a, b) in enumerate(zip(before.positions, now.positions, strict=True)) if b > a}
-        if not shifts or not self._still_streams_unaffected(shifts, now):
+    def _repetitions(self, part: Part, before: Snapshot, now: Snapshot) -> int:
+        """How many more times the part does what it did between the two states."""
+        shifts = {
+            s: (a, b - a) for s, a, b in zip(part.streams, before.positions, now.positions, strict=True) if b > a
+        }
+        if not shifts or not self._others_stand_still(part, shifts):
             return 0
-        index_shift = self._index_shift(before, shifts)
-        return min(self._stream_repetitions(s, now.positions[s], shift, index_shift) for s, shift in shifts.items())
+        index_shift = self._index_shift(*next((s, first, shift) for s, (first, shift) in shifts.items()))
+        return min(self._stream_repetitions(s, first, shift, index_shift) for s, (first, shift) in shifts.items())
 
-    def _index_shift(self, before: Snapshot, shifts: dict[int, int]) -> int:
-        s, shift = next(iter(shifts.items()))
+    def _index_shift(self, s: int, first: int, shift: int) -> int:
         _, index = self._program(s)
-        first = before.positions[s]
         return int(index[first + shift] - index[first]) if first + shift < len(index) else 0
 
-    def _stream_repetitions(self, s: int, position: int, shift: int, index_shift: int) -> int:
-        """Whole periods ahead of `position` in which the program equals its last period, shifted.
+    def _stream_repetitions(self, s: int, first: int, shift: int, index_shift: int) -> int:
+        """Whole periods ahead in which the program equals the period from `first`, shifted.
 
         One instruction beyond the last skipped one must match too: it is the one waiting or running.
         """
         template, index = self._program(s)
-        first = position - shift
         equal = (template[first + shift :] == template[first : len(template) - shift]) & (
             index[first + shift :] - index[first : len(index) - shift] == index_shift
         )
-        run = int(np.argmin(equal)) if not equal.all() else len(equal)
+        run = len(equal) if equal.all() else int(np.argmin(equal))
         return max(run - 1, 0) // shift
 
-    def _still_streams_unaffected(self, shifts: dict[int, int], now: Snapshot) -> bool:
-        """A stream that stands still must wait for a kind of token that the moving streams do not signal."""
+    def _others_stand_still(self, part: Part, shifts: dict[int, tuple[int, int]]) -> bool:
+        """Nobody outside can touch the part before its loop is over.
+
+        Whoever shares links with it, or waits for it, must be waiting for something that only the part
+        can signal, and not inside its loop.
+        """
         run = self.executor
-        moving = {
-            run.signals[run.templates[s][p]] // (1 << 32)
-            for s, shift in shifts.items()
-            for p in range(now.positions[s] - shift, now.positions[s])
+        looping = {
+            run.signals[run.templates[s][p]] // TOKEN_STRIDE
+            for s, (first, shift) in shifts.items()
+            for p in range(first, first + shift)
         }
-        for s, position in enumerate(now.positions):
+        own = set(part.streams)
+        for s in part.neighbours:
+            position = run.position[s]
             if s in shifts or position == len(run.templates[s]):
                 continue
-            waits = run.waits[run.templates[s][position]]
-            if any((wait + run.indices[s][position]) // (1 << 32) in moving for wait in waits):
+            if run.timer[s] is not None:
+                return False
+            missing = run.missing(s)
+            makers = [run.makers[token // TOKEN_STRIDE] for token in missing]
+            if any(token // TOKEN_STRIDE in looping for token in missing):
+                return False
+            if s not in own and not any(maker in own for maker in makers):
                 return False
         return True
 
-    def _skip(self, before: Snapshot, now: Snapshot, times: int) -> None:
+    def _skip(self, part: Part, before: Snapshot, now: Snapshot, times: int) -> None:
         run = self.executor
         period = now.time - before.time
-        shift = np.array(now.positions) - np.array(before.positions)
-        moving = int(np.argmax(shift > 0))
-        index_shift = self._index_shift(before, {moving: int(shift[moving])})
+        shift = {s: b - a for s, a, b in zip(part.streams, before.positions, now.positions, strict=True)}
+        moving = next((s, a) for s, a in zip(part.streams, before.positions, strict=True) if shift[s])
+        index_shift = self._index_shift(*moving, shift[moving[0]])
         run.repeats.append(Repeat(before.rows, now.rows, times, period, shift, index_shift))
-        self.skipped += times
-        for kind, (a, b) in enumerate(zip(before.bytes_moved, now.bytes_moved, strict=True)):
-            run.network.bytes_moved[kind] += times * (b - a)
-        run.jump(shift.tolist(), times, period)
+        for flow, a, b in zip(part.flows, before.bytes_moved, now.bytes_moved, strict=True):
+            run.network.bytes_moved[flow] += times * (b - a)
+        run.jump(shift, times, period)
+
+
+def _same(before: Snapshot, now: Snapshot) -> bool:
+    if before.phases != now.phases:
+        return False
+    slack = TOLERANCE * now.time
+    return all(abs(a - b) <= slack for a, b in zip(before.left, now.left, strict=True))
+
+
+def find_parts(executor: Executor) -> list[Part]:
+    """Parts of the program that have a beat stream: streams joined by what they do in loops."""
+    program = executor.program
+    loops = [_loop_templates(stream.template) for stream in program.streams]
+    flows = [
+        {program.actions[executor.acts[t]].flow for t in templates if executor.is_transfer[executor.acts[t]]}
+        | {flow for t in templates for flow, _ in program.actions[executor.acts[t]].carried}
+        for templates in loops
+    ]
+    root = _joined(executor, loops, flows)
+    members: dict[int, list[int]] = {}
+    for s, templates in enumerate(loops):
+        if templates:
+            members.setdefault(root[s], []).append(s)
+    beats: dict[int, tuple[int, int]] = {}
+    for s, length in program.beats.items():
+        beats.setdefault(root[s], (s, length))
+    return [_part(executor, streams, *beats[r], flows) for r, streams in members.items() if r in beats]
+
+
+def _part(executor: Executor, streams: list[int], beat: int, length: int, flows: list[set[int]]) -> Part:
+    """The part with its flows, and the streams that may touch those or wait for the part."""
+    own = sorted(set().union(*(flows[s] for s in streams)))
+    met = set().union(*(executor.network.conflicts[flow] for flow in own))
+    program = executor.program
+    kinds = {executor.signals[t] // TOKEN_STRIDE for s in streams for t in set(executor.templates[s])}
+    inside = set(streams)
+    neighbours = list(streams)
+    for s, stream in enumerate(program.streams):
+        if s in inside:
+            continue
+        used = set(stream.template)
+        touches = any(program.actions[executor.acts[t]].flow in met for t in used)
+        waits = any(wait // TOKEN_STRIDE in kinds for t in used for wait in executor.waits[t])
+        if touches or waits:
+            neighbours.append(s)
+    return Part(streams, beat, length, own, neighbours, [])
+
+
+def _loop_templates(templates: list[int]) -> list[int]:
+    return [template for template, count in Counter(templates).items() if count >= LOOPING]
+
+
+def _joined(executor: Executor, loops: list[list[int]], flows: list[set[int]]) -> list[int]:
+    """Union of streams that exchange tokens or share links in their loops; root of each stream."""
+    parent = list(range(len(loops)))
+
+    def find(s: int) -> int:
+        while parent[s] != s:
+            parent[s] = parent[parent[s]]
+            s = parent[s]
+        return s
+
+    looping = set().union(*flows)
+    first: dict[tuple[str, int], int] = {}
+    for s, templates in enumerate(loops):
+        kinds = {executor.signals[t] // TOKEN_STRIDE for t in templates if executor.signals[t] >= 0}
+        kinds |= {wait // TOKEN_STRIDE for t in templates for wait in executor.waits[t]}
+        met = {other for flow in flows[s] for other in executor.network.conflicts[flow] & looping}
+        keys = [("token", kind) for kind in sorted(kinds)] + [("flow", flow) for flow in sorted(met)]
+        for key in keys:
+            parent[find(s)] = find(first.setdefault(key, s))
+    return [find(s) for s in range(len(loops))]

@@ -72,14 +72,14 @@ class Stream:
 class Program:
     """Streams with the tables they refer to.
 
-    beat: stream and number of its instructions per period, where the executor looks whether the
-    state repeats; None where nothing repeats.
+    beats: streams that set the beat of a repeating part, with their instructions per period; there
+    the executor looks whether the state repeats.
     """
 
     actions: list[Action] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
-    beat: tuple[int, int] | None = None
+    beats: dict[int, int] = field(default_factory=dict)
     kinds: list[str] = field(default_factory=list)  # token kind -> name, for messages
 
     def new_kind(self, name: str) -> int:

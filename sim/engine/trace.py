@@ -16,24 +16,31 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Repeat:
-    """Rows first..last-1 happened `times` more, each time `period` s and `shift[stream]` positions later."""
+    """Rows first..last-1 of some streams happened `times` more, each time `period` s later.
+
+    shift: for each of these streams the positions per period; index_shift: loop index per period.
+    """
 
     first: int
     last: int
     times: int
     period: float
-    shift: Ints  # (n_streams,) positions per period
-    index_shift: int  # loop index per period
+    shift: dict[int, int]
+    index_shift: int
+
+    @property
+    def duration(self) -> float:
+        """Time skipped [s]."""
+        return self.times * self.period
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Rows in order of completion, times in seconds of the executor's clock.
+    """Rows in order of completion, times in seconds.
 
     stream, position, template, index: (n,) int64. start, end: (n,) float64; start is when the
     instruction began to act. blocker: (n,) row whose completion let it begin, -1 at time 0.
-    The clock stands still while periods are skipped, so gaps between rows are true; `unrolled` and
-    `time` add the skipped time. flow_ranks: rank classes in each flow class. flow_bytes: bytes of one flow of each class over the step;
+    Rows of skipped periods are not stored; `repeats` says where they belong. flow_ranks: rank classes in each flow class. flow_bytes: bytes of one flow of each class over the step;
     link_peak: largest share of capacity per link class.
     """
 
@@ -53,19 +60,26 @@ class Trace:
     time: float
     events: int
 
+    def repeated_rows(self, repeat: Repeat) -> Ints:
+        """Stored rows that a repeat copies."""
+        moved = np.zeros(len(self.program.streams), dtype=bool)
+        moved[[s for s, step in repeat.shift.items() if step]] = True
+        return repeat.first + np.flatnonzero(moved[self.stream[repeat.first : repeat.last]])
+
     def weights(self) -> Ints:
         """How often each stored row happened, (n,)."""
         weight = np.ones(len(self.stream), dtype=np.int64)
         for repeat in self.repeats:
-            weight[repeat.first : repeat.last] += repeat.times
+            weight[self.repeated_rows(repeat)] += repeat.times
         return weight
 
-    def offsets(self) -> Floats:
-        """Skipped time before each stored row [s], (n,)."""
-        offset = np.zeros(len(self.stream))
+    def skipped_before(self, stream: int) -> Floats:
+        """Time skipped by the part of `stream` before each stored row [s], (n,)."""
+        skipped = np.zeros(len(self.stream))
         for repeat in self.repeats:
-            offset[repeat.last :] += repeat.times * repeat.period
-        return offset
+            if stream in repeat.shift:
+                skipped[repeat.last :] += repeat.duration
+        return skipped
 
     def unrolled(self) -> dict[str, NDArray[np.generic]]:
         """All rows, skipped periods included, sorted by (stream, position).
@@ -73,15 +87,13 @@ class Trace:
         Keys stream, position, template, index, start, end.
         """
         names = ("stream", "position", "template", "index", "start", "end")
-        stored = {name: getattr(self, name) for name in names}
-        offset = self.offsets()
-        stored["start"], stored["end"] = stored["start"] + offset, stored["end"] + offset
-        columns = {name: [column] for name, column in stored.items()}
+        columns = {name: [getattr(self, name)] for name in names}
         for repeat in self.repeats:
-            rows = slice(repeat.first, repeat.last)
-            turn = np.arange(1, repeat.times + 1).repeat(repeat.last - repeat.first)
-            block = {name: np.tile(stored[name][rows], repeat.times) for name in names}
-            block["position"] = block["position"] + turn * repeat.shift[block["stream"]]
+            rows = self.repeated_rows(repeat)
+            turn = np.arange(1, repeat.times + 1).repeat(len(rows))
+            block = {name: np.tile(getattr(self, name)[rows], repeat.times) for name in names}
+            step = np.array([repeat.shift[s] for s in self.stream[rows].tolist()], dtype=np.int64)
+            block["position"] = block["position"] + turn * np.tile(step, repeat.times)
             block["index"] = block["index"] + turn * repeat.index_shift
             for name in ("start", "end"):
                 block[name] = block[name] + turn * repeat.period

@@ -12,6 +12,7 @@ from sim.engine.trace import Trace
 from sim.metrics.result import BREAKDOWN
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 COMPUTING = ("compute", "optimizer")
 COMMUNICATING = tuple(name for name in BREAKDOWN if name.endswith("_comm"))
 
@@ -43,22 +44,24 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
     """Divide the step of a rank class: what its stream does, and what it waits for in between.
 
     A gap is charged to the chain of events that ended it, walked backwards: transfers to their own
-    kind of communication, other ranks' work to the bubble.
+    kind of communication, other ranks' work to the bubble. Times are less what the rank's part of the
+    program skipped, so that rows on both sides of a skip are neighbours.
     """
     exposed = dict.fromkeys(BREAKDOWN, 0.0)
     number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
     rows = np.flatnonzero(trace.stream == number)
     weight, actions = trace.weights(), _row_actions(trace)
+    skipped = trace.skipped_before(number)
+    start, end = trace.start - skipped, trace.end - skipped
     clock = 0.0
     for row in rows.tolist():
         times = int(weight[row])
-        for cause, seconds in _gap(trace, actions, clock, row):
+        for cause, seconds in _gap(trace.blocker, start, actions, clock, row):
             exposed[cause] += times * seconds
-        for cause, seconds in _own(actions[row], float(trace.end[row] - trace.start[row])):
+        for cause, seconds in _own(actions[row], float(end[row] - start[row])):
             exposed[cause] += times * seconds
-        clock = float(trace.end[row])
-    end = float(trace.end.max(initial=0.0))
-    exposed["bubble"] += max(0.0, end - clock)
+        clock = float(end[row])
+    exposed["bubble"] += max(0.0, float(end.max(initial=0.0)) - clock)
     return RankTime(rank, exposed, _comm_total(trace, rank, actions, weight))
 
 
@@ -75,17 +78,17 @@ def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
     return [*action.parts, ("compute", seconds - sum(part for _, part in action.parts))]
 
 
-def _gap(trace: Trace, actions: list[Action], begin: float, row: int) -> list[tuple[str, float]]:
+def _gap(blocker: Ints, start: Floats, actions: list[Action], begin: float, row: int) -> list[tuple[str, float]]:
     """Causes of the wait between `begin` and the start of `row`."""
     causes = []
-    until, cause = float(trace.start[row]), int(trace.blocker[row])
+    until, cause = float(start[row]), int(blocker[row])
     while until > begin and cause >= 0:
-        since = max(begin, float(trace.start[cause]))
+        since = max(begin, float(start[cause]))
         if since < until:
             action = actions[cause]
             causes.append((action.category if action.flow >= 0 else "bubble", until - since))
             until = since
-        cause = int(trace.blocker[cause])
+        cause = int(blocker[cause])
     if until > begin:
         causes.append(("bubble", until - begin))
     return causes

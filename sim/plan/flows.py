@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster, Routes
 from sim.cluster.rings import local_rings
 from sim.plan.grid import RankGrid
+from sim.plan.prune import Covers, covers_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -27,7 +28,7 @@ class FlowSet:
 
     members: (n, size) ranks. ordered: columns have different roles (a send: sender, receiver).
     start: (n+1,), link and coefficient: (nnz,). latency: (n,) s of the longest hop. nodes: (n,)
-    servers that the group spans.
+    servers that the group spans. covers: what bounds the load of the links between the ends of paths.
     """
 
     kind: str
@@ -38,15 +39,24 @@ class FlowSet:
     coefficient: Floats
     latency: Floats
     nodes: Ints
+    covers: Covers
 
     @property
     def n(self) -> int:
         """Number of flows."""
         return len(self.members)
 
-    def on_links(self, number: Ints) -> FlowSet:
-        """The same flows with links renumbered: link l becomes number[l]."""
-        return replace(self, link=number[self.link])
+    @property
+    def owner(self) -> Ints:
+        """Flow of each non-zero coefficient, (nnz,)."""
+        return np.repeat(np.arange(self.n), np.diff(self.start))
+
+    def over(self, number: Ints) -> FlowSet:
+        """The same flows over the links l with number[l] >= 0, renumbered to number[l]."""
+        kept = number[self.link] >= 0
+        start = np.zeros(self.n + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.owner[kept], minlength=self.n), out=start[1:])
+        return replace(self, start=start, link=number[self.link[kept]], coefficient=self.coefficient[kept])
 
 
 def send_flows(kind: str, grid: RankGrid, cluster: Cluster, sender: Ints, receiver: Ints, key: int) -> FlowSet:
@@ -55,7 +65,8 @@ def send_flows(kind: str, grid: RankGrid, cluster: Cluster, sender: Ints, receiv
     routes = cluster.router.routes(source, target, sender + key * grid.n_ranks)
     members = np.stack([sender, receiver], axis=1)
     nodes = 1 + (cluster.node_of(source) != cluster.node_of(target)).astype(np.int64)
-    return FlowSet(kind, members, True, routes.start, routes.link, routes.share, routes.latency, nodes)
+    return FlowSet(kind, members, True, routes.start, routes.link, routes.share, routes.latency, nodes,
+                   covers_of(routes, cluster.links.n))
 
 
 def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int) -> FlowSet:
@@ -69,7 +80,8 @@ def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, 
     start, link, coefficient = _merge(group, weight, routes, n_groups, cluster.links.n)
     latency = np.zeros(n_groups)
     np.maximum.at(latency, group, routes.latency)
-    return FlowSet(kind, groups, False, start, link, coefficient, latency, n_nodes)
+    covers = covers_of(routes, cluster.links.n)
+    return FlowSet(kind, groups, False, start, link, coefficient, latency, n_nodes, covers)
 
 
 def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> tuple[Ints, Ints, Ints, Floats]:

@@ -170,7 +170,7 @@ def check_equitable(structure: Structure, partition: Partition) -> None:
     for flow_set, classes in zip(structure.flows, partition.flow, strict=True):
         owner = np.repeat(np.arange(flow_set.n), np.diff(flow_set.start))
         weight = flow_set.coefficient
-        base = int(classes.min(initial=0))
+        base = int(classes.min()) if len(classes) else 0
         _check_constant(flow_label(flow_set), classes - base, "latency or span of a flow")
         _check_sums(owner, flow_set.n, classes, partition.link[flow_set.link], weight, "links of flows")
         _check_sums(flow_set.link, n_links, partition.link, classes[owner], weight, "flows on links")

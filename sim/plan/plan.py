@@ -12,6 +12,7 @@ from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, build_chunks, shard_of
+from sim.plan.prune import never_full
 from sim.plan.schedule import Pass, stage_order
 from sim.spec.records import Experiment, Software, Transformer
 from sim.workload.operation import Shard
@@ -24,8 +25,9 @@ class Plan:
     """A placed, scheduled and folded job.
 
     chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of
-    each kind of group in structure.flows ("tensor", "context", "gradient", "replica", "forward",
-    "backward", "embedding"). links: (n,) cluster link behind each link of the structure.
+    each kind of group in structure.flows and all_flows ("tensor", "context", "gradient", "replica", "forward",
+    "backward", "embedding"). structure: what can hold the job back; links: (n,) cluster link behind each of its
+    links. all_flows: the flows over every link, for counting bytes.
     """
 
     experiment: Experiment
@@ -38,6 +40,7 @@ class Plan:
     chunks: tuple[tuple[Chunk, ...], ...]
     orders: tuple[list[Pass], ...]
     structure: Structure
+    all_flows: tuple[FlowSet, ...]
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
@@ -46,14 +49,15 @@ class Plan:
         """Pipeline stage of a rank."""
         return int(self.grid.coordinate["pipeline"][rank])
 
-    def class_of(self, kind: str, rank: int, column: int | None = None) -> int:
-        """Flow class of the group of `kind` that `rank` is in (as `column` of an ordered set); -1 if none."""
-        if kind not in self.flow_sets:
-            return -1
-        number = self.flow_sets[kind]
-        members = self.structure.flows[number].members
-        hit = np.flatnonzero((members == rank).any(axis=1) if column is None else members[:, column] == rank)
-        return int(self.partition.flow[number][hit[0]]) if hit.size else -1
+    def flow_classes(self, kind: str, column: int | None = None) -> Ints:
+        """Flow class of each rank's group of `kind` (as `column` of an ordered set), (n_ranks,); -1 if none."""
+        classes = np.full(self.grid.n_ranks, -1)
+        if kind in self.flow_sets:
+            number = self.flow_sets[kind]
+            members = self.structure.flows[number].members
+            chosen = members if column is None else members[:, column : column + 1]
+            classes[chosen] = self.partition.flow[number][:, None]
+        return classes
 
 
 def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
@@ -64,8 +68,8 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
     grid = build_grid(parallelism, data, cluster, experiment.seed)
     microbatches = training.global_batch // (data * training.microbatch)
     flows = job_flows(experiment, model, grid, cluster)
-    structure, links = build_structure(grid, cluster, list(flows.values()))
-    folded = experiment.simulation.fold == "auto"
+    options = experiment.simulation
+    structure, links = build_structure(grid, cluster, list(flows.values()), options.prune == "auto")
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
     shard = shard_of(parallelism, training, software)
     return Plan(
@@ -79,9 +83,10 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
         chunks=build_chunks(model, shard, software, parallelism),
         orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, microbatches) for s in range(stages)),
         structure=structure,
+        all_flows=tuple(flows.values()),
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
-        partition=refine(structure) if folded else identity_partition(structure),
+        partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
     )
 
 
@@ -129,14 +134,16 @@ def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> dict[str, Flow
     }
 
 
-def build_structure(grid: RankGrid, cluster: Cluster, flows: list[FlowSet]) -> tuple[Structure, Ints]:
-    """Flows over the links they use, renumbered from 0; what tells ranks apart."""
+def build_structure(grid: RankGrid, cluster: Cluster, flows: list[FlowSet], prune: bool) -> tuple[Structure, Ints]:
+    """Flows over the links that can hold them back, renumbered from 0; what tells ranks apart."""
     used = np.zeros(cluster.links.n, dtype=bool)
     for flow_set in flows:
         used[flow_set.link] = True
+    if prune and flows:
+        used &= ~never_full([flow_set.covers for flow_set in flows], cluster.links.capacity)
     links = np.flatnonzero(used)
-    number = np.cumsum(used) - 1
-    renamed = tuple(flow_set.on_links(number) for flow_set in flows)
+    number = np.where(used, np.cumsum(used) - 1, -1)
+    renamed = tuple(flow_set.over(number) for flow_set in flows)
     speeds, speed = np.unique(cluster.speed[grid.accelerator], return_inverse=True)
     label = grid.coordinate["pipeline"] * len(speeds) + speed
     return Structure(label, cluster.links.capacity[links], renamed), links
