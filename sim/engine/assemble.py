@@ -6,6 +6,7 @@ from sim.engine.gradients import DataParallel, data_parallel
 from sim.engine.passes import PassWriter
 from sim.engine.program import Action, Program, Stream, token
 from sim.engine.ranks import Job, RankClass
+from sim.plan.pieces import Sequence
 from sim.plan.schedule import period
 from sim.workload.optimizer import optimizer_step
 
@@ -18,8 +19,8 @@ def assemble(job: Job) -> Program:
     computes = tuple(program.new_stream(f"rank {rank.representative}", "compute", rank.number) for rank in job.ranks)
     exchange = data_parallel(job, program)
     exchange.open_step()
-    writer = PassWriter(job, program, computes, exchange)
-    ends = [_write_stage(job, writer, exchange, stage, computes) for stage in range(len(job.plan.orders))]
+    writer = PassWriter(job, program, exchange)
+    ends = [_write_stage(job, writer, exchange, stage) for stage in range(len(job.plan.orders))]
     exchange.close_step()
     embedding = _embedding_gradients(job, program, exchange)
     for rank in job.ranks:
@@ -28,18 +29,12 @@ def assemble(job: Job) -> Program:
     return program
 
 
-def _write_stage(
-    job: Job, writer: PassWriter, exchange: DataParallel, stage: int, computes: tuple[Stream, ...]
-) -> list[int]:
+def _write_stage(job: Job, writer: PassWriter, exchange: DataParallel, stage: int) -> list[int]:
     """Write all passes of a stage; returns the length of its first compute stream after each pass."""
-    ranks = [rank for rank in job.ranks if rank.stage == stage]
-    marks = []
-    for number, each in enumerate(job.plan.orders[stage]):
-        for rank in ranks:
-            writer.write(rank, each, number)
-        exchange.after_pass(stage, each)
-        marks.append(len(computes[ranks[0].number].template) if ranks else 0)
-    return marks
+    passes = job.plan.orders[stage]
+    lengths = writer.write_stage(stage, passes)
+    exchange.after_passes(stage, passes)
+    return lengths
 
 
 def _beats(job: Job, marks: list[list[int]]) -> dict[int, int]:
@@ -80,8 +75,8 @@ def _write_end(
     waits = exchange.gradients_of(rank)
     if rank.number in embedding:
         waits = (*waits, token(embedding[rank.number]))
-    parameters = exchange.updated_parameters(rank)
-    seconds = sum(each.seconds for each in job.timed(rank, _optimizer(job, parameters)))
+    update = optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision)
+    seconds = sum(each.seconds for each in job.timed(rank, Sequence(update)))
     step = Action("optimizer", "optimizer", rank.number, seconds, parts=(("optimizer", seconds),), operations=1)
     updated = exchange.update_tokens[rank.number]
     compute.add(program.new_template(waits, program.new_action(step), token(updated)))
@@ -89,6 +84,3 @@ def _write_end(
     end = Action("step overhead", "other", rank.number, overhead, parts=(("other", overhead),))
     compute.add(program.new_template(exchange.weights_of(rank), program.new_action(end)))
 
-
-def _optimizer(job: Job, parameters: float):  # type: ignore[no-untyped-def]
-    return optimizer_step(parameters, job.plan.software, job.plan.shard.precision)

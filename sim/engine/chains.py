@@ -8,12 +8,8 @@ processors that the collective takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from sim.workload.operation import Operation
-
-Work = Sequence[tuple[tuple[Operation, ...], int]]  # operations and how often they repeat
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,3 @@ def cut(operations: Sequence[Timed]) -> list[Cut]:
         issued += 1
     return steps
 
-
-def repeat_timed(work: Work, timed: Callable[[tuple[Operation, ...]], list[Timed]]) -> list[Timed]:
-    """All operations of `work`, one after the other."""
-    return [operation for operations, count in work for _ in range(count) for operation in timed(operations)]

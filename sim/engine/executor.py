@@ -8,10 +8,11 @@ from simpy.events import NORMAL, Event
 
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
-from sim.engine.program import Program, TOKEN_STRIDE
+from sim.engine.program import Program, Token
 from sim.engine.trace import Repeat, Trace
 from sim.errors import Deadlock
 
+NEVER = -(1 << 62)
 IDLE, COMPUTING, STARTING, MOVING = range(4)  # phases of a stream
 
 
@@ -52,8 +53,8 @@ class Executor:
         self.alarms: list[Alarm | None] = [None] * n
         self.on_alarm = [self._wake]
         self.rings_at = [0.0] * n  # clock at which the running alarm ends
-        self.done_tokens: set[int] = set()
-        self.waiting: dict[int, list[int]] = {}
+        self.reached = [NEVER] * len(program.kinds)  # highest index signalled of each kind of token
+        self.waiting: dict[Token, list[int]] = {}
         self.unfinished = sum(1 for stream in program.streams if stream.template)
         self.finished = Event(self.env)
         self.rows: list[tuple[int, int, float, float, int]] = []
@@ -77,10 +78,10 @@ class Executor:
         self.signals = [template.signal for template in program.templates]
         self.acts = [template.action for template in program.templates]
         self.makers = {
-            self.signals[template] // TOKEN_STRIDE: s
+            signal[0]: s
             for s, stream in enumerate(program.streams)
             for template in dict.fromkeys(stream.template)
-            if self.signals[template] >= 0
+            if (signal := self.signals[template]) is not None
         }
         self.shares_processor = self.speed_under_load < 1.0 and any(action.steals for action in actions)
 
@@ -97,16 +98,16 @@ class Executor:
                 raise Deadlock(self.describe_waiting()) from stuck
         return self._trace()
 
-    def jump(self, shift: dict[int, int], times: int, period: float) -> None:
-        """Streams do shift[s] instructions `times` more; what they are doing ends `times` periods later."""
+    def jump(self, shift: dict[int, int], kinds: set[int], index_shift: int, times: int, period: float) -> None:
+        """Streams do shift[s] instructions `times` more; what they are doing ends `times` periods later.
+
+        kinds: tokens signalled in a period, index_shift: their indices per period.
+        """
         later = times * period
         for s, step in shift.items():
-            new = self.position[s] + times * step
-            for p in range(self.position[s], new):
-                signal = self.signals[self.templates[s][p]]
-                if signal >= 0:
-                    self.done_tokens.add(signal + self.indices[s][p])
-            self.position[s] = new
+            self.position[s] += times * step
+        for kind in kinds:
+            self.reached[kind] += times * index_shift
         waiting = {s for s in shift if self.phase[s] == IDLE and self.position[s] < len(self.templates[s])}
         self.waiting = {
             token: kept
@@ -132,10 +133,10 @@ class Executor:
                 stream, work, speed, since = self.computing[rank]
                 self.computing[rank] = (stream, work, speed, since + later)
 
-    def missing(self, s: int) -> list[int]:
+    def missing(self, s: int) -> list[Token]:
         """Tokens that the head of stream `s` still waits for."""
         template, index = self.templates[s][self.position[s]], self.indices[s][self.position[s]]
-        return [wait + index for wait in self.waits[template] if wait + index not in self.done_tokens]
+        return [(kind, at + index) for kind, at in self.waits[template] if self.reached[kind] < at + index]
 
     def _advance(self, s: int, cause: int) -> None:
         """Begin the next instruction of stream `s` if its tokens are there; `cause`: row that allowed it."""
@@ -144,10 +145,10 @@ class Executor:
         if position == len(templates):
             self._close()
             return
-        template, index, done = templates[position], indices[position], self.done_tokens
-        for wait in self.waits[template]:
-            if wait + index not in done:
-                self.waiting.setdefault(wait + index, []).append(s)
+        template, index, reached = templates[position], indices[position], self.reached
+        for kind, at in self.waits[template]:
+            if reached[kind] < at + index:
+                self.waiting.setdefault((kind, at + index), []).append(s)
                 return
         self.began[s] = self.env._now
         self.blocker[s] = cause
@@ -207,11 +208,12 @@ class Executor:
         self.timer[s] = None
         self.position[s] = position + 1
         signal = self.signals[template]
-        if signal >= 0:
-            token = signal + self.indices[s][position]
-            self.done_tokens.add(token)
-            if token in self.waiting:
-                for waiter in self.waiting.pop(token):
+        if signal is not None:
+            kind, index = signal[0], signal[1] + self.indices[s][position]
+            self.reached[kind] = index
+            waiters = self.waiting.pop((kind, index), None)
+            if waiters is not None:
+                for waiter in waiters:
                     self._advance(waiter, row)
         self._advance(s, row)
         if s in self.beats:
@@ -250,8 +252,7 @@ class Executor:
     def describe_waiting(self) -> str:
         """Who waits for what, for the Deadlock message."""
         lines = []
-        for token, streams in list(self.waiting.items())[:8]:
-            kind, index = divmod(token, TOKEN_STRIDE)
+        for (kind, index), streams in list(self.waiting.items())[:8]:
             names = ", ".join(self.program.streams[s].name for s in streams)
             lines.append(f"{names} waits for '{self.program.kinds[kind]}' of index {index}")
         return f"{self.unfinished} streams cannot go on at {self.env.now:.6g} s: " + "; ".join(lines)

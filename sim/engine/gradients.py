@@ -8,14 +8,14 @@ end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its gradie
 
 from __future__ import annotations
 
-from sim.engine.program import Action, Program, Stream, token
+from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Chunk
 from sim.plan.schedule import Pass
 from sim.workload.extent import element_bytes
 
 Variant = tuple[str, bool]  # role of the pass in the exchange; whether collectives may run beside it
-Tokens = tuple[int, ...]
+Tokens = tuple[Token, ...]
 
 
 class DataParallel:
@@ -32,7 +32,7 @@ class DataParallel:
         self.marks = [program.new_kind(f"end of backward of rank {rank.representative}") for rank in job.ranks]
         self.update_tokens = [program.new_kind(f"weights updated on rank {rank.representative}") for rank in job.ranks]
         self.kinds: dict[tuple[object, ...], int] = {}
-        self.last: dict[int, int] = {}  # flow class -> token after which all its gradients are summed
+        self.last: dict[int, Token] = {}  # flow class -> token after which all its gradients are summed
         self.templates: dict[tuple[object, ...], int] = {}
 
     def kind(self, name: str, *key: object) -> int:
@@ -60,7 +60,7 @@ class DataParallel:
             self.streams[flow] = self.program.new_stream(f"{each.kind} group {flow}", each.kind)
         return self.streams[flow]
 
-    def issue(self, flow: int, what: str, kind: str, message: float, waits: Tokens, done: int, index: int = 0) -> None:
+    def issue(self, flow: int, what: str, kind: str, message: float, waits: Tokens, done: Token, index: int = 0) -> None:
         """Queue one collective; `waits` and `done` are relative to `index`."""
         key = (flow, what, kind, message, waits, done)
         if key not in self.templates:
@@ -71,8 +71,8 @@ class DataParallel:
             self.templates[key] = self.program.new_template(waits, self.program.new_action(action), done)
         self.stream(flow).add(self.templates[key], index)
 
-    def sum_replicas(self, flow: int, what: str, message: float, done: int, index: int) -> int:
-        """Hybrid sharding: after the shards, the replicas of each shard. Returns the token of the sum."""
+    def sum_replicas(self, flow: int, what: str, message: float, index: int) -> None:
+        """Hybrid sharding: after the shards, the replicas of each shard."""
         replicas = {rank.flows["replica"] for rank in self._ranks(flow) if "replica" in rank.flows}
         for replica in sorted(replicas):
             members = self.job.flows[replica].members
@@ -84,8 +84,7 @@ class DataParallel:
             share = message / self.job.flows[flow].group.size
             total = token(self.kind("summed over replicas", replica, what))
             self.issue(replica, f"{what} over replicas", "all_reduce", share, waits, total, index)
-            self.last[replica] = total + index
-        return done
+            self.last[replica] = token(total[0], index)
 
     def _ranks(self, flow: int) -> list[RankClass]:
         return [self.job.ranks[number] for number in self.job.flows[flow].members]
@@ -123,12 +122,12 @@ class DataParallel:
     def close_step(self) -> None:
         """Traffic after the backward passes."""
 
-    def after_pass(self, stage: int, each: Pass) -> None:
-        """Traffic that a pass of a stage brings with it."""
+    def after_passes(self, stage: int, passes: list[Pass]) -> None:
+        """Traffic that the passes of a stage bring with them."""
 
-    def variant(self, rank: RankClass, each: Pass, number: int) -> Variant:
-        """Which role a pass plays in the exchange."""
-        return ("plain", False)
+    def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
+        """Which role each pass of a stage plays in the exchange."""
+        return [("plain", False)] * len(passes)
 
     def runs(self, rank: RankClass, each: Pass, variant: Variant, segments: int) -> list[tuple[str, list[int]]]:
         """How a pass is divided: labels with positions of segments in the order of the pass."""
@@ -141,7 +140,7 @@ class DataParallel:
         """Tokens a run waits for, relative to the microbatch."""
         return ()
 
-    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> int | None:
+    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
         """Token a run signals, if the exchange waits for it."""
         return None
 
@@ -158,36 +157,34 @@ class Replicated(DataParallel):
         software = job.plan.software
         self.overlaps = software.gradient_overlap
         self.gathers_ahead = software.parameter_prefetch and self.zero > 0
-        orders = job.plan.orders
-        self.first_last = [self._first(order, lambda each: self._is_last(each)) for order in orders]
-        self.last_first = [max(i for i, each in enumerate(order) if not each.backward and each.microbatch == 0)
-                           for order in orders]
 
     @staticmethod
-    def _first(order: list[Pass], wanted) -> int:  # type: ignore[no-untyped-def]
-        return next(i for i, each in enumerate(order) if wanted(each))
+    def _is_first(each: Pass) -> bool:
+        return not each.backward and each.microbatch == 0
 
     def _is_last(self, each: Pass) -> bool:
         return each.backward and (self.zero == 2 or each.microbatch == self.microbatches - 1)
 
-    def variant(self, rank: RankClass, each: Pass, number: int) -> Variant:
-        if "gradient" not in rank.flows:
-            return ("plain", False)
-        closing = self.overlaps and number >= self.first_last[rank.stage]
-        opening = self.gathers_ahead and number <= self.last_first[rank.stage]
-        crowded = self.slows and (closing or opening)
-        if self.overlaps and self._is_last(each):
-            return ("sum", crowded)
-        if opening and not each.backward and each.microbatch == 0:
-            return ("gather", crowded)
-        return ("plain", crowded)
+    def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
+        if not self.groups:
+            return super().variants(stage, passes)
+        roles = [("plain", False)] * len(passes)
+        if self.overlaps:
+            roles = [("sum" if self._is_last(each) else "plain", False) for each in passes]
+            first = next(i for i, each in enumerate(passes) if self._is_last(each))
+            roles[first:] = [(role, self.slows) for role, _ in roles[first:]]
+        if self.gathers_ahead:
+            last = max(i for i, each in enumerate(passes) if self._is_first(each))
+            for i in range(last + 1):
+                roles[i] = ("gather" if self._is_first(passes[i]) else roles[i][0], self.slows)
+        return roles
 
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
         if variant[0] != "gather":
             return ()
         return (token(self.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
 
-    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> int | None:
+    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
         if variant[0] != "sum":
             return None
         return token(self.kind("gradients", rank.number, each.chunk, run[0]))
@@ -201,9 +198,13 @@ class Replicated(DataParallel):
                     done = token(self.kind("weights", flow, chunk.virtual, position))
                     self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.parameters), (), done)
 
-    def after_pass(self, stage: int, each: Pass) -> None:
-        if not (self.overlaps and self._is_last(each)):
-            return
+    def after_passes(self, stage: int, passes: list[Pass]) -> None:
+        if self.overlaps:
+            for each in passes:
+                if self._is_last(each):
+                    self._sum_chunk(stage, each)
+
+    def _sum_chunk(self, stage: int, each: Pass) -> None:
         for flow in self.groups_of(stage):
             chunk = self.chunks(flow)[each.chunk]
             for position, segment in enumerate(chunk.segments[::-1]):
@@ -217,8 +218,8 @@ class Replicated(DataParallel):
         done = token(self.kind("summed", flow, f"gradients {what}"))
         message = self.gradient_bytes(parameters)
         self.issue(flow, f"gradients {what}", kind, message, waits, done, index)
-        self.last[flow] = done + index
-        self.sum_replicas(flow, f"gradients {what}", message, done, index)
+        self.last[flow] = token(done[0], index)
+        self.sum_replicas(flow, f"gradients {what}", message, index)
 
     def close_step(self) -> None:
         for flow in self.groups:
@@ -246,15 +247,15 @@ class Sharded(DataParallel):
         self.history: dict[int, list[tuple[Pass, int]]] = {}  # flow -> segments passed so far
         self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
 
-    def variant(self, rank: RankClass, each: Pass, number: int) -> Variant:
-        return ("sharded", self.slows) if "gradient" in rank.flows else ("plain", False)
+    def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
+        return [("sharded", self.slows) if self.groups else ("plain", False)] * len(passes)
 
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
         if variant[0] == "plain":
             return ()
         return (token(self._gathered(rank.flows["gradient"], each, run[0])),)
 
-    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> int | None:
+    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
         return None if variant[0] == "plain" else token(self._passed(rank.number, each, run[0]))
 
     def _gathered(self, flow: int, each: Pass, position: int) -> int:
@@ -268,14 +269,17 @@ class Sharded(DataParallel):
         members = self.job.flows[flow].members
         return tuple(token(self._passed(member, each, position), each.microbatch - index) for member in members)
 
-    def after_pass(self, stage: int, each: Pass) -> None:
+    def after_passes(self, stage: int, passes: list[Pass]) -> None:
         for flow in self.groups_of(stage):
-            segments = self.chunks(flow)[each.chunk].segments
-            for position in range(len(segments)):
-                self._gather(flow, each, position)
-                self._scatter_held_back(flow)
-                if each.backward:
-                    self.held_back[flow] = (each, position)
+            for each in passes:
+                self._exchange_pass(flow, each)
+
+    def _exchange_pass(self, flow: int, each: Pass) -> None:
+        for position in range(len(self.chunks(flow)[each.chunk].segments)):
+            self._gather(flow, each, position)
+            self._scatter_held_back(flow)
+            if each.backward:
+                self.held_back[flow] = (each, position)
 
     def _gather(self, flow: int, each: Pass, position: int) -> None:
         """Gather a segment when the one `ahead` places before it has been passed."""
@@ -302,8 +306,8 @@ class Sharded(DataParallel):
         done = token(self.kind("summed", flow, what))
         message = self.gradient_bytes(self._segment(flow, each, position))
         self.issue(flow, what, "reduce_scatter", message, self._tokens(flow, each, position, index), done, index)
-        self.last[flow] = done + index
-        self.sum_replicas(flow, what, message, done, index)
+        self.last[flow] = token(done[0], index)
+        self.sum_replicas(flow, what, message, index)
 
     def close_step(self) -> None:
         for flow in self.groups:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from sim.engine.chains import Timed, Work, cut, repeat_timed
-from sim.engine.gradients import DataParallel
-from sim.engine.program import Action, Program, Stream, token
+from itertools import accumulate, chain
+
+from sim.engine.chains import Timed, cut
+from sim.engine.gradients import DataParallel, Variant
+from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Segment, backward_work, forward_work
+from sim.plan.pieces import Sequence, Work, work_of
 from sim.plan.schedule import Pass
 from sim.workload.activations import stage_message_bytes
 from sim.workload.operation import Operation
 
-NO_TOKEN = -1
+Kind = tuple[bool, int, Variant]  # of a pass: backward, chunk, role in the data-parallel exchange
+Placed = list[tuple[int, int]]  # instructions of a pass: position of a stream in the program, template
 
 
 class PassWriter:
-    """Appends passes to the streams of rank classes; templates are made once per kind of pass."""
+    """Appends passes to the streams of rank classes; templates are made once per kind of pass.
 
-    def __init__(self, job: Job, program: Program, computes: tuple[Stream, ...], exchange: DataParallel) -> None:
-        self.job, self.program, self.computes, self.exchange = job, program, computes, exchange
+    The compute stream of rank class r is stream r of the program.
+    """
+
+    def __init__(self, job: Job, program: Program, exchange: DataParallel) -> None:
+        self.job, self.program, self.exchange = job, program, exchange
         plan = job.plan
         self.stages = plan.experiment.parallelism.pipeline
         self.n_chunks = self.stages * plan.experiment.parallelism.virtual_stages
@@ -26,51 +32,50 @@ class PassWriter:
         self.message = stage_message_bytes(plan.model, plan.shard)
         shard = plan.shard
         self.scatters = plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
-        self.sends: dict[tuple[int, str], Stream] = {}
-        self.groups: dict[int, Stream] = {}
+        self.sends: dict[tuple[int, str], int] = {}
+        self.groups: dict[int, int] = {}
         self.kinds: dict[tuple[object, ...], int] = {}
-        self.written: dict[tuple[object, ...], list[tuple[Stream, int]]] = {}
+        gather = Operation("gather of stage input", "collective", collective="all_gather", group="tensor",
+                           message=self.message)
+        self.gather = Sequence((gather,))
 
-    def write(self, rank: RankClass, each: Pass, number: int) -> None:
-        """Append one pass of a rank class; `number` is its place in the stage's order."""
-        variant = self.exchange.variant(rank, each, number)
-        key = (rank.number, each.backward, each.chunk, variant)
-        if key not in self.written:
-            self.written[key] = self._templates(rank, each, variant)
-        for stream, template in self.written[key]:
-            stream.add(template, each.microbatch)
+    def write_stage(self, stage: int, passes: list[Pass]) -> list[int]:
+        """Append all passes of a stage to the streams of its rank classes.
 
-    def _templates(self, rank: RankClass, each: Pass, variant: object) -> list[tuple[Stream, int]]:
-        """Instructions of a pass, each with the stream it goes to."""
+        Returns how long the compute stream of its first rank class is after each pass.
+        """
+        variants = self.exchange.variants(stage, passes)
+        kinds = [(each.backward, each.chunk, role) for each, role in zip(passes, variants, strict=True)]
+        microbatches = [each.microbatch for each in passes]
+        first = {kind: each for kind, each in reversed(list(zip(kinds, passes, strict=True)))}
+        lengths: list[int] = []
+        for rank in (rank for rank in self.job.ranks if rank.stage == stage):
+            templates = {kind: self._templates(rank, each, kind[2]) for kind, each in first.items()}
+            for name in dict.fromkeys(name for placed in templates.values() for name, _ in placed):
+                mine = {kind: [t for where, t in placed if where == name] for kind, placed in templates.items()}
+                _fill(self.program.streams[name], mine, kinds, microbatches)
+                lengths = lengths or list(accumulate(len(mine[kind]) for kind in kinds))
+        return lengths
+
+    def _templates(self, rank: RankClass, each: Pass, variant: Variant) -> Placed:
+        """Instructions of a pass, each with the stream it goes to; the compute stream comes first."""
         chunk = self.job.plan.chunks[rank.stage][each.chunk]
         segments = chunk.segments[::-1] if each.backward else chunk.segments
         arrival = self._arrival(rank, each)
-        out: list[tuple[Stream, int]] = []
+        out: Placed = []
         done = self._kind("pass done", rank.number, each.backward, each.chunk)
         for name, run in self.exchange.runs(rank, each, variant, len(segments)):
-            units = [segments[i] for i in run]
-            work = [item for unit in units for item in self._work(unit, each.backward)]
-            if arrival is not None:
-                work = [*self._gather(rank), *work]
+            work = work_of([segments[i] for i in run], each.backward)
+            if arrival is not None and self.scatters:
+                work = [(self.gather, 1), *work]
             before = (() if arrival is None else (arrival,)) + self.exchange.before_run(rank, each, variant, run)
             after = self.exchange.after_run(rank, each, variant, run)
             last = run[-1] == len(segments) - 1
-            signal = after if after is not None else (token(done) if last else NO_TOKEN)
+            signal = after or (token(done) if last else None)
             out += self._run(rank, (name, rank.number, each.backward, each.chunk, variant, run[0]), work, before, signal,
                              self.exchange.is_crowded(rank, each, variant))
             arrival = None
-        return out + self._send(rank, each, signal)
-
-    def _work(self, unit: Segment, backward: bool) -> Work:
-        return backward_work(unit) if backward else forward_work(unit)
-
-    def _gather(self, rank: RankClass) -> Work:
-        """What was sent in shares by the tensor ranks is put together on arrival."""
-        if not self.scatters:
-            return []
-        gather = Operation("gather of stage input", "collective", collective="all_gather", group="tensor",
-                           message=self.message)
-        return [((gather,), 1)]
+        return out + self._send(rank, each, token(done) if signal is None else signal)
 
     def _kind(self, name: str, *key: object) -> int:
         if (name, *key) not in self.kinds:
@@ -80,23 +85,23 @@ class PassWriter:
     # --- computation ------------------------------------------------------------------------------
 
     def _run(
-        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[int, ...], signal: int, crowded: bool
-    ) -> list[tuple[Stream, int]]:
+        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[Token, ...], signal: Token | None, crowded: bool
+    ) -> Placed:
         """One instruction if nothing in it meets other traffic, else cut at its collectives."""
         groups = self._groups(rank, work)
         alone = self.coalesce and all(self._is_private(rank, flow) for flow in groups)
         if alone and not (crowded and groups):
-            return [(self.computes[rank.number], self._coalesced(rank, str(key[0]), work, waits, signal))]
+            return [(rank.number, self._coalesced(rank, str(key[0]), work, waits, signal))]
         return self._cut(rank, key, work, waits, signal)
 
     def _groups(self, rank: RankClass, work: Work) -> list[int]:
-        kinds = {operation.group for operations, _ in work for operation in operations if operation.group}
+        kinds = {operation.group for sequence, _ in work for operation in sequence.operations if operation.group}
         return sorted(rank.flows[kind] for kind in kinds if kind in rank.flows)
 
     def _is_private(self, rank: RankClass, flow: int) -> bool:
         return self.job.private[flow] and self.job.flows[flow].members == (rank.number,)
 
-    def _coalesced(self, rank: RankClass, label: str, work: Work, waits: tuple[int, ...], signal: int) -> int:
+    def _coalesced(self, rank: RankClass, label: str, work: Work, waits: tuple[Token, ...], signal: Token | None) -> int:
         alone = self.job.alone(rank, work)
         carried = tuple((rank.flows[group], size) for group, size in alone.sizes.items())
         action = Action(label, "compute", rank.number, alone.seconds, parts=tuple(alone.parts.items()),
@@ -104,10 +109,11 @@ class PassWriter:
         return self.program.new_template(waits, self.program.new_action(action), signal)
 
     def _cut(
-        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[int, ...], signal: int
-    ) -> list[tuple[Stream, int]]:
-        timed = repeat_timed(work, lambda operations: self.job.timed(rank, operations))
-        steps, out, issued = cut(timed), [], []  # type: ignore[var-annotated]
+        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[Token, ...], signal: Token | None
+    ) -> Placed:
+        steps = cut(self.job.all_timed(rank, work))
+        out: Placed = []
+        issued: list[int] = []
         where = key[2:]
         for number, step in enumerate(steps):
             is_last = number == len(steps) - 1
@@ -115,19 +121,19 @@ class PassWriter:
             seconds = sum(step.parts.values())
             action = Action(str(key[0]), "compute", rank.number, seconds, parts=tuple(step.parts.items()),
                             operations=len(step.parts))
-            reached = signal if is_last else NO_TOKEN
+            reached = signal if is_last else None
             if step.issue is not None:
                 flow = rank.flows[step.issue.group]
                 issued.append(self._kind("collective done", flow, where, len(issued)))
                 reached = token(self._kind("ready", rank.number, where, len(issued)))
             template = self.program.new_template(needs, self.program.new_action(action), reached)
-            out.append((self.computes[rank.number], template))
+            out.append((rank.number, template))
             waits = ()
             if step.issue is not None and self.job.flows[flow].members[0] == rank.number:
                 out.append(self._issue(flow, step.issue, where, len(issued), issued[-1]))
         return out
 
-    def _issue(self, flow: int, operation: Timed, where: tuple[object, ...], number: int, done: int) -> tuple[Stream, int]:
+    def _issue(self, flow: int, operation: Timed, where: tuple[object, ...], number: int, done: int) -> tuple[int, int]:
         """The instruction of a communicator: when all members are ready, move the bytes."""
         members = self.job.flows[flow].members
         waits = tuple(token(self._kind("ready", member, where, number)) for member in members)
@@ -135,19 +141,19 @@ class PassWriter:
         action = Action(operation.name, operation.category, flow=flow, size=operation.size,
                         latency=operation.latency, steals=steals, operations=1)
         if flow not in self.groups:
-            name = f"{operation.group} group {flow}"
-            self.groups[flow] = self.program.new_stream(name, operation.group)
+            self.groups[flow] = len(self.program.streams)
+            self.program.new_stream(f"{operation.group} group {flow}", operation.group)
         return self.groups[flow], self.program.new_template(waits, self.program.new_action(action), token(done))
 
     # --- stage boundaries ---------------------------------------------------------------------------
 
-    def _arrival(self, rank: RankClass, each: Pass) -> int | None:
+    def _arrival(self, rank: RankClass, each: Pass) -> Token | None:
         """Token of the input from the neighbouring chunk; None where the model begins."""
         chunk = self.job.plan.chunks[rank.stage][each.chunk].number
         begins = chunk == (self.n_chunks - 1 if each.backward else 0)
         return None if begins else token(self._kind("arrival", rank.number, each.backward, each.chunk))
 
-    def _send(self, rank: RankClass, each: Pass, done: int) -> list[tuple[Stream, int]]:
+    def _send(self, rank: RankClass, each: Pass, done: Token) -> Placed:
         """Hand the result on: in the compute stream, or beside it if the stack overlaps sends."""
         chunk = self.job.plan.chunks[rank.stage][each.chunk].number
         if chunk == (0 if each.backward else self.n_chunks - 1):
@@ -161,15 +167,22 @@ class PassWriter:
         action = Action(f"send {direction}", "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency,
                         operations=1)
         arrival = token(self._kind("arrival", receiver, each.backward, next_chunk))
-        waits: tuple[int, ...] = ()
-        stream = self.computes[rank.number]
+        waits: tuple[Token, ...] = ()
+        stream = rank.number
         if self.job.plan.software.pipeline_overlap:
             stream, waits = self._send_stream(rank, direction), (done,)
         return [(stream, self.program.new_template(waits, self.program.new_action(action), arrival))]
 
-    def _send_stream(self, rank: RankClass, direction: str) -> Stream:
+    def _send_stream(self, rank: RankClass, direction: str) -> int:
         key = (rank.number, direction)
         if key not in self.sends:
-            name = f"rank {rank.representative} {direction} sends"
-            self.sends[key] = self.program.new_stream(name, "send", rank.number)
+            self.sends[key] = len(self.program.streams)
+            self.program.new_stream(f"rank {rank.representative} {direction} sends", "send", rank.number)
         return self.sends[key]
+
+
+def _fill(stream: Stream, templates: dict[Kind, list[int]], kinds: list[Kind], microbatches: list[int]) -> None:
+    """Append to a stream what each pass puts there."""
+    stream.template += chain.from_iterable(map(templates.__getitem__, kinds))
+    counts = (len(templates[kind]) for kind in kinds)
+    stream.index += chain.from_iterable([m] * n for m, n in zip(microbatches, counts, strict=True))

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from simpy.events import Event
 
 from sim.engine.network import Flow
-from sim.engine.program import TOKEN_STRIDE
 from sim.engine.trace import Repeat
 
 if TYPE_CHECKING:
@@ -142,11 +141,7 @@ class PeriodSkipper:
         can signal, and not inside its loop.
         """
         run = self.executor
-        looping = {
-            run.signals[run.templates[s][p]] // TOKEN_STRIDE
-            for s, (first, shift) in shifts.items()
-            for p in range(first, first + shift)
-        }
+        looping = self._kinds(shifts)
         own = set(part.streams)
         for s in part.neighbours:
             position = run.position[s]
@@ -155,12 +150,17 @@ class PeriodSkipper:
             if run.timer[s] is not None:
                 return False
             missing = run.missing(s)
-            makers = [run.makers[token // TOKEN_STRIDE] for token in missing]
-            if any(token // TOKEN_STRIDE in looping for token in missing):
+            if any(kind in looping for kind, _ in missing):
                 return False
-            if s not in own and not any(maker in own for maker in makers):
+            if s not in own and not any(run.makers[kind] in own for kind, _ in missing):
                 return False
         return True
+
+    def _kinds(self, shifts: dict[int, tuple[int, int]]) -> set[int]:
+        """Kinds of token that the streams signal in a period."""
+        run = self.executor
+        signals = (run.signals[run.templates[s][p]] for s, (a, n) in shifts.items() for p in range(a, a + n))
+        return {signal[0] for signal in signals if signal is not None}
 
     def _skip(self, part: Part, before: Snapshot, now: Snapshot, times: int) -> None:
         run = self.executor
@@ -171,7 +171,8 @@ class PeriodSkipper:
         run.repeats.append(Repeat(before.rows, now.rows, times, period, shift, index_shift))
         for flow, a, b in zip(part.flows, before.bytes_moved, now.bytes_moved, strict=True):
             run.network.bytes_moved[flow] += times * (b - a)
-        run.jump(shift, times, period)
+        kinds = self._kinds({s: (a, shift[s]) for s, a in zip(part.streams, before.positions, strict=True)})
+        run.jump(shift, kinds, index_shift, times, period)
 
 
 def _same(before: Snapshot, now: Snapshot) -> bool:
@@ -206,7 +207,8 @@ def _part(executor: Executor, streams: list[int], beat: int, length: int, flows:
     own = sorted(set().union(*(flows[s] for s in streams)))
     met = set().union(*(executor.network.conflicts[flow] for flow in own))
     program = executor.program
-    kinds = {executor.signals[t] // TOKEN_STRIDE for s in streams for t in set(executor.templates[s])}
+    signals = (executor.signals[t] for s in streams for t in set(executor.templates[s]))
+    kinds = {signal[0] for signal in signals if signal is not None}
     inside = set(streams)
     neighbours = list(streams)
     for s, stream in enumerate(program.streams):
@@ -214,7 +216,7 @@ def _part(executor: Executor, streams: list[int], beat: int, length: int, flows:
             continue
         used = set(stream.template)
         touches = any(program.actions[executor.acts[t]].flow in met for t in used)
-        waits = any(wait // TOKEN_STRIDE in kinds for t in used for wait in executor.waits[t])
+        waits = any(kind in kinds for t in used for kind, _ in executor.waits[t])
         if touches or waits:
             neighbours.append(s)
     return Part(streams, beat, length, own, neighbours, [])
@@ -237,8 +239,8 @@ def _joined(executor: Executor, loops: list[list[int]], flows: list[set[int]]) -
     looping = set().union(*flows)
     first: dict[tuple[str, int], int] = {}
     for s, templates in enumerate(loops):
-        kinds = {executor.signals[t] // TOKEN_STRIDE for t in templates if executor.signals[t] >= 0}
-        kinds |= {wait // TOKEN_STRIDE for t in templates for wait in executor.waits[t]}
+        kinds = {signal[0] for t in templates if (signal := executor.signals[t]) is not None}
+        kinds |= {kind for t in templates for kind, _ in executor.waits[t]}
         met = {other for flow in flows[s] for other in executor.network.conflicts[flow] & looping}
         keys = [("token", kind) for kind in sorted(kinds)] + [("flow", flow) for flow in sorted(met)]
         for key in keys:

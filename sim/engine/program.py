@@ -3,19 +3,20 @@
 A stream is an in-order queue, like a CUDA stream: the compute stream of a rank, the queue of a
 communicator, one direction of a stage boundary. An instruction is a template plus a loop index
 (the microbatch, or 0): its tokens are the template's plus the index. Writing programs this way
-makes "the same again, k microbatches later" a plain comparison of integers.
+makes "the same again, k microbatches later" a plain comparison of integers. Tokens of one kind are
+signalled in the order of their index, so the highest one so far says which are there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TOKEN_STRIDE = 1 << 32  # token = kind * TOKEN_STRIDE + index
+Token = tuple[int, int]  # kind, loop index (in a template: relative to that of the instruction)
 
 
-def token(kind: int, index: int = 0) -> int:
-    """The token of `kind` for loop index `index` (which may be negative in a template)."""
-    return kind * TOKEN_STRIDE + index
+def token(kind: int, index: int = 0) -> Token:
+    """The token of `kind` for loop index `index`."""
+    return kind, index
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,11 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One kind of instruction: tokens it waits for, what it does, the token it signals (-1: none)."""
+    """One kind of instruction: tokens it waits for, what it does, the token it signals."""
 
-    waits: tuple[int, ...]
+    waits: tuple[Token, ...]
     action: int
-    signal: int = -1
+    signal: Token | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class Program:
         self.actions.append(action)
         return len(self.actions) - 1
 
-    def new_template(self, waits: tuple[int, ...], action: int, signal: int = -1) -> int:
+    def new_template(self, waits: tuple[Token, ...], action: int, signal: Token | None = None) -> int:
         """Register a template."""
         self.templates.append(Template(waits, action, signal))
         return len(self.templates) - 1

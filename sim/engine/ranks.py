@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.chains import Alone, Timed, Work, run_alone
+from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.compute import operation_time
 from sim.engine.network import FlowTable
 from sim.plan.flows import FlowSet
 from sim.plan.fold import first_of_class
+from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
 from sim.workload.operation import Operation
 
@@ -32,9 +33,12 @@ class FlowClass:
     receiver: int = -1
 
 
-@dataclass
+Profile = tuple[float, tuple[tuple[str, Group], ...]]  # speed, and the communicators inside a layer
+
+
+@dataclass(frozen=True)
 class RankClass:
-    """Equal ranks, of which one is simulated."""
+    """Equal ranks, of which one is simulated. Rank classes of one profile take equal time for a chain."""
 
     number: int
     representative: int
@@ -42,8 +46,7 @@ class RankClass:
     count: int
     speed: float  # relative to a healthy accelerator
     flows: dict[str, int]  # kind of group -> flow class, where there is one
-    timed: dict[tuple[Operation, ...], list[Timed]] = field(default_factory=dict)
-    alone: dict[tuple[Operation, ...], Alone] = field(default_factory=dict)
+    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -55,26 +58,35 @@ class Job:
     flows: tuple[FlowClass, ...]
     table: FlowTable
     private: tuple[bool, ...]  # flow class shares its links with no other
+    known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
+    known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
 
-    def timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
+    def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
         """A block pass with times; a host that issues too slowly adds what it lags behind."""
-        if operations not in rank.timed:
+        key = (rank.profile, sequence)
+        if key not in self.known_times:
+            operations = sequence.operations
             timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
             lag = self._host_lag(operations, timed)
             if lag > 0:
                 timed.append(Timed("host issue", "other", lag))
-            rank.timed[operations] = timed
-        return rank.timed[operations]
+            self.known_times[key] = timed
+        return self.known_times[key]
 
     def alone(self, rank: RankClass, work: Work) -> Alone:
         """A chain of block passes run with nothing beside it."""
         total = Alone()
-        for operations, count in work:
-            if operations not in rank.alone:
+        for sequence, count in work:
+            key = (rank.profile, sequence)
+            if key not in self.known_alone:
                 slowdown = self.plan.software.overlap_slowdown
-                rank.alone[operations] = run_alone(self.timed(rank, operations), slowdown)
-            total.add(rank.alone[operations], count)
+                self.known_alone[key] = run_alone(self.timed(rank, sequence), slowdown)
+            total.add(self.known_alone[key], count)
         return total
+
+    def all_timed(self, rank: RankClass, work: Work) -> list[Timed]:
+        """All operations of a chain, one after the other."""
+        return [operation for sequence, count in work for _ in range(count) for operation in self.timed(rank, sequence)]
 
     def _time(self, rank: RankClass, operation: Operation, left: int) -> Timed:
         if operation.kind != "collective":
@@ -112,20 +124,15 @@ def build_job(plan: Plan) -> Job:
     columns = _flow_columns(plan)
     speed = plan.cluster.speed[plan.grid.accelerator]
     counts = np.bincount(rank_of)
-    ranks = tuple(
-        RankClass(
-            number,
-            int(rank),
-            plan.stage_of(int(rank)),
-            int(counts[number]),
-            float(speed[rank]),
-            {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0},
-        )
-        for number, rank in enumerate(plan.partition.representatives())
-    )
-    conflicts = table.conflicts()
-    private = tuple(met <= {number} for number, met in enumerate(conflicts))
-    return Job(plan, ranks, tuple(_flow_classes(plan, table, ranks)), table, private)
+    flows = tuple(_flow_classes(plan, table))
+    ranks = []
+    for number, rank in enumerate(plan.partition.representatives().tolist()):
+        mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
+        inner = tuple((kind, flows[mine[kind]].group) for kind in CATEGORY if kind in mine)
+        profile = (float(speed[rank]), inner)
+        ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
+    private = tuple(met <= {number} for number, met in enumerate(table.conflicts()))
+    return Job(plan, tuple(ranks), flows, table, private)
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:
@@ -138,7 +145,7 @@ def _flow_columns(plan: Plan) -> dict[str, Ints]:
     return columns
 
 
-def _flow_classes(plan: Plan, table: FlowTable, ranks: tuple[RankClass, ...]) -> list[FlowClass]:
+def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
     rates = table.solo_rates()
     rank_of = plan.partition.rank
     classes = []

@@ -11,11 +11,29 @@ from sim.workload.parameters import rank_parameters
 from sim.workload.transformer import embedding_block, head_block, layer_block
 
 
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """Operations in issue order; equal only to itself, so that what is known of it is found fast."""
+
+    operations: tuple[Operation, ...]
+
+
+Work = list[tuple[Sequence, int]]  # sequences and how often they repeat
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The two passes through a block; the backward pass begins with what is computed again."""
+
+    forward: Sequence
+    backward: Sequence
+
+
 @dataclass(frozen=True)
 class Piece:
     """`count` equal blocks in a row."""
 
-    block: Block
+    passes: Passes
     count: int
 
 
@@ -61,9 +79,9 @@ def build_chunks(
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
     sizes = layers_per_chunk(model.layers, stages, virtual)
     blocks = {
-        "embedding": embedding_block(model, shard, gradient_bytes=software.gradient_bytes),
-        "layer": layer_block(model, shard, gradient_bytes=software.gradient_bytes),
-        "head": head_block(model, shard, gradient_bytes=software.gradient_bytes),
+        "embedding": _passes(embedding_block(model, shard, gradient_bytes=software.gradient_bytes)),
+        "layer": _passes(layer_block(model, shard, gradient_bytes=software.gradient_bytes)),
+        "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes)),
     }
     bucket = _layers_per_segment(model, shard, software, parallelism)
     chunks = [
@@ -79,6 +97,10 @@ def build_chunks(
     return tuple(tuple(chunks[stage::stages]) for stage in range(stages))
 
 
+def _passes(block: Block) -> Passes:
+    return Passes(Sequence(block.forward), Sequence(block.recompute + block.backward))
+
+
 def _layers_per_segment(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> int:
     """Layers in one bucket of gradients; one under ZeRO-3, which wraps each layer."""
     if parallelism.zero_stage == 3 or software.gradient_bucket == 0:
@@ -88,7 +110,7 @@ def _layers_per_segment(model: Transformer, shard: Shard, software: Software, pa
 
 
 def _segments(
-    model: Transformer, shard: Shard, blocks: dict[str, Block], layers: int, bucket: int, *, first: bool, last: bool
+    model: Transformer, shard: Shard, blocks: dict[str, Passes], layers: int, bucket: int, *, first: bool, last: bool
 ) -> tuple[Segment, ...]:
     """Layers in buckets; the embedding joins the first bucket, the head the last."""
     counts = [min(bucket, layers - done) for done in range(0, layers, bucket)] or [0]
@@ -107,11 +129,8 @@ def _segments(
     return tuple(segments)
 
 
-def forward_work(segment: Segment) -> list[tuple[tuple[Operation, ...], int]]:
-    """Operations of a forward pass with their repeat counts, in order."""
-    return [(piece.block.forward, piece.count) for piece in segment.pieces]
-
-
-def backward_work(segment: Segment) -> list[tuple[tuple[Operation, ...], int]]:
-    """Operations of a backward pass, recomputation first, with their repeat counts, in order."""
-    return [(piece.block.recompute + piece.block.backward, piece.count) for piece in reversed(segment.pieces)]
+def work_of(segments: list[Segment], backward: bool) -> Work:
+    """What a pass through `segments`, given in the order of the pass, runs one after the other."""
+    if backward:
+        return [(piece.passes.backward, piece.count) for segment in segments for piece in reversed(segment.pieces)]
+    return [(piece.passes.forward, piece.count) for segment in segments for piece in segment.pieces]
