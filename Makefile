@@ -5,7 +5,7 @@ BIN := .venv/bin
 NO_VENV := sudo apt install python3-venv
 EXPERIMENT ?= gpt3-175b-a100
 
-.PHONY: run test check lint types bench clean
+.PHONY: run test check lint types bench docs clean
 
 run: .venv/installed
 	@$(BIN)/clustersim run $(EXPERIMENT)
@@ -24,6 +24,9 @@ types: .venv/installed-dev
 
 bench: .venv/installed
 	@$(BIN)/python -m bench
+
+docs: .venv/installed
+	@$(BIN)/python -c 'from sim.spec.document import reference_markdown as text; print(text(), end="")' >docs/input.md
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist results

@@ -14,7 +14,7 @@ from sim.study.simulate import simulate
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
     """Simulate one step again and again: times [s], events and peak memory [B]."""
-    loaded = load_experiment(experiment, overrides=list(overrides))
+    loaded = load_experiment(experiment, overrides).experiment
     results = []
     sample = timed(lambda: results.append(simulate(loaded)), int(repetitions))
     return {

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from sim.cli.app import call
 from sim.metrics.result import (
     BREAKDOWN,
     Comparison,
@@ -21,24 +20,34 @@ from sim.metrics.result import (
     StepResult,
     UtilizationResult,
 )
+from support import ROOT, Cli, Command, Outcome
 
 settings.register_profile("clustersim", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("clustersim")
 
-ROOT = Path(__file__).resolve().parent.parent
 GIB = 2.0**30
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Call the command in this process, which is quick."""
+
+    def invoke(*arguments: object) -> Outcome:
+        code = call([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return invoke
 
 
 @pytest.fixture(scope="session")
 def clustersim() -> Command:
     """Run the command line in its own process; returns what it printed and its exit code."""
 
-    def call(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, cwd: object = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "sim.cli", *arguments],
-            cwd=cwd,
+            cwd=str(cwd),
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -165,5 +165,5 @@ class TestHuman:
     @given(st.floats(min_value=1e-9, max_value=1e12))
     def test_keeps_the_number_to_a_part_in_a_thousand(self, seconds: float) -> None:
         number, unit = human.duration(seconds).split()
-        factor = dict((name, size) for size, name in human.DURATION)[unit]
+        factor = {name: size for size, name in human.DURATION}[unit]
         assert float(number.replace(",", "")) * factor == pytest.approx(seconds, rel=1e-3)

@@ -36,11 +36,17 @@ def emit_json(document: Any) -> None:
 
 
 def emit_rich(print_to: Callable[[Console], None]) -> None:
-    """Let `print_to` print on stdout: as wide as the terminal, 80 columns in a pipe."""
+    """Let `print_to` print on stdout: as wide as the terminal, 80 columns and bare text in a pipe."""
     from rich.console import Console
 
-    with quiet_pipe():
-        print_to(Console(file=sys.stdout, highlight=False, emoji=False, markup=False))
+    console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
+    if console.is_terminal:
+        with quiet_pipe():
+            print_to(console)
+    else:
+        with console.capture() as captured:
+            print_to(console)
+        emit_lines(line.rstrip() for line in captured.get().splitlines())
 
 
 def say(message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +14,6 @@ from sim.metrics.result import Result
 from sim.report import human
 
 SECTIONS = ("step", "memory", "run", "energy", "cost")
-SKIPPED = ("by_stage",)  # lists have no counterpart by name
 SHARES = ("mfu", "hfu", "goodput")
 
 
@@ -59,10 +58,15 @@ def compare(a: Result, b: Result) -> Contrast:
 
 
 def print_contrast(contrast: Contrast, console: Console) -> None:
-    """Print the contrast: input first, then every number that is not zero on both sides."""
-    console.print(Text(f"{contrast.a} (A) and {contrast.b} (B)", style="bold"))
-    console.print(_change_table(contrast.changes) if contrast.changes else Text("The input is the same.", style="dim"))
-    console.print(_metric_table(contrast.metrics))
+    """Print the contrast: input that differs, then every number that differs."""
+    console.print(Text(f"A {contrast.a}\nB {contrast.b}\n", style="bold"))
+    console.print(_change_table(contrast.changes) if contrast.changes else Text("The input is the same."))
+    console.print()
+    moved = [metric for metric in contrast.metrics if metric.difference]
+    console.print(_metric_table(moved) if moved else Text("All numbers are the same."))
+    same = len(contrast.metrics) - len(moved)
+    if moved and same:
+        console.print(Text(f"{same} other numbers are the same", style="dim"))
 
 
 def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -77,7 +81,7 @@ def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _changes(a: dict[str, Any], b: dict[str, Any]) -> tuple[Change, ...]:
     left, right = dict(flatten(a)), dict(flatten(b))
     keys = [*left, *(key for key in right if key not in left)]
-    pairs = ((key, left.get(key), right.get(key)) for key in keys)
+    pairs = ((key, left.get(key), right.get(key)) for key in keys if "sources" not in key.split("."))
     return tuple(Change(key, x, y) for key, x, y in pairs if x != y)
 
 
@@ -93,12 +97,12 @@ def _metric(key: str, a: float, b: float) -> Metric:
 def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for section in SECTIONS:
         for key, value in flatten(result.get(section) or {}, section):
-            if isinstance(value, int | float) and not isinstance(value, bool) and key.split(".")[-1] not in SKIPPED:
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 yield key, float(value)
 
 
 def _change_table(changes: tuple[Change, ...]) -> Table:
-    table = _table("input", "A", "B")
+    table = _table("left", "input", "A", "B")
     for change in changes:
         table.add_row(change.key, _plain(change.a), _plain(change.b))
     return table
@@ -108,20 +112,19 @@ def _plain(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _metric_table(metrics: tuple[Metric, ...]) -> Table:
-    table = _table("result", "A", "B", "B - A", "change")
+def _metric_table(metrics: list[Metric]) -> Table:
+    table = _table("right", "result", "A", "B", "B - A", "change")
     for metric in metrics:
-        if metric.a or metric.b:
-            numbers = (metric.a, metric.b, metric.difference)
-            table.add_row(metric.key, *(_show(metric.key, number) for number in numbers), _relative(metric))
+        numbers = (metric.a, metric.b, metric.difference)
+        table.add_row(metric.key, *(_show(metric.key, number) for number in numbers), _relative(metric))
     return table
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
-    table.add_column(first, overflow="fold")
+def _table(side: Literal["left", "right"], first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column(first, no_wrap=True, overflow="fold")
     for other in others:
-        table.add_column(other, justify="right", overflow="fold")
+        table.add_column(other, justify=side, overflow="fold")
     return table
 
 
