@@ -1,7 +1,7 @@
 """Experiments and definitions from names, files or mappings to checked records.
 
-Public: `load_experiment`, `load_definition`, `LoadedExperiment`, `validate_experiment`; from
-`catalogue`: `catalogue_root`, `find_experiment`, `list_catalogue`, `CATALOGUE`.
+Public: `load_experiment`, `load_node`, `load_definition`, `LoadedExperiment`, `validate_experiment`;
+from `catalogue`: `catalogue_root`, `find_experiment`, `list_catalogue`, `CATALOGUE`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sim.spec.setup import Setup
 
 __all__ = [
     "CATALOGUE", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
-    "load_definition", "load_experiment", "validate_experiment",
+    "load_definition", "load_experiment", "load_node", "validate_experiment",
 ]  # fmt: skip
 
 Source = str | Path | Mapping[str, Any]
@@ -51,6 +51,19 @@ def load_experiment(
     if isinstance(source, Experiment):
         source, si = source.model_dump(), True
     root, path = _start(resolver, "experiment", source)
+    return _experiment(resolver, root, path, overrides, si)
+
+
+def load_node(root: Node, path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
+    resolver = Resolver()
+    resolver.read(path)
+    return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
+
+
+def _experiment(
+    resolver: Resolver, root: Node, path: Path | None, overrides: Sequence[str], si: bool
+) -> LoadedExperiment:
     root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
     root = _with_graph_path(resolver, resolver.resolve("experiment", root))
     experiment = _decoded(resolver, Experiment, root, si)
@@ -80,11 +93,16 @@ def _start(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | 
     else:
         path = _found(kind, source)
         root = resolver.read(path)
+    return _extended(resolver, kind, root, path), path
+
+
+def _extended(resolver: Resolver, kind: str, root: Node, path: Path | None) -> Node:
+    """`root` with its own `extends` applied; `path` is the file that a chain must not come back to."""
     if "extends" in root.value:
         root = resolver.resolve(kind, root, "", () if path is None else (real_path(path),))
         if not isinstance(root.value, dict):
             raise ConfigError(resolver.problems)
-    return root, path
+    return root
 
 
 def _found(kind: str, source: str | Path) -> Path:
