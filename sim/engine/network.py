@@ -25,10 +25,12 @@ class FlowTable:
     """Flow classes and what one flow of a class loads, with all its copies, on one link of a class.
 
     flow, link: (nnz,) class indices; coefficient: (nnz,); capacity: (n_links,) B/s;
-    link_count: (n_links,) links in the class; link_name: index of one link of the class.
+    link_count: (n_links,) links in the class; link_example: (n_links,) one of them. Only the first
+    `n_shared` link classes can ever be full; the others are there to count bytes.
     """
 
     n_flows: int
+    n_shared: int
     flow: Ints
     link: Ints
     coefficient: Floats
@@ -39,14 +41,17 @@ class FlowTable:
     def solo_rates(self) -> Floats:
         """Rate of each class when it is alone, (n_flows,) B/s."""
         rate = np.full(self.n_flows, np.inf)
-        np.minimum.at(rate, self.flow, self.capacity[self.link] / self.coefficient)
+        shared = self.link < self.n_shared
+        flow, link = self.flow[shared], self.link[shared]
+        np.minimum.at(rate, flow, self.capacity[link] / self.coefficient[shared])
         return rate
 
     def conflicts(self) -> list[frozenset[int]]:
         """For each class the classes (itself too) that cross one of its links."""
         on_link: dict[int, list[int]] = {}
         for f, l in zip(self.flow.tolist(), self.link.tolist(), strict=True):
-            on_link.setdefault(l, []).append(f)
+            if l < self.n_shared:
+                on_link.setdefault(l, []).append(f)
         met: list[set[int]] = [set() for _ in range(self.n_flows)]
         for flows in on_link.values():
             for f in flows:
@@ -187,7 +192,7 @@ def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:
     count = np.zeros(table.n_flows)
     for kind, number in key:
         count[kind] = number
-    used = count[table.flow] > 0
+    used = (count[table.flow] > 0) & (table.link < table.n_shared)
     kinds, flow = np.unique(table.flow[used], return_inverse=True)
     links, link = np.unique(table.link[used], return_inverse=True)
     coefficient = table.coefficient[used] * count[table.flow[used]]

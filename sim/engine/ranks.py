@@ -11,13 +11,13 @@ from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.compute import operation_time
 from sim.engine.network import FlowTable
-from sim.plan.flows import FlowSet
-from sim.plan.fold import first_of_class
+from sim.plan.fold import first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
 from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 CATEGORY = {"tensor": "tensor_comm", "context": "context_comm", "expert": "expert_comm"}
 GROUP_KINDS = ("tensor", "context", "gradient", "replica", "embedding")
 
@@ -150,7 +150,7 @@ def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
     rank_of = plan.partition.rank
     classes = []
     for kind, number in plan.flow_sets.items():
-        flow_set, flow_of = plan.structure.flows[number], plan.partition.flow[number]
+        flow_set, flow_of = plan.flows[number], plan.partition.flow[number]
         for first in first_of_class(flow_of):
             group = Group(
                 flow_set.members.shape[1],
@@ -165,27 +165,58 @@ def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
 
 
 def flow_table(plan: Plan) -> FlowTable:
-    """The quotient: what all flows of a class put on one link of a class."""
-    partition, structure = plan.partition, plan.structure
+    """The quotient: what all flows of a class put on one link of a class.
+
+    Links left out of rate sharing follow the others, in classes of equal capacity and load.
+    """
+    partition, capacity = plan.partition, plan.structure.capacity
+    n_flows = 1 + max((int(f.max()) for f in partition.flow), default=-1)
     examples = first_of_class(partition.link)
-    is_example = np.zeros(len(structure.capacity), dtype=bool)
-    is_example[examples] = True
-    n_links, n_flows = len(examples), 1 + max((int(f.max()) for f in partition.flow), default=-1)
-    keys, weights = [], []
-    for flow_set, flow_of in zip(structure.flows, partition.flow, strict=True):
-        owner = np.repeat(flow_of, np.diff(flow_set.start))
-        chosen = is_example[flow_set.link]
-        keys.append(owner[chosen] * n_links + partition.link[flow_set.link[chosen]])
-        weights.append(flow_set.coefficient[chosen])
-    key, inverse = np.unique(np.concatenate([*keys, np.zeros(0, dtype=np.int64)]), return_inverse=True)
-    coefficient = np.bincount(inverse, np.concatenate([*weights, np.zeros(0)]), len(key))
-    count = np.bincount(partition.link, minlength=n_links)
+    flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows)
+    others, count, their_flow, their_link, their_load = _passive_links(plan, n_flows)
     return FlowTable(
-        n_flows,
-        key // max(n_links, 1),
-        key % max(n_links, 1),
-        coefficient,
-        structure.capacity[examples],
-        count,
-        plan.links[examples] if n_links else examples,
+        n_flows=n_flows,
+        n_shared=len(examples),
+        flow=np.concatenate([flow, their_flow]),
+        link=np.concatenate([link, their_link + len(examples)]),
+        coefficient=np.concatenate([coefficient, their_load]),
+        capacity=np.concatenate([capacity[examples], plan.cluster.links.capacity[others]]),
+        link_count=np.concatenate([np.bincount(partition.link, minlength=len(examples)), count]),
+        link_example=np.concatenate([plan.links[examples], others]),
     )
+
+
+def _loads_on(plan: Plan, links: Ints, n_flows: int) -> tuple[Ints, Ints, Floats]:
+    """Total coefficient of each flow class on each of `links`: flow class, position in `links`, load."""
+    place = np.full(plan.cluster.links.n, -1)
+    place[links] = np.arange(len(links))
+    keys, loads = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+        where = place[flow_set.link]
+        chosen = np.flatnonzero(where >= 0)
+        owner = np.searchsorted(flow_set.start, chosen, side="right") - 1
+        keys.append(where[chosen] * n_flows + flow_of[owner])
+        loads.append(flow_set.coefficient[chosen])
+    key, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    return key % max(n_flows, 1), key // max(n_flows, 1), np.bincount(inverse, np.concatenate(loads), len(key))
+
+
+def _passive_links(plan: Plan, n_flows: int) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    """Links in use that take no part in rate sharing, one of each class of equal capacity and load.
+
+    Returns the links, how many each stands for, and flow class, position and load as `_loads_on`.
+    """
+    used = np.zeros(plan.cluster.links.n, dtype=bool)
+    for flow_set in plan.flows:
+        used[flow_set.link] = True
+    used[plan.links] = False
+    links = np.flatnonzero(used)
+    flow, link, load = _loads_on(plan, links, n_flows)
+    signature = mix(plan.cluster.links.capacity[links].view(np.uint64))
+    np.add.at(signature, link, mix(mix(flow.astype(np.uint64)) ^ load.view(np.uint64)))
+    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    kept = np.isin(link, first)
+    order = np.argsort(first)
+    rank = np.empty(len(links), dtype=np.int64)
+    rank[first[order]] = np.arange(len(first))
+    return links[first[order]], np.bincount(inverse)[order], flow[kept], rank[link[kept]], load[kept]

@@ -8,7 +8,7 @@ local port (g-1)/g. Trees and in-network reduction load the same ports with othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from sim.plan.grid import RankGrid
 from sim.plan.prune import Covers, covers_of
 
 Ints = NDArray[np.int64]
+Index = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
 
@@ -28,18 +29,17 @@ class FlowSet:
 
     members: (n, size) ranks. ordered: columns have different roles (a send: sender, receiver).
     start: (n+1,), link and coefficient: (nnz,). latency: (n,) s of the longest hop. nodes: (n,)
-    servers that the group spans. covers: what bounds the load of the links between the ends of paths.
+    servers that the group spans.
     """
 
     kind: str
-    members: Ints
+    members: Index
     ordered: bool
     start: Ints
-    link: Ints
+    link: Index
     coefficient: Floats
     latency: Floats
     nodes: Ints
-    covers: Covers
 
     @property
     def n(self) -> int:
@@ -51,25 +51,23 @@ class FlowSet:
         """Flow of each non-zero coefficient, (nnz,)."""
         return np.repeat(np.arange(self.n), np.diff(self.start))
 
-    def over(self, number: Ints) -> FlowSet:
-        """The same flows over the links l with number[l] >= 0, renumbered to number[l]."""
-        kept = number[self.link] >= 0
-        start = np.zeros(self.n + 1, dtype=np.int64)
-        np.cumsum(np.bincount(self.owner[kept], minlength=self.n), out=start[1:])
-        return replace(self, start=start, link=number[self.link[kept]], coefficient=self.coefficient[kept])
 
-
-def send_flows(kind: str, grid: RankGrid, cluster: Cluster, sender: Ints, receiver: Ints, key: int) -> FlowSet:
+def send_flows(
+    kind: str, grid: RankGrid, cluster: Cluster, sender: Ints, receiver: Ints, key: int
+) -> tuple[FlowSet, Covers]:
     """One flow from each rank of `sender` to its partner in `receiver`."""
     source, target = grid.accelerator[sender], grid.accelerator[receiver]
     routes = cluster.router.routes(source, target, sender + key * grid.n_ranks)
-    members = np.stack([sender, receiver], axis=1)
+    members = np.stack([sender, receiver], axis=1).astype(np.int32)
     nodes = 1 + (cluster.node_of(source) != cluster.node_of(target)).astype(np.int64)
-    return FlowSet(kind, members, True, routes.start, routes.link, routes.share, routes.latency, nodes,
-                   covers_of(routes, cluster.links.n))
+    link = routes.link.astype(np.int32)
+    flows = FlowSet(kind, members, True, routes.start, link, routes.share, routes.latency, nodes)
+    return flows, covers_of(routes)
 
 
-def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int) -> FlowSet:
+def collective_flows(
+    kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int
+) -> tuple[FlowSet, Covers]:
     """One ring flow per group of `groups` (n_groups, size)."""
     n_groups, size = groups.shape
     accelerators = np.sort(grid.accelerator[groups], axis=1)
@@ -80,8 +78,8 @@ def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, 
     start, link, coefficient = _merge(group, weight, routes, n_groups, cluster.links.n)
     latency = np.zeros(n_groups)
     np.maximum.at(latency, group, routes.latency)
-    covers = covers_of(routes, cluster.links.n)
-    return FlowSet(kind, groups, False, start, link, coefficient, latency, n_nodes, covers)
+    members = groups.astype(np.int32)
+    return FlowSet(kind, members, False, start, link, coefficient, latency, n_nodes), covers_of(routes)
 
 
 def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> tuple[Ints, Ints, Ints, Floats]:
@@ -143,12 +141,15 @@ def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> tup
     return columns[0], columns[1], columns[2], columns[3]
 
 
-def _merge(group: Ints, weight: Floats, routes: Routes, n_groups: int, n_links: int) -> tuple[Ints, Ints, Floats]:
+def _merge(group: Ints, weight: Floats, routes: Routes, n_groups: int, n_links: int) -> tuple[Ints, Index, Floats]:
     """Sum what the hops of a group put on each link; CSR by group."""
     hop = np.repeat(np.arange(len(group)), np.diff(routes.start))
     key = group[hop] * n_links + routes.link
-    unique, inverse = np.unique(key, return_inverse=True)
-    coefficient = np.bincount(inverse, weight[hop] * routes.share, len(unique))
-    owner = unique // n_links
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    load = (weight[hop] * routes.share)[order]
+    coefficient = np.add.reduceat(load, first) if len(first) else load
+    owner = key[first] // n_links
     start = np.searchsorted(owner, np.arange(n_groups + 1))
-    return start, unique % n_links, coefficient
+    return start, (key[first] % n_links).astype(np.int32), coefficient

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
 from sim.plan.flows import FlowSet, collective_flows, send_flows
-from sim.plan.fold import Partition, Structure, identity_partition, refine
+from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, build_chunks, shard_of
-from sim.plan.prune import never_full
+from sim.plan.prune import Covers, never_full
 from sim.plan.schedule import Pass, stage_order
 from sim.spec.records import Experiment, Software, Transformer
 from sim.workload.operation import Shard
 
 Ints = NDArray[np.int64]
+JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Plan:
     """A placed, scheduled and folded job.
 
     chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of
-    each kind of group in structure.flows and all_flows ("tensor", "context", "gradient", "replica", "forward",
+    each kind of group in flows ("tensor", "context", "gradient", "replica", "forward",
     "backward", "embedding"). structure: what can hold the job back; links: (n,) cluster link behind each of its
-    links. all_flows: the flows over every link, for counting bytes.
+    links. flows: one FlowSet per kind, over all links.
     """
 
     experiment: Experiment
@@ -40,7 +41,7 @@ class Plan:
     chunks: tuple[tuple[Chunk, ...], ...]
     orders: tuple[list[Pass], ...]
     structure: Structure
-    all_flows: tuple[FlowSet, ...]
+    flows: tuple[FlowSet, ...]
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
@@ -54,7 +55,7 @@ class Plan:
         classes = np.full(self.grid.n_ranks, -1)
         if kind in self.flow_sets:
             number = self.flow_sets[kind]
-            members = self.structure.flows[number].members
+            members = self.flows[number].members
             chosen = members if column is None else members[:, column : column + 1]
             classes[chosen] = self.partition.flow[number][:, None]
         return classes
@@ -69,7 +70,7 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
     microbatches = training.global_batch // (data * training.microbatch)
     flows = job_flows(experiment, model, grid, cluster)
     options = experiment.simulation
-    structure, links = build_structure(grid, cluster, list(flows.values()), options.prune == "auto")
+    structure, links = fold_structure(grid, cluster, flows, options.prune == "auto")
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
     shard = shard_of(parallelism, training, software)
     return Plan(
@@ -83,14 +84,14 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
         chunks=build_chunks(model, shard, software, parallelism),
         orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, microbatches) for s in range(stages)),
         structure=structure,
-        all_flows=tuple(flows.values()),
+        flows=tuple(flow_set for flow_set, _ in flows.values()),
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
     )
 
 
-def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> dict[str, FlowSet]:
+def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> JobFlows:
     """Every group of the job that communicates, by kind."""
     parallelism = experiment.parallelism
     groups: dict[str, Ints] = {
@@ -123,7 +124,7 @@ def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]
     }
 
 
-def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> dict[str, FlowSet]:
+def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> JobFlows:
     """Sends between neighbouring stages, both directions; round the end too if chunks interleave."""
     stage = grid.coordinate["pipeline"]
     sender = np.arange(grid.n_ranks) if wrap else np.flatnonzero(stage < grid.size["pipeline"] - 1)
@@ -134,16 +135,18 @@ def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> dict[str, Flow
     }
 
 
-def build_structure(grid: RankGrid, cluster: Cluster, flows: list[FlowSet], prune: bool) -> tuple[Structure, Ints]:
-    """Flows over the links that can hold them back, renumbered from 0; what tells ranks apart."""
+def fold_structure(grid: RankGrid, cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Structure, Ints]:
+    """What tells ranks apart: their stage and speed, and flows over the links that can hold them back.
+
+    Also the (n,) cluster link behind each link of the structure.
+    """
     used = np.zeros(cluster.links.n, dtype=bool)
-    for flow_set in flows:
+    for flow_set, _ in flows.values():
         used[flow_set.link] = True
-    if prune and flows:
-        used &= ~never_full([flow_set.covers for flow_set in flows], cluster.links.capacity)
+    if prune:
+        used &= ~never_full([covers for _, covers in flows.values()], cluster.links.capacity)
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
-    renamed = tuple(flow_set.over(number) for flow_set in flows)
     speeds, speed = np.unique(cluster.speed[grid.accelerator], return_inverse=True)
     label = grid.coordinate["pipeline"] * len(speeds) + speed
-    return Structure(label, cluster.links.capacity[links], renamed), links
+    return build_structure(label, cluster.links.capacity[links], [each for each, _ in flows.values()], number), links

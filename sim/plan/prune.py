@@ -10,63 +10,75 @@ counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Routes
 
-Ints = NDArray[np.int64]
+Index = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+AnyInt = TypeVar("AnyInt", np.int32, np.int64, np.uint64)
 SLACK = 1e-12  # relative; a bound equal to the capacity is no bottleneck
 
 
 @dataclass(frozen=True)
 class Covers:
-    """For a set of paths: their end links, and which ends feed the links between.
+    """What lies between the ends of a set of paths.
 
-    ends: (n_ends,) first and last links. link, cover, share: (n,) a middle link, the first (then, in
-    the second triple, the last) link of paths over it, and the largest share of such a path.
+    ends: (n_ends,) first and last links. link, first, last: (n,) a middle link with the ends of a path
+    over it; share: (n,) the part of the path's bytes that crosses it, or None if all do.
     """
 
-    ends: Ints
-    fed: tuple[Ints, Ints, Floats]
-    drained: tuple[Ints, Ints, Floats]
+    ends: Index
+    link: Index
+    first: Index
+    last: Index
+    share: Floats | None
 
 
-def covers_of(routes: Routes, n_links: int) -> Covers:
+def distinct(values: NDArray[AnyInt]) -> NDArray[AnyInt]:
+    """Sorted distinct values; by sorting, since numpy's hashing is slow on millions."""
+    values = np.sort(values)
+    return values[np.flatnonzero(np.diff(values, prepend=values[:1] - 1))]
+
+
+def covers_of(routes: Routes) -> Covers:
     """Ends of all paths, and the ends behind each middle link."""
     length = np.diff(routes.start)
     walked = length > 0
-    first = routes.link[routes.start[:-1][walked]]
-    last = routes.link[routes.start[1:][walked] - 1]
-    path = np.repeat(np.arange(len(first)), length[walked])
-    middle = (routes.link != first[path]) & (routes.link != last[path])
-    link, share, path = routes.link[middle], routes.share[middle], path[middle]
-    ends = np.unique(np.concatenate([first, last]))
-    return Covers(ends, _largest(link, first[path], share, n_links), _largest(link, last[path], share, n_links))
-
-
-def _largest(link: Ints, cover: Ints, share: Floats, n_links: int) -> tuple[Ints, Ints, Floats]:
-    """Distinct (link, cover) pairs with their largest share."""
-    pair, inverse = np.unique(link * n_links + cover, return_inverse=True)
-    most = np.zeros(len(pair))
-    np.maximum.at(most, inverse, share)
-    return pair // n_links, pair % n_links, most
+    link = routes.link.astype(np.int32)
+    first = link[routes.start[:-1][walked]]
+    last = link[routes.start[1:][walked] - 1]
+    path = np.repeat(np.arange(len(first), dtype=np.int32), length[walked])
+    middle = (link != first[path]) & (link != last[path])
+    path, share = path[middle], routes.share[middle]
+    return Covers(distinct(np.concatenate([first, last])), link[middle], first[path], last[path], None if (share == 1).all() else share)
 
 
 def never_full(covers: list[Covers], capacity: Floats) -> Mask:
     """Links whose feeding (or draining) ends cannot fill them, (n_links,)."""
     n_links = len(capacity)
-    bound = np.full(n_links, np.inf)
-    middle = np.zeros(n_links, dtype=bool)
-    for side in ("fed", "drained"):
-        parts = [getattr(each, side) for each in covers]
-        link, cover, share = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        link, cover, share = _largest(link, cover, share, n_links)
-        middle[link] = True
-        bound = np.minimum(bound, np.bincount(link, share * capacity[cover], n_links))
+    if not covers:
+        return np.zeros(n_links, dtype=bool)
+    bound = np.minimum(*(_bound(covers, side, capacity) for side in ("first", "last")))
+    middle = bound > 0
     for each in covers:
         middle[each.ends] = False
     return middle & (bound <= capacity * (1 + SLACK))
+
+
+def _bound(covers: list[Covers], side: str, capacity: Floats) -> Floats:
+    """What the distinct ends on one side can put on each link at most, (n_links,) B/s."""
+    n_links = len(capacity)
+    pairs = [each.link.astype(np.int64) * n_links + getattr(each, side) for each in covers]
+    if all(each.share is None for each in covers):
+        pair = distinct(np.concatenate(pairs))
+        return np.bincount(pair // n_links, capacity[pair % n_links], n_links)
+    pair, inverse = np.unique(np.concatenate(pairs), return_inverse=True)
+    share = np.zeros(len(pair))
+    parts = [np.ones(len(each.link)) if each.share is None else each.share for each in covers]
+    np.maximum.at(share, inverse, np.concatenate(parts))
+    return np.bincount(pair // n_links, share * capacity[pair % n_links], n_links)
