@@ -44,8 +44,9 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
     """Divide the step of a rank class: what its stream does, and what it waits for in between.
 
     A gap is charged to the chain of events that ended it, walked backwards: transfers to their own
-    kind of communication, other ranks' work to the bubble. Times are less what the rank's part of the
-    program skipped, so that rows on both sides of a skip are neighbours.
+    kind of communication, other ranks' work with the collectives inside it to the bubble. Times are
+    less what the rank's part of the program skipped, so that rows on both sides of a skip are
+    neighbours; a gap happened as often as the row before it.
     """
     exposed = dict.fromkeys(BREAKDOWN, 0.0)
     number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
@@ -53,11 +54,12 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
     weight, actions = trace.weights(), _row_actions(trace)
     skipped = trace.skipped_before(number)
     start, end = trace.start - skipped, trace.end - skipped
-    clock = 0.0
+    causes = _causes(trace, rank, actions)
+    clock, times = 0.0, 1
     for row in rows.tolist():
-        times = int(weight[row])
-        for cause, seconds in _gap(trace.blocker, start, actions, clock, row):
+        for cause, seconds in _gap(trace.blocker, start, causes, clock, row):
             exposed[cause] += times * seconds
+        times = int(weight[row])
         for cause, seconds in _own(actions[row], float(end[row] - start[row])):
             exposed[cause] += times * seconds
         clock = float(end[row])
@@ -78,20 +80,30 @@ def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
     return [*action.parts, ("compute", seconds - sum(part for _, part in action.parts))]
 
 
-def _gap(blocker: Ints, start: Floats, actions: list[Action], begin: float, row: int) -> list[tuple[str, float]]:
+def _causes(trace: Trace, rank: int, actions: list[Action]) -> list[str]:
+    """What each row is to a rank that waits for it: inner collectives of others are their work."""
+    shared = ("pipeline_comm", "data_comm")
+    return [
+        action.category
+        if action.flow >= 0 and (action.category in shared or rank in trace.flow_ranks[action.flow])
+        else "bubble"
+        for action in actions
+    ]
+
+
+def _gap(blocker: Ints, start: Floats, causes: list[str], begin: float, row: int) -> list[tuple[str, float]]:
     """Causes of the wait between `begin` and the start of `row`."""
-    causes = []
+    found = []
     until, cause = float(start[row]), int(blocker[row])
     while until > begin and cause >= 0:
         since = max(begin, float(start[cause]))
         if since < until:
-            action = actions[cause]
-            causes.append((action.category if action.flow >= 0 else "bubble", until - since))
+            found.append((causes[cause], until - since))
             until = since
         cause = int(blocker[cause])
     if until > begin:
-        causes.append(("bubble", until - begin))
-    return causes
+        found.append(("bubble", until - begin))
+    return found
 
 
 def _comm_total(trace: Trace, rank: int, actions: list[Action], weight: Ints) -> float:
