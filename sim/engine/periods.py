@@ -1,8 +1,8 @@
 """Advances repeating parts of a program by whole periods, exactly.
 
 A part is a set of streams that depend on one another, by tokens or shared links, in what they do
-over and over: one pipeline replica, say. The state of a part is the position of its streams and
-what is left of their running actions; tokens and waits follow from the positions. If the state at
+over and over: one pipeline replica, say. The state of a part is the position of its streams, what is
+left of their running actions and how long they ran; tokens and waits follow from it. If the state at
 two instants is equal up to a shift of positions, and every stream's program repeats itself with
 that shift, the stretch between the two instants happens again and again until some program stops
 repeating. Skipping it moves positions and puts off what is running; nothing else can tell.
@@ -40,6 +40,7 @@ class Snapshot:
     positions: list[int]
     phases: list[int]
     left: list[float]  # seconds left of the running action
+    spent: list[float]  # seconds since it began
     bytes_moved: list[float]  # of the part's flow classes
 
 
@@ -91,6 +92,7 @@ class PeriodSkipper:
             [run.position[s] for s in part.streams],
             [run.phase[s] for s in part.streams],
             [self._left(run.timer[s], clock) for s in part.streams],
+            [0.0 if run.timer[s] is None else clock - run.began[s] for s in part.streams],
             [run.network.bytes_moved[flow] for flow in part.flows],
         )
 
@@ -179,7 +181,8 @@ def _same(before: Snapshot, now: Snapshot) -> bool:
     if before.phases != now.phases:
         return False
     slack = TOLERANCE * now.time
-    return all(abs(a - b) <= slack for a, b in zip(before.left, now.left, strict=True))
+    pairs = zip(before.left + before.spent, now.left + now.spent, strict=True)
+    return all(abs(a - b) <= slack for a, b in pairs)
 
 
 def find_parts(executor: Executor) -> list[Part]:
@@ -210,12 +213,14 @@ def _part(executor: Executor, streams: list[int], beat: int, length: int, flows:
     signals = (executor.signals[t] for s in streams for t in set(executor.templates[s]))
     kinds = {signal[0] for signal in signals if signal is not None}
     inside = set(streams)
+    ranks = {program.streams[s].rank for s in streams}
     neighbours = list(streams)
     for s, stream in enumerate(program.streams):
         if s in inside:
             continue
         used = set(stream.template)
-        touches = any(program.actions[executor.acts[t]].flow in met for t in used)
+        actions = [program.actions[executor.acts[t]] for t in used]
+        touches = any(action.flow in met or not ranks.isdisjoint(action.steals) for action in actions)
         waits = any(kind in kinds for t in used for kind, _ in executor.waits[t])
         if touches or waits:
             neighbours.append(s)
