@@ -13,6 +13,7 @@ from bench.measure import Sample, command, in_child, timed
 CALLBACKS = 200_000
 GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
 GROWN = "llama3-405b-h100"
+EVENTFUL = "korthikanti-1t-full"  # 64 stages, 512 microbatches
 REPLICA = 128  # accelerators of one replica of GROWN
 REPLICA_BATCH = 16  # sequences per step of one replica of GROWN
 
@@ -66,7 +67,7 @@ def event_rates() -> Iterator[Row]:
     """Callbacks of bare SimPy, and of the engine without its shortcuts, in the same run."""
     bare = Sample(tuple(CALLBACKS / value for value in timed(bare_simpy, 5).values))
     yield rate_row("bare SimPy callbacks", bare)
-    run = in_child("step", "quickstart", "5", "simulation.fold=off", "simulation.coalesce=off", "simulation.skip=off")
+    run = in_child("step", EVENTFUL, "3", "simulation.skip=off")
     engine = Sample(tuple(run["events"] / value for value in run["simulation_s"]))
     yield rate_row("engine events", engine, 0.5 * bare.most, f"x{engine.most / bare.most:.2f} of bare SimPy")
 
@@ -89,7 +90,14 @@ def growth() -> Iterator[Row]:
 def _grown(accelerators: int) -> Any:
     replicas = accelerators // REPLICA
     settings = (f"nodes={accelerators // 8}", f"parallelism.data={replicas}")
-    return in_child("step", GROWN, "5", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
+    return in_child("step", GROWN, "3", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
+
+
+def all_reduce() -> Iterator[Row]:
+    """A step that is little else than one all-reduce over 4,096 accelerators, for which ASTRA-sim takes 116 s."""
+    settings = ("cluster=dgx-h100-superpod", "nodes=512", "workload.layers=1", "parallelism={data: 4096}")
+    run = in_child("step", "quickstart", "5", *settings, "training.global_batch=4096")
+    yield time_row("all-reduce over 4,096 accelerators", Sample(tuple(run["seconds"])), 0.1)
 
 
 def cold_starts() -> Iterator[Row]:
