@@ -34,7 +34,7 @@ METRICS = {
 BAR_WIDTH = 34
 BLOCK_FILL = "▏▎▍▌▋▊▉█"
 ASCII_FILL = "#"
-BUSIEST = 6  # link classes shown
+KINDS = 8  # kinds of links shown
 
 
 def print_report(result: Result, console: Console) -> None:
@@ -57,7 +57,7 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *_section("Result", _key_figures(result)),
         *_section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
         *_section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
-        *_section("Busiest links", _links(result.utilization.links)),
+        *_section("Links", _links(result.utilization.links)),
         *_section("Notes", *_notes(result)),
         *_section("Simulation", _simulation(result)),
     )
@@ -208,17 +208,28 @@ def _stages(memory: MemoryResult) -> str:
 
 
 def _links(links: tuple[LinkUse, ...]) -> RenderableType | None:
-    used = [link for link in links if link.bytes > 0]
-    if not used:
+    busiest = _busiest(links)
+    if not busiest:
         return None
-    table = _grid("fold", "left", "right", "right", "right", "right")
-    table.add_row("such as", "kind", "equal", "mean", "peak", "per step", style="dim")
-    for link in used[:BUSIEST]:
+    table = _grid("left", "right", "fold", "right", "right", "right")
+    table.add_row("kind", "links", "busiest", "mean", "peak", "per step", style="dim")
+    for link, total in busiest[:KINDS]:
         shares = human.percent(link.mean), human.percent(link.peak)
-        table.add_row(link.name, link.kind, human.count(link.count), *shares, human.traffic(link.bytes))
-    if len(used) > BUSIEST:
-        table.add_row(f"and {len(used) - BUSIEST} more classes", style="dim")
+        table.add_row(link.kind, human.count(total), link.name, *shares, human.traffic(link.bytes))
+    if len(busiest) > KINDS:
+        table.add_row(f"and {len(busiest) - KINDS} more", style="dim")
     return table
+
+
+def _busiest(links: tuple[LinkUse, ...]) -> list[tuple[LinkUse, int]]:
+    """For each kind of link its busiest class, and how many used links there are of the kind."""
+    first: dict[str, LinkUse] = {}
+    total: dict[str, int] = {}
+    for link in links:
+        if link.bytes > 0:
+            first.setdefault(link.kind, link)
+            total[link.kind] = total.get(link.kind, 0) + link.count
+    return [(link, total[kind]) for kind, link in first.items()]
 
 
 def _notes(result: Result) -> Iterator[RenderableType]:
