@@ -15,15 +15,20 @@ from sim import __version__
 from sim.errors import Deadlock
 from sim.metrics.result import Result
 from sim.report.jsonout import result_text
+from sim.spec.load import CATALOGUE, list_catalogue
 from support import ROOT, Cli, Command, Outcome
 
 SMALL = ("quickstart", "--set", "workload.layers=4", "--set", "training.global_batch=8")
-FOLDERS = ("topologies", "workloads", "experiments")
 BROKEN = """\
 cluster: dgx-h1000
 workload: llama3-8b
 training: {global_batch: 64, sequence_length: 8192, precission: bf16}
 """
+
+
+def definitions() -> list[Path]:
+    """Every file of the catalogue."""
+    return [file for kind in CATALOGUE for file in list_catalogue(kind).values()]
 
 
 @pytest.fixture
@@ -115,7 +120,7 @@ class TestCheck:
         assert [problem["key"] for problem in problems] == ["cluster", "training.precission"]
 
     def test_knows_every_kind_of_file(self, cli: Cli) -> None:
-        files = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.yaml"))
+        files = definitions()
         outcome = cli("check", *files)
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out.count(": fine") == len(files)
@@ -134,11 +139,7 @@ class TestList:
         outcome = cli("list")
         assert outcome.code == 0
         assert "invalid" not in outcome.out
-        for file in [
-            *ROOT.glob("topologies/**/*.yaml"),
-            *ROOT.glob("workloads/**/*.yaml"),
-            *ROOT.glob("experiments/*"),
-        ]:
+        for file in definitions():
             assert f"\n  {file.stem} " in outcome.out
 
     @pytest.mark.parametrize("kind", ["experiment", "experiments"])
