@@ -144,39 +144,40 @@ def _scatter(rows: list[Row]) -> str:
         return HEIGHT - MARGIN - (log10(value) - low) / (high - low) * (HEIGHT - 2 * MARGIN)
 
     first, last = 10.0**low, 10.0**high
-    sources = list(dict.fromkeys(row.source for row in rows))
+
+    def line(kind: str, *ends: tuple[float, float]) -> str:
+        (x1, y1), (x2, y2) = ((across(x), up(y)) for x, y in ends)
+        return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
     corners = [(first, first), (first, first * (1 + BAND)), (last / (1 + BAND), last), (last, last)]
     corners += [(last, last * (1 - BAND)), (first / (1 - BAND), first)]
     band = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in corners)
     parts = [f'<polygon class="band" points="{band}"/>']
-    for power in range(low, high + 1):
-        value = 10.0**power
+    for value in (10.0**power for power in range(low, high + 1)):
         label = human.step_time(value)
         parts += [
-            f'<line class="grid" x1="{across(value):.1f}" x2="{across(value):.1f}" y1="{up(first):.1f}" y2="{up(last):.1f}"/>',
-            f'<line class="grid" x1="{across(first):.1f}" x2="{across(last):.1f}" y1="{up(value):.1f}" y2="{up(value):.1f}"/>',
-            f'<text x="{across(value):.1f}" y="{up(first) + 18:.1f}" text-anchor="middle">{label}</text>',
-            f'<text x="{MARGIN - 6}" y="{up(value) + 4:.1f}" text-anchor="end">{label}</text>',
+            line("grid", (value, first), (value, last)),
+            line("grid", (first, value), (last, value)),
+            _text(across(value), up(first) + 18, label, "middle"),
+            _text(MARGIN - 6, up(value) + 4, label, "end"),
         ]
-    parts.append(
-        f'<line class="even" x1="{across(first):.1f}" y1="{up(first):.1f}" x2="{across(last):.1f}" y2="{up(last):.1f}"/>'
-    )
+    parts.append(line("even", (first, first), (last, last)))
+    sources = list(dict.fromkeys(row.source for row in rows))
     for measured, predicted, row in points:
         title = escape(f"{row.source}/{row.name}: {human.signed_percent(row.error)}")
-        parts.append(
-            f'<circle cx="{across(measured):.1f}" cy="{up(predicted):.1f}" r="3.5" '
-            f"{_colour(sources.index(row.source))}><title>{title}</title></circle>"
-        )
+        place = f'cx="{across(measured):.1f}" cy="{up(predicted):.1f}" r="3.5"'
+        parts.append(f"<circle {place} {_colour(sources.index(row.source))}><title>{title}</title></circle>")
     parts += [
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 14}" text-anchor="middle">measured step time</text>',
-        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">predicted</text>',
+        _text(WIDTH / 2, HEIGHT - 14, "measured step time", "middle"),
+        f'<g transform="rotate(-90 14 {HEIGHT / 2})">{_text(14, HEIGHT / 2, "predicted step time", "middle")}</g>',
         *_legend(sources),
     ]
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="predicted against measured">\n'
-        + "\n".join(parts)
-        + "\n</svg>\n<p><small>The band is 10 % to either side.</small></p>"
-    )
+    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="predicted against measured">'
+    return "\n".join([picture, *parts, "</svg>", "<p><small>The band is 10 % to either side.</small></p>"])
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _colour(number: int) -> str:

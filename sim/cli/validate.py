@@ -1,0 +1,98 @@
+"""The verb `validate`: measured runs, predicted."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, BadParameter, Option
+
+from sim.cli import output
+from sim.cli.run import AsJson, Overrides
+
+if TYPE_CHECKING:
+    from sim.metrics.validation import Row, Validation
+    from sim.study.validate import Progress
+
+
+def validate(
+    paths: Annotated[
+        list[Path] | None,
+        Argument(metavar="[DIR|FILE]...", help="Experiments with `measured`, tables of them, or folders of both."),
+    ] = None,
+    overrides: Overrides = None,
+    jobs: Annotated[
+        int | None, Option("--jobs", "-j", min=1, help="Processes; as many as processors if absent.")
+    ] = None,
+    json: AsJson = False,
+    directory: Annotated[
+        Path | None,
+        Option("--output", "-o", metavar="DIR", help="Also write validation.json and validation.html there."),
+    ] = None,
+) -> int:
+    """Predict measured runs and tell how far off the predictions are.
+
+    Without an argument these are the published runs that come with the program. Exit code 1 says that a
+    run failed or missed the tolerance that it names.
+    """
+    from sim.study.validate import validate as predict_all
+
+    folder = _writable(directory) if directory else None
+    with ExitStack() as stack:
+        validation = predict_all(_existing(paths or []), overrides or [], jobs, _progress(stack))
+    if folder:
+        _write(validation, folder)
+    if json:
+        output.emit_json(validation.to_json())
+    else:
+        from sim.report.validation import print_validation
+
+        output.emit_rich(lambda console: print_validation(validation, console))
+    if not validation.complete:
+        output.say(f"interrupted after {len(validation.rows)} runs")
+        return output.INTERRUPTED
+    return output.FINE if validation.passed else output.MISSED
+
+
+def _existing(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        if not path.exists():
+            raise BadParameter(f"{path}: no such file or folder", param_hint="DIR|FILE")
+    return paths
+
+
+def _writable(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadParameter(f"{directory}: {error.strerror}", param_hint="--output") from None
+    return directory
+
+
+def _progress(stack: ExitStack) -> Progress:
+    """A bar on stderr from the first finished run on; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return lambda done, total, row: None
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("", total=None)
+
+    def show(done: int, total: int, row: Row) -> None:
+        if done == 1:
+            stack.enter_context(bar)
+        bar.update(task, completed=done, total=total, description=row.name)
+
+    return show
+
+
+def _write(validation: Validation, folder: Path) -> None:
+    from sim.report.jsonout import dumps
+    from sim.report.validation_page import validation_page
+
+    (folder / "validation.json").write_text(dumps(validation.to_json()), encoding="utf-8")
+    (folder / "validation.html").write_text(validation_page(validation), encoding="utf-8")
