@@ -95,19 +95,18 @@ class Network:
         if crowded:
             self._mark(kind)
         else:
-            self._set_rate(flow, self._alone(kind))
+            self._set_rate(flow, self.solo[kind])
         return flow
 
     def note_alone(self, kinds: list[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
         for kind in kinds:
-            self._alone(kind)
+            self.allocations.setdefault(((kind, 1),), {kind: self.solo[kind]})
 
-    def _alone(self, kind: int) -> float:
-        key = ((kind, 1),)
-        if key not in self.allocations:
-            self.allocations[key] = {kind: self.solo[kind]}
-        return self.solo[kind]
+    def _note_use(self, flow: Flow) -> None:
+        """Count a flow at its rate alone towards the peak load, now that it has lasted for some time."""
+        if flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
+            self.note_alone([flow.kind])
 
     def _set_rate(self, flow: Flow, rate: float, delay: float | None = None) -> None:
         flow.rate = rate
@@ -124,6 +123,7 @@ class Network:
         flow: Flow = timer._value
         if flow.timer is not timer:
             return
+        self._note_use(flow)
         flows = self.active[flow.kind]
         flows.remove(flow)
         if not flows:
@@ -166,6 +166,7 @@ class Network:
         for kind in region:
             for flow in self.active[kind]:
                 if flow.rate != rates[kind]:
+                    self._note_use(flow)
                     flow.left, flow.since = flow.left_at(now), now
                     self._set_rate(flow, rates[kind])
 
