@@ -37,13 +37,12 @@ NODE: Fields = {
     "accelerators": 8,
     "local": {"kind": "switch", "bandwidth": 300e9, "latency": 2e-6},
     "nics": {"count": 8, "bandwidth": 25e9, "latency": 1e-6},
-    "collectives": {"ring_hop": 1e-6, "ring_hop_network": 3e-6, "tree_hop": 4e-6, "tree_hop_network": 8e-6, "ramp": 1e-9},
+    "collectives": {"ring_hop": 1e-6, "ring_hop_network": 3e-6, "tree_hop": 4e-6, "tree_hop_network": 8e-6},
 }
 CLUSTER: Fields = {"name": "cluster", "nodes": 1}
 MODEL: Fields = {"kind": "transformer", "layers": 4, "hidden": 1024, "heads": 16, "ffn": 4096, "vocab": 32000}
 SOFTWARE: Fields = {"name": "stack", "gradient_overlap": False, "parameter_prefetch": False, "scatter_gather": False}
 TRAINING: Fields = {"global_batch": 8, "sequence_length": 512}
-EVERYTHING_OFF: Fields = {"fold": "off", "coalesce": "off", "skip": "off", "prune": "off", "certificate": True}
 
 
 def small_experiment(
@@ -119,5 +118,5 @@ def bytes_by_link(run: Simulated) -> Floats:
 def peak_by_link(run: Simulated) -> Floats:
     """Largest share of capacity of every link of the cluster that rates were shared on; nan elsewhere."""
     peak = np.full(run.cluster.links.n, np.nan)
-    peak[run.plan.links] = run.trace.link_peak[run.plan.partition.link]
+    peak[run.plan.links] = run.trace.link_peak[: run.trace.table.n_shared][run.plan.partition.link]
     return peak

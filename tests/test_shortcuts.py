@@ -1,0 +1,388 @@
+"""Folding, coalescing, skipping and pruning are exact: with or without them a step is the same.
+
+The oracle of every case is the plain engine: each rank, link, microbatch and collective on its own,
+every rate allocation checked against the max-min certificate. Times agree to 1e-9 of the step, bytes
+and loads to 1e-9 of themselves: sums of floats taken in another order, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from plans import bytes_by_link, peak_by_link, small_experiment
+
+from sim.errors import EngineError
+from sim.metrics.breakdown import rank_time
+from sim.metrics.links import link_use
+from sim.plan.fold import check_equitable
+from sim.study.simulate import Simulated, folding, simulate_step
+
+Ints = NDArray[np.int64]
+Column = NDArray[Any]
+EXACT = 1e-9
+SHORTCUTS = ("fold", "coalesce", "skip", "prune")
+
+LEAF_SPINE = {"kind": "fat_tree", "nodes_per_unit": 2, "spines": 4}
+CUBE_MESH = {"local": {"kind": "hybrid_cube_mesh", "bandwidth": 150e9}, "nics": {"count": 4, "bandwidth": 12.5e9}}
+BESIDE = {"gradient_overlap": True, "parameter_prefetch": True, "overlap_slowdown": 0.1}
+
+CASES: dict[str, dict[str, Any]] = {
+    "one node, tensor 8": {"parallelism": {"tensor": 8}, "training": {"global_batch": 12}},
+    "replicas on a switch": {"nodes": 4, "parallelism": {"tensor": 8}, "training": {"global_batch": 32}},
+    "256 ranks on rails": {
+        "nodes": 32, "fabric": LEAF_SPINE | {"rail_optimized": True, "nodes_per_unit": 8}, "software": BESIDE,
+        "parallelism": {"tensor": 4, "pipeline": 2}, "model": {"layers": 2}, "training": {"global_batch": 32 * 8},
+    },
+    "256 ranks, one at 60 %": {
+        "nodes": 32, "fabric": LEAF_SPINE | {"nodes_per_unit": 4}, "parallelism": {"tensor": 8, "pipeline": 4},
+        "training": {"global_batch": 8 * 8}, "degradations": [{"accelerator": "node5/gpu2", "factor": 0.6}],
+    },
+    "1f1b": {"nodes": 4, "parallelism": {"tensor": 4, "pipeline": 4}, "training": {"global_batch": 48}},
+    "gpipe": {
+        "nodes": 4, "parallelism": {"tensor": 4, "pipeline": 4, "schedule": "gpipe"}, "training": {"global_batch": 24},
+    },
+    "interleaved": {
+        "nodes": 4, "model": {"layers": 8}, "parallelism": {"tensor": 2, "pipeline": 4, "virtual_stages": 2},
+        "training": {"global_batch": 4 * 24},
+    },
+    "interleaved, sends beside": {
+        "nodes": 2, "model": {"layers": 12}, "parallelism": {"pipeline": 4, "virtual_stages": 3},
+        "software": {"pipeline_overlap": True}, "training": {"global_batch": 4 * 20},
+    },
+    "as many microbatches as stages": {
+        "nodes": 2, "model": {"layers": 8}, "parallelism": {"tensor": 2, "pipeline": 4, "virtual_stages": 2},
+        "training": {"global_batch": 8},
+    },
+    "slow accelerator in a pipeline": {
+        "nodes": 4, "parallelism": {"tensor": 4, "pipeline": 4}, "training": {"global_batch": 32},
+        "degradations": [{"accelerator": "node1/gpu3", "factor": 0.7}],
+    },
+    "slow adapter": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2}, "software": BESIDE, "training": {"global_batch": 64},
+        "degradations": [{"link": "node2/nic5->switch0", "factor": 0.5}],
+    },
+    "slow NVLink": {
+        "nodes": 2, "parallelism": {"tensor": 8}, "software": {"tensor_overlap": "backward"},
+        "degradations": [{"link": "node1/gpu3->node1/nvswitch", "factor": 0.25}],
+    },
+    "slow uplink": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"rail_optimized": True, "spines": 1},
+        "parallelism": {"tensor": 8, "pipeline": 2}, "training": {"global_batch": 32},
+        "degradations": [{"link": "unit1/leaf3->spine0", "factor": 0.3}],
+    },
+    "unequal stages": {
+        "nodes": 2, "model": {"layers": 7}, "parallelism": {"tensor": 2, "pipeline": 4},
+        "training": {"global_batch": 32},
+    },
+    "unequal stages, pairs of hashes": {
+        "nodes": 8, "model": {"layers": 5}, "fabric": LEAF_SPINE, "routing": {"kind": "ecmp", "queue_pairs": 4},
+        "parallelism": {"tensor": 4, "pipeline": 2}, "software": BESIDE, "training": {"global_batch": 64},
+    },
+    "one hash": {
+        "nodes": 6, "fabric": LEAF_SPINE, "routing": {"kind": "ecmp", "seed": 7}, "parallelism": {"pipeline": 2},
+        "software": {"pipeline_overlap": True}, "training": {"global_batch": 24 * 6},
+    },
+    "sprayed": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"leaf_oversubscription": 2.0}, "routing": {"kind": "spray"},
+        "parallelism": {"tensor": 2, "pipeline": 2}, "training": {"global_batch": 128},
+    },
+    "oversubscribed": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"leaf_oversubscription": 4.0}, "software": BESIDE,
+        "parallelism": {"tensor": 2, "pipeline": 4}, "training": {"global_batch": 96},
+    },
+    "three tiers": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"tiers": 3, "units_per_pod": 2, "cores": 2, "spine_oversubscription": 2.0},
+        "parallelism": {"tensor": 8}, "training": {"global_batch": 24},
+    },
+    "random placement": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "placement": "random"}, "seed": 3,
+        "training": {"global_batch": 16},
+    },
+    "round robin": {
+        "nodes": 4, "parallelism": {"tensor": 4, "pipeline": 2, "placement": "round_robin"},
+        "training": {"global_batch": 32},
+    },
+    "pipeline fastest": {
+        "nodes": 4, "training": {"global_batch": 64},
+        "parallelism": {"tensor": 2, "pipeline": 4, "order": ["pipeline", "tensor", "context", "expert", "data"]},
+    },
+    "data fastest": {
+        "nodes": 4, "software": BESIDE, "training": {"global_batch": 64},
+        "parallelism": {"tensor": 4, "pipeline": 2, "order": ["data", "tensor", "context", "expert", "pipeline"]},
+    },
+    "tensor across nodes": {
+        "nodes": 4, "parallelism": {"tensor": 16, "sequence_parallel": True}, "software": BESIDE,
+        "training": {"global_batch": 16},
+    },
+    "context parallel": {
+        "nodes": 4, "parallelism": {"tensor": 2, "context": 2, "pipeline": 2}, "training": {"global_batch": 32},
+    },
+    "context parallel, ZeRO 1": {
+        "nodes": 4, "parallelism": {"context": 8, "zero_stage": 1}, "software": BESIDE,
+        "training": {"global_batch": 16},
+    },
+    "ZeRO 1": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 1}, "training": {"global_batch": 64},
+    },
+    "ZeRO 1 beside": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 1}, "software": BESIDE,
+        "training": {"global_batch": 64},
+    },
+    "ZeRO 1 with replicas": {
+        "nodes": 4, "parallelism": {"tensor": 2, "zero_stage": 1, "shard_group": 4}, "software": BESIDE,
+        "training": {"global_batch": 64},
+    },
+    "ZeRO 2": {
+        "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 2}, "training": {"global_batch": 32},
+    },
+    "ZeRO 2 beside": {
+        "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 2}, "software": BESIDE,
+        "training": {"global_batch": 48},
+    },
+    "ZeRO 3": {"nodes": 2, "parallelism": {"zero_stage": 3}, "training": {"global_batch": 16 * 8}},
+    "ZeRO 3 beside": {
+        "nodes": 4, "parallelism": {"zero_stage": 3}, "software": BESIDE, "training": {"global_batch": 32 * 8},
+    },
+    "ZeRO 3, hybrid sharding": {
+        "nodes": 4, "parallelism": {"zero_stage": 3, "shard_group": 8}, "software": BESIDE,
+        "training": {"global_batch": 32 * 6},
+    },
+    "ZeRO 3 in a pipeline": {
+        "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 3}, "software": BESIDE,
+        "training": {"global_batch": 4 * 12},
+    },
+    "tensor traffic behind weight gradients": {
+        "nodes": 2, "parallelism": {"tensor": 8, "sequence_parallel": True}, "training": {"global_batch": 20},
+        "software": {"tensor_overlap": "backward", "overlap_slowdown": 0.2},
+    },
+    "tensor traffic behind all": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "sequence_parallel": True},
+        "software": BESIDE | {"tensor_overlap": "full"}, "training": {"global_batch": 32},
+    },
+    "everything beside everything": {
+        "nodes": 4, "model": {"layers": 8}, "training": {"global_batch": 64, "recompute": "selective"},
+        "parallelism": {"tensor": 4, "pipeline": 2, "virtual_stages": 2, "sequence_parallel": True, "zero_stage": 1},
+        "software": BESIDE | {"tensor_overlap": "backward", "pipeline_overlap": True, "gradient_bucket": 3e7},
+    },
+    "full recomputation, shares sent": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": {"scatter_gather": True},
+        "training": {"global_batch": 32, "recompute": "full"},
+    },
+    "slow host": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": {"host_issue": 3e-5},
+        "training": {"global_batch": 32, "recompute": "selective"},
+    },
+    "cube mesh": {
+        "nodes": 4, "node": CUBE_MESH, "fabric": LEAF_SPINE, "software": {"gradient_overlap": True},
+        "parallelism": {"tensor": 4, "pipeline": 2}, "training": {"global_batch": 32},
+    },
+    "two adapters for eight": {
+        "nodes": 4, "node": {"nics": {"count": 2}}, "software": BESIDE | {"pipeline_overlap": True},
+        "parallelism": {"pipeline": 4, "tensor": 2}, "training": {"global_batch": 48},
+    },
+    "adapters behind PCIe": {
+        "nodes": 4, "node": {"local": {"kind": "pcie", "bandwidth": 12e9}, "nics": {"count": 1}},
+        "parallelism": {"pipeline": 2, "tensor": 2}, "software": BESIDE, "training": {"global_batch": 32},
+    },
+    "torus of chips": {
+        "nodes": 16, "node": {"accelerators": 1, "local": {"kind": "none", "bandwidth": 0}, "nics": {"count": 0}},
+        "fabric": {"kind": "torus", "shape": [4, 2, 2], "link": {"bandwidth": 45e9, "latency": 1e-6}},
+        "parallelism": {"tensor": 4, "pipeline": 2}, "training": {"global_batch": 24},
+    },
+    "untied embeddings": {
+        "nodes": 2, "model": {"tied_embeddings": False}, "parallelism": {"tensor": 2, "pipeline": 4},
+        "training": {"global_batch": 20},
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Passes of one rank in order: whether backward, microbatch, start and end [s]."""
+
+    backward: Column
+    microbatch: Column
+    start: Column
+    end: Column
+
+
+@cache
+def run(case: str, off: tuple[str, ...] = ()) -> Simulated:
+    """One step of a case; the plainest of its runs checks every rate allocation."""
+    simulation = dict.fromkeys(off, "off") | {"certificate": off == SHORTCUTS}
+    return simulate_step(small_experiment(**CASES[case], simulation=simulation))
+
+
+def timelines(step: Simulated) -> list[Timeline]:
+    """Passes of each rank class, skipped periods included."""
+    trace = step.trace
+    rows = trace.unrolled()
+    labels = np.array([trace.program.actions[template.action].label for template in trace.program.templates])
+    found: dict[int, Timeline] = {}
+    for number, stream in enumerate(trace.program.streams):
+        if stream.kind == "compute":
+            mine = rows["stream"] == number
+            label = labels[rows["template"][mine].astype(np.int64)]
+            passes = np.flatnonzero((label == "forward") | (label == "backward"))
+            microbatch, start, end = (rows[name][mine][passes] for name in ("index", "start", "end"))
+            found[stream.rank] = timeline(label[passes] == "backward", microbatch, start, end)
+    return [found[number] for number in range(len(found))]
+
+
+def timeline(backward: Column, microbatch: Column, start: Column, end: Column) -> Timeline:
+    """Instructions in a row of the same pass made one."""
+    begins = np.ones(len(start), dtype=bool)
+    begins[1:] = (backward[1:] != backward[:-1]) | (microbatch[1:] != microbatch[:-1])
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(start)) - 1
+    return Timeline(backward[first], microbatch[first], start[first], end[last])
+
+
+def assert_same(one: Simulated, other: Simulated) -> None:
+    """Two runs of one plan agree in everything a user or a metric can see."""
+    slack = EXACT * one.trace.time
+    assert one.trace.time == pytest.approx(other.trace.time, rel=EXACT)
+    pairs = sorted(set(zip(one.plan.partition.rank.tolist(), other.plan.partition.rank.tolist(), strict=True)))
+    assert_same_passes(timelines(one), timelines(other), pairs, slack)
+    np.testing.assert_allclose(bytes_by_link(one), bytes_by_link(other), rtol=EXACT)
+    shared = np.isfinite(peak_by_link(one)) & np.isfinite(peak_by_link(other))
+    np.testing.assert_allclose(peak_by_link(one)[shared], peak_by_link(other)[shared], rtol=EXACT)
+    np.testing.assert_allclose(mean_loads(one), mean_loads(other), rtol=EXACT)
+    for a, b in pairs:
+        mine, theirs = rank_time(one.trace, a), rank_time(other.trace, b)
+        assert mine.exposed == pytest.approx(theirs.exposed, abs=slack), (a, b)
+        assert mine.comm_total == pytest.approx(theirs.comm_total, abs=slack), (a, b)
+
+
+def assert_same_passes(one: list[Timeline], other: list[Timeline], pairs: list[tuple[int, int]], slack: float) -> None:
+    for a, b in pairs:
+        np.testing.assert_array_equal(one[a].backward, other[b].backward)
+        np.testing.assert_array_equal(one[a].microbatch, other[b].microbatch)
+        np.testing.assert_allclose(one[a].start, other[b].start, rtol=0, atol=slack)
+        np.testing.assert_allclose(one[a].end, other[b].end, rtol=0, atol=slack)
+
+
+def mean_loads(step: Simulated) -> Column:
+    """Mean load of all reported links, sorted; equal links of both directions may be reported as one class."""
+    uses = link_use(step.trace, step.cluster)
+    return np.sort(np.repeat([use.mean for use in uses], [use.count for use in uses]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_without_any_shortcut_a_step_is_the_same(case: str) -> None:
+    assert_same(run(case), run(case, SHORTCUTS))
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+@pytest.mark.parametrize("case", CASES)
+def test_without_one_shortcut_a_step_is_the_same(case: str, shortcut: str) -> None:
+    assert_same(run(case), run(case, (shortcut,)))
+
+
+@pytest.mark.parametrize("case", ["everything beside everything", "slow accelerator in a pipeline"])
+def test_with_one_shortcut_a_step_is_the_same(case: str) -> None:
+    for kept in SHORTCUTS:
+        assert_same(run(case, tuple(each for each in SHORTCUTS if each != kept)), run(case, SHORTCUTS))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pass_runs_once_in_the_order_of_the_plan(case: str) -> None:
+    step = run(case)
+    for rank, line in zip(step.job.ranks, timelines(step), strict=True):
+        order = step.plan.orders[rank.stage]
+        assert line.backward.tolist() == [each.backward for each in order]
+        assert line.microbatch.tolist() == [each.microbatch for each in order]
+
+
+class TestShortcutsAreTaken:
+    """The equalities above would say nothing if nothing were folded, joined, skipped or left out."""
+
+    def test_ranks_fold_to_their_stages_and_places_in_the_node(self) -> None:
+        counts = {case: folding(run(case)) for case in CASES}
+        assert counts["256 ranks on rails"]["ranks"] == 256
+        assert counts["256 ranks on rails"]["rank_classes"] <= 4
+        assert counts["replicas on a switch"]["rank_classes"] == 1
+        assert counts["1f1b"]["rank_classes"] == 4
+        folded = [case for case, count in counts.items() if 4 * count["rank_classes"] <= count["ranks"]]
+        assert len(folded) >= 25
+
+    def test_classes_do_not_grow_with_replicas(self) -> None:
+        shape: dict[str, Any] = {
+            "fabric": LEAF_SPINE | {"rail_optimized": True},
+            "parallelism": {"tensor": 8, "pipeline": 4},
+        }
+        small, large = (
+            folding(simulate_step(small_experiment(nodes=nodes, **shape, training={"global_batch": nodes})))
+            for nodes in (16, 128)
+        )
+        assert large["ranks"] == 8 * small["ranks"] == 1024
+        assert {name: large[name] for name in ("rank_classes", "flow_classes")} == {
+            name: small[name] for name in ("rank_classes", "flow_classes")
+        }
+
+    def test_a_slow_accelerator_splits_only_what_it_touches(self) -> None:
+        count = folding(run("256 ranks, one at 60 %"))
+        assert 4 < count["rank_classes"] <= 16
+
+    def test_without_folding_every_rank_is_simulated(self) -> None:
+        count = folding(run("256 ranks on rails", ("fold",)))
+        assert count["rank_classes"] == count["ranks"] == 256
+
+    def test_periods_are_skipped(self) -> None:
+        skipped = {case: folding(run(case))["skipped_periods"] for case in CASES}
+        assert sum(count > 0 for count in skipped.values()) >= 25
+        assert {"1f1b", "interleaved", "slow adapter", "ZeRO 3 beside"} <= {c for c, n in skipped.items() if n}
+        assert skipped["gpipe"] == 0  # no steady state in the middle of which to look
+
+    def test_nothing_is_skipped_when_it_is_off(self) -> None:
+        assert folding(run("1f1b", ("skip",)))["skipped_periods"] == 0
+
+    def test_chains_are_one_event(self) -> None:
+        joined, apart = (run("one node, tensor 8", off).trace.events for off in (("skip",), SHORTCUTS))
+        assert 10 * joined < apart
+
+    def test_links_that_cannot_be_full_are_left_out(self) -> None:
+        kept, all_links = (folding(run("three tiers", off))["links"] for off in ((), ("prune",)))
+        assert kept < all_links
+
+
+def test_a_partition_that_joins_unequal_links_is_refused() -> None:
+    """Two classes of links merged by hand: the proof, not the hashing, is what folding rests on."""
+    plan = run("slow adapter").plan
+    check_equitable(plan.structure, plan.partition)
+    with pytest.raises(EngineError, match="folding is not exact"):
+        check_equitable(plan.structure, replace(plan.partition, link=merged(plan.partition.link)))
+
+
+def test_a_partition_that_joins_unequal_ranks_is_refused() -> None:
+    plan = run("slow accelerator in a pipeline").plan
+    for first, second in combinations(range(1 + int(plan.partition.rank.max())), 2):
+        with pytest.raises(EngineError, match="folding is not exact"):
+            check_equitable(plan.structure, replace(plan.partition, rank=merged(plan.partition.rank, first, second)))
+
+
+def test_a_partition_that_joins_unequal_flows_is_refused() -> None:
+    plan = run("slow uplink").plan
+    sizes = [len(classes) for classes in plan.partition.flow]
+    flows = np.concatenate(plan.partition.flow)
+    first, second = np.unique(plan.partition.flow[plan.flow_sets["gradient"]])[:2].tolist()
+    joined = tuple(np.split(merged(flows, first, second), np.cumsum(sizes)[:-1]))
+    with pytest.raises(EngineError, match="folding is not exact"):
+        check_equitable(plan.structure, replace(plan.partition, flow=joined))
+
+
+def test_the_plain_partition_is_equitable() -> None:
+    plan = run("oversubscribed", ("fold",)).plan
+    check_equitable(plan.structure, plan.partition)
+    assert len(np.unique(plan.partition.rank)) == plan.grid.n_ranks
+
+
+def merged(classes: Ints, first: int = 0, second: int = 1) -> Ints:
+    """Classes with `second` joined to `first`, numbered from 0 again."""
+    return np.unique(np.where(classes == second, first, classes), return_inverse=True)[1]
