@@ -31,14 +31,18 @@ from sim.spec.records import (
 )
 
 
-def build_cluster(spec: ClusterSpec, degradations: Sequence[Degradation] = ()) -> Cluster:
+def build_cluster(
+    spec: ClusterSpec, degradations: Sequence[Degradation] = (), *, merge_sprayed: bool = False
+) -> Cluster:
     """Number the parts of a cluster, make its link arrays and choose its router.
 
     spec.node must be a Node whose accelerator is an Accelerator (names already looked up).
     Degradations scale accelerators and links by name; "a<->b" means both directions.
-    Raises ConfigError if the network does not fit the nodes or a name is not found.
+    merge_sprayed: see `merged`. Raises ConfigError if the network does not fit the nodes or a name is not found.
     """
     node, accelerator = _resolved(spec)
+    if merge_sprayed and not any(degradation.link for degradation in degradations):
+        spec = merged(spec)
     server = build_server(node)
     if isinstance(spec.fabric, TorusFabric):
         server = without_adapters(server)
@@ -59,6 +63,17 @@ def build_cluster(spec: ClusterSpec, degradations: Sequence[Degradation] = ()) -
         fabric=fabric,
     )
     return _degrade(cluster, degradations) if degradations else cluster
+
+
+def merged(spec: ClusterSpec) -> ClusterSpec:
+    """A sprayed fat-tree with its equal spines, and cores, drawn as one.
+
+    Where every flow spreads evenly over all of them they carry the same load at any time, so one of
+    their summed capacity is exactly as good, and a path is one link instead of dozens.
+    """
+    if spec.routing.kind != "spray" or not isinstance(spec.fabric, FatTreeFabric):
+        return spec
+    return spec.model_copy(update={"fabric": spec.fabric.model_copy(update={"spines": 1, "cores": 1})})
 
 
 def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:

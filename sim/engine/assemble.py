@@ -70,17 +70,17 @@ def _write_end(
     job: Job, program: Program, compute: Stream, rank: RankClass, exchange: DataParallel, embedding: dict[int, int]
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
-    marker = program.new_action(Action("end of backward", "other", rank.number))
+    marker = program.new_action(Action("end of backward", "other", (rank.number,)))
     compute.add(program.new_template((), marker, token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank)
     if rank.number in embedding:
         waits = (*waits, token(embedding[rank.number]))
     update = optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision)
     seconds = sum(each.seconds for each in job.timed(rank, Sequence(update)))
-    step = Action("optimizer", "optimizer", rank.number, seconds, parts=(("optimizer", seconds),), operations=1)
+    step = Action("optimizer", "optimizer", (rank.number,), seconds, parts=(("optimizer", seconds),), operations=1)
     updated = exchange.update_tokens[rank.number]
     compute.add(program.new_template(waits, program.new_action(step), token(updated)))
     overhead = job.plan.software.step_overhead
-    end = Action("step overhead", "other", rank.number, overhead, parts=(("other", overhead),))
+    end = Action("step overhead", "other", (rank.number,), overhead, parts=(("other", overhead),))
     compute.add(program.new_template(exchange.weights_of(rank), program.new_action(end)))
 

@@ -8,6 +8,7 @@ from simpy.events import NORMAL, Event
 
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
+from sim.engine.processors import Processors
 from sim.engine.program import Program, Token
 from sim.engine.trace import Repeat, Trace
 from sim.errors import Deadlock
@@ -39,7 +40,7 @@ class Executor:
         check: bool = False,
     ) -> None:
         self.env = Environment()
-        self.program, self.flow_ranks, self.speed_under_load = program, flow_ranks, 1.0 - slowdown
+        self.program, self.flow_ranks = program, flow_ranks
         self.network = Network(self.env, table, check)
         for action in program.actions:
             self.network.note_alone([flow for flow, _ in action.carried])
@@ -59,8 +60,8 @@ class Executor:
         self.finished = Event(self.env)
         self.rows: list[tuple[int, int, float, float, int]] = []
         self.repeats: list[Repeat] = []
-        self.load: dict[int, int] = {}  # rank class -> transfers that steal from it
-        self.computing: dict[int, tuple[int, float, float, float]] = {}  # rank -> stream, work left, speed, since
+        shared = slowdown > 0 and any(action.steals for action in program.actions)
+        self.processors = Processors(slowdown, self._alarm) if shared else None
         self.events = 0
         skipper = PeriodSkipper(self) if skip and program.beats else None
         self.beats = dict.fromkeys(skipper.parts, skipper) if skipper else {}
@@ -69,8 +70,8 @@ class Executor:
         actions = program.actions
         self.is_transfer = [action.flow >= 0 for action in actions]
         self.durations = [action.latency if action.flow >= 0 else action.duration for action in actions]
-        self.ranks = [action.rank for action in actions]
         self.flows = [action.flow for action in actions]
+        self.steals = [bool(action.steals) for action in actions]
         self.sizes = [action.size for action in actions]
         self.templates = [stream.template for stream in program.streams]
         self.indices = [stream.index for stream in program.streams]
@@ -83,7 +84,6 @@ class Executor:
             for template in dict.fromkeys(stream.template)
             if (signal := self.signals[template]) is not None
         }
-        self.shares_processor = self.speed_under_load < 1.0 and any(action.steals for action in actions)
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
@@ -128,10 +128,8 @@ class Executor:
             self.network.put_off(timer, later)
         elif timer is not None:
             self._alarm(s, self.rings_at[s] - self.env.now + later)
-            rank = self.program.actions[self.acts[self.templates[s][self.position[s]]]].rank
-            if self.phase[s] == COMPUTING and rank in self.computing:
-                stream, work, speed, since = self.computing[rank]
-                self.computing[rank] = (stream, work, speed, since + later)
+            if self.processors is not None:
+                self.processors.put_off(s, later)
 
     def missing(self, s: int) -> list[Token]:
         """Tokens that the head of stream `s` still waits for."""
@@ -155,16 +153,16 @@ class Executor:
         self._begin(s, self.acts[template])
 
     def _begin(self, s: int, action: int) -> None:
+        shared = self.processors
+        if shared is not None and self.steals[action]:
+            shared.steal(self.program.actions[action], 1, self.env._now)
         if not self.is_transfer[action]:
             self.phase[s] = COMPUTING
-            if self.shares_processor and self.ranks[action] >= 0:
-                self._compute_shared(s, self.ranks[action], self.durations[action])
+            if shared is not None:
+                shared.begin(s, self.program.actions[action], self.env._now)
             else:
                 self._alarm(s, self.durations[action])
-            return
-        if self.shares_processor:
-            self._steal(self.program.actions[action].steals, 1)
-        if self.durations[action] > 0:
+        elif self.durations[action] > 0:
             self.phase[s] = STARTING
             self._alarm(s, self.durations[action])
         else:
@@ -200,7 +198,7 @@ class Executor:
         template = self.templates[s][position]
         if self.phase[s] == MOVING:
             self.events += 1
-        if self.shares_processor:
+        if self.processors is not None:
             self._release(s, self.acts[template])
         row = len(self.rows)
         self.rows.append((s, position, self.began[s], self.env._now, self.blocker[s]))
@@ -219,33 +217,17 @@ class Executor:
         if s in self.beats:
             self.beats[s].after(s, position + 1)
 
+    def _release(self, s: int, action: int) -> None:
+        """Give processors back."""
+        if self.processors is not None:
+            self.processors.end(s)
+            if self.steals[action]:
+                self.processors.steal(self.program.actions[action], -1, self.env._now)
+
     def _close(self) -> None:
         self.unfinished -= 1
         if not self.unfinished:
             self.finished.succeed()
-
-    # --- processors shared between computation and the collectives that run beside it ----------
-
-    def _compute_shared(self, s: int, rank: int, duration: float) -> None:
-        speed = self.speed_under_load if self.load.get(rank) else 1.0
-        self.computing[rank] = (s, duration, speed, self.env.now)
-        self._alarm(s, duration / speed)
-
-    def _steal(self, ranks: tuple[int, ...], change: int) -> None:
-        """A collective starts (+1) or ends (-1) on `ranks`: re-time what they compute."""
-        for rank in ranks:
-            before = self.load.get(rank, 0)
-            self.load[rank] = before + change
-            if bool(before) != bool(self.load[rank]) and rank in self.computing:
-                s, work, speed, since = self.computing[rank]
-                self._compute_shared(s, rank, max(work - speed * (self.env.now - since), 0.0))
-
-    def _release(self, s: int, action: int) -> None:
-        act = self.program.actions[action]
-        if self.is_transfer[action]:
-            self._steal(act.steals, -1)
-        elif act.rank >= 0:
-            self.computing.pop(act.rank, None)
 
     # --- reporting ------------------------------------------------------------------------------
 

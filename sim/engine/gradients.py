@@ -2,7 +2,7 @@
 
 Replicas (ZeRO 0 to 2) exchange gradients after the last microbatch, bucket by bucket beside the
 backward pass if the stack overlaps them, else at once when it is over; ZeRO-2 does so after every
-microbatch. Sharded optimizers send the new weights back, beside the first forward pass or at the
+microbatch if there is one stage. Sharded optimizers send the new weights back, beside the first forward pass or at the
 end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its gradients after.
 """
 
@@ -14,7 +14,7 @@ from sim.plan.pieces import Chunk
 from sim.plan.schedule import Pass
 from sim.workload.extent import element_bytes
 
-Variant = tuple[str, bool]  # role of the pass in the exchange; whether collectives may run beside it
+Variant = str  # role of a pass in the exchange
 Tokens = tuple[Token, ...]
 
 
@@ -127,12 +127,12 @@ class DataParallel:
 
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         """Which role each pass of a stage plays in the exchange."""
-        return [("plain", False)] * len(passes)
+        return ["plain"] * len(passes)
 
     def runs(self, rank: RankClass, each: Pass, variant: Variant, segments: int) -> list[tuple[str, list[int]]]:
         """How a pass is divided: labels with positions of segments in the order of the pass."""
         name = "backward" if each.backward else "forward"
-        if variant[0] == "plain":
+        if variant == "plain":
             return [(name, list(range(segments)))]
         return [(name, [position]) for position in range(segments)]
 
@@ -144,10 +144,6 @@ class DataParallel:
         """Token a run signals, if the exchange waits for it."""
         return None
 
-    def is_crowded(self, rank: RankClass, each: Pass, variant: Variant) -> bool:
-        """Whether data-parallel collectives may slow this pass down."""
-        return variant[1]
-
 
 class Replicated(DataParallel):
     """ZeRO 0, 1 and 2."""
@@ -157,35 +153,32 @@ class Replicated(DataParallel):
         software = job.plan.software
         self.overlaps = software.gradient_overlap
         self.gathers_ahead = software.parameter_prefetch and self.zero > 0
+        self.every_microbatch = self.zero == 2 and len(job.plan.orders) == 1
 
     @staticmethod
     def _is_first(each: Pass) -> bool:
         return not each.backward and each.microbatch == 0
 
     def _is_last(self, each: Pass) -> bool:
-        return each.backward and (self.zero == 2 or each.microbatch == self.microbatches - 1)
+        return each.backward and (self.every_microbatch or each.microbatch == self.microbatches - 1)
 
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         if not self.groups:
             return super().variants(stage, passes)
-        roles = [("plain", False)] * len(passes)
+        roles = ["plain"] * len(passes)
         if self.overlaps:
-            roles = [("sum" if self._is_last(each) else "plain", False) for each in passes]
-            first = next(i for i, each in enumerate(passes) if self._is_last(each))
-            roles[first:] = [(role, self.slows) for role, _ in roles[first:]]
+            roles = ["sum" if self._is_last(each) else "plain" for each in passes]
         if self.gathers_ahead:
-            last = max(i for i, each in enumerate(passes) if self._is_first(each))
-            for i in range(last + 1):
-                roles[i] = ("gather" if self._is_first(passes[i]) else roles[i][0], self.slows)
+            roles = ["gather" if self._is_first(each) else role for each, role in zip(passes, roles, strict=True)]
         return roles
 
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        if variant[0] != "gather":
+        if variant != "gather":
             return ()
         return (token(self.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
 
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        if variant[0] != "sum":
+        if variant != "sum":
             return None
         return token(self.kind("gradients", rank.number, each.chunk, run[0]))
 
@@ -248,15 +241,15 @@ class Sharded(DataParallel):
         self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
 
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
-        return [("sharded", self.slows) if self.groups else ("plain", False)] * len(passes)
+        return ["sharded" if self.groups else "plain"] * len(passes)
 
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        if variant[0] == "plain":
+        if variant == "plain":
             return ()
         return (token(self._gathered(rank.flows["gradient"], each, run[0])),)
 
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        return None if variant[0] == "plain" else token(self._passed(rank.number, each, run[0]))
+        return None if variant == "plain" else token(self._passed(rank.number, each, run[0]))
 
     def _gathered(self, flow: int, each: Pass, position: int) -> int:
         return self.kind("gathered", flow, each.backward, each.chunk, position)

@@ -72,8 +72,8 @@ class PassWriter:
             after = self.exchange.after_run(rank, each, variant, run)
             last = run[-1] == len(segments) - 1
             signal = after or (token(done) if last else None)
-            out += self._run(rank, (name, rank.number, each.backward, each.chunk, variant, run[0]), work, before, signal,
-                             self.exchange.is_crowded(rank, each, variant))
+            key = (name, rank.number, each.backward, each.chunk, variant, run[0])
+            out += self._run(rank, key, work, before, signal)
             arrival = None
         return out + self._send(rank, each, token(done) if signal is None else signal)
 
@@ -85,12 +85,10 @@ class PassWriter:
     # --- computation ------------------------------------------------------------------------------
 
     def _run(
-        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[Token, ...], signal: Token | None, crowded: bool
+        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[Token, ...], signal: Token | None
     ) -> Placed:
         """One instruction if nothing in it meets other traffic, else cut at its collectives."""
-        groups = self._groups(rank, work)
-        alone = self.coalesce and all(self._is_private(rank, flow) for flow in groups)
-        if alone and not (crowded and groups):
+        if self.coalesce and all(self._is_private(rank, flow) for flow in self._groups(rank, work)):
             return [(rank.number, self._coalesced(rank, str(key[0]), work, waits, signal))]
         return self._cut(rank, key, work, waits, signal)
 
@@ -104,7 +102,7 @@ class PassWriter:
     def _coalesced(self, rank: RankClass, label: str, work: Work, waits: tuple[Token, ...], signal: Token | None) -> int:
         alone = self.job.alone(rank, work)
         carried = tuple((rank.flows[group], size) for group, size in alone.sizes.items())
-        action = Action(label, "compute", rank.number, alone.seconds, parts=tuple(alone.parts.items()),
+        action = Action(label, "compute", (rank.number,), alone.seconds, parts=tuple(alone.parts.items()),
                         comm=alone.comm, carried=carried, operations=alone.operations)
         return self.program.new_template(waits, self.program.new_action(action), signal)
 
@@ -119,7 +117,7 @@ class PassWriter:
             is_last = number == len(steps) - 1
             needs = waits + tuple(token(issued[i]) for i in step.waits)
             seconds = sum(step.parts.values())
-            action = Action(str(key[0]), "compute", rank.number, seconds, parts=tuple(step.parts.items()),
+            action = Action(str(key[0]), "compute", (rank.number,), seconds, parts=tuple(step.parts.items()),
                             operations=len(step.parts))
             reached = signal if is_last else None
             if step.issue is not None:
@@ -140,6 +138,9 @@ class PassWriter:
         steals = members if operation.hidden_by else ()
         action = Action(operation.name, operation.category, flow=flow, size=operation.size,
                         latency=operation.latency, steals=steals, operations=1)
+        if self.job.private[flow]:
+            action = Action(operation.name, operation.category, members, operation.seconds, steals=steals,
+                            carried=((flow, operation.size),), operations=1)
         if flow not in self.groups:
             self.groups[flow] = len(self.program.streams)
             self.program.new_stream(f"{operation.group} group {flow}", operation.group)

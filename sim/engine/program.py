@@ -21,18 +21,18 @@ def token(kind: int, index: int = 0) -> Token:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Compute for `duration`, or wait `latency` and move `size` bytes as flow class `flow`.
+    """Work for `duration`, or wait `latency` and move `size` bytes as flow class `flow`.
 
-    duration and latency in s, size in B. rank: rank class whose processor is busy (-1: none).
-    steals: rank classes whose computation slows down while the transfer runs. `category` is the
-    breakdown field it counts under. A computation may stand for a chain of operations: `parts` are
-    its exposed seconds by category, `comm` the seconds of its collectives, hidden or not, and
-    `carried` the bytes they move by flow class.
+    duration and latency in s, size in B. `category` is the breakdown field it counts under. ranks:
+    rank classes whose processors do the work. steals: rank classes whose work slows down meanwhile.
+    Work is computation, or a collective that shares its links with nobody. It may stand for a chain of
+    operations: `parts` are its exposed seconds by category, `comm` the seconds of its collectives,
+    hidden or not. `carried` are the bytes it moves by flow class.
     """
 
     label: str
     category: str
-    rank: int = -1
+    ranks: tuple[int, ...] = ()
     duration: float = 0.0
     flow: int = -1
     size: float = 0.0
@@ -42,6 +42,11 @@ class Action:
     comm: float = 0.0
     carried: tuple[tuple[int, float], ...] = ()
     operations: int = 1
+
+    @property
+    def is_computation(self) -> bool:
+        """Whether it runs on the compute stream's own account, not as communication."""
+        return not self.category.endswith("_comm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,7 @@ def _causes(trace: Trace, rank: int, actions: list[Action]) -> list[str]:
     """What each row is to a rank that waits for it: inner collectives of others are their work."""
     shared = ("pipeline_comm", "data_comm")
     return [
-        action.category
-        if action.flow >= 0 and (action.category in shared or rank in trace.flow_ranks[action.flow])
-        else "bubble"
+        action.category if action.category in shared or rank in members_of(trace, action) else "bubble"
         for action in actions
     ]
 
@@ -109,11 +107,17 @@ def _gap(blocker: Ints, start: Floats, causes: list[str], begin: float, row: int
 def _comm_total(trace: Trace, rank: int, actions: list[Action], weight: Ints) -> float:
     """Seconds the rank has a collective or send in flight, streams added."""
     total = 0.0
-    members = trace.flow_ranks
     duration = trace.end - trace.start
     for row, action in enumerate(actions):
-        if action.flow >= 0 and rank in members[action.flow]:
+        if rank in members_of(trace, action):
             total += float(weight[row] * duration[row])
-        elif action.rank == rank:
+        elif action.comm and rank in action.ranks:
             total += float(weight[row]) * action.comm
     return total
+
+
+def members_of(trace: Trace, action: Action) -> tuple[int, ...]:
+    """Rank classes that take part in a transfer or collective; none for computation."""
+    if action.flow >= 0:
+        return trace.flow_ranks[action.flow]
+    return () if action.is_computation else action.ranks

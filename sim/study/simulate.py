@@ -37,11 +37,11 @@ class Simulated:
 def simulate_step(experiment: Experiment) -> Simulated:
     """Run one step of a resolved and checked experiment. Raises PlanError, Deadlock."""
     setup = Setup(experiment)
-    cluster = build_cluster(setup.cluster, experiment.degradations)
+    options = experiment.simulation
+    cluster = build_cluster(setup.cluster, experiment.degradations, merge_sprayed=options.prune == "auto")
     plan = build_plan(experiment, cluster, setup.data)
     job = build_job(plan)
     program = assemble(job)
-    options = experiment.simulation
     executor = Executor(
         program,
         job.table,
