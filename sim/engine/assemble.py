@@ -83,4 +83,3 @@ def _write_end(
     overhead = job.plan.software.step_overhead
     end = Action("step overhead", "other", (rank.number,), overhead, parts=(("other", overhead),))
     compute.add(program.new_template(exchange.weights_of(rank), program.new_action(end)))
-

@@ -126,4 +126,3 @@ def cut(operations: Sequence[Timed]) -> list[Cut]:
         due.setdefault(position + 1 + operation.hidden_by, []).append(issued)
         issued += 1
     return steps
-

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from simpy.core import Environment
 from simpy.events import NORMAL, Event
@@ -52,7 +55,7 @@ class Executor:
         self.blocker = [-1] * n
         self.timer: list[Alarm | Flow | None] = [None] * n
         self.alarms: list[Alarm | None] = [None] * n
-        self.on_alarm = [self._wake]
+        self.on_alarm: list[Callable[[Any], None]] = [self._wake]
         self.rings_at = [0.0] * n  # clock at which the running alarm ends
         self.reached = [NEVER] * len(program.kinds)  # highest index signalled of each kind of token
         self.waiting: dict[Token, list[int]] = {}
@@ -110,9 +113,7 @@ class Executor:
             self.reached[kind] += times * index_shift
         waiting = {s for s in shift if self.phase[s] == IDLE and self.position[s] < len(self.templates[s])}
         self.waiting = {
-            token: kept
-            for token, streams in self.waiting.items()
-            if (kept := [s for s in streams if s not in waiting])
+            token: kept for token, streams in self.waiting.items() if (kept := [s for s in streams if s not in waiting])
         }
         for s in shift:
             if s in waiting:

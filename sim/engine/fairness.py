@@ -13,6 +13,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+def totals(index: Ints, weight: Floats, n: int) -> Floats:
+    """Sum of `weight` for each index below n, (n,)."""
+    return np.bincount(index, weight, n).astype(np.float64, copy=False)
+
+
 def max_min_rates(flow: Ints, link: Ints, coefficient: Floats, capacity: Floats, n_flows: int) -> Floats:
     """Rates by local-bottleneck water-filling.
 
@@ -27,18 +32,19 @@ def max_min_rates(flow: Ints, link: Ints, coefficient: Floats, capacity: Floats,
     left = capacity.astype(np.float64).copy()
     n_links = len(capacity)
     while free.any():
-        f, l, a = flow[free], link[free], coefficient[free]
-        load = np.bincount(l, a, n_links)
+        flows, links, weights = flow[free], link[free], coefficient[free]
+        load = np.bincount(links, weights, n_links)
         share = np.divide(left, load, out=np.full(n_links, np.inf), where=load > 0)
         bound = np.full(n_flows, np.inf)
-        np.minimum.at(bound, f, share[l])
+        np.minimum.at(bound, flows, share[links])
         tight = np.ones(n_links, dtype=bool)
-        np.logical_and.at(tight, l, share[l] <= bound[f] * (1 + 1e-12))
+        np.logical_and.at(tight, links, share[links] <= bound[flows] * (1 + 1e-12))
         frozen = np.zeros(n_flows, dtype=bool)
-        frozen[f[tight[l]]] = True
+        frozen[flows[tight[links]]] = True
         rate[frozen] = bound[frozen]
-        done = frozen[f]
-        left = np.maximum(left - np.bincount(l[done], a[done] * rate[f[done]], n_links), 0.0)
+        done = frozen[flows]
+        used = np.bincount(links[done], weights[done] * rate[flows[done]], n_links)
+        left = np.maximum(left - used, 0.0)
         free[np.flatnonzero(free)[done]] = False
     return rate
 

@@ -8,6 +8,8 @@ end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its gradie
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Chunk
@@ -60,14 +62,17 @@ class DataParallel:
             self.streams[flow] = self.program.new_stream(f"{each.kind} group {flow}", each.kind)
         return self.streams[flow]
 
-    def issue(self, flow: int, what: str, kind: str, message: float, waits: Tokens, done: Token, index: int = 0) -> None:
+    def issue(
+        self, flow: int, what: str, kind: str, message: float, waits: Tokens, done: Token, index: int = 0
+    ) -> None:
         """Queue one collective; `waits` and `done` are relative to `index`."""
         key = (flow, what, kind, message, waits, done)
         if key not in self.templates:
             cost = self.job.cost(flow, kind, message)
             beside = self.job.flows[flow].members if self.slows else ()
-            action = Action(what, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside,
-                            operations=1)
+            action = Action(
+                what, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside, operations=1
+            )
             self.templates[key] = self.program.new_template(waits, self.program.new_action(action), done)
         self.stream(flow).add(self.templates[key], index)
 
@@ -162,6 +167,7 @@ class Replicated(DataParallel):
     def _is_last(self, each: Pass) -> bool:
         return each.backward and (self.every_microbatch or each.microbatch == self.microbatches - 1)
 
+    @override
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         if not self.groups:
             return super().variants(stage, passes)
@@ -172,16 +178,19 @@ class Replicated(DataParallel):
             roles = ["gather" if self._is_first(each) else role for each, role in zip(passes, roles, strict=True)]
         return roles
 
+    @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
         if variant != "gather":
             return ()
         return (token(self.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
 
+    @override
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
         if variant != "sum":
             return None
         return token(self.kind("gradients", rank.number, each.chunk, run[0]))
 
+    @override
     def open_step(self) -> None:
         if not self.gathers_ahead:
             return
@@ -191,6 +200,7 @@ class Replicated(DataParallel):
                     done = token(self.kind("weights", flow, chunk.virtual, position))
                     self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.parameters), (), done)
 
+    @override
     def after_passes(self, stage: int, passes: list[Pass]) -> None:
         if self.overlaps:
             for each in passes:
@@ -202,7 +212,8 @@ class Replicated(DataParallel):
             chunk = self.chunks(flow)[each.chunk]
             for position, segment in enumerate(chunk.segments[::-1]):
                 waits = tuple(
-                    token(self.kind("gradients", member, each.chunk, position)) for member in self.job.flows[flow].members
+                    token(self.kind("gradients", member, each.chunk, position))
+                    for member in self.job.flows[flow].members
                 )
                 self._sum(flow, f"{each.chunk}.{position}", segment.parameters, waits, each.microbatch)
 
@@ -214,6 +225,7 @@ class Replicated(DataParallel):
         self.last[flow] = token(done[0], index)
         self.sum_replicas(flow, f"gradients {what}", message, index)
 
+    @override
     def close_step(self) -> None:
         for flow in self.groups:
             members = self.job.flows[flow].members
@@ -225,6 +237,7 @@ class Replicated(DataParallel):
                 done = token(self.kind("new weights", flow))
                 self.issue(flow, "gather new weights", "all_gather", self.weight_bytes(total), waits, done)
 
+    @override
     def weights_of(self, rank: RankClass) -> Tokens:
         if self.zero == 0 or self.gathers_ahead or "gradient" not in rank.flows:
             return ()
@@ -240,14 +253,17 @@ class Sharded(DataParallel):
         self.history: dict[int, list[tuple[Pass, int]]] = {}  # flow -> segments passed so far
         self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
 
+    @override
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         return ["sharded" if self.groups else "plain"] * len(passes)
 
+    @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
         if variant == "plain":
             return ()
         return (token(self._gathered(rank.flows["gradient"], each, run[0])),)
 
+    @override
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
         return None if variant == "plain" else token(self._passed(rank.number, each, run[0]))
 
@@ -262,6 +278,7 @@ class Sharded(DataParallel):
         members = self.job.flows[flow].members
         return tuple(token(self._passed(member, each, position), each.microbatch - index) for member in members)
 
+    @override
     def after_passes(self, stage: int, passes: list[Pass]) -> None:
         for flow in self.groups_of(stage):
             for each in passes:
@@ -302,6 +319,7 @@ class Sharded(DataParallel):
         self.last[flow] = token(done[0], index)
         self.sum_replicas(flow, what, message, index)
 
+    @override
     def close_step(self) -> None:
         for flow in self.groups:
             self._scatter_held_back(flow)

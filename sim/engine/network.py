@@ -49,9 +49,9 @@ class FlowTable:
     def conflicts(self) -> list[frozenset[int]]:
         """For each class the classes (itself too) that cross one of its links."""
         on_link: dict[int, list[int]] = {}
-        for f, l in zip(self.flow.tolist(), self.link.tolist(), strict=True):
-            if l < self.n_shared:
-                on_link.setdefault(l, []).append(f)
+        for flow, link in zip(self.flow.tolist(), self.link.tolist(), strict=True):
+            if link < self.n_shared:
+                on_link.setdefault(link, []).append(flow)
         met: list[set[int]] = [set() for _ in range(self.n_flows)]
         for flows in on_link.values():
             for f in flows:
@@ -137,7 +137,7 @@ class Network:
             event = Event(self.env)
             event._ok, event._value = True, None
             event.callbacks.append(self._resolve)  # type: ignore[union-attr]
-            self.env.schedule(event, RESOLVE_PRIORITY)  # type: ignore[arg-type]
+            self.env.schedule(event, RESOLVE_PRIORITY)
         self._changed[kind] = None
 
     def _resolve(self, _: Event) -> None:

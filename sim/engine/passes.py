@@ -35,8 +35,9 @@ class PassWriter:
         self.sends: dict[tuple[int, str], int] = {}
         self.groups: dict[int, int] = {}
         self.kinds: dict[tuple[object, ...], int] = {}
-        gather = Operation("gather of stage input", "collective", collective="all_gather", group="tensor",
-                           message=self.message)
+        gather = Operation(
+            "gather of stage input", "collective", collective="all_gather", group="tensor", message=self.message
+        )
         self.gather = Sequence((gather,))
 
     def write_stage(self, stage: int, passes: list[Pass]) -> list[int]:
@@ -47,7 +48,7 @@ class PassWriter:
         variants = self.exchange.variants(stage, passes)
         kinds = [(each.backward, each.chunk, role) for each, role in zip(passes, variants, strict=True)]
         microbatches = [each.microbatch for each in passes]
-        first = {kind: each for kind, each in reversed(list(zip(kinds, passes, strict=True)))}
+        first = dict(reversed(list(zip(kinds, passes, strict=True))))
         lengths: list[int] = []
         for rank in (rank for rank in self.job.ranks if rank.stage == stage):
             templates = {kind: self._templates(rank, each, kind[2]) for kind, each in first.items()}
@@ -99,11 +100,21 @@ class PassWriter:
     def _is_private(self, rank: RankClass, flow: int) -> bool:
         return self.job.private[flow] and self.job.flows[flow].members == (rank.number,)
 
-    def _coalesced(self, rank: RankClass, label: str, work: Work, waits: tuple[Token, ...], signal: Token | None) -> int:
+    def _coalesced(
+        self, rank: RankClass, label: str, work: Work, waits: tuple[Token, ...], signal: Token | None
+    ) -> int:
         alone = self.job.alone(rank, work)
         carried = tuple((rank.flows[group], size) for group, size in alone.sizes.items())
-        action = Action(label, "compute", (rank.number,), alone.seconds, parts=tuple(alone.parts.items()),
-                        comm=alone.comm, carried=carried, operations=alone.operations)
+        action = Action(
+            label,
+            "compute",
+            (rank.number,),
+            alone.seconds,
+            parts=tuple(alone.parts.items()),
+            comm=alone.comm,
+            carried=carried,
+            operations=alone.operations,
+        )
         return self.program.new_template(waits, self.program.new_action(action), signal)
 
     def _cut(
@@ -117,8 +128,14 @@ class PassWriter:
             is_last = number == len(steps) - 1
             needs = waits + tuple(token(issued[i]) for i in step.waits)
             seconds = sum(step.parts.values())
-            action = Action(str(key[0]), "compute", (rank.number,), seconds, parts=tuple(step.parts.items()),
-                            operations=len(step.parts))
+            action = Action(
+                str(key[0]),
+                "compute",
+                (rank.number,),
+                seconds,
+                parts=tuple(step.parts.items()),
+                operations=len(step.parts),
+            )
             reached = signal if is_last else None
             if step.issue is not None:
                 flow = rank.flows[step.issue.group]
@@ -136,11 +153,25 @@ class PassWriter:
         members = self.job.flows[flow].members
         waits = tuple(token(self._kind("ready", member, where, number)) for member in members)
         steals = members if operation.hidden_by else ()
-        action = Action(operation.name, operation.category, flow=flow, size=operation.size,
-                        latency=operation.latency, steals=steals, operations=1)
+        action = Action(
+            operation.name,
+            operation.category,
+            flow=flow,
+            size=operation.size,
+            latency=operation.latency,
+            steals=steals,
+            operations=1,
+        )
         if self.job.private[flow]:
-            action = Action(operation.name, operation.category, members, operation.seconds, steals=steals,
-                            carried=((flow, operation.size),), operations=1)
+            action = Action(
+                operation.name,
+                operation.category,
+                members,
+                operation.seconds,
+                steals=steals,
+                carried=((flow, operation.size),),
+                operations=1,
+            )
         if flow not in self.groups:
             self.groups[flow] = len(self.program.streams)
             self.program.new_stream(f"{operation.group} group {flow}", operation.group)
@@ -165,8 +196,9 @@ class PassWriter:
         receiver = self.job.flows[flow].receiver
         message = self.message / self.job.plan.shard.tensor if self.scatters else self.message
         cost = self.job.cost(flow, "send", message)
-        action = Action(f"send {direction}", "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency,
-                        operations=1)
+        action = Action(
+            f"send {direction}", "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency, operations=1
+        )
         arrival = token(self._kind("arrival", receiver, each.backward, next_chunk))
         waits: tuple[Token, ...] = ()
         stream = rank.number

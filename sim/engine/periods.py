@@ -71,7 +71,7 @@ class PeriodSkipper:
             event = Event(self.executor.env)
             event._ok, event._value = True, part
             event.callbacks.append(self._look)  # type: ignore[union-attr]
-            self.executor.env.schedule(event, LOOK_PRIORITY)  # type: ignore[arg-type]
+            self.executor.env.schedule(event, LOOK_PRIORITY)
 
     def _look(self, event: Event) -> None:
         part: Part = event._value
@@ -112,9 +112,7 @@ class PeriodSkipper:
 
     def _repetitions(self, part: Part, before: Snapshot, now: Snapshot) -> int:
         """How many more times the part does what it did between the two states."""
-        shifts = {
-            s: (a, b - a) for s, a, b in zip(part.streams, before.positions, now.positions, strict=True) if b > a
-        }
+        shifts = {s: (a, b - a) for s, a, b in zip(part.streams, before.positions, now.positions, strict=True) if b > a}
         if not shifts or not self._others_stand_still(part, shifts):
             return 0
         index_shift = self._index_shift(*next((s, first, shift) for s, (first, shift) in shifts.items()))

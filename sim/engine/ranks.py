@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.compute import operation_time
+from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.plan.fold import first_of_class, mix
 from sim.plan.pieces import Sequence, Work
@@ -198,7 +199,7 @@ def _loads_on(plan: Plan, links: Ints, n_flows: int) -> tuple[Ints, Ints, Floats
         keys.append(where[chosen] * n_flows + flow_of[owner])
         loads.append(flow_set.coefficient[chosen])
     key, inverse = np.unique(np.concatenate(keys), return_inverse=True)
-    return key % max(n_flows, 1), key // max(n_flows, 1), np.bincount(inverse, np.concatenate(loads), len(key))
+    return key % max(n_flows, 1), key // max(n_flows, 1), totals(inverse, np.concatenate(loads), len(key))
 
 
 def _passive_links(plan: Plan, n_flows: int) -> tuple[Ints, Ints, Ints, Ints, Floats]:

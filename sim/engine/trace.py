@@ -40,8 +40,9 @@ class Trace:
 
     stream, position, template, index: (n,) int64. start, end: (n,) float64; start is when the
     instruction began to act. blocker: (n,) row whose completion let it begin, -1 at time 0.
-    Rows of skipped periods are not stored; `repeats` says where they belong. flow_ranks: rank classes in each flow class. flow_bytes: bytes of one flow of each class over the step;
-    link_peak: largest share of capacity per link class.
+    Rows of skipped periods are not stored; `repeats` says where they belong. flow_ranks: rank classes
+    in each flow class. flow_bytes: bytes of one flow of each class over the step, those inside chains
+    left out; link_peak: largest share of capacity per link class.
     """
 
     program: Program

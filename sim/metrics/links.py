@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.engine.fairness import totals
 from sim.engine.trace import Trace
 from sim.metrics.result import LinkUse
 
@@ -27,7 +28,7 @@ def flow_bytes(trace: Trace) -> Floats:
 def link_bytes(trace: Trace) -> Floats:
     """Bytes over one link of each class, (n_links,)."""
     table = trace.table
-    return np.bincount(table.link, table.coefficient * flow_bytes(trace)[table.flow], len(table.capacity))
+    return totals(table.link, table.coefficient * flow_bytes(trace)[table.flow], len(table.capacity))
 
 
 def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:

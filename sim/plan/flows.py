@@ -65,9 +65,7 @@ def send_flows(
     return flows, covers_of(routes)
 
 
-def collective_flows(
-    kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int
-) -> tuple[FlowSet, Covers]:
+def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int) -> tuple[FlowSet, Covers]:
     """One ring flow per group of `groups` (n_groups, size)."""
     n_groups, size = groups.shape
     accelerators = np.sort(grid.accelerator[groups], axis=1)
@@ -110,7 +108,7 @@ def _plain_ring(rows: Ints, member: Ints) -> tuple[Ints, Ints, Ints, Floats]:
 
 def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> tuple[Ints, Ints, Ints, Floats]:
     """Channels over (n, nodes, width) members with the same number in every node."""
-    n, nodes, width = member.shape
+    nodes, width = member.shape[1:]
     hops = []
     if width > 1:
         share = 1.0 if nodes == 1 else (width - 1) / width

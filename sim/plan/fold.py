@@ -9,7 +9,9 @@ then constant on classes (Grohe, Kersting, Mladenov, Selman, ESA 2014, for linea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +101,7 @@ def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet]
     )
 
 
-def _joined(parts: list[NDArray[np.generic]], dtype: type) -> NDArray:  # type: ignore[type-arg]
+def _joined(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
     return np.concatenate([np.zeros(0, dtype=dtype), *parts]).astype(dtype, copy=False)
 
 
@@ -194,7 +196,7 @@ def _check_constant(value: NDArray[np.generic], classes: Ints, what: str) -> Non
         raise EngineError(f"folding is not exact: {what} differs inside a class")
 
 
-def _transposed(row: Index, key: Ints, n_rows: int) -> tuple[Ints, Ints]:
+def _transposed(row: Index, key: NDArray[Any], n_rows: int) -> tuple[Ints, Ints]:
     """CSR of `key` grouped by `row`."""
     return _starts(np.bincount(row, minlength=n_rows)), key[np.argsort(row, kind="stable")]
 

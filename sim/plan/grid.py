@@ -61,8 +61,9 @@ def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int)
         "pipeline": parallelism.pipeline,
     }
     n_ranks = int(np.prod(list(size.values())))
-    ranks, stride, coordinate = np.arange(n_ranks), {}, {}
-    step = 1
+    ranks, step = np.arange(n_ranks), 1
+    stride: dict[str, int] = {}
+    coordinate: dict[str, Ints] = {}
     for dimension in parallelism.order:
         stride[dimension] = step
         coordinate[dimension] = ranks // step % size[dimension]

@@ -15,6 +15,7 @@ from sim.plan.pieces import Chunk, build_chunks, shard_of
 from sim.plan.prune import Covers, never_full
 from sim.plan.schedule import Pass, stage_order
 from sim.spec.records import Experiment, Software, Transformer
+from sim.spec.setup import Setup
 from sim.workload.operation import Shard
 
 Ints = NDArray[np.int64]
@@ -63,9 +64,9 @@ class Plan:
 
 def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
     """Place ranks, load links, fold. `experiment` is resolved and checked; `data` is its replicas."""
-    model, software = experiment.workload, experiment.software
-    assert isinstance(model, Transformer) and isinstance(software, Software)
-    parallelism, training = experiment.parallelism, experiment.training
+    setup = Setup(experiment)
+    model, software = setup.workload, setup.software
+    parallelism, training = setup.parallelism, setup.training
     grid = build_grid(parallelism, data, cluster, experiment.seed)
     microbatches = training.global_batch // (data * training.microbatch)
     flows = job_flows(experiment, model, grid, cluster)

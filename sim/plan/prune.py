@@ -55,7 +55,13 @@ def covers_of(routes: Routes) -> Covers:
     path = np.repeat(np.arange(len(first), dtype=np.int32), length[walked])
     middle = (link != first[path]) & (link != last[path])
     path, share = path[middle], routes.share[middle]
-    return Covers(distinct(np.concatenate([first, last])), link[middle], first[path], last[path], None if (share == 1).all() else share)
+    return Covers(
+        distinct(np.concatenate([first, last])),
+        link[middle],
+        first[path],
+        last[path],
+        None if (share == 1).all() else share,
+    )
 
 
 def never_full(covers: list[Covers], capacity: Floats) -> Mask:
@@ -76,9 +82,9 @@ def _bound(covers: list[Covers], side: str, capacity: Floats) -> Floats:
     pairs = [each.link.astype(np.int64) * n_links + getattr(each, side) for each in covers]
     if all(each.share is None for each in covers):
         pair = distinct(np.concatenate(pairs))
-        return np.bincount(pair // n_links, capacity[pair % n_links], n_links)
+        return np.bincount(pair // n_links, capacity[pair % n_links], n_links).astype(np.float64)
     pair, inverse = np.unique(np.concatenate(pairs), return_inverse=True)
     share = np.zeros(len(pair))
     parts = [np.ones(len(each.link)) if each.share is None else each.share for each in covers]
     np.maximum.at(share, inverse, np.concatenate(parts))
-    return np.bincount(pair // n_links, share * capacity[pair % n_links], n_links)
+    return np.bincount(pair // n_links, share * capacity[pair % n_links], n_links).astype(np.float64)

@@ -80,7 +80,7 @@ def _table(head: Sequence[str], rows: Iterator[tuple[str, list[str]]], text: int
 def _misses(validation: Validation) -> str:
     items = (
         f"<li><b>{human.signed_percent(miss.row.error)}</b> {escape(miss.row.name)}: {_numbers(miss.row)}"
-        f"<br><small>{escape(', '.join(parts_of(miss.row)))}</small><br>{escape('; '.join(miss.causes))}</li>"
+        f"<br/><small>{escape(', '.join(parts_of(miss.row)))}</small><br/>{escape('; '.join(miss.causes))}</li>"
         for miss in validation.worst
     )
     return "<ol>\n" + "\n".join(items) + "\n</ol>"

@@ -114,8 +114,10 @@ def _loaded(source: str, name: str, file: Path, load: Callable[[], Experiment]) 
     return Measured(source, name, file, experiment)
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """The first line of what `error` says, and how many more there are."""
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    return f"{first} (and {len(rest)} more)" if rest else first
 
 
 def _value(experiment: Experiment) -> tuple[str, float] | None:
@@ -185,7 +187,7 @@ def _row_of(future: Future[Row], run: Measured) -> Row:
     error = future.exception()
     if error is None:
         return future.result()
-    return Row(run.source, run.name, str(run.path), f"the process that ran it ended: {_reason(error)}")  # type: ignore[arg-type]
+    return Row(run.source, run.name, str(run.path), f"the process that ran it ended: {_reason(error)}")
 
 
 def _processors() -> int:
