@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from simpy.core import Environment
-from simpy.events import Event, Timeout
+from simpy.events import Event, EventPriority, Timeout
 
 from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
 from sim.errors import CertificateError
 
-RESOLVE_PRIORITY = 2  # after every arrival and departure of the instant
+RESOLVE_PRIORITY = EventPriority(2)  # after every arrival and departure of the instant
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
 
 
@@ -111,7 +111,7 @@ class Network:
     def _set_rate(self, flow: Flow, rate: float, delay: float | None = None) -> None:
         flow.rate = rate
         flow.timer = Timeout(self.env, max(flow.left, 0.0) / rate if delay is None else delay, flow)
-        flow.timer.callbacks.append(self._arrive)  # type: ignore[union-attr]
+        flow.timer.callbacks.append(self._arrive)
 
     def put_off(self, flow: Flow, later: float) -> None:
         """Let a flow that shares with nobody rest for `later` s, then go on as it was."""
@@ -136,7 +136,7 @@ class Network:
         if not self._changed:
             event = Event(self.env)
             event._ok, event._value = True, None
-            event.callbacks.append(self._resolve)  # type: ignore[union-attr]
+            event.callbacks.append(self._resolve)
             self.env.schedule(event, RESOLVE_PRIORITY)
         self._changed[kind] = None
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from simpy.events import Event
+from simpy.events import Event, EventPriority
 
 from sim.engine.network import Flow
 from sim.engine.trace import Repeat
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sim.engine.executor import Alarm, Executor
 
 Ints = NDArray[np.int64]
-LOOK_PRIORITY = 3  # after the network has settled
+LOOK_PRIORITY = EventPriority(3)  # after the network has settled
 KEPT_SNAPSHOTS = 4
 TOLERANCE = 1e-12  # relative to the time of the state
 LOOPING = 3  # a template used this often in a stream is part of a loop
@@ -70,7 +70,7 @@ class PeriodSkipper:
         if part is not None and position % part.length == 0:
             event = Event(self.executor.env)
             event._ok, event._value = True, part
-            event.callbacks.append(self._look)  # type: ignore[union-attr]
+            event.callbacks.append(self._look)
             self.executor.env.schedule(event, LOOK_PRIORITY)
 
     def _look(self, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,13 @@ class FlowClass:
 
     kind: str
     group: Group
+    rate: float  # of each flow when all of the class run and nothing else [B/s]
     members: tuple[int, ...]  # rank classes, sorted
     sender: int = -1  # rank classes of a send
     receiver: int = -1
 
 
-Profile = tuple[float, tuple[tuple[str, Group], ...]]  # speed, and the communicators inside a layer
+Profile = tuple[float, tuple[tuple[str, Group, float], ...]]  # speed; communicators inside a layer, their rates
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Job:
         if key not in self.known_times:
             operations = sequence.operations
             timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
-            lag = self._host_lag(operations, timed)
+            lag = self._host_lag(rank, operations, timed)
             if lag > 0:
                 timed.append(Timed("host issue", "other", lag))
             self.known_times[key] = timed
@@ -98,7 +99,7 @@ class Job:
         if flow < 0:
             return Timed(operation.name, "compute", 0.0)
         cost = self.cost(flow, operation.collective or "", operation.message)
-        seconds = cost.latency + cost.size / self.flows[flow].group.rate
+        seconds = cost.latency + cost.size / self.flows[flow].rate
         hidden_by = min(operation.hidden_by, left)
         return Timed(operation.name, CATEGORY[kind], seconds, kind, cost.latency, cost.size, hidden_by)
 
@@ -109,13 +110,18 @@ class Job:
             return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
         return collective_cost(kind, message, each.group, self.plan.cluster.node)
 
-    def _host_lag(self, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
-        """What eager issue adds: kernels times issue cost, less what the device needs anyway."""
+    def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
+        """What eager issue adds: kernels times issue cost, less what the device needs anyway.
+
+        That is with each collective alone on its links: who shares them must not depend on folding.
+        """
         issue = self.plan.software.host_issue
         if issue == 0:
             return 0.0
         kernels = sum(operation.kernels for operation in operations)
-        return kernels * issue - run_alone(timed, self.plan.software.overlap_slowdown).seconds
+        rate = {kind: self.flows[flow].group.rate for kind, flow in rank.flows.items()}
+        alone = [replace(t, seconds=t.latency + t.size / rate[t.group]) if t.group else t for t in timed]
+        return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
 
 
 def build_job(plan: Plan) -> Job:
@@ -129,7 +135,7 @@ def build_job(plan: Plan) -> Job:
     ranks = []
     for number, rank in enumerate(plan.partition.representatives().tolist()):
         mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
-        inner = tuple((kind, flows[mine[kind]].group) for kind in CATEGORY if kind in mine)
+        inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
         profile = (float(speed[rank]), inner)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
     private = tuple(met <= {number} for number, met in enumerate(table.conflicts()))
@@ -153,15 +159,18 @@ def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
     for kind, number in plan.flow_sets.items():
         flow_set, flow_of = plan.flows[number], plan.partition.flow[number]
         for first in first_of_class(flow_of):
+            crossed = slice(int(flow_set.start[first]), int(flow_set.start[first + 1]))
+            rate = plan.cluster.links.capacity[flow_set.link[crossed]] / flow_set.coefficient[crossed]
             group = Group(
                 flow_set.members.shape[1],
                 int(flow_set.nodes[first]),
                 float(flow_set.latency[first]),
-                float(rates[flow_of[first]]),
+                float(rate.min(initial=np.inf)),
             )
             members = rank_of[flow_set.members[first]]
             ends = (int(members[0]), int(members[1])) if flow_set.ordered else (-1, -1)
-            classes.append(FlowClass(kind, group, tuple(sorted(set(members.tolist()))), *ends))
+            alike = float(rates[flow_of[first]])
+            classes.append(FlowClass(kind, group, alike, tuple(sorted(set(members.tolist()))), *ends))
     return classes
 
 
