@@ -120,3 +120,14 @@ def peak_by_link(run: Simulated) -> Floats:
     peak = np.full(run.cluster.links.n, np.nan)
     peak[run.plan.links] = run.trace.link_peak[: run.trace.table.n_shared][run.plan.partition.link]
     return peak
+
+
+def attached_links(run: Simulated) -> NDArray[np.bool_]:
+    """Which links do not touch a spine, (n_links,): sprayed spines may be drawn as one."""
+    spine = np.array([block.kind == "spine" for block in run.cluster.blocks])
+    ends = np.array([block.end for block in run.cluster.blocks])
+    touched = [
+        spine[np.searchsorted(ends, vertex, side="right")]
+        for vertex in (run.cluster.links.source, run.cluster.links.target)
+    ]
+    return ~(touched[0] | touched[1])
