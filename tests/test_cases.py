@@ -27,7 +27,7 @@ CASES = {
     "mlperf_llama31_405b": (5, 4),
     "mpt_llm_foundry": (140, 0),
     "nemo_24": (8, 0),
-    "torchtitan": (21, 0),
+    "torchtitan": (20, 1),
     "vtrain_multi": (71, 0),
     "vtrain_single": (39, 0),
 }
