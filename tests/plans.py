@@ -126,8 +126,7 @@ def attached_links(run: Simulated) -> NDArray[np.bool_]:
     """Which links do not touch a spine, (n_links,): sprayed spines may be drawn as one."""
     spine = np.array([block.kind == "spine" for block in run.cluster.blocks])
     ends = np.array([block.end for block in run.cluster.blocks])
-    touched = [
-        spine[np.searchsorted(ends, vertex, side="right")]
-        for vertex in (run.cluster.links.source, run.cluster.links.target)
-    ]
-    return ~(touched[0] | touched[1])
+    links = run.cluster.links
+    source, target = (spine[np.searchsorted(ends, vertex, side="right")] for vertex in (links.source, links.target))
+    attached: NDArray[np.bool_] = ~(source | target)
+    return attached

@@ -28,11 +28,6 @@ class Repeat:
     shift: dict[int, int]
     index_shift: int
 
-    @property
-    def duration(self) -> float:
-        """Time skipped [s]."""
-        return self.times * self.period
-
 
 @dataclass(frozen=True)
 class Trace:
@@ -73,14 +68,6 @@ class Trace:
         for repeat in self.repeats:
             weight[self.repeated_rows(repeat)] += repeat.times
         return weight
-
-    def skipped_before(self, stream: int) -> Floats:
-        """Time skipped by the part of `stream` before each stored row [s], (n,)."""
-        skipped = np.zeros(len(self.stream))
-        for repeat in self.repeats:
-            if stream in repeat.shift:
-                skipped[repeat.last :] += repeat.duration
-        return skipped
 
     def unrolled(self) -> dict[str, NDArray[np.generic]]:
         """All rows, skipped periods included, sorted by (stream, position).

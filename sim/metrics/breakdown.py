@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sim.engine.program import Action
 from sim.engine.trace import Trace
+from sim.metrics.history import Event, History
 from sim.metrics.result import BREAKDOWN
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 COMPUTING = ("compute", "optimizer")
 COMMUNICATING = tuple(name for name in BREAKDOWN if name.endswith("_comm"))
 
@@ -44,26 +44,23 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
     """Divide the step of a rank class: what its stream does, and what it waits for in between.
 
     A gap is charged to the chain of events that ended it, walked backwards: transfers to their own
-    kind of communication, other ranks' work with the collectives inside it to the bubble. Times are
-    less what the rank's part of the program skipped, so that rows on both sides of a skip are
-    neighbours; a gap happened as often as the row before it.
+    kind of communication, other ranks' work with the collectives inside it to the bubble. Where periods
+    were skipped, a gap happened as often as the row before it; the last time is looked at.
     """
     exposed = dict.fromkeys(BREAKDOWN, 0.0)
     number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
     rows = np.flatnonzero(trace.stream == number)
     weight, actions = trace.weights(), _row_actions(trace)
-    skipped = trace.skipped_before(number)
-    start, end = trace.start - skipped, trace.end - skipped
-    causes = _causes(trace, rank, actions)
-    clock, times = 0.0, 1
+    history, causes = History(trace), _causes(trace, rank, actions)
+    clock, times, previous = 0.0, 1, -1
     for row in rows.tolist():
-        for cause, seconds in _gap(trace.blocker, start, causes, clock, row):
+        for cause, seconds in _gap(history, causes, clock, history.after(row, previous)):
             exposed[cause] += times * seconds
         times = int(weight[row])
-        for cause, seconds in _own(actions[row], float(end[row] - start[row])):
+        for cause, seconds in _own(actions[row], float(trace.end[row] - trace.start[row])):
             exposed[cause] += times * seconds
-        clock = float(end[row])
-    exposed["bubble"] += max(0.0, float(end.max(initial=0.0)) - clock)
+        clock, previous = history.end(history.last(row)), row
+    exposed["bubble"] += max(0.0, trace.time - clock)
     return RankTime(rank, exposed, _comm_total(trace, rank, actions, weight))
 
 
@@ -89,16 +86,16 @@ def _causes(trace: Trace, rank: int, actions: list[Action]) -> list[str]:
     ]
 
 
-def _gap(blocker: Ints, start: Floats, causes: list[str], begin: float, row: int) -> list[tuple[str, float]]:
-    """Causes of the wait between `begin` and the start of `row`."""
+def _gap(history: History, causes: list[str], begin: float, event: Event) -> list[tuple[str, float]]:
+    """Causes of the wait between `begin` and the start of `event`."""
     found = []
-    until, cause = float(start[row]), int(blocker[row])
-    while until > begin and cause >= 0:
-        since = max(begin, float(start[cause]))
+    until, cause = history.start(event), history.blocker(event)
+    while until > begin and cause is not None:
+        since = max(begin, history.start(cause))
         if since < until:
-            found.append((causes[cause], until - since))
+            found.append((causes[cause[0]], until - since))
             until = since
-        cause = int(blocker[cause])
+        cause = history.blocker(cause)
     if until > begin:
         found.append(("bubble", until - begin))
     return found

@@ -1,0 +1,60 @@
+"""What allowed what to begin, walked backwards through skipped periods as if they had been stored."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.engine.trace import Trace
+
+Event = tuple[int, int]  # stored row, and which copy of it: 0 is the stored one
+
+
+class History:
+    """Starts, ends and blockers of all rows of a trace and of their copies, in real time."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.starts: list[float] = trace.start.tolist()
+        self.ends: list[float] = trace.end.tolist()
+        self.blockers: list[int] = trace.blocker.tolist()
+        repeat = np.full(len(trace.stream), -1)
+        self.stored: dict[tuple[int, int], int] = {}  # stream and position of a repeated row
+        for number, each in enumerate(trace.repeats):
+            rows = trace.repeated_rows(each)
+            repeat[rows] = number
+            self.stored |= {(int(trace.stream[row]), int(trace.position[row])): row for row in rows.tolist()}
+        self.repeat: list[int] = repeat.tolist()
+
+    def last(self, row: int) -> Event:
+        """The last copy of a row."""
+        return row, self.trace.repeats[self.repeat[row]].times if self.repeat[row] >= 0 else 0
+
+    def after(self, row: int, previous: int) -> Event:
+        """The last copy of `row` that follows a copy of `previous` in their stream; previous -1: none."""
+        return self.last(row) if previous >= 0 and self.repeat[previous] == self.repeat[row] else (row, 0)
+
+    def start(self, event: Event) -> float:
+        """When it began [s]."""
+        return self.starts[event[0]] + self._later(event)
+
+    def end(self, event: Event) -> float:
+        """When it was done [s]."""
+        return self.ends[event[0]] + self._later(event)
+
+    def blocker(self, event: Event) -> Event | None:
+        """What allowed it to begin; None at the start of the step."""
+        row, copy = event
+        before = self.blockers[row]
+        if before < 0:
+            return None
+        if copy == 0:
+            return (before, 0) if self.repeat[row] == self.repeat[before] else self.last(before)
+        if self.repeat[row] == self.repeat[before]:
+            return before, copy
+        shift = self.trace.repeats[self.repeat[row]].shift.get(int(self.trace.stream[before]), 0)
+        place = int(self.trace.stream[before]), int(self.trace.position[before]) + shift
+        return (self.stored[place], copy - 1) if place in self.stored else self.last(before)
+
+    def _later(self, event: Event) -> float:
+        row, copy = event
+        return copy * self.trace.repeats[self.repeat[row]].period if copy else 0.0
