@@ -1,22 +1,34 @@
-"""How long an operation takes on an accelerator: a roofline with tile and wave quantization."""
+"""How long an operation takes on an accelerator: a roofline with tile and wave quantization.
+
+A matrix product runs in waves of output tiles, one tile per processor. A wave takes the arithmetic
+of a tile and then writes it: the processors finish together, so writing is not hidden by the
+arithmetic of the same wave. Short inner dimensions therefore cost efficiency.
+"""
 
 from __future__ import annotations
 
 from math import ceil
 
-from sim.spec.records import Accelerator
+from sim.spec.records import Accelerator, FusedAttention
 from sim.workload.operation import Operation
 
 STORAGE_OF_RATE = {"tf32": "fp32"}  # a format without its own vector rate uses this one
+OUTPUT_BYTES = 2  # of a matrix product, per element
 
 
-def operation_time(operation: Operation, accelerator: Accelerator) -> float:
+def operation_time(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> float:
     """Seconds on a healthy accelerator: the larger of arithmetic and memory time, plus launches."""
-    memory = operation.bytes_moved / (accelerator.memory.bandwidth * accelerator.memory.efficiency)
-    return max(arithmetic_time(operation, accelerator), memory) + operation.kernels * accelerator.launch
+    memory = operation.bytes_moved / streaming_rate(accelerator)
+    arithmetic = arithmetic_time(operation, accelerator, attention_kernel)
+    return max(arithmetic, memory) + operation.kernels * accelerator.launch
 
 
-def arithmetic_time(operation: Operation, accelerator: Accelerator) -> float:
+def streaming_rate(accelerator: Accelerator) -> float:
+    """Memory bandwidth that streaming kernels reach [B/s]."""
+    return accelerator.memory.bandwidth * accelerator.memory.efficiency
+
+
+def arithmetic_time(operation: Operation, accelerator: Accelerator, attention_kernel: str) -> float:
     """Seconds of arithmetic at the rate its kind and shape reach."""
     if operation.flops == 0:
         return 0.0
@@ -24,7 +36,9 @@ def arithmetic_time(operation: Operation, accelerator: Accelerator) -> float:
         rate = getattr(accelerator.vector, STORAGE_OF_RATE.get(operation.precision, operation.precision))
         return operation.flops / (rate or matrix_rate(operation.precision, accelerator))
     peak = matrix_rate(operation.precision, accelerator)
-    return operation.flops / (peak * matrix_efficiency(operation, accelerator))
+    if operation.kind == "attention":
+        return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel))
+    return matmul_time(operation, accelerator, peak)
 
 
 def matrix_rate(precision: str, accelerator: Accelerator) -> float:
@@ -32,22 +46,21 @@ def matrix_rate(precision: str, accelerator: Accelerator) -> float:
     return float(getattr(accelerator.matrix.peak, precision))
 
 
-def matrix_efficiency(operation: Operation, accelerator: Accelerator) -> float:
-    """Share of the peak that this kernel reaches."""
+def attention_share(operation: Operation, accelerator: Accelerator, kernel: str) -> float:
+    """Share of the peak that a fused attention kernel reaches."""
+    measured = accelerator.attention.get(kernel, FusedAttention())  # type: ignore[call-overload]
+    return float(measured.backward if "backward" in operation.name else measured.forward)
+
+
+def matmul_time(operation: Operation, accelerator: Accelerator, peak: float) -> float:
+    """Seconds of a matrix product: arithmetic at the share its waves keep busy, and writing its waves."""
     matrix = accelerator.matrix
-    if operation.kind == "attention":
-        is_backward = "backward" in operation.name
-        return matrix.attention_backward if is_backward else matrix.attention_forward
     best = matrix.efficiency
     if operation.precision == "fp8" and matrix.fp8_efficiency is not None:
         best = matrix.fp8_efficiency
-    return best * wave_share(operation, accelerator)
-
-
-def wave_share(operation: Operation, accelerator: Accelerator) -> float:
-    """Busy share of the processors over the waves of output tiles, tiles/(units*waves)."""
-    matrix = accelerator.matrix
     rows, columns = matrix.tile
     tiles = ceil(operation.m / rows) * ceil(operation.n / columns) * operation.batch
     waves = ceil(tiles / matrix.compute_units)
-    return max(tiles / (matrix.compute_units * waves), matrix.quantization_floor)
+    busy = max(tiles / (matrix.compute_units * waves), matrix.quantization_floor)
+    written = OUTPUT_BYTES * operation.m * operation.n * operation.batch / busy
+    return operation.flops / (peak * best * busy) + written / streaming_rate(accelerator)

@@ -92,7 +92,8 @@ class Job:
 
     def _time(self, rank: RankClass, operation: Operation, left: int) -> Timed:
         if operation.kind != "collective":
-            seconds = operation_time(operation, self.plan.cluster.accelerator) / rank.speed
+            seconds = operation_time(operation, self.plan.cluster.accelerator, self.plan.software.attention_kernel)
+            seconds /= rank.speed
             return Timed(operation.name, "compute", seconds)
         kind = operation.group or ""
         flow = rank.flows.get(kind, -1)

@@ -69,6 +69,7 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         recompute=training.recompute,
         tensor_overlap=software.tensor_overlap,
         fused_kernels=software.fused_kernels,
+        fused_accumulation=software.fused_accumulation,
     )
 
 

@@ -77,8 +77,14 @@ class MatrixUnit(Record):
     compute_units: Count = Field(default=1, ge=1, description="processors (SM, core, systolic array) that tiles spread over")
     tile: tuple[Count, Count] = Field(default=(128, 128), description="rows and columns of one output tile")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
-    attention_forward: Fraction = Field(default=0.6, gt=0, description="share of the peak that fused attention reaches forward")
-    attention_backward: Fraction = Field(default=0.5, gt=0, description="share of the peak that fused attention reaches backward")
+
+
+
+class FusedAttention(Record):
+    """Share of the matrix peak that one fused attention kernel reaches, long sequences, heads of 128."""
+
+    forward: Fraction = Field(default=0.6, gt=0, description="forward pass")
+    backward: Fraction = Field(default=0.5, gt=0, description="backward pass")
 
 
 class AcceleratorMemory(Record):
@@ -105,6 +111,9 @@ class Accelerator(Record):
     vendor: str = Field(default="", description="who makes it")
     matrix: MatrixUnit = Field(description="matrix arithmetic")
     vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision")
+    attention: dict[Literal["flash2", "cudnn"], FusedAttention] = Field(
+        default={}, description="fused attention by kernel: FlashAttention-2, or the vendor's library"
+    )
     memory: AcceleratorMemory = Field(description="device memory")
     launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
     power: AcceleratorPower = Field(description="board power")
@@ -311,6 +320,8 @@ class Software(Record):
     scatter_gather: bool = Field(default=True, description="each tensor rank sends its share between stages, gathered after")
     gradient_bytes: Literal[2, 4] = Field(default=4, description="bytes per gradient element that is kept and accumulated")
     gradient_comm_bytes: Literal[2, 4] = Field(default=2, description="bytes per gradient element on the network")
+    attention_kernel: Literal["flash2", "cudnn"] = Field(default="cudnn", description="fused attention: FlashAttention-2, or the vendor's library")
+    fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
     optimizer_bytes: float = Field(default=42.0, ge=0, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
     host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")

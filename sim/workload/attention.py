@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sim.workload.extent import Extent
-from sim.workload.kernels import Operations, collective, elementwise, matmul
+from sim.workload.kernels import Operations, collective, elementwise, matmul, with_random_numbers
 from sim.workload.operation import Operation
 
 FLASH_TILE = 128  # positions; assumption: a causal kernel computes the tiles on the diagonal in full
@@ -48,7 +48,7 @@ def core_forward(extent: Extent) -> Operations:
     return (
         _batched(extent, "scores", shape),
         _scores(extent, "softmax", 2 * e + mask, 1 if extent.fused else 2),
-        *_dropout(extent, "attention dropout"),
+        *(with_random_numbers(mask, extent.scores) for mask in _dropout(extent, "attention dropout")),
         _batched(extent, "context", (extent.queries, extent.head_dim, extent.keys)),
     )
 

@@ -7,7 +7,7 @@ whose intermediates go through memory. Masks take 1 B, 32-bit intermediates 4 B.
 from __future__ import annotations
 
 from sim.workload.extent import Extent
-from sim.workload.kernels import Operations, elementwise
+from sim.workload.kernels import Operations, elementwise, with_random_numbers
 
 
 def norm_forward(extent: Extent, name: str) -> Operations:
@@ -28,9 +28,13 @@ def residual_forward(extent: Extent, name: str) -> Operations:
     """Bias, dropout and residual: read x and residual, write the sum and the mask."""
     model, e = extent.model, extent.element
     if extent.fused:
-        return _pass(extent, f"{name} residual", 3 * e + model.dropout)
-    separate = 2 * e * model.bias + (2 * e + 1) * model.dropout
-    return _pass(extent, f"{name} residual", 3 * e + separate, 1 + model.bias + model.dropout)
+        kernels = _pass(extent, f"{name} residual", 3 * e + model.dropout)
+    else:
+        separate = 2 * e * model.bias + (2 * e + 1) * model.dropout
+        kernels = _pass(extent, f"{name} residual", 3 * e + separate, 1 + model.bias + model.dropout)
+    if not model.dropout:
+        return kernels
+    return tuple(with_random_numbers(kernel, extent.rows * extent.hidden) for kernel in kernels)
 
 
 def residual_backward(extent: Extent, name: str) -> Operations:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sim.workload.elementwise import norm_backward, norm_forward
 from sim.workload.extent import Extent
-from sim.workload.kernels import Operations, collective, elementwise, tensor_collective
+from sim.workload.kernels import Operations, collective, elementwise, tensor_collective, with_random_numbers
 from sim.workload.linear import Linear, column_backward, column_forward
 from sim.workload.operation import CollectiveKind
 
@@ -19,7 +19,7 @@ def embedding_forward(extent: Extent) -> Operations:
         elementwise(extent, "embedding lookup", 2 * extent.hidden_bytes),
         *tensor_collective(extent, "embedding reduce", kind),
         *_positions(extent),
-        *_dropout(extent, "embedding dropout"),
+        *(with_random_numbers(mask, extent.rows * extent.hidden) for mask in _dropout(extent, "embedding dropout")),
     )
 
 

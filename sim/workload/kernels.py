@@ -8,6 +8,7 @@ from sim.workload.extent import Extent
 from sim.workload.operation import CollectiveKind, GroupKind, Operation
 
 Operations = tuple[Operation, ...]
+RANDOM_NUMBER_FLOPS = 2 * 40
 
 
 def matmul(name: str, shape: tuple[int, int, int], precision: str, element: int, batch: int = 1) -> Operation:
@@ -37,6 +38,16 @@ def elementwise(extent: Extent, name: str, bytes_moved: float, kernels: int = 1)
     )
 
 
+def with_random_numbers(operation: Operation, count: float) -> Operation:
+    """`operation` drawing `count` random numbers, which the forward pass of dropout does.
+
+    Philox 4x32-10 takes about 25 integer operations per number (Salmon 2011, SC11), and comparing,
+    scaling and packing the mask about 15 more. An integer operation takes the slot of a fused
+    multiply-add, which counts as two FLOPs of the 32-bit vector rate (NVIDIA A100 whitepaper, table 4).
+    """
+    return replace(operation, flops=operation.flops + RANDOM_NUMBER_FLOPS * count, precision="fp32")
+
+
 def collective(name: str, kind: CollectiveKind, group: GroupKind, message: float) -> Operation:
     """A collective over `group`; `message` [B] as in `Operation`."""
     return Operation(name=name, kind="collective", kernels=1, collective=kind, group=group, message=float(message))
@@ -50,7 +61,7 @@ def weight_gradient(extent: Extent, name: str, inputs: int, outputs: int, precis
     """
     product = matmul(f"{name} weight gradient", (outputs, inputs, extent.tokens), precision, extent.element)
     weights = inputs * outputs
-    if extent.fused:
+    if extent.shard.fused_accumulation:
         traffic = product.bytes_moved + weights * (2 * extent.gradient_bytes - extent.element)
         return (replace(product, bytes_moved=traffic),)
     add = elementwise(extent, f"{name} gradient accumulation", weights * (extent.element + 2 * extent.gradient_bytes))

@@ -67,3 +67,4 @@ class Shard:
     recompute: Literal["none", "selective", "full"] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     fused_kernels: bool = True
+    fused_accumulation: bool = True  # of weight gradients, inside the product
