@@ -13,6 +13,7 @@ from sim.metrics.history import Event, History
 from sim.metrics.result import BREAKDOWN
 
 Ints = NDArray[np.int64]
+Cause = tuple[str, float]  # breakdown field with a share or seconds
 COMPUTING = ("compute", "optimizer")
 COMMUNICATING = tuple(name for name in BREAKDOWN if name.endswith("_comm"))
 
@@ -77,25 +78,33 @@ def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
     return [*action.parts, ("compute", seconds - sum(part for _, part in action.parts))]
 
 
-def _causes(trace: Trace, rank: int, actions: list[Action]) -> list[str]:
+def _causes(trace: Trace, rank: int, actions: list[Action]) -> list[Cause]:
     """What each row is to a rank that waits for it: inner collectives of others are their work."""
     shared = ("pipeline_comm", "data_comm")
+    seconds = (trace.end - trace.start).tolist()
     return [
-        action.category if action.category in shared or rank in members_of(trace, action) else "bubble"
-        for action in actions
+        (action.category if action.category in shared or rank in members_of(trace, action) else "bubble", share)
+        for action, share in zip(actions, map(_full_speed, actions, seconds), strict=True)
     ]
 
 
-def _gap(history: History, causes: list[str], begin: float, event: Event) -> list[tuple[str, float]]:
-    """Causes of the wait between `begin` and the start of `event`."""
+def _full_speed(action: Action, seconds: float) -> float:
+    """Share of its time that an action needs anyway; slower processors add the rest."""
+    return min(1.0, action.duration / seconds) if action.flow < 0 and seconds > 0 else 1.0
+
+
+def _gap(history: History, causes: list[Cause], begin: float, event: Event) -> list[Cause]:
+    """Causes of the wait between `begin` and the start of `event`, with the seconds of each."""
     found = []
-    until, cause = history.start(event), history.blocker(event)
-    while until > begin and cause is not None:
-        since = max(begin, history.start(cause))
+    until, blocker = history.start(event), history.blocker(event)
+    while until > begin and blocker is not None:
+        since = max(begin, history.start(blocker))
         if since < until:
-            found.append((causes[cause[0]], until - since))
+            cause, share = causes[blocker[0]]
+            found.append((cause, share * (until - since)))
+            found.append(("bubble" if cause == "bubble" else "compute", (1 - share) * (until - since)))
             until = since
-        cause = history.blocker(cause)
+        blocker = history.blocker(blocker)
     if until > begin:
         found.append(("bubble", until - begin))
     return found
@@ -107,7 +116,7 @@ def _comm_total(trace: Trace, rank: int, actions: list[Action], weight: Ints) ->
     duration = trace.end - trace.start
     for row, action in enumerate(actions):
         if rank in members_of(trace, action):
-            total += float(weight[row] * duration[row])
+            total += float(weight[row] * duration[row]) * _full_speed(action, float(duration[row]))
         elif action.comm and rank in action.ranks:
             total += float(weight[row]) * action.comm
     return total
