@@ -8,6 +8,8 @@ end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its gradie
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from typing_extensions import override
 
 from sim.engine.program import Action, Program, Stream, Token, token
@@ -16,7 +18,14 @@ from sim.plan.pieces import Chunk
 from sim.plan.schedule import Pass
 from sim.workload.extent import element_bytes
 
-Variant = str  # role of a pass in the exchange
+
+class Variant(NamedTuple):
+    """How a pass stands to the exchange: its role, and whether none of it can run meanwhile."""
+
+    role: str
+    calm: bool
+
+
 Tokens = tuple[Token, ...]
 
 
@@ -132,12 +141,12 @@ class DataParallel:
 
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         """Which role each pass of a stage plays in the exchange."""
-        return ["plain"] * len(passes)
+        return [Variant("plain", calm=True)] * len(passes)
 
     def runs(self, rank: RankClass, each: Pass, variant: Variant, segments: int) -> list[tuple[str, list[int]]]:
         """How a pass is divided: labels with positions of segments in the order of the pass."""
         name = "backward" if each.backward else "forward"
-        if variant == "plain":
+        if variant.role == "plain":
             return [(name, list(range(segments)))]
         return [(name, [position]) for position in range(segments)]
 
@@ -171,22 +180,25 @@ class Replicated(DataParallel):
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         if not self.groups:
             return super().variants(stage, passes)
-        roles = ["plain"] * len(passes)
-        if self.overlaps:
-            roles = ["sum" if self._is_last(each) else "plain" for each in passes]
-        if self.gathers_ahead:
-            roles = ["gather" if self._is_first(each) else role for each, role in zip(passes, roles, strict=True)]
-        return roles
+        roles = [self._role(each) for each in passes]
+        opened = max((i for i, role in enumerate(roles) if role == "gather"), default=-1)
+        closing = roles.index("sum") if "sum" in roles else len(roles)
+        return [Variant(role, calm=opened < i < closing) for i, role in enumerate(roles)]
+
+    def _role(self, each: Pass) -> str:
+        if self.overlaps and self._is_last(each):
+            return "sum"
+        return "gather" if self.gathers_ahead and self._is_first(each) else "plain"
 
     @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        if variant != "gather":
+        if variant.role != "gather":
             return ()
         return (token(self.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
 
     @override
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        if variant != "sum":
+        if variant.role != "sum":
             return None
         return token(self.kind("gradients", rank.number, each.chunk, run[0]))
 
@@ -255,17 +267,17 @@ class Sharded(DataParallel):
 
     @override
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
-        return ["sharded" if self.groups else "plain"] * len(passes)
+        return [Variant("sharded", calm=False) if self.groups else Variant("plain", calm=True)] * len(passes)
 
     @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        if variant == "plain":
+        if variant.role == "plain":
             return ()
         return (token(self._gathered(rank.flows["gradient"], each, run[0])),)
 
     @override
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        return None if variant == "plain" else token(self._passed(rank.number, each, run[0]))
+        return None if variant.role == "plain" else token(self._passed(rank.number, each, run[0]))
 
     def _gathered(self, flow: int, each: Pass, position: int) -> int:
         return self.kind("gathered", flow, each.backward, each.chunk, position)

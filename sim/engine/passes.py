@@ -74,7 +74,7 @@ class PassWriter:
             last = run[-1] == len(segments) - 1
             signal = after or (token(done) if last else None)
             key = (name, rank.number, each.backward, each.chunk, variant, run[0])
-            out += self._run(rank, key, work, before, signal)
+            out += self._run(rank, key, work, before, signal, variant.calm)
             arrival = None
         return out + self._send(rank, each, token(done) if signal is None else signal)
 
@@ -86,10 +86,16 @@ class PassWriter:
     # --- computation ------------------------------------------------------------------------------
 
     def _run(
-        self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[Token, ...], signal: Token | None
+        self,
+        rank: RankClass,
+        key: tuple[object, ...],
+        work: Work,
+        waits: tuple[Token, ...],
+        signal: Token | None,
+        calm: bool,
     ) -> Placed:
         """One instruction if nothing in it meets other traffic, else cut at its collectives."""
-        if self.coalesce and all(self._is_private(rank, flow) for flow in self._groups(rank, work)):
+        if self.coalesce and all(self._meets_nobody(rank, flow, calm) for flow in self._groups(rank, work)):
             return [(rank.number, self._coalesced(rank, str(key[0]), work, waits, signal))]
         return self._cut(rank, key, work, waits, signal)
 
@@ -97,8 +103,19 @@ class PassWriter:
         kinds = {operation.group for sequence, _ in work for operation in sequence.operations if operation.group}
         return sorted(rank.flows[kind] for kind in kinds if kind in rank.flows)
 
-    def _is_private(self, rank: RankClass, flow: int) -> bool:
-        return self.job.private[flow] and self.job.flows[flow].members == (rank.number,)
+    def _meets_nobody(self, rank: RankClass, flow: int, calm: bool) -> bool:
+        """Whether a communicator of equal ranks has its links to itself while the pass runs.
+
+        In a calm pass the rank's own gradient traffic is either over or has still to wait for it.
+        """
+        if self.job.flows[flow].members != (rank.number,):
+            return False
+        others = self.job.conflicts[flow] - {flow}
+        return not others or (calm and all(self._is_gradient(other, rank) for other in others))
+
+    def _is_gradient(self, flow: int, rank: RankClass) -> bool:
+        each = self.job.flows[flow]
+        return each.kind in ("gradient", "replica", "embedding") and rank.number in each.members
 
     def _coalesced(
         self, rank: RankClass, label: str, work: Work, waits: tuple[Token, ...], signal: Token | None
@@ -162,7 +179,7 @@ class PassWriter:
             steals=steals,
             operations=1,
         )
-        if self.job.private[flow]:
+        if len(self.job.conflicts[flow]) <= 1:
             action = Action(
                 operation.name,
                 operation.category,

@@ -59,7 +59,7 @@ class Job:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
     table: FlowTable
-    private: tuple[bool, ...]  # flow class shares its links with no other
+    conflicts: tuple[frozenset[int], ...]  # flow classes that share links with each flow class, itself too
     known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
 
@@ -139,8 +139,7 @@ def build_job(plan: Plan) -> Job:
         inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
         profile = (float(speed[rank]), inner)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
-    private = tuple(met <= {number} for number, met in enumerate(table.conflicts()))
-    return Job(plan, tuple(ranks), flows, table, private)
+    return Job(plan, tuple(ranks), flows, table, tuple(table.conflicts()))
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:
