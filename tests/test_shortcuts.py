@@ -359,7 +359,6 @@ class TestShortcutsAreTaken:
         skipped = {case: folding(run(case))["skipped_periods"] for case in CASES}
         assert sum(count > 0 for count in skipped.values()) >= 25
         assert {"1f1b", "interleaved", "slow adapter", "ZeRO 3 beside"} <= {c for c, n in skipped.items() if n}
-        assert skipped["gpipe"] == 0  # no steady state in the middle of which to look
 
     def test_nothing_is_skipped_when_it_is_off(self) -> None:
         assert folding(run("1f1b", ("skip",)))["skipped_periods"] == 0
