@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.operation import Block, Operation, Shard
-from sim.workload.parameters import rank_parameters
+from sim.workload.parameters import embedding_parameters, head_parameters, rank_parameters
 from sim.workload.transformer import embedding_block, head_block, layer_block
 
 
@@ -126,6 +126,8 @@ def _segments(
         parameters = rank_parameters(
             model, shard.tensor, count, first=opens, last=closes, sequence_length=shard.sequence_length
         )
+        if closes and first and not opens:  # one stage: a tied table counts where the model begins
+            parameters += head_parameters(model, shard.tensor) - embedding_parameters(model, shard.tensor)
         segments.append(Segment(pieces, parameters))
     return tuple(segments)
 
