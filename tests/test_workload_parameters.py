@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.spec.load import load_definition
 from sim.spec.reader import plain, read_file
 from sim.spec.records import Software, Transformer
 from sim.workload.parameters import (
@@ -86,7 +87,9 @@ def _is_quantity(value: object) -> bool:
 
 @pytest.mark.parametrize("path", STACKS, ids=lambda path: path.stem)
 def test_stacks_decode(path: Path) -> None:
-    assert Software(**plain(read_file(path))).name == path.stem
+    record = load_definition("software", path)
+    assert isinstance(record, Software)
+    assert record.name == path.stem
 
 
 def test_a_gpt_layer_has_12_h_squared_plus_13_h() -> None:
