@@ -76,11 +76,13 @@ def growth() -> Iterator[Row]:
     """Time and memory of one step from 1,024 to 131,072 accelerators."""
     runs = [_grown(accelerators) for accelerators in GROWTH]
     first, last = runs[0], runs[-1]
-    slower = min(last["seconds"]) / min(first["seconds"])
+    slower = min(last["simulation_s"]) / min(first["simulation_s"])
     for run in runs:
         limit = 0.1 if run["accelerators"] == GROWTH[1] else None
         ratio = f"x{slower:.2f} of the first (budget x1.5)" if run is last else ""
-        yield time_row(f"step, {run['accelerators']:,} accelerators", Sample(tuple(run["seconds"])), limit, ratio)
+        name = f"step, {run['accelerators']:,} accelerators"
+        yield time_row(f"{name}: planning", Sample(tuple(run["planning_s"])))
+        yield time_row(f"{name}: simulation", Sample(tuple(run["simulation_s"])), limit, ratio)
     for run in runs:
         ratio = f"x{run['peak_bytes'] / first['peak_bytes']:.2f} of the first (budget x2)" if run is last else ""
         peak = run["peak_bytes"] / 1e6

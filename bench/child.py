@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.measure import peak_memory, timed
+from bench.measure import peak_memory
 from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
+from sim.study.simulate import prepare_step
 
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
-    """Simulate one step again and again: times [s], events and peak memory [B]."""
+    """Simulate one step again and again: times of planning and of simulating [s], events, peak memory [B]."""
     loaded = load_experiment(experiment, overrides).experiment
-    results = []
-    sample = timed(lambda: results.append(simulate(loaded)), int(repetitions))
+    planning, simulating = [], []
+    for _ in range(int(repetitions)):
+        begin = time.perf_counter()
+        prepared = prepare_step(loaded)
+        ready = time.perf_counter()
+        done = prepared.run()
+        planning.append(ready - begin)
+        simulating.append(time.perf_counter() - ready)
     return {
-        "seconds": sample.values,
-        "simulation_s": [result.wall_s for result in results],
-        "events": results[0].events,
-        "accelerators": results[0].accelerators,
+        "planning_s": planning,
+        "simulation_s": simulating,
+        "seconds": [plan + run for plan, run in zip(planning, simulating, strict=True)],
+        "events": done.trace.events,
+        "accelerators": done.setup.ranks,
         "peak_bytes": peak_memory(),
     }
 

@@ -106,12 +106,15 @@ class PassWriter:
     def _meets_nobody(self, rank: RankClass, flow: int, calm: bool) -> bool:
         """Whether a communicator of equal ranks has its links to itself while the pass runs.
 
-        In a calm pass the rank's own gradient traffic is either over or has still to wait for it.
+        In a calm pass the rank's own gradient traffic is either over or has still to wait for it; in others
+        it slows a collective that has its links to itself, but not one that shares them with its like.
         """
         if self.job.flows[flow].members != (rank.number,):
             return False
         others = self.job.conflicts[flow] - {flow}
-        return not others or (calm and all(self._is_gradient(other, rank) for other in others))
+        if calm:
+            return all(self._is_gradient(other, rank) for other in others)
+        return not others and (self.job.is_apart(flow) or not self.exchange.slows)
 
     def _is_gradient(self, flow: int, rank: RankClass) -> bool:
         each = self.job.flows[flow]
@@ -179,7 +182,7 @@ class PassWriter:
             steals=steals,
             operations=1,
         )
-        if len(self.job.conflicts[flow]) <= 1:
+        if self.job.is_apart(flow):
             action = Action(
                 operation.name,
                 operation.category,

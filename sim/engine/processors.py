@@ -30,12 +30,14 @@ class Processors:
         self.share, self.ring = 1.0 - slowdown, ring
         self.outer: dict[int, int] = {}  # rank class -> data-parallel collectives running
         self.inner: dict[int, int] = {}  # rank class -> collectives of layers running beside computation
+        self.running = 0  # collectives that run beside work, over all ranks
         self.jobs: dict[int, Job] = {}  # stream -> its work
         self.on_rank: dict[int, dict[int, None]] = {}  # rank class -> streams at work on it
 
     def begin(self, stream: int, action: Action, now: float) -> None:
         """Start an action of a stream on all its ranks."""
-        self.jobs[stream] = job = Job(action, action.duration, self._speed(action), now)
+        speed = self._speed(action) if self.running else 1.0
+        self.jobs[stream] = job = Job(action, action.duration, speed, now)
         for rank in action.ranks:
             self.on_rank.setdefault(rank, {})[stream] = None
         self.ring(stream, job.left / job.speed)
@@ -50,6 +52,7 @@ class Processors:
     def steal(self, action: Action, change: int, now: float) -> None:
         """A collective starts (+1) or ends (-1) beside the work of `action.steals`."""
         load = self.outer if action.category == "data_comm" else self.inner
+        self.running += change
         touched: dict[int, None] = {}
         for rank in action.steals:
             load[rank] = load.get(rank, 0) + change

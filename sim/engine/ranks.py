@@ -63,6 +63,10 @@ class Job:
     known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
 
+    def is_apart(self, flow: int) -> bool:
+        """Whether the flows of this kind have their links to themselves, each of them."""
+        return self.plan.apart[self.plan.flow_sets[self.flows[flow].kind]]
+
     def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
         """A block pass with times; a host that issues too slowly adds what it lags behind."""
         key = (rank.profile, sequence)

@@ -29,7 +29,8 @@ class Plan:
     chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of
     each kind of group in flows ("tensor", "context", "gradient", "replica", "forward",
     "backward", "embedding"). structure: what can hold the job back; links: (n,) cluster link behind each of its
-    links. flows: one FlowSet per kind, over all links.
+    links. flows: one FlowSet per kind, over all links; apart: for each of them, whether none of its flows
+    shares a link that can be full.
     """
 
     experiment: Experiment
@@ -43,6 +44,7 @@ class Plan:
     orders: tuple[list[Pass], ...]
     structure: Structure
     flows: tuple[FlowSet, ...]
+    apart: tuple[bool, ...]
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
@@ -71,7 +73,7 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
     microbatches = training.global_batch // (data * training.microbatch)
     flows = job_flows(experiment, model, grid, cluster)
     options = experiment.simulation
-    structure, links = fold_structure(grid, cluster, flows, options.prune == "auto")
+    structure, links, apart = fold_structure(grid, cluster, flows, options.prune == "auto")
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
     shard = shard_of(parallelism, training, software)
     return Plan(
@@ -86,6 +88,7 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
         orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, microbatches) for s in range(stages)),
         structure=structure,
         flows=tuple(flow_set for flow_set, _ in flows.values()),
+        apart=apart,
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
@@ -136,18 +139,24 @@ def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> JobFlows:
     }
 
 
-def fold_structure(grid: RankGrid, cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Structure, Ints]:
+def fold_structure(
+    grid: RankGrid, cluster: Cluster, flows: JobFlows, prune: bool
+) -> tuple[Structure, Ints, tuple[bool, ...]]:
     """What tells ranks apart: their stage and speed, and flows over the links that can hold them back.
 
-    Also the (n,) cluster link behind each link of the structure.
+    Also the (n,) cluster link behind each link of the structure, and which flow sets share no link that
+    can be full: a property of the job, whatever is folded or pruned.
     """
-    used = np.zeros(cluster.links.n, dtype=bool)
+    users = np.zeros(cluster.links.n, dtype=np.int64)
     for flow_set, _ in flows.values():
-        used[flow_set.link] = True
-    if prune:
-        used &= ~never_full([covers for _, covers in flows.values()], cluster.links.capacity)
+        users += np.bincount(flow_set.link, minlength=cluster.links.n)
+    can_fill = (users > 0) & ~never_full([covers for _, covers in flows.values()], cluster.links.capacity)
+    crowded = can_fill & (users > 1)
+    apart = tuple(not crowded[flow_set.link].any() for flow_set, _ in flows.values())
+    used = can_fill if prune else users > 0
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[grid.accelerator], return_inverse=True)
     label = grid.coordinate["pipeline"] * len(speeds) + speed
-    return build_structure(label, cluster.links.capacity[links], [each for each, _ in flows.values()], number), links
+    sets = [flow_set for flow_set, _ in flows.values()]
+    return build_structure(label, cluster.links.capacity[links], sets, number), links, apart

@@ -166,7 +166,7 @@ def _overlap(result: Result) -> RenderableType | None:
     lines = []
     if step.comm_total_s > 0:
         hidden = human.percent(step.comm_overlapped_s / step.comm_total_s)
-        lines.append(f"communication in flight {human.step_time(step.comm_total_s)}, {hidden} of it behind computation")
+        lines.append(f"communication in flight {human.step_time(step.comm_total_s)}, {hidden} of it not exposed")
     if busy:
         lines.append(", ".join(f"{key.replace('_', ' ')} {human.percent(share)}" for key, share in busy.items()))
     return Text("\n".join(lines), style="dim") if lines else None

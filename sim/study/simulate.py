@@ -34,8 +34,23 @@ class Simulated:
     trace: Trace
 
 
-def simulate_step(experiment: Experiment) -> Simulated:
-    """Run one step of a resolved and checked experiment. Raises PlanError, Deadlock."""
+@dataclass(frozen=True)
+class Prepared:
+    """A step ready to run: everything but the passing of time."""
+
+    setup: Setup
+    cluster: Cluster
+    plan: Plan
+    job: Job
+    executor: Executor
+
+    def run(self) -> Simulated:
+        """Let it happen, once. Raises Deadlock."""
+        return Simulated(self.setup, self.cluster, self.plan, self.job, self.executor.run())
+
+
+def prepare_step(experiment: Experiment) -> Prepared:
+    """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
     setup = Setup(experiment)
     options = experiment.simulation
     cluster = build_cluster(setup.cluster, experiment.degradations, merge_sprayed=options.prune == "auto")
@@ -50,7 +65,12 @@ def simulate_step(experiment: Experiment) -> Simulated:
         skip=options.skip == "auto",
         check=options.certificate,
     )
-    return Simulated(setup, cluster, plan, job, executor.run())
+    return Prepared(setup, cluster, plan, job, executor)
+
+
+def simulate_step(experiment: Experiment) -> Simulated:
+    """Run one step of a resolved and checked experiment. Raises PlanError, Deadlock."""
+    return prepare_step(experiment).run()
 
 
 def simulate(experiment: Experiment) -> Result:
