@@ -79,11 +79,13 @@ class Network:
 
     def __init__(self, env: Environment, table: FlowTable, check: bool = False) -> None:
         self.env, self.table, self.check = env, table, check
-        self.solo: list[float] = table.solo_rates().tolist()
+        self.rates_alone = table.solo_rates()
+        self.solo: list[float] = self.rates_alone.tolist()
         self.conflicts = table.conflicts()
         self.active: dict[int, list[Flow]] = {}
         self.bytes_moved = [0.0] * table.n_flows
         self.allocations: dict[Key, dict[int, float]] = {}
+        self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
         self._changed: dict[int, None] = {}
 
     def start(self, kind: int, size: float, owner: int, done: Callable[[int], None]) -> Flow:
@@ -100,13 +102,12 @@ class Network:
 
     def note_alone(self, kinds: list[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
-        for kind in kinds:
-            self.allocations.setdefault(((kind, 1),), {kind: self.solo[kind]})
+        self.was_alone.update(kinds)
 
     def _note_use(self, flow: Flow) -> None:
         """Count a flow at its rate alone towards the peak load, now that it has lasted for some time."""
-        if flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
-            self.note_alone([flow.kind])
+        if flow.kind not in self.was_alone and flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
+            self.was_alone.add(flow.kind)
 
     def _set_rate(self, flow: Flow, rate: float, delay: float | None = None) -> None:
         flow.rate = rate
@@ -177,15 +178,20 @@ class Network:
         return self.allocations[key]
 
     def peak_load(self) -> Floats:
-        """Largest share of capacity each link class ever carried, (n_links,)."""
-        peak = np.zeros(len(self.table.capacity))
+        """Largest share of capacity each link class ever carried, (n_links,).
+
+        For links left out of sharing it is a lower bound: flows that share nothing else are not added.
+        """
+        table, peak = self.table, np.zeros(len(self.table.capacity))
+        alone = np.isin(table.flow, sorted(self.was_alone)) & np.isfinite(self.rates_alone[table.flow])
+        np.maximum.at(peak, table.link[alone], (table.coefficient * self.rates_alone[table.flow])[alone])
         for key, rates in self.allocations.items():
             weight = np.zeros(self.table.n_flows)
             for kind, count in key:
                 weight[kind] = count * rates[kind] if np.isfinite(rates[kind]) else 0.0
-            load = np.bincount(self.table.link, self.table.coefficient * weight[self.table.flow], len(peak))
+            load = np.bincount(table.link, table.coefficient * weight[table.flow], len(peak))
             np.maximum(peak, load, out=peak)
-        return peak / self.table.capacity
+        return peak / table.capacity
 
 
 def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:

@@ -39,7 +39,8 @@ def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
         if carried[number] == 0:
             continue
         mean = float(carried[number] / (table.capacity[number] * trace.time))
-        key = (cluster.link_kind(example), round(mean, 12), round(float(trace.link_peak[number]), 12))
+        peak = max(mean, float(trace.link_peak[number]))
+        key = (cluster.link_kind(example), round(mean, 12), round(peak, 12))
         first, count, size = rows.get(key, (example, 0, float(carried[number])))
         rows[key] = (min(first, example), count + int(table.link_count[number]), size)
     uses = [
