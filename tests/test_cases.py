@@ -13,6 +13,7 @@ from sim.spec.catalogue import catalogue_root
 from sim.spec.records import Measured, Transformer
 from sim.spec.setup import Setup
 from sim.workload.parameters import total_parameters
+from support import Cli
 
 FOLDER = catalogue_root() / "experiments" / "validation"
 CASES = {
@@ -185,6 +186,15 @@ def test_mistakes_are_told_with_their_place(what: str, tmp_path: Path) -> None:
     old, new, message = WRONG[what]
     found = problems(table(tmp_path, TABLE.replace(old, new, 1)))
     assert any(message in problem and "table.yaml:" in problem for problem in found), found
+
+
+def test_check_tells_the_mistakes_of_all_cases(cli: Cli, tmp_path: Path) -> None:
+    file = table(tmp_path, TABLE)
+    assert cli("check", file).code == 0
+    outcome = cli("check", table(tmp_path, TABLE.replace("tensor: 8", "tensor: 6").replace("tensor: 4", "tensor: 3")))
+    assert outcome.code == 3
+    assert ":9:" in outcome.err
+    assert ":10:" in outcome.err
 
 
 def test_the_table_must_have_cases(tmp_path: Path) -> None:

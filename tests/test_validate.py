@@ -149,7 +149,7 @@ class TestScores:
         assert scores([Row("s", "x", "", problem="no")]) == {"s": Score(1, 1, None, None, None, None, None)}
 
 
-PLAN = Plan("a100", 64, 8, "m", 8192, 48, "fp16", "full", "fsdp", 8, 1, 1, 8, 0, 4, 8, 2048)
+PLAN = Plan("a100", 64, 8, "m", 8192, 48, 128, "fp16", "full", "fsdp", 8, 1, 1, 8, 0, 4, 8, 2048)
 WIDE = replace(PLAN, hidden=16384)
 
 
@@ -176,6 +176,8 @@ class TestCauses:
         ("plan", "words"),
         [
             (replace(WIDE, tensor=16), "tensor 16 spans nodes of 8"),
+            (replace(WIDE, head_dim=108), "heads 108 wide, no multiple of 8"),
+            (replace(WIDE, sequence_length=65536), "attention is 25% of the arithmetic"),
             (replace(WIDE, hidden=2048), "small matrices: hidden 2048 over tensor 8"),
             (replace(WIDE, microbatch=1), "few rows in each product: microbatch 1 of 2048 tokens"),
         ],

@@ -25,6 +25,7 @@ class Plan:
     model: str
     hidden: int
     layers: int
+    head_dim: int
     precision: str
     recompute: str
     software: str
@@ -156,6 +157,7 @@ _PARTS = {
     HOST: "issue by the host",
 }
 _LARGE = 0.04  # share of the step below which a part is not named
+_LARGE_ATTENTION = 0.15  # the same for the attention core, as a share of the arithmetic
 
 
 def likely_causes(row: Row) -> tuple[str, ...]:
@@ -190,6 +192,11 @@ def _too_little(row: Row) -> Iterator[str]:
         yield f"issue by the host, {row.shares[HOST]:.0%} of the step, may cost more"
 
 
+def attention_share(plan: Plan) -> float:
+    """Share of a layer's FLOPs in the causal attention core: 2sh beside the 24h^2 of its matrices, per token."""
+    return plan.sequence_length / (plan.sequence_length + 12 * plan.hidden)
+
+
 def _plan_causes(row: Row) -> Iterator[str]:
     plan = row.plan
     if plan is None:
@@ -198,6 +205,11 @@ def _plan_causes(row: Row) -> Iterator[str]:
         yield f"tensor {plan.tensor} spans nodes of {plan.per_node}"
     if not row.fits:
         yield "the plan does not fit into memory here, so it ran differently"
+    if plan.head_dim % 8:
+        yield f"heads {plan.head_dim} wide, no multiple of 8, miss the fast matrix kernels"
+    if attention_share(plan) >= _LARGE_ATTENTION:
+        share = attention_share(plan)
+        yield f"attention is {share:.0%} of the arithmetic: sequences of {plan.sequence_length} tokens"
     if plan.hidden // plan.tensor <= 1024:
         yield f"small matrices: hidden {plan.hidden} over tensor {plan.tensor}"
     if plan.microbatch * plan.sequence_length // plan.context <= 2048:

@@ -240,6 +240,7 @@ def _plan(experiment: Experiment) -> Plan:
         model=setup.workload.name,
         hidden=setup.workload.hidden,
         layers=setup.workload.layers,
+        head_dim=setup.workload.head_dim or setup.workload.hidden // setup.workload.heads,
         precision=training.precision,
         recompute=training.recompute,
         software=setup.software.name,
