@@ -44,6 +44,194 @@ MODEL: Fields = {"kind": "transformer", "layers": 4, "hidden": 1024, "heads": 16
 SOFTWARE: Fields = {"name": "stack", "gradient_overlap": False, "parameter_prefetch": False, "scatter_gather": False}
 TRAINING: Fields = {"global_batch": 8, "sequence_length": 512}
 
+LEAF_SPINE = {"kind": "fat_tree", "nodes_per_unit": 2, "spines": 4}
+CUBE_MESH = {"local": {"kind": "hybrid_cube_mesh", "bandwidth": 150e9}, "nics": {"count": 4, "bandwidth": 12.5e9}}
+BESIDE = {"gradient_overlap": True, "parameter_prefetch": True, "overlap_slowdown": 0.1}
+
+CASES: dict[str, dict[str, Any]] = {
+    "one node, tensor 8": {"parallelism": {"tensor": 8}, "training": {"global_batch": 12}},
+    "replicas on a switch": {"nodes": 4, "parallelism": {"tensor": 8}, "training": {"global_batch": 32}},
+    "256 ranks on rails": {
+        "nodes": 32, "fabric": LEAF_SPINE | {"rail_optimized": True, "nodes_per_unit": 8}, "software": BESIDE,
+        "parallelism": {"tensor": 4, "pipeline": 2}, "model": {"layers": 2}, "training": {"global_batch": 32 * 8},
+    },
+    "256 ranks, one at 60 %": {
+        "nodes": 32, "fabric": LEAF_SPINE | {"nodes_per_unit": 4}, "parallelism": {"tensor": 8, "pipeline": 4},
+        "training": {"global_batch": 8 * 8}, "degradations": [{"accelerator": "node5/gpu2", "factor": 0.6}],
+    },
+    "1f1b": {"nodes": 4, "parallelism": {"tensor": 4, "pipeline": 4}, "training": {"global_batch": 48}},
+    "gpipe": {
+        "nodes": 4, "parallelism": {"tensor": 4, "pipeline": 4, "schedule": "gpipe"}, "training": {"global_batch": 24},
+    },
+    "interleaved": {
+        "nodes": 4, "model": {"layers": 8}, "parallelism": {"tensor": 2, "pipeline": 4, "virtual_stages": 2},
+        "training": {"global_batch": 4 * 24},
+    },
+    "interleaved, sends beside": {
+        "nodes": 2, "model": {"layers": 12}, "parallelism": {"pipeline": 4, "virtual_stages": 3},
+        "software": {"pipeline_overlap": True}, "training": {"global_batch": 4 * 20},
+    },
+    "as many microbatches as stages": {
+        "nodes": 2, "model": {"layers": 8}, "parallelism": {"tensor": 2, "pipeline": 4, "virtual_stages": 2},
+        "training": {"global_batch": 8},
+    },
+    "slow accelerator in a pipeline": {
+        "nodes": 4, "parallelism": {"tensor": 4, "pipeline": 4}, "training": {"global_batch": 32},
+        "degradations": [{"accelerator": "node1/gpu3", "factor": 0.7}],
+    },
+    "slow adapter": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2}, "software": BESIDE, "training": {"global_batch": 64},
+        "degradations": [{"link": "node2/nic5->switch0", "factor": 0.5}],
+    },
+    "slow NVLink": {
+        "nodes": 2, "parallelism": {"tensor": 8}, "software": {"tensor_overlap": "backward"},
+        "degradations": [{"link": "node1/gpu3->node1/nvswitch", "factor": 0.25}],
+    },
+    "slow uplink": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"rail_optimized": True, "spines": 1},
+        "parallelism": {"tensor": 8, "pipeline": 2}, "training": {"global_batch": 32},
+        "degradations": [{"link": "unit1/leaf3->spine0", "factor": 0.3}],
+    },
+    "unequal stages": {
+        "nodes": 2, "model": {"layers": 7}, "parallelism": {"tensor": 2, "pipeline": 4},
+        "training": {"global_batch": 32},
+    },
+    "unequal stages, pairs of hashes": {
+        "nodes": 8, "model": {"layers": 5}, "fabric": LEAF_SPINE, "routing": {"kind": "ecmp", "queue_pairs": 4},
+        "parallelism": {"tensor": 4, "pipeline": 2}, "software": BESIDE, "training": {"global_batch": 64},
+    },
+    "one hash": {
+        "nodes": 6, "fabric": LEAF_SPINE, "routing": {"kind": "ecmp", "seed": 7}, "parallelism": {"pipeline": 2},
+        "software": {"pipeline_overlap": True}, "training": {"global_batch": 24 * 6},
+    },
+    "sprayed": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"leaf_oversubscription": 2.0}, "routing": {"kind": "spray"},
+        "parallelism": {"tensor": 2, "pipeline": 2}, "training": {"global_batch": 128},
+    },
+    "oversubscribed": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"leaf_oversubscription": 4.0}, "software": BESIDE,
+        "parallelism": {"tensor": 2, "pipeline": 4}, "training": {"global_batch": 96},
+    },
+    "three tiers": {
+        "nodes": 8, "fabric": LEAF_SPINE | {"tiers": 3, "units_per_pod": 2, "cores": 2, "spine_oversubscription": 2.0},
+        "parallelism": {"tensor": 8}, "training": {"global_batch": 24},
+    },
+    "random placement": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "placement": "random"}, "seed": 3,
+        "training": {"global_batch": 16},
+    },
+    "round robin": {
+        "nodes": 4, "parallelism": {"tensor": 4, "pipeline": 2, "placement": "round_robin"},
+        "training": {"global_batch": 32},
+    },
+    "pipeline fastest": {
+        "nodes": 4, "training": {"global_batch": 64},
+        "parallelism": {"tensor": 2, "pipeline": 4, "order": ["pipeline", "tensor", "context", "expert", "data"]},
+    },
+    "data fastest": {
+        "nodes": 4, "software": BESIDE, "training": {"global_batch": 64},
+        "parallelism": {"tensor": 4, "pipeline": 2, "order": ["data", "tensor", "context", "expert", "pipeline"]},
+    },
+    "tensor across nodes": {
+        "nodes": 4, "parallelism": {"tensor": 16, "sequence_parallel": True}, "software": BESIDE,
+        "training": {"global_batch": 16},
+    },
+    "context parallel": {
+        "nodes": 4, "parallelism": {"tensor": 2, "context": 2, "pipeline": 2}, "training": {"global_batch": 32},
+    },
+    "context parallel, ZeRO 1": {
+        "nodes": 4, "parallelism": {"context": 8, "zero_stage": 1}, "software": BESIDE,
+        "training": {"global_batch": 16},
+    },
+    "ZeRO 1": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 1}, "training": {"global_batch": 64},
+    },
+    "ZeRO 1 beside": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 1}, "software": BESIDE,
+        "training": {"global_batch": 64},
+    },
+    "ZeRO 1 with replicas": {
+        "nodes": 4, "parallelism": {"tensor": 2, "zero_stage": 1, "shard_group": 4}, "software": BESIDE,
+        "training": {"global_batch": 64},
+    },
+    "ZeRO 2": {
+        "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 2}, "training": {"global_batch": 32},
+    },
+    "ZeRO 2 beside": {
+        "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 2}, "software": BESIDE,
+        "training": {"global_batch": 48},
+    },
+    "ZeRO 3": {"nodes": 2, "parallelism": {"zero_stage": 3}, "training": {"global_batch": 16 * 8}},
+    "ZeRO 3 beside": {
+        "nodes": 4, "parallelism": {"zero_stage": 3}, "software": BESIDE, "training": {"global_batch": 32 * 8},
+    },
+    "ZeRO 3, hybrid sharding": {
+        "nodes": 4, "parallelism": {"zero_stage": 3, "shard_group": 8}, "software": BESIDE,
+        "training": {"global_batch": 32 * 6},
+    },
+    "ZeRO 3 in a pipeline": {
+        "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 3}, "software": BESIDE,
+        "training": {"global_batch": 4 * 12},
+    },
+    "tensor traffic behind weight gradients": {
+        "nodes": 2, "parallelism": {"tensor": 8, "sequence_parallel": True}, "training": {"global_batch": 20},
+        "software": {"tensor_overlap": "backward", "overlap_slowdown": 0.2},
+    },
+    "tensor traffic behind all": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "sequence_parallel": True},
+        "software": BESIDE | {"tensor_overlap": "full"}, "training": {"global_batch": 32},
+    },
+    "everything beside everything": {
+        "nodes": 4, "model": {"layers": 8}, "training": {"global_batch": 64, "recompute": "selective"},
+        "parallelism": {"tensor": 4, "pipeline": 2, "virtual_stages": 2, "sequence_parallel": True, "zero_stage": 1},
+        "software": BESIDE | {"tensor_overlap": "backward", "pipeline_overlap": True, "gradient_bucket": 3e7},
+    },
+    "full recomputation, shares sent": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": {"scatter_gather": True},
+        "training": {"global_batch": 32, "recompute": "full"},
+    },
+    "slow host": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": {"host_issue": 3e-5},
+        "training": {"global_batch": 32, "recompute": "selective"},
+    },
+    "cube mesh": {
+        "nodes": 4, "node": CUBE_MESH, "fabric": LEAF_SPINE, "software": {"gradient_overlap": True},
+        "parallelism": {"tensor": 4, "pipeline": 2}, "training": {"global_batch": 32},
+    },
+    "two adapters for eight": {
+        "nodes": 4, "node": {"nics": {"count": 2}}, "software": BESIDE | {"pipeline_overlap": True},
+        "parallelism": {"pipeline": 4, "tensor": 2}, "training": {"global_batch": 48},
+    },
+    "adapters behind PCIe": {
+        "nodes": 4, "node": {"local": {"kind": "pcie", "bandwidth": 12e9}, "nics": {"count": 1}},
+        "parallelism": {"pipeline": 2, "tensor": 2}, "software": BESIDE, "training": {"global_batch": 32},
+    },
+    "torus of chips": {
+        "nodes": 16, "node": {"accelerators": 1, "local": {"kind": "none", "bandwidth": 0}, "nics": {"count": 0}},
+        "fabric": {"kind": "torus", "shape": [4, 2, 2], "link": {"bandwidth": 45e9, "latency": 1e-6}},
+        "parallelism": {"tensor": 4, "pipeline": 2}, "training": {"global_batch": 24},
+    },
+    "untied embeddings": {
+        "nodes": 2, "model": {"tied_embeddings": False}, "parallelism": {"tensor": 2, "pipeline": 4},
+        "training": {"global_batch": 20},
+    },
+    "slow host, one adapter for eight": {
+        "nodes": 2, "node": {"local": {"kind": "ring", "bandwidth": 50e9}, "nics": {"count": 1}},
+        "parallelism": {"tensor": 8, "context": 2, "zero_stage": 3}, "software": {"host_issue": 2e-5},
+        "training": {"global_batch": 12},
+    },
+    "tensor groups that share adapters": {
+        "nodes": 4, "node": {"nics": {"count": 2}}, "model": {"layers": 6}, "training": {"global_batch": 40},
+        "parallelism": {"tensor": 4, "pipeline": 2, "order": ["data", "pipeline", "expert", "tensor", "context"]},
+        "software": {"gradient_overlap": True, "pipeline_overlap": True, "overlap_slowdown": 0.1},
+    },
+    "gpipe, stages that wait while others repeat": {
+        "node": {"accelerators": 4, "nics": {"count": 2}, "local": {"bandwidth": 50e9}},
+        "model": {"tied_embeddings": False}, "training": {"global_batch": 12, "recompute": "selective"},
+        "parallelism": {"pipeline": 4, "schedule": "gpipe"}, "software": BESIDE | {"pipeline_overlap": True},
+    },
+}  # fmt: skip
+
 
 def small_experiment(
     *,
