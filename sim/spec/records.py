@@ -111,8 +111,8 @@ class Accelerator(Record):
     vendor: str = Field(default="", description="who makes it")
     matrix: MatrixUnit = Field(description="matrix arithmetic")
     vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision")
-    attention: dict[Literal["flash2", "cudnn"], FusedAttention] = Field(
-        default={}, description="fused attention by kernel: FlashAttention-2, or the vendor's library"
+    attention: dict[Literal["flash1", "flash2", "cudnn"], FusedAttention] = Field(
+        default={}, description="fused attention by kernel: FlashAttention 1 or 2, or the vendor's library"
     )
     memory: AcceleratorMemory = Field(description="device memory")
     launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
@@ -320,7 +320,7 @@ class Software(Record):
     scatter_gather: bool = Field(default=True, description="each tensor rank sends its share between stages, gathered after")
     gradient_bytes: Literal[2, 4] = Field(default=4, description="bytes per gradient element that is kept and accumulated")
     gradient_comm_bytes: Literal[2, 4] = Field(default=2, description="bytes per gradient element on the network")
-    attention_kernel: Literal["flash2", "cudnn"] = Field(default="cudnn", description="fused attention: FlashAttention-2, or the vendor's library")
+    attention_kernel: Literal["flash1", "flash2", "cudnn"] = Field(default="cudnn", description="fused attention: FlashAttention 1 or 2, or the vendor's library")
     fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
     optimizer_bytes: float = Field(default=42.0, ge=0, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
