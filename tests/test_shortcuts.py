@@ -14,18 +14,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from plans import CASES, LEAF_SPINE, attached_links, bytes_by_link, peak_by_link, small_experiment
 
-from sim.errors import EngineError
+from sim.errors import ConfigError, EngineError
 from sim.metrics.breakdown import rank_time
 from sim.metrics.links import link_use
 from sim.plan.fold import check_equitable
+from sim.plan.grid import DIMENSIONS
 from sim.study.simulate import Simulated, folding, simulate_step
 
 Ints = NDArray[np.int64]
 Column = NDArray[Any]
 EXACT = 1e-9
+FABRICS = (
+    {"kind": "switch"},
+    LEAF_SPINE,
+    LEAF_SPINE | {"rail_optimized": True},
+    LEAF_SPINE | {"leaf_oversubscription": 4.0},
+    LEAF_SPINE | {"tiers": 3, "units_per_pod": 2, "cores": 2},
+)
 SHORTCUTS = ("fold", "coalesce", "skip", "prune")
 
 
@@ -146,6 +156,68 @@ def test_every_pass_runs_once_in_the_order_of_the_plan(case: str) -> None:
         order = step.plan.orders[rank.stage]
         assert line.backward.tolist() == [each.backward for each in order]
         assert line.microbatch.tolist() == [each.microbatch for each in order]
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> dict[str, Any]:
+    """Any small job that the checks let pass."""
+
+    def one_of(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
+    nodes, accelerators = one_of(1, 2, 4), one_of(2, 4, 8)
+    tensor, pipeline, context = one_of(1, 2, 4), one_of(1, 2, 4), one_of(1, 1, 2)
+    data = nodes * accelerators // (tensor * pipeline * context)
+    virtual = one_of(1, 1, 2) if pipeline > 1 else 1
+    rounds = one_of(1, 3, 7, 12)
+    overlap = one_of("none", "backward", "full")
+    return {
+        "nodes": nodes,
+        "node": {
+            "accelerators": accelerators,
+            "local": {"kind": one_of("switch", "switch", "ring", "mesh", "pcie"), "bandwidth": one_of(5e10, 3e11)},
+            "nics": {"count": one_of(1, 2, accelerators), "bandwidth": one_of(12.5e9, 25e9)},
+        },
+        "fabric": one_of(*FABRICS) if nodes > 1 else None,
+        "routing": one_of({}, {"kind": "spray"}, {"kind": "ecmp", "queue_pairs": 2, "seed": 4}),
+        "model": {"layers": pipeline * virtual + one_of(0, 1, 2), "tied_embeddings": one_of(True, False)},
+        "parallelism": {
+            "tensor": tensor,
+            "pipeline": pipeline,
+            "context": context,
+            "virtual_stages": virtual,
+            "schedule": one_of("1f1b", "gpipe") if virtual == 1 else "1f1b",
+            "zero_stage": one_of(0, 1, 2, 3),
+            "sequence_parallel": one_of(True, False),
+            "placement": one_of("packed", "packed", "random", "round_robin"),
+            "order": draw(st.permutations(DIMENSIONS)),
+        },
+        "software": {
+            "gradient_overlap": one_of(True, False),
+            "parameter_prefetch": one_of(True, False),
+            "pipeline_overlap": one_of(True, False),
+            "tensor_overlap": overlap,
+            "scatter_gather": one_of(True, False),
+            "host_issue": one_of(0.0, 2e-5),
+            "overlap_slowdown": one_of(0.0, 0.1) if overlap == "none" else 0.0,
+        },
+        "training": {
+            "global_batch": max(data, 1) * (rounds * pipeline if virtual > 1 else rounds),
+            "recompute": one_of("none", "selective", "full"),
+        },
+        "degradations": [{"accelerator": "node0/gpu1", "factor": 0.7}] if one_of(True, False, False) else [],
+    }
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(jobs())
+def test_any_job_takes_the_same_without_shortcuts(job: dict[str, Any]) -> None:
+    try:
+        quick = small_experiment(**job)
+    except ConfigError:
+        reject()
+    slow = small_experiment(**job, simulation=dict.fromkeys(SHORTCUTS, "off") | {"certificate": True})
+    assert_same(simulate_step(quick), simulate_step(slow))
 
 
 class TestShortcutsAreTaken:
