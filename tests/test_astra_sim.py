@@ -6,7 +6,8 @@ backend moves bytes faster than the links). Its units: 50 GB/s is 50 * 2^30 B/s;
 1.6e12 B/s. Each step of its rings pays the hops, 10 ns at the endpoint and, where it reduces, three
 passes of the message through local memory; those two are given here as start-up per ring step, the
 links and the algorithm are ours. Our start-up is paid before the bytes move and theirs between them,
-which comes to the same; they cut times to whole nanoseconds and add an endpoint once; the worst case here is 0.04 % off.
+which comes to the same. They cut times to whole nanoseconds and add an endpoint once; the worst case
+here is 0.04 % off.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
     assert {table: names for table, names in stacks.items() if len(names) > 1} == {
         "bloom_tuning": {"deepspeed", "deepspeed-bf16"},
         "dgxc_h100": {"nemo", "fsdp-compile"},
-        "mpt_llm_foundry": {"fsdp", "llm-foundry-pure"},
+        "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
         "torchtitan": {"fsdp", "fsdp-compile", "fsdp-compile-async-tp"},
     }
     written = [case.node.value["software"].value for case in published() if "software" in case.node.value]
