@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +31,11 @@ def run(
 
     Exit code 1 says that it ran, but does not fit into memory or missed the tolerance of its measurement.
     """
+    from sim.cli.progress import bar
     from sim.study.single import meets_expectations, run_experiment, write_result
 
     folder = _writable(directory) if directory else None
-    result = run_experiment(source, overrides or [], seed)
+    result = run_experiment(source, overrides or [], seed, partial(bar, "simulating one step"))
     if folder:
         write_result(result, folder)
     if json:

@@ -101,6 +101,10 @@ class Executor:
                 raise Deadlock(self.describe_waiting()) from stuck
         return self._trace()
 
+    def progress(self) -> float:
+        """Share of the instructions that are done, 0 to 1."""
+        return sum(self.position) / max(1, sum(map(len, self.templates)))
+
     def jump(self, shift: dict[int, int], kinds: set[int], index_shift: int, times: int, period: float) -> None:
         """Streams do shift[s] instructions `times` more; what they are doing ends `times` periods later.
 

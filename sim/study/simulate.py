@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 
@@ -73,10 +75,18 @@ def simulate_step(experiment: Experiment) -> Simulated:
     return prepare_step(experiment).run()
 
 
-def simulate(experiment: Experiment) -> Result:
-    """Predict one run: step time and where it goes, memory, utilization, time-to-train."""
+Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
+
+
+def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
+    """Predict one run: step time and where it goes, memory, utilization, time-to-train.
+
+    `watch` is entered while the step runs and given a function that says how much of it is done.
+    """
     began = time.perf_counter()
-    run = simulate_step(experiment)
+    prepared = prepare_step(experiment)
+    with watch(prepared.executor.progress) if watch else nullcontext():
+        run = prepared.run()
     critical = rank_time(run.trace, critical_rank(run.trace))
     step = step_result(run, critical)
     return Result(

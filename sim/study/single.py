@@ -10,18 +10,20 @@ from typing import Any
 from sim.metrics.result import Result
 from sim.report.jsonout import dumps, result_text
 from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
+from sim.study.simulate import Watch, simulate
 
 LIBRARIES = ("networkx", "numpy", "pydantic", "simpy")
 
 
-def run_experiment(source: str, overrides: list[str] | None = None, seed: int | None = None) -> Result:
+def run_experiment(
+    source: str, overrides: list[str] | None = None, seed: int | None = None, watch: Watch | None = None
+) -> Result:
     """Load an experiment by file or name, change it by `key=value` texts, and simulate it.
 
     Raises ConfigError for wrong input, PlanError where the plan does not suit cluster or model.
     """
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    return simulate(load_experiment(source, changes).experiment)
+    return simulate(load_experiment(source, changes).experiment, watch)
 
 
 def meets_expectations(result: Result) -> bool:
