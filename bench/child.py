@@ -24,12 +24,14 @@ def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
         done = prepared.run()
         planning.append(ready - begin)
         simulating.append(time.perf_counter() - ready)
+        events, ranks = done.trace.events, done.setup.ranks
+        del prepared, done
     return {
         "planning_s": planning,
         "simulation_s": simulating,
         "seconds": [plan + run for plan, run in zip(planning, simulating, strict=True)],
-        "events": done.trace.events,
-        "accelerators": done.setup.ranks,
+        "events": events,
+        "accelerators": ranks,
         "peak_bytes": peak_memory(),
     }
 

@@ -179,15 +179,16 @@ def check_equitable(structure: Structure, partition: Partition) -> None:
     _check_constant(structure.capacity, partition.link, "link capacity")
     _check_constant(structure.flow_label, flow, "kind, latency or span of a flow")
     n_weights, n_roles = len(structure.weights), 1 + int(structure.role.max(initial=0))
-    of_link = np.repeat(flow, np.diff(structure.start))
-    of_member = np.repeat(flow, np.diff(structure.member_start))
     crossed = partition.link[structure.link] * n_weights + structure.weight
-    carried = of_link * n_weights + structure.weight
-    taken = partition.rank[structure.member] * n_roles + structure.role
-    shared = of_member * n_roles + structure.role
     _check_rows(structure.start, crossed, flow, "links of flows")
+    del crossed
+    taken = partition.rank[structure.member] * n_roles + structure.role
     _check_rows(structure.member_start, taken, flow, "ranks of flows")
+    del taken
+    carried = np.repeat(flow, np.diff(structure.start)) * n_weights + structure.weight
     _check_rows(*_transposed(structure.link, carried, len(partition.link)), partition.link, "flows on links")
+    del carried
+    shared = np.repeat(flow, np.diff(structure.member_start)) * n_roles + structure.role
     _check_rows(*_transposed(structure.member, shared, len(partition.rank)), partition.rank, "flows of ranks")
 
 
