@@ -92,7 +92,7 @@ def growth() -> Iterator[Row]:
 def _grown(accelerators: int) -> Any:
     replicas = accelerators // REPLICA
     settings = ("cluster=dgx-h100-superpod", f"nodes={accelerators // 8}", f"parallelism.data={replicas}")
-    return in_child("step", GROWN, "3", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
+    return in_child("step", GROWN, "5", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
 
 
 def all_reduce() -> Iterator[Row]:
