@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,7 +77,7 @@ class TestCommand:
         assert clustersim("--version").stdout == f"clustersim {__version__}\n"
 
     def test_a_closed_pipe_is_quiet(self, tmp_path: Path) -> None:
-        line = f"{sys.executable} -m sim.cli list dgx-a100-superpod --all | head -n 1"
+        line = f"{shlex.quote(sys.executable)} -m sim.cli list dgx-a100-superpod --all | head -n 1"
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False
         )
