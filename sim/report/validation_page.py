@@ -10,7 +10,7 @@ from sim.metrics.validation import Row, Validation
 from sim.report import human
 from sim.report.validation import METRICS, parts_of, score_cells
 
-WIDTH, HEIGHT, MARGIN = 720, 460, 60
+WIDTH, HEIGHT, MARGIN = 720, 480, 72
 BAND = 0.1  # relative error drawn around the diagonal
 COLOURS = 12
 
