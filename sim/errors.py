@@ -2,8 +2,7 @@
 
 SimError
 ├── ConfigError        the input is wrong (exit 3); carries a list of Problem
-├── PlanError          the plan cannot be built on this cluster (exit 3)
-├── MeasurementError   a calibration or trace file cannot be read (exit 3)
+│   └── PlanError      the plan cannot be built on this cluster (exit 3)
 └── EngineError        the simulation itself failed (exit 4)
     ├── Deadlock       nothing can happen any more; says who waits for what
     └── CertificateError  a rate allocation is not max-min fair
@@ -48,10 +47,6 @@ class ConfigError(SimError):
 
 class PlanError(ConfigError):
     """The parallel plan cannot be placed on this cluster or model."""
-
-
-class MeasurementError(ConfigError):
-    """A file of measurements cannot be read."""
 
 
 class EngineError(SimError):

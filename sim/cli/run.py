@@ -34,7 +34,7 @@ def run(
     from sim.cli.progress import bar
     from sim.study.single import meets_expectations, run_experiment, write_result
 
-    folder = _writable(directory) if directory else None
+    folder = writable(directory) if directory else None
     result = run_experiment(source, overrides or [], seed, partial(bar, "simulating one step"))
     if folder:
         write_result(result, folder)
@@ -47,7 +47,7 @@ def run(
     return output.FINE if meets_expectations(result) else output.MISSED
 
 
-def _writable(directory: Path) -> Path:
+def writable(directory: Path) -> Path:
     """Make the folder before the simulation starts, so that a wrong name costs nothing."""
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Option
 
 from sim.cli import output
-from sim.cli.run import AsJson, Overrides
+from sim.cli.run import AsJson, Overrides, writable
 
 if TYPE_CHECKING:
     from sim.metrics.validation import Row, Validation
@@ -38,7 +38,7 @@ def validate(
     """
     from sim.study.validate import validate as predict_all
 
-    folder = _writable(directory) if directory else None
+    folder = writable(directory) if directory else None
     with ExitStack() as stack:
         validation = predict_all(_existing(paths or []), overrides or [], jobs, _progress(stack))
     if folder:
@@ -60,14 +60,6 @@ def _existing(paths: list[Path]) -> list[Path]:
         if not path.exists():
             raise BadParameter(f"{path}: no such file or folder", param_hint="DIR|FILE")
     return paths
-
-
-def _writable(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadParameter(f"{directory}: {error.strerror}", param_hint="--output") from None
-    return directory
 
 
 def _progress(stack: ExitStack) -> Progress:

@@ -2,8 +2,9 @@
 
 Replicas (ZeRO 0 to 2) exchange gradients after the last microbatch, bucket by bucket beside the
 backward pass if the stack overlaps them, else at once when it is over; ZeRO-2 does so after every
-microbatch if there is one stage. Sharded optimizers send the new weights back, beside the first forward pass or at the
-end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its gradients after.
+microbatch if there is one stage. Sharded optimizers send the new weights back, beside the first
+forward pass or at the end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its
+gradients after.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Tokens = tuple[Token, ...]
 
 
 class DataParallel:
-    """Shared by both kinds: token kinds, streams and templates of the gradient communicators."""
+    """Shared by both kinds: streams and templates of the gradient communicators."""
 
     def __init__(self, job: Job, program: Program) -> None:
         self.job, self.program = job, program
@@ -42,15 +43,8 @@ class DataParallel:
         self.streams: dict[int, Stream] = {}
         self.marks = [program.new_kind(f"end of backward of rank {rank.representative}") for rank in job.ranks]
         self.update_tokens = [program.new_kind(f"weights updated on rank {rank.representative}") for rank in job.ranks]
-        self.kinds: dict[tuple[object, ...], int] = {}
         self.last: dict[int, Token] = {}  # flow class -> token after which all its gradients are summed
         self.templates: dict[tuple[object, ...], int] = {}
-
-    def kind(self, name: str, *key: object) -> int:
-        """The token kind of that name and key, made on first use."""
-        if (name, *key) not in self.kinds:
-            self.kinds[(name, *key)] = self.program.new_kind(f"{name} {key}")
-        return self.kinds[(name, *key)]
 
     def stage_of(self, flow: int) -> int:
         """Pipeline stage of a gradient communicator."""
@@ -94,9 +88,9 @@ class DataParallel:
             if members[0] not in mine:
                 continue
             shards = sorted({self.job.ranks[member].flows["gradient"] for member in members})
-            waits = tuple(token(self.kind("summed", shard, what)) for shard in shards)
+            waits = tuple(token(self.program.kind("summed", shard, what)) for shard in shards)
             share = message / self.job.flows[flow].group.size
-            total = token(self.kind("summed over replicas", replica, what))
+            total = token(self.program.kind("summed over replicas", replica, what))
             self.issue(replica, f"{what} over replicas", "all_reduce", share, waits, total, index)
             self.last[replica] = token(total[0], index)
 
@@ -194,13 +188,13 @@ class Replicated(DataParallel):
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
         if variant.role != "gather":
             return ()
-        return (token(self.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
+        return (token(self.program.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
 
     @override
     def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
         if variant.role != "sum":
             return None
-        return token(self.kind("gradients", rank.number, each.chunk, run[0]))
+        return token(self.program.kind("gradients", rank.number, each.chunk, run[0]))
 
     @override
     def open_step(self) -> None:
@@ -209,7 +203,7 @@ class Replicated(DataParallel):
         for flow in self.groups:
             for chunk in self.chunks(flow):
                 for position, segment in enumerate(chunk.segments):
-                    done = token(self.kind("weights", flow, chunk.virtual, position))
+                    done = token(self.program.kind("weights", flow, chunk.virtual, position))
                     self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.parameters), (), done)
 
     @override
@@ -224,14 +218,14 @@ class Replicated(DataParallel):
             chunk = self.chunks(flow)[each.chunk]
             for position, segment in enumerate(chunk.segments[::-1]):
                 waits = tuple(
-                    token(self.kind("gradients", member, each.chunk, position))
+                    token(self.program.kind("gradients", member, each.chunk, position))
                     for member in self.job.flows[flow].members
                 )
                 self._sum(flow, f"{each.chunk}.{position}", segment.parameters, waits, each.microbatch)
 
     def _sum(self, flow: int, what: str, parameters: float, waits: Tokens, index: int) -> None:
         kind = "all_reduce" if self.zero == 0 else "reduce_scatter"
-        done = token(self.kind("summed", flow, f"gradients {what}"))
+        done = token(self.program.kind("summed", flow, f"gradients {what}"))
         message = self.gradient_bytes(parameters)
         self.issue(flow, f"gradients {what}", kind, message, waits, done, index)
         self.last[flow] = token(done[0], index)
@@ -246,14 +240,14 @@ class Replicated(DataParallel):
                 self._sum(flow, "all", total, tuple(token(self.marks[member]) for member in members), 0)
             if self.zero > 0 and not self.gathers_ahead:
                 waits = tuple(token(self.update_tokens[member]) for member in members)
-                done = token(self.kind("new weights", flow))
+                done = token(self.program.kind("new weights", flow))
                 self.issue(flow, "gather new weights", "all_gather", self.weight_bytes(total), waits, done)
 
     @override
     def weights_of(self, rank: RankClass) -> Tokens:
         if self.zero == 0 or self.gathers_ahead or "gradient" not in rank.flows:
             return ()
-        return (token(self.kind("new weights", rank.flows["gradient"])),)
+        return (token(self.program.kind("new weights", rank.flows["gradient"])),)
 
 
 class Sharded(DataParallel):
@@ -280,10 +274,10 @@ class Sharded(DataParallel):
         return None if variant.role == "plain" else token(self._passed(rank.number, each, run[0]))
 
     def _gathered(self, flow: int, each: Pass, position: int) -> int:
-        return self.kind("gathered", flow, each.backward, each.chunk, position)
+        return self.program.kind("gathered", flow, each.backward, each.chunk, position)
 
     def _passed(self, rank: int, each: Pass, position: int) -> int:
-        return self.kind("segment passed", rank, each.backward, each.chunk, position)
+        return self.program.kind("segment passed", rank, each.backward, each.chunk, position)
 
     def _tokens(self, flow: int, each: Pass, position: int, index: int) -> Tokens:
         """Tokens of a segment pass on all members, relative to loop index `index`."""
@@ -325,7 +319,7 @@ class Sharded(DataParallel):
         each, position = self.held_back.pop(flow)
         index = each.microbatch
         what = f"gradients {each.chunk}.{position}"
-        done = token(self.kind("summed", flow, what))
+        done = token(self.program.kind("summed", flow, what))
         message = self.gradient_bytes(self._segment(flow, each, position))
         self.issue(flow, what, "reduce_scatter", message, self._tokens(flow, each, position, index), done, index)
         self.last[flow] = token(done[0], index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, chain
 
 from sim.engine.chains import Timed, cut
@@ -34,7 +35,6 @@ class PassWriter:
         self.scatters = plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
         self.sends: dict[tuple[int, str], int] = {}
         self.groups: dict[int, int] = {}
-        self.kinds: dict[tuple[object, ...], int] = {}
         gather = Operation(
             "gather of stage input", "collective", collective="all_gather", group="tensor", message=self.message
         )
@@ -64,7 +64,7 @@ class PassWriter:
         segments = chunk.segments[::-1] if each.backward else chunk.segments
         arrival = self._arrival(rank, each)
         out: Placed = []
-        done = self._kind("pass done", rank.number, each.backward, each.chunk)
+        done = self.program.kind("pass done", rank.number, each.backward, each.chunk)
         for name, run in self.exchange.runs(rank, each, variant, len(segments)):
             work = work_of([segments[i] for i in run], each.backward)
             if arrival is not None and self.scatters:
@@ -77,11 +77,6 @@ class PassWriter:
             out += self._run(rank, key, work, before, signal, variant.calm)
             arrival = None
         return out + self._send(rank, each, token(done) if signal is None else signal)
-
-    def _kind(self, name: str, *key: object) -> int:
-        if (name, *key) not in self.kinds:
-            self.kinds[(name, *key)] = self.program.new_kind(f"{name} {key}")
-        return self.kinds[(name, *key)]
 
     # --- computation ------------------------------------------------------------------------------
 
@@ -159,8 +154,8 @@ class PassWriter:
             reached = signal if is_last else None
             if step.issue is not None:
                 flow = rank.flows[step.issue.group]
-                issued.append(self._kind("collective done", flow, where, len(issued)))
-                reached = token(self._kind("ready", rank.number, where, len(issued)))
+                issued.append(self.program.kind("collective done", flow, where, len(issued)))
+                reached = token(self.program.kind("ready", rank.number, where, len(issued)))
             template = self.program.new_template(needs, self.program.new_action(action), reached)
             out.append((rank.number, template))
             waits = ()
@@ -171,27 +166,12 @@ class PassWriter:
     def _issue(self, flow: int, operation: Timed, where: tuple[object, ...], number: int, done: int) -> tuple[int, int]:
         """The instruction of a communicator: when all members are ready, move the bytes."""
         members = self.job.flows[flow].members
-        waits = tuple(token(self._kind("ready", member, where, number)) for member in members)
-        steals = members if operation.hidden_by else ()
-        action = Action(
-            operation.name,
-            operation.category,
-            flow=flow,
-            size=operation.size,
-            latency=operation.latency,
-            steals=steals,
-            operations=1,
-        )
+        waits = tuple(token(self.program.kind("ready", member, where, number)) for member in members)
+        action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
         if self.job.is_apart(flow):
-            action = Action(
-                operation.name,
-                operation.category,
-                members,
-                operation.seconds,
-                steals=steals,
-                carried=((flow, operation.size),),
-                operations=1,
-            )
+            action = replace(action, ranks=members, duration=operation.seconds, carried=((flow, operation.size),))
+        else:
+            action = replace(action, flow=flow, size=operation.size, latency=operation.latency)
         if flow not in self.groups:
             self.groups[flow] = len(self.program.streams)
             self.program.new_stream(f"{operation.group} group {flow}", operation.group)
@@ -203,7 +183,7 @@ class PassWriter:
         """Token of the input from the neighbouring chunk; None where the model begins."""
         chunk = self.job.plan.chunks[rank.stage][each.chunk].number
         begins = chunk == (self.n_chunks - 1 if each.backward else 0)
-        return None if begins else token(self._kind("arrival", rank.number, each.backward, each.chunk))
+        return None if begins else token(self.program.kind("arrival", rank.number, each.backward, each.chunk))
 
     def _send(self, rank: RankClass, each: Pass, done: Token) -> Placed:
         """Hand the result on: in the compute stream, or beside it if the stack overlaps sends."""
@@ -219,7 +199,7 @@ class PassWriter:
         action = Action(
             f"send {direction}", "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency, operations=1
         )
-        arrival = token(self._kind("arrival", receiver, each.backward, next_chunk))
+        arrival = token(self.program.kind("arrival", receiver, each.backward, next_chunk))
         waits: tuple[Token, ...] = ()
         stream = rank.number
         if self.job.plan.software.pipeline_overlap:

@@ -87,11 +87,18 @@ class Program:
     streams: list[Stream] = field(default_factory=list)
     beats: dict[int, int] = field(default_factory=dict)
     kinds: list[str] = field(default_factory=list)  # token kind -> name, for messages
+    known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made
 
     def new_kind(self, name: str) -> int:
         """A fresh token kind."""
         self.kinds.append(name)
         return len(self.kinds) - 1
+
+    def kind(self, name: str, *key: object) -> int:
+        """The token kind of that name and key, made on first use."""
+        if (name, *key) not in self.known_kinds:
+            self.known_kinds[(name, *key)] = self.new_kind(f"{name} {key}")
+        return self.known_kinds[(name, *key)]
 
     def new_action(self, action: Action) -> int:
         """Register an action."""

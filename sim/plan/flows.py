@@ -21,6 +21,7 @@ from sim.plan.prune import Covers, covers_of
 Ints = NDArray[np.int64]
 Index = NDArray[np.int32]
 Floats = NDArray[np.float64]
+HopColumns = tuple[Ints, Ints, Ints, Floats]  # of ring hops: group, source and target accelerator, share of the ring
 
 
 @dataclass(frozen=True)
@@ -80,33 +81,33 @@ def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, 
     return FlowSet(kind, members, False, start, link, coefficient, latency, n_nodes), covers_of(routes)
 
 
-def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> tuple[Ints, Ints, Ints, Floats]:
-    """Hops of each group's ring: group, source and target accelerator, share of the ring."""
+def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> HopColumns:
+    """Hops of each group's ring."""
     n_groups, size = member.shape
     per_node = size // n_nodes
     regular = np.zeros(n_groups, dtype=bool)
-    parts: list[tuple[Ints, Ints, Ints, Floats]] = []
+    parts: list[HopColumns] = []
     for width in np.unique(per_node):
         rows = np.flatnonzero((per_node == width) & (n_nodes * width == size))
-        even = np.all(np.ptp(node[rows].reshape(len(rows), -1, width), axis=2) == 0, axis=1) if len(rows) else rows
-        rows = rows[even] if len(rows) else rows
+        if not len(rows):
+            continue
+        rows = rows[np.all(np.ptp(node[rows].reshape(len(rows), -1, width), axis=2) == 0, axis=1)]
         regular[rows] = True
         if len(rows):
             parts.append(_regular_ring(cluster, rows, member[rows].reshape(len(rows), -1, width)))
     rest = np.flatnonzero(~regular)
     if len(rest):
         parts.append(_plain_ring(rest, member[rest]))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return columns[0], columns[1], columns[2], columns[3]
+    return _joined(parts)
 
 
-def _plain_ring(rows: Ints, member: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+def _plain_ring(rows: Ints, member: Ints) -> HopColumns:
     """One channel through the members in order."""
     group = np.repeat(rows, member.shape[1])
     return group, member.ravel(), np.roll(member, -1, axis=1).ravel(), np.ones(member.size)
 
 
-def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> HopColumns:
     """Channels over (n, nodes, width) members with the same number in every node."""
     nodes, width = member.shape[1:]
     hops = []
@@ -117,16 +118,15 @@ def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> tuple[Ints, Int
         onward = np.roll(member, -1, axis=1)
         group = np.repeat(rows, nodes * width)
         hops.append((group, member.ravel(), onward.ravel(), np.full(member.size, 1.0 / width)))
-    columns = [np.concatenate(column) for column in zip(*hops, strict=True)]
-    return columns[0], columns[1], columns[2], columns[3]
+    return _joined(hops)
 
 
-def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> tuple[Ints, Ints, Ints, Floats]:
+def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> HopColumns:
     """Hops inside the nodes; the local network says which rings it runs and with what share."""
     local = cluster.local_index(member).reshape(-1, member.shape[2])
     group = np.repeat(rows, member.shape[1])
     base = cluster.node_of(member).reshape(-1, member.shape[2])[:, 0] * cluster.accelerators_per_node
-    hops: list[tuple[Ints, Ints, Ints, Floats]] = []
+    hops: list[HopColumns] = []
     patterns, which = np.unique(local, axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         chosen = np.flatnonzero(which.ravel() == number)
@@ -135,8 +135,13 @@ def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> tup
             source = (base[chosen][:, None] + ring[None, :]).ravel()
             target = (base[chosen][:, None] + np.roll(ring, -1)[None, :]).ravel()
             hops.append((np.repeat(group[chosen], len(ring)), source, target, np.full(len(source), share * part)))
-    columns = [np.concatenate(column) for column in zip(*hops, strict=True)]
-    return columns[0], columns[1], columns[2], columns[3]
+    return _joined(hops)
+
+
+def _joined(parts: list[HopColumns]) -> HopColumns:
+    """Hops of all parts, one part after the other."""
+    group, source, target, share = zip(*parts, strict=True)
+    return np.concatenate(group), np.concatenate(source), np.concatenate(target), np.concatenate(share)
 
 
 def _merge(group: Ints, weight: Floats, routes: Routes, n_groups: int, n_links: int) -> tuple[Ints, Index, Floats]:
