@@ -274,7 +274,7 @@ def _merged(*fields: Fields) -> dict[str, Any]:
 def job_of(experiment: Experiment) -> Job:
     """The job of an experiment, placed and folded, before anything runs."""
     setup = Setup(experiment)
-    return build_job(build_plan(experiment, build_cluster(setup.cluster, experiment.degradations), setup.data))
+    return build_job(build_plan(experiment, build_cluster(setup.cluster, experiment.degradations)))
 
 
 def run_collectives(job: Job, steps: list[tuple[str, str, float]]) -> float:

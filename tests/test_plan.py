@@ -39,7 +39,7 @@ def grid_of(size: dict[str, int], order: tuple[Any, ...] = DIMENSIONS, placement
 
 def plan_of(**fields: Any) -> Plan:
     experiment = small_experiment(**fields)
-    return build_plan(experiment, build_cluster(Setup(experiment).cluster), Setup(experiment).data)
+    return build_plan(experiment, build_cluster(Setup(experiment).cluster))
 
 
 class TestGrid:

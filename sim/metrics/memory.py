@@ -8,10 +8,10 @@ from sim.workload.inflight import microbatches_in_flight
 from sim.workload.memory import stage_memory
 
 
-def memory_result(plan: Plan, data: int) -> MemoryResult:
+def memory_result(plan: Plan) -> MemoryResult:
     """Bytes per accelerator by part for each stage; the result shows the fullest."""
     accelerator = plan.cluster.accelerator
-    parallelism = plan.experiment.parallelism.model_copy(update={"data": data})
+    parallelism = plan.experiment.parallelism.model_copy(update={"data": plan.grid.size["data"]})
     stages = []
     for stage, chunks in enumerate(plan.chunks):
         in_flight = microbatches_in_flight(

@@ -64,13 +64,12 @@ class Plan:
         return classes
 
 
-def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
-    """Place ranks, load links, fold. `experiment` is resolved and checked; `data` is its replicas."""
+def build_plan(experiment: Experiment, cluster: Cluster) -> Plan:
+    """Place ranks, load links, fold. `experiment` is resolved and checked."""
     setup = Setup(experiment)
     model, software = setup.workload, setup.software
     parallelism, training = setup.parallelism, setup.training
-    grid = build_grid(parallelism, data, cluster, experiment.seed)
-    microbatches = training.global_batch // (data * training.microbatch)
+    grid = build_grid(parallelism, setup.data, cluster, experiment.seed)
     flows = job_flows(experiment, model, grid, cluster)
     options = experiment.simulation
     structure, links, apart = fold_structure(grid, cluster, flows, options.prune == "auto")
@@ -83,9 +82,9 @@ def build_plan(experiment: Experiment, cluster: Cluster, data: int) -> Plan:
         software=software,
         shard=shard,
         grid=grid,
-        microbatches=microbatches,
+        microbatches=setup.microbatches,
         chunks=build_chunks(model, shard, software, parallelism),
-        orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, microbatches) for s in range(stages)),
+        orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, setup.microbatches) for s in range(stages)),
         structure=structure,
         flows=tuple(flow_set for flow_set, _ in flows.values()),
         apart=apart,

@@ -56,7 +56,7 @@ def prepare_step(experiment: Experiment) -> Prepared:
     setup = Setup(experiment)
     options = experiment.simulation
     cluster = build_cluster(setup.cluster, experiment.degradations, merge_sprayed=options.prune == "auto")
-    plan = build_plan(experiment, cluster, setup.data)
+    plan = build_plan(experiment, cluster)
     job = build_job(plan)
     program = assemble(job)
     executor = Executor(
@@ -95,7 +95,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         accelerators=run.setup.ranks,
         setup=headline(run),
         step=step,
-        memory=memory_result(run.plan, run.setup.data),
+        memory=memory_result(run.plan),
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
         run=run_result(experiment.training, step),
         comparison=compare(experiment, step),
