@@ -212,7 +212,7 @@ class TestExplainAndSchema:
     def test_names_the_kinds_there_are(self, cli: Cli) -> None:
         outcome = cli("schema", "car")
         assert outcome.code == 2
-        assert "accelerator, node, cluster" in outcome.err
+        assert "accelerator, node, storage, cluster" in outcome.err
 
     def test_the_reference_page_is_what_the_records_say(self) -> None:
         from sim.spec.document import reference_markdown

@@ -17,7 +17,8 @@ from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.document import entries, explain, json_schema, reference_markdown
 from sim.spec.load import LoadedExperiment, load_definition, load_experiment, validate_experiment
 from sim.spec.reader import from_python, plain, read_file
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Record
+from sim.spec.record import Record
+from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node
 from sim.spec.resolve import merge
 from sim.spec.setup import Setup, data_parallel
 from sim.spec.sources import uncovered_numbers

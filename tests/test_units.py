@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from sim.rng import stream
-from sim.spec.records import Record
+from sim.spec.record import Record
 from sim.units import (
     CARBON_INTENSITY,
     COUNT,

@@ -23,7 +23,8 @@ from workload_samples import (
     with_,
 )
 
-from sim.spec.records import Precision, Software, Transformer
+from sim.spec.record import Precision
+from sim.spec.records import Software, Transformer
 from sim.workload.operation import Shard
 from sim.workload.optimizer import optimizer_step
 from sim.workload.parameters import hardware_flops_per_token, layer_parameters, model_flops_per_token

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from sim.errors import ConfigError, Problem
 
-ORDER = ("cluster", "workload", "experiment", "software", "node", "accelerator")  # where a name has several kinds
+# Where a name has several kinds, the first of these is meant.
+ORDER = (
+    "cluster", "workload", "experiment", "software", "node", "accelerator", "storage", "failures", "site", "prices",
+)  # fmt: skip
 
 
 def kind_of(name: str) -> str:

@@ -80,6 +80,37 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class EnergyResult:
+    """Energy of the whole run, or of one step where no run is asked for."""
+
+    total_kwh: float  # at the meter of the site, cooling included
+    parts_kwh: dict[str, float]  # sums to total_kwh
+    tdp_kwh: float  # what model cards print: board limit x accelerator hours
+    mean_power_w: float
+    tokens_per_joule: float
+    carbon_kg: float | None = None  # None: no grid is known
+
+
+@dataclass(frozen=True)
+class CostResult:
+    """Money."""
+
+    usd: dict[str, float]  # by part, and their sum under "total"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How runs like this one were predicted: the band of relative error in step time, and on what it rests."""
+
+    low: float  # the measured step time lies between time_s * (1 + low) and time_s * (1 + high)
+    high: float
+    coverage: float  # share of validated runs that lay inside such a band
+    runs: int  # validated runs behind the band
+    basis: str  # for people: "H100, Megatron Core, 64 to 4,608 accelerators"
+    extrapolates: tuple[str, ...] = ()  # in which respects this run lies outside of what was validated
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Prediction against measurement, in the metric of the measurement."""
 
@@ -103,6 +134,9 @@ class Result:
     memory: MemoryResult
     utilization: UtilizationResult
     run: RunResult | None
+    energy: EnergyResult | None
+    cost: CostResult | None
+    trust: Trust | None
     comparison: Comparison | None
     notes: tuple[str, ...]  # what a reader should know: assumptions, things not modelled here
     folding: dict[str, int]  # ranks, rank_classes, links, link_classes, flow_classes, skipped_periods

@@ -5,7 +5,11 @@ from __future__ import annotations
 from functools import singledispatch
 
 from sim.report import human
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Record, Software, Transformer
+from sim.spec.energy import Prices, Site
+from sim.spec.record import Record
+from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software, Transformer
+from sim.spec.reliability import Failures
+from sim.spec.storage import Storage
 from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
 
 
@@ -59,7 +63,13 @@ def _(record: Software) -> str:
 
 
 @one_line.register
-def _(record: Experiment) -> str:
+def _(record: Storage) -> str:
+    read, write = (format_quantity(rate, DATA_RATE) for rate in (record.read_bandwidth, record.write_bandwidth))
+    return record.description or f"reads {read}, writes {write}"
+
+
+@one_line.register
+def _(record: Experiment | Failures | Site | Prices) -> str:
     return record.description
 
 

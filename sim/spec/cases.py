@@ -16,7 +16,7 @@ from sim.errors import ConfigError, Problem
 from sim.spec.load import LoadedExperiment, load_node
 from sim.spec.problems import decode
 from sim.spec.reader import Mark, Node, plain, read_file
-from sim.spec.records import Record
+from sim.spec.record import Record
 from sim.spec.resolve import merge
 
 

@@ -12,7 +12,11 @@ from functools import cache
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Record, Software, Transformer
+from sim.spec.energy import Prices, Site
+from sim.spec.record import Record
+from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software, Transformer
+from sim.spec.reliability import Failures
+from sim.spec.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,25 @@ CATALOGUE: dict[str, Kind] = {
     for kind in (
         Kind("accelerator", "topologies/accelerators", Accelerator),
         Kind("node", "topologies/nodes", Node, {"accelerator": "accelerator"}),
-        Kind("cluster", "topologies", ClusterSpec, {"node": "node"}),
+        Kind("storage", "topologies/storage", Storage),
+        Kind("cluster", "topologies", ClusterSpec, {"node": "node", "storage": "storage"}),
         Kind("workload", "workloads", Transformer),
         Kind("software", "workloads/software", Software),
+        Kind("failures", "topologies/failures", Failures),
+        Kind("site", "topologies/sites", Site),
+        Kind("prices", "topologies/prices", Prices),
         Kind(
             "experiment",
             "experiments",
             Experiment,
-            {"cluster": "cluster", "workload": "workload", "software": "software"},
+            {
+                "cluster": "cluster",
+                "workload": "workload",
+                "software": "software",
+                "failures": "failures",
+                "site": "site",
+                "prices": "prices",
+            },
         ),
     )
 }

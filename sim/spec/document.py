@@ -16,7 +16,8 @@ from pydantic.fields import FieldInfo
 
 from sim.errors import ConfigError, Problem
 from sim.spec.catalogue import CATALOGUE
-from sim.spec.records import Experiment, Record
+from sim.spec.record import Record
+from sim.spec.records import Experiment
 from sim.spec.walk import choices, dimension_of, is_record, kind_of, members
 from sim.units import COUNT, FRACTION, format_quantity
 

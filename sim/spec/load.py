@@ -18,7 +18,8 @@ from sim.spec.checks import check_experiment
 from sim.spec.overrides import apply_overrides
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
-from sim.spec.records import Experiment, Record, RecordT
+from sim.spec.record import Record, RecordT
+from sim.spec.records import Experiment
 from sim.spec.resolve import Resolver, real_path
 from sim.spec.setup import Setup
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sim.errors import Problem
 from sim.spec.reader import Mark, Node, plain
-from sim.spec.records import Record, RecordT
+from sim.spec.record import Record, RecordT
 from sim.spec.walk import Place, choices, dimension_of, is_record, kind_of, locate, members
 from sim.units import COUNT, FRACTION, SI, show_value
 

@@ -8,12 +8,15 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
+from sim.spec.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.spec.record import Name, Precision, Record, Reference
+from sim.spec.reliability import Failures, Recovery
+from sim.spec.storage import Checkpointing, InputPipeline, Storage
 from sim.units import (
-    SI,
     Bytes,
     BytesPerSecond,
     Count,
@@ -21,39 +24,7 @@ from sim.units import (
     Fraction,
     Seconds,
     Tokens,
-    Watts,
 )
-
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
-
-
-class Record(BaseModel):
-    """Frozen, strict about unknown keys and types; the base of every record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
-
-    @classmethod
-    def from_si(cls, fields: dict[str, Any]) -> Self:
-        """The record of `fields`, where quantities are plain SI numbers, as `model_dump` gives them."""
-        return cls.model_validate(_tuples(fields), context=SI)
-
-
-def _tuples(value: Any) -> Any:
-    """`value` with its lists, as JSON has them, made tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _form(value: object) -> str:
-    return "name" if isinstance(value, str) else "inline"
-
-
-RecordT = TypeVar("RecordT", bound=Record)
-Reference = Annotated[Annotated[str, Tag("name")] | Annotated[RecordT, Tag("inline")], Discriminator(_form)]
-"""Another definition: its name, its path, or the record itself. Always the record after loading."""
-
 
 # --- accelerators ---------------------------------------------------------------------------
 
@@ -94,13 +65,6 @@ class AcceleratorMemory(Record):
     bandwidth: BytesPerSecond = Field(gt=0, description="peak memory bandwidth")
     efficiency: Fraction = Field(default=0.85, gt=0, description="share of the peak that streaming kernels reach")
     reserved: Bytes = Field(default=0.0, ge=0, description="taken by context, libraries and communication buffers")
-
-
-class AcceleratorPower(Record):
-    """Board power."""
-
-    tdp: Watts = Field(gt=0, description="board limit")
-    idle: Watts = Field(default=0.0, ge=0, description="powered, nothing running")
 
 
 class Accelerator(Record):
@@ -176,6 +140,7 @@ class Node(Record):
     nics: Nic = Field(default=Nic(), description="adapters to the network between nodes")
     collectives: CollectiveTuning = Field(default=CollectiveTuning(), description="start-up and ramp of collectives")
     host: Host = Field(default=Host(), description="processor and memory of the host")
+    power: NodePower = Field(default=NodePower(), description="power of everything but the accelerators")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
@@ -279,6 +244,8 @@ class ClusterSpec(Record):
     node: Reference[Node] = Field(description="server kind by name, path or inline")
     fabric: Fabric | None = Field(default=None, description="network between nodes; may be left out for one node")
     routing: Routing = Field(default=Routing(), description="choice among equal paths")
+    storage: Reference[Storage] | None = Field(default=None, description="shared storage by name, path or inline")
+    power: ClusterPower = Field(default=ClusterPower(), description="power of switches and optics")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
@@ -407,6 +374,13 @@ class Experiment(Record):
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
     degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
+    failures: Reference[Failures] | None = Field(default=None, description="what breaks, by name, path or inline; nothing if absent")
+    recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")
+    checkpoint: Checkpointing | None = Field(default=None, description="how the state of the training is saved; never if absent")
+    input: InputPipeline | None = Field(default=None, description="how training data arrives; always in time if absent")
+    power: PowerSetting = Field(default=PowerSetting(), description="power limits that the operator sets")
+    site: Reference[Site] | None = Field(default=None, description="cooling, grid and electricity price, by name, path or inline")
+    prices: Reference[Prices] | None = Field(default=None, description="rental or purchase prices, by name, path or inline")
     simulation: Simulation = Field(default=Simulation(), description="shortcuts and checks")
     measured: Measured | None = Field(default=None, description="a measurement to print beside the prediction")
     seed: int = Field(default=0, ge=0, description="seed of all random streams")

@@ -9,17 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sim.errors import ConfigError, Problem
-from sim.spec.records import (
-    Accelerator,
-    ClusterSpec,
-    Experiment,
-    Node,
-    Parallelism,
-    Record,
-    Software,
-    Training,
-    Transformer,
-)
+from sim.spec.record import Record
+from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training, Transformer
 
 RecordT = TypeVar("RecordT", bound=Record)
 

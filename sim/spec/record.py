@@ -1,0 +1,42 @@
+"""The base of every record of the file format, and how one record refers to another.
+
+Public: `Record`, `Reference`, `RecordT`, `Name`, `Precision`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from sim.units import SI
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
+
+
+class Record(BaseModel):
+    """Frozen, strict about unknown keys and types; the base of every record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    @classmethod
+    def from_si(cls, fields: dict[str, Any]) -> Self:
+        """The record of `fields`, where quantities are plain SI numbers, as `model_dump` gives them."""
+        return cls.model_validate(_tuples(fields), context=SI)
+
+
+def _tuples(value: Any) -> Any:
+    """`value` with its lists, as JSON has them, made tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _form(value: object) -> str:
+    return "name" if isinstance(value, str) else "inline"
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+Reference = Annotated[Annotated[str, Tag("name")] | Annotated[RecordT, Tag("inline")], Discriminator(_form)]
+"""Another definition: its name, its path, or the record itself. Always the record after loading."""
