@@ -5,10 +5,32 @@ Public: `Storage`, `Checkpointing`, `InputPipeline`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sim.spec.record import Name, Record
-from sim.units import BytesPerSecond, Seconds
+from sim.units import Bytes, BytesPerSecond, Count, Fraction, Seconds
+
+
+class StorageNetwork(Record):
+    """How nodes reach a shared storage system."""
+
+    kind: Literal["compute", "own"] = Field(default="own", description="compute: each server takes the place of a node in the fabric, with its adapters; own: a storage network beside it")
+    node_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="own: node to storage network, per direction; not a limit if absent")
+    latency: Seconds = Field(default=0.0, ge=0, description="own: node to server, one way")
+
+
+class Requests(Record):
+    """How data is asked for, and how much asking a storage system stands."""
+
+    size: Bytes | None = Field(default=None, gt=0, description="largest part one request moves; a whole file if absent")
+    latency: Seconds = Field(default=0.0, ge=0, description="from a request to its first byte")
+    read_rate: float | None = Field(default=None, gt=0, description="reading requests per second, all servers together; no limit if absent")
+    write_rate: float | None = Field(default=None, gt=0, description="writing requests per second, all servers together; no limit if absent")
+    metadata_rate: float | None = Field(default=None, gt=0, description="files opened or created per second; no limit if absent")
+    connection_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="one connection; not a limit if absent")
+    connections: Count = Field(default=1, ge=1, description="connections that one rank keeps open")
 
 
 class Storage(Record):
@@ -16,18 +38,47 @@ class Storage(Record):
 
     name: Name = Field(description="the name it is found by")
     description: str = Field(default="", description="one line for people")
+    kind: Literal["parallel_file_system", "object_store", "replicated", "local_nvme"] = Field(default="parallel_file_system", description="object_store and parallel_file_system differ in their numbers only; replicated (HDFS): a server passes what it is given on to others; local_nvme: drives in every node, which other nodes do not reach")
+    servers: Count = Field(default=1, ge=1, le=100_000, description="servers that share load and capacity evenly; local_nvme: drives of one node")
+    failed_servers: Count = Field(default=0, ge=0, description="servers that are down; the others carry on")
+    capacity: Bytes | None = Field(default=None, gt=0, description="all servers together, before replication; no limit if absent")
     read_bandwidth: BytesPerSecond = Field(gt=0, description="all servers together")
     write_bandwidth: BytesPerSecond = Field(gt=0, description="all servers together")
+    stripe: Count | None = Field(default=None, ge=1, description="servers that one file is spread over; all of them if absent")
+    replication: Count = Field(default=1, ge=1, description="copies of each byte (replicated)")
+    requests: Requests = Field(default=Requests(), description="latency and rates of requests")
+    network: StorageNetwork = Field(default=StorageNetwork(), description="how nodes reach it; local_nvme needs none")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
 class Checkpointing(Record):
-    """How the state of a training is saved."""
+    """How the state of a training is saved, how often, and how it comes back."""
 
-    interval: Seconds | None = Field(default=None, gt=0, description="time between saves")
+    mode: Literal["synchronous", "asynchronous", "in_memory"] = Field(default="synchronous", description="synchronous: training waits until the state is stored; asynchronous: it waits for a copy in host memory, which drains to storage beside training; in_memory: asynchronous, and between persistent saves copies to a peer node's memory")
+    policy: Literal["fixed", "young", "daly", "optimal"] = Field(default="fixed", description="where the time between saves comes from: interval, Young's or Daly's formula, or the best found by simulation")
+    interval: Seconds | None = Field(default=None, gt=0, description="time between saves (policy fixed)")
+    interval_steps: Count | None = Field(default=None, ge=1, description="steps between saves (policy fixed), instead of interval")
+    peer_interval_steps: Count = Field(default=1, ge=1, description="steps between copies to the peer (mode in_memory)")
+    bytes_per_parameter: float | None = Field(default=None, gt=0, description="saved bytes per parameter; from the precision if absent: 14 with 16-bit weights, 32-bit master copy and Adam moments, 12 with 32-bit weights; 10 leaves the master copy out, 2 saves 16-bit weights alone")  # fmt: skip writers: Literal["all", "one_replica"] = Field(default="all", description="all: equal replicas of a shard write a part each; one_replica: the first writes all of it")
+    restore: Literal["each", "broadcast"] = Field(default="each", description="each: every rank reads its state; broadcast: one replica reads and passes it on over the network")
+    compression_ratio: float = Field(default=1.0, ge=1, description="bytes before compression over bytes after it")
+    compression_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="input rate of compression, per rank; no cost if absent")
+    decompression_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="output rate of decompression, per rank; no cost if absent")
+    host_copy_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="accelerator to host memory, per accelerator; the node's host.pcie_bandwidth if absent")
+    keep: Count = Field(default=2, ge=1, description="checkpoints that storage holds at a time, the one being written included")
 
 
 class InputPipeline(Record):
-    """How training data comes to the accelerators."""
+    """How training data comes to the accelerators: read, decompressed, prepared on the host, queued."""
 
-    prefetch: int = Field(default=2, ge=0, description="batches that are prepared ahead")
+    record: Bytes = Field(gt=0, description="mean size of a record in storage, compressed")
+    record_deviation: Bytes = Field(default=0.0, ge=0, description="standard deviation of the size of a record (normal, cut at 0)")
+    records_per_sample: float = Field(default=1.0, gt=0, description="records that make one sample (a sequence of the batch)")
+    compression_ratio: float = Field(default=1.0, ge=1, description="bytes after decompression over bytes stored")
+    decompression_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="output rate of decompression on one core; no cost if absent")
+    preprocessing: Seconds = Field(default=0.0, ge=0, description="time of one core to decode and prepare a sample")
+    cores: Count | None = Field(default=None, ge=1, description="host cores of a node that work on input; all if absent")
+    readers: Count = Field(default=4, ge=1, description="records that one rank reads at a time")
+    prefetch: Count = Field(default=2, ge=0, description="batches of a rank that are prepared ahead; 0: reading starts when a step ends")
+    shuffle_buffer: Bytes = Field(default=0.0, ge=0, description="samples held in host memory to draw from, per rank; filled before the first step")
+    cached: Fraction = Field(default=0.0, description="share of the records that host memory serves after the first epoch")
