@@ -30,12 +30,17 @@ def validate(
         Path | None,
         Option("--output", "-o", metavar="DIR", help="Also write validation.json and validation.html there."),
     ] = None,
+    residuals: Annotated[
+        Path | None,
+        Option("--residuals", metavar="FILE", help="Also write the errors as the table that trust bands are made of."),
+    ] = None,
 ) -> int:
     """Predict measured runs and tell how far off the predictions are.
 
     Without an argument these are the published runs that come with the program. Exit code 1 says that a
     run failed or missed the tolerance that it names.
     """
+    from sim.study.trust import write_residuals
     from sim.study.validate import validate as predict_all
 
     folder = writable(directory) if directory else None
@@ -43,6 +48,8 @@ def validate(
         validation = predict_all(_existing(paths or []), overrides or [], jobs, _progress(stack))
     if folder:
         _write(validation, folder)
+    if residuals:
+        write_residuals(validation.rows, residuals)
     if json:
         output.emit_json(validation.to_json())
     else:

@@ -100,11 +100,10 @@ class CostResult:
 
 @dataclass(frozen=True)
 class Trust:
-    """How runs like this one were predicted: the band of relative error in step time, and on what it rests."""
+    """How runs like this one were predicted: the band of error, and on what it rests."""
 
-    low: float  # the measured step time lies between time_s * (1 + low) and time_s * (1 + high)
-    high: float
-    coverage: float  # share of validated runs that lay inside such a band
+    band: float  # relative error of the step time that `coverage` of such runs stay within
+    coverage: float
     runs: int  # validated runs behind the band
     basis: str  # for people: "H100, Megatron Core, 64 to 4,608 accelerators"
     extrapolates: tuple[str, ...] = ()  # in which respects this run lies outside of what was validated

@@ -95,6 +95,7 @@ class Validation:
     total: Score
     worst: tuple[Miss, ...]
     complete: bool = True  # False if it was interrupted
+    coverage: dict[str, float] = field(default_factory=dict)  # by source: share inside bands that the others give
 
     @property
     def passed(self) -> bool:
@@ -108,6 +109,7 @@ class Validation:
         return {
             "total": asdict(self.total),
             "sources": {source: asdict(score) for source, score in self.scores.items()},
+            "coverage": self.coverage,
             "worst": worst,
             "rows": rows,
             "complete": self.complete,

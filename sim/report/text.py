@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult
+from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult, Trust
 from sim.report import human
 
 LABELS = {
@@ -103,9 +103,18 @@ def _key_figures(result: Result) -> RenderableType:
     table.add_row("per accelerator", _per_accelerator(step))
     if result.run:
         table.add_row("time to train", _time_to_train(result.run))
+    if result.trust:
+        table.add_row("trust", _trust(result.trust))
     if result.comparison:
         table.add_row("measured", _comparison(result.comparison))
     return table
+
+
+def _trust(trust: Trust) -> str:
+    """The band, what it rests on, and in which respects the run is beyond that."""
+    share = f"{trust.coverage * 10:.0f} of 10 validated runs like this"
+    band = f"±{trust.band * 100:.0f} % in step time (held {share}: {trust.runs} on {trust.basis})"
+    return "\n".join([band, *(f"extrapolates: {respect}" for respect in trust.extrapolates)])
 
 
 def _per_accelerator(step: StepResult) -> str:

@@ -28,6 +28,7 @@ def print_validation(validation: Validation, console: Console) -> None:
     if validation.total.n > validation.total.failed:
         console.print(Text("Error of the predicted step time (+ is too slow)", style="bold"))
         console.print(_score_table(validation))
+        console.print(Text("in band: inside the trust band that the other sources alone give", style="dim"))
         console.print()
         console.print(Text("Largest errors", style="bold"))
         for miss in validation.worst:
@@ -53,11 +54,12 @@ def score_cells(score: Score) -> list[str]:
 def _score_table(validation: Validation) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("source", overflow="fold")
-    for name in ("runs", "MAPE", "median", "p95", "worst", "bias"):
+    for name in ("runs", "MAPE", "median", "p95", "worst", "bias", "in band"):
         table.add_column(name, justify="right")
     for source, score in validation.scores.items():
-        table.add_row(source, *score_cells(score))
-    table.add_row("all", *score_cells(validation.total), style="bold")
+        inside = validation.coverage.get(source)
+        table.add_row(source, *score_cells(score), "-" if inside is None else f"{inside:.0%}")
+    table.add_row("all", *score_cells(validation.total), "", style="bold")
     return table
 
 

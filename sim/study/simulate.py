@@ -22,6 +22,7 @@ from sim.metrics.result import Comparison, Result, RunResult, StepResult, Utiliz
 from sim.plan.plan import Plan, build_plan
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
+from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
 
@@ -100,7 +101,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         run=run_result(experiment.training, step),
         energy=None,
         cost=None,
-        trust=None,
+        trust=trust_of(experiment),
         comparison=compare(experiment, step),
         notes=tuple(notes(run)),
         folding=folding(run),
@@ -118,8 +119,9 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
     training = setup.training
     tokens = training.global_batch * training.sequence_length
     per_accelerator = tokens / seconds / setup.ranks
-    model = model_flops_per_token(run.plan.model, training.sequence_length) * per_accelerator
-    hardware = hardware_flops_per_token(run.plan.model, training.sequence_length, training.recompute) * per_accelerator
+    shape = (run.plan.model, training.sequence_length)
+    model = model_flops_per_token(*shape, training.lora) * per_accelerator
+    hardware = hardware_flops_per_token(*shape, training.recompute, training.lora) * per_accelerator
     peak = getattr(setup.accelerator.matrix.peak, training.precision)
     return StepResult(
         time_s=seconds,

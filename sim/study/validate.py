@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sim.errors import ConfigError, Problem, SimError
 from sim.metrics.result import Result
-from sim.metrics.validation import HIDDEN, HOST, Miss, Plan, Row, Validation, likely_causes, score, scores, worst_rows
+from sim.metrics.trust import Bands
+from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
 from sim.spec.cases import is_table, load_cases
 from sim.spec.catalogue import catalogue_root
 from sim.spec.load import load_experiment
@@ -21,6 +22,7 @@ from sim.spec.reader import read_file
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.simulate import simulate
+from sim.study.trust import plan_of, residuals_of
 
 WORST = 10
 FEW = 4  # up to so many runs are not worth starting processes for
@@ -224,34 +226,9 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
         step_s=step.time_s,
         fits=result.memory.fits,
         shares={**shares, HIDDEN: step.comm_overlapped_s / step.time_s},
-        plan=_plan(experiment),
+        plan=plan_of(experiment),
         wall_s=wall_s,
         where=comparison.source,
-    )
-
-
-def _plan(experiment: Experiment) -> Plan:
-    setup = Setup(experiment)
-    parallelism, training = setup.parallelism, setup.training
-    return Plan(
-        accelerator=setup.accelerator.name,
-        accelerators=setup.ranks,
-        per_node=setup.node.accelerators,
-        model=setup.workload.name,
-        hidden=setup.workload.hidden,
-        layers=setup.workload.layers,
-        head_dim=setup.workload.head_dim or setup.workload.hidden // setup.workload.heads,
-        precision=training.precision,
-        recompute=training.recompute,
-        software=setup.software.name,
-        tensor=parallelism.tensor,
-        pipeline=parallelism.pipeline,
-        context=parallelism.context,
-        data=setup.data,
-        zero_stage=parallelism.zero_stage,
-        microbatch=training.microbatch,
-        microbatches=setup.microbatches,
-        sequence_length=training.sequence_length,
     )
 
 
@@ -265,7 +242,7 @@ def summarize(rows: Sequence[Row], runs: Sequence[Measured], complete: bool) -> 
     if complete:
         worst = [_with_host_share(row, experiments[row.source, row.name]) for row in worst]
     misses = tuple(Miss(row, likely_causes(row)) for row in worst)
-    return Validation(tuple(rows), scores(rows), score(rows), misses, complete)
+    return Validation(tuple(rows), scores(rows), score(rows), misses, complete, Bands(residuals_of(rows)).coverage())
 
 
 def _with_host_share(row: Row, experiment: Experiment | None) -> Row:

@@ -1,0 +1,182 @@
+"""How far to trust a prediction: the errors of validated runs that are like it.
+
+A band is the error that 8 of 10 runs like this one stayed within. Runs are alike by accelerator,
+software and kind of parallelism; the narrowest such group with enough runs counts, each source of
+runs with the same weight, since runs of one source share their errors. Sources differ more from each
+other than runs within one, so a quantile of known sources is too narrow for a new one: all bands are
+widened by the one factor with which, each source left out in turn, the others' bands hold 8 of 10 of
+its runs (split conformal prediction over groups: Vovk et al. 2005; Dunn, Wasserman, Ramdas 2022).
+
+Public: `Residual`, `Bands`, `parallel_kind`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.metrics.result import Trust
+from sim.metrics.validation import Plan
+
+COVERAGE = 0.8  # of runs like this one lie inside the band
+ENOUGH = 12  # runs make a group
+PER_DOUBLING = 0.25  # a band widens by this share per doubling of the scale beyond what was validated (assumption)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The error of one validated run: predicted over measured step time, minus 1."""
+
+    source: str
+    name: str
+    error: float
+    plan: Plan
+
+
+def parallel_kind(plan: Plan) -> str:
+    """The kind of parallelism in the field's words."""
+    if plan.tensor > 1 and plan.pipeline > 1:
+        return "3D parallel"
+    if plan.pipeline > 1:
+        return "pipeline parallel"
+    if plan.tensor > 1:
+        return "tensor parallel"
+    return "fully sharded" if plan.zero_stage == 3 else "data parallel"
+
+
+Floats = NDArray[np.float64]
+Features = tuple[str, ...]
+GROUPS: tuple[Callable[[Plan], Features], ...] = (
+    lambda plan: (plan.accelerator, plan.software, parallel_kind(plan)),
+    lambda plan: (plan.accelerator, plan.software),
+    lambda plan: (plan.accelerator, parallel_kind(plan)),
+    lambda plan: (plan.accelerator,),
+    lambda plan: (),
+)  # from narrow to wide; what they look at is all in the first
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The bands that a set of residuals allows."""
+
+    residuals: tuple[Residual, ...]
+
+    def trust(self, plan: Plan) -> Trust | None:
+        """How runs like `plan` were predicted; None if no run was validated."""
+        if not self.residuals:
+            return None
+        features, group = _group(plan, self.residuals)
+        outside = _outside(plan, group, self.residuals)
+        width = self.factor * _quantile(group) * (1 + PER_DOUBLING * _doublings(plan, group))
+        return Trust(
+            band=width,
+            coverage=COVERAGE,
+            runs=len(group),
+            basis=_basis(features, group),
+            extrapolates=tuple(outside),
+        )
+
+    @cached_property
+    def factor(self) -> float:
+        """By how much the bands are widened for sources that are not among the residuals; at least 1."""
+        ratios, weights = self._ratios
+        return max(1.0, _weighted_quantile(ratios, weights, COVERAGE)) if len(ratios) else 1.0
+
+    def coverage(self) -> dict[str, float]:
+        """Share of the runs of each source inside the bands that the other sources alone give.
+
+        Empty with fewer than two sources.
+        """
+        ratios, _ = self._ratios
+        if not len(ratios):
+            return {}
+        inside = {residual.source: 0.0 for residual in self.residuals}
+        sizes = Counter(residual.source for residual in self.residuals)
+        for residual, ratio in zip(self.residuals, ratios, strict=True):
+            inside[residual.source] += float(ratio <= self.factor) / sizes[residual.source]
+        return inside
+
+    @cached_property
+    def _ratios(self) -> tuple[Floats, Floats]:
+        """Each error over the band that the other sources give, and the weight of its run."""
+        known: dict[tuple[str, Features], tuple[float, list[Residual]]] = {}
+        ratios = []
+        for left_out in self.residuals:
+            source, plan = left_out.source, left_out.plan
+            if not self._without[source]:
+                return np.empty(0), np.empty(0)
+            key = (source, GROUPS[0](plan))
+            if key not in known:
+                group = _group(plan, self._without[source])[1]
+                known[key] = _quantile(group), group
+            width, group = known[key]
+            ratios.append(abs(left_out.error) / (width * (1 + PER_DOUBLING * _doublings(plan, group))))
+        return np.array(ratios), _weights(self.residuals)
+
+    @cached_property
+    def _without(self) -> dict[str, tuple[Residual, ...]]:
+        sources = {residual.source for residual in self.residuals}
+        return {source: tuple(r for r in self.residuals if r.source != source) for source in sources}
+
+
+def _group(plan: Plan, residuals: Sequence[Residual]) -> tuple[Features, list[Residual]]:
+    """The narrowest group of runs like `plan` that has enough of them."""
+    for features_of in GROUPS:
+        features = features_of(plan)
+        group = [residual for residual in residuals if features_of(residual.plan) == features]
+        if len(group) >= ENOUGH:
+            return features, group
+    return (), list(residuals)
+
+
+def _quantile(group: Sequence[Residual]) -> float:
+    """The error that COVERAGE of `group` stay within, each source with the same weight."""
+    errors = np.abs([residual.error for residual in group])
+    return max(_weighted_quantile(errors, _weights(group), COVERAGE), 1e-6)
+
+
+def _weights(group: Sequence[Residual]) -> Floats:
+    sizes = Counter(residual.source for residual in group)
+    return np.array([1.0 / sizes[residual.source] for residual in group])
+
+
+def _weighted_quantile(values: Floats, weights: Floats, share: float) -> float:
+    """The least value that `share` of the weight does not exceed."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) >= share * weights.sum() * (1 - 1e-12)
+    return float(values[order][np.argmax(reached)])
+
+
+def _doublings(plan: Plan, group: Sequence[Residual]) -> float:
+    """How many doublings the job is larger or smaller than all validated runs of the group."""
+    low, high = _range(residual.plan.accelerators for residual in group)
+    return max(0.0, log2(plan.accelerators / high), log2(low / plan.accelerators))
+
+
+def _outside(plan: Plan, group: Sequence[Residual], residuals: Sequence[Residual]) -> Iterable[str]:
+    """In which respects `plan` lies outside of what was validated."""
+    for name, value in (("accelerator", plan.accelerator), ("software", plan.software), ("precision", plan.precision)):
+        if all(getattr(residual.plan, name) != value for residual in residuals):
+            yield f"no run with {name} {value} was validated"
+    low, high = _range(residual.plan.accelerators for residual in group)
+    if not low <= plan.accelerators <= high:
+        yield f"{plan.accelerators:,} accelerators; validated were {low:,} to {high:,}"
+    longest = max(residual.plan.sequence_length for residual in residuals)
+    if plan.sequence_length > longest:
+        yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {longest:,}"
+
+
+def _basis(features: Features, group: Sequence[Residual]) -> str:
+    low, high = _range(residual.plan.accelerators for residual in group)
+    return ", ".join([*(features or ("all kinds",)), f"{low:,} to {high:,} accelerators"])
+
+
+def _range(values: Iterable[int]) -> tuple[int, int]:
+    known = list(values)
+    return min(known), max(known)
