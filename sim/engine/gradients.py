@@ -15,9 +15,9 @@ from typing_extensions import override
 
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Chunk
+from sim.plan.pieces import Chunk, Segment
 from sim.plan.schedule import Pass
-from sim.workload.extent import element_bytes
+from sim.workload.extent import weight_bytes
 
 
 class Variant(NamedTuple):
@@ -103,11 +103,11 @@ class DataParallel:
 
     def weight_bytes(self, parameters: float) -> float:
         """Bytes on the network for the weights of `parameters`."""
-        return parameters * element_bytes(self.job.plan.shard.precision)
+        return parameters * weight_bytes(self.job.plan.shard.precision, self.job.plan.shard.lora)
 
     def parameters(self, rank: RankClass) -> float:
-        """Parameters the rank computes with."""
-        return float(sum(s.parameters for chunk in self.job.plan.chunks[rank.stage] for s in chunk.segments))
+        """Parameters with gradients that the rank computes with."""
+        return float(sum(s.trained for chunk in self.job.plan.chunks[rank.stage] for s in chunk.segments))
 
     def updated_parameters(self, rank: RankClass) -> float:
         """Parameters the rank's optimizer updates."""
@@ -174,15 +174,22 @@ class Replicated(DataParallel):
     def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
         if not self.groups:
             return super().variants(stage, passes)
-        roles = [self._role(each) for each in passes]
-        opened = max((i for i, role in enumerate(roles) if role == "gather"), default=-1)
-        closing = roles.index("sum") if "sum" in roles else len(roles)
-        return [Variant(role, calm=opened < i < closing) for i, role in enumerate(roles)]
+        roles = dict.fromkeys(self._gathers(passes), "gather") | dict.fromkeys(self._sums(passes), "sum")
+        opened = max((i for i, role in roles.items() if role == "gather"), default=-1)
+        closing = min((i for i, role in roles.items() if role == "sum"), default=len(passes))
+        calm, busy = Variant("plain", calm=True), Variant("plain", calm=False)
+        variants = [calm if opened < i < closing else busy for i in range(len(passes))]
+        for i, role in roles.items():
+            variants[i] = Variant(role, calm=opened < i < closing)
+        return variants
 
-    def _role(self, each: Pass) -> str:
-        if self.overlaps and self._is_last(each):
-            return "sum"
-        return "gather" if self.gathers_ahead and self._is_first(each) else "plain"
+    def _gathers(self, passes: list[Pass]) -> list[int]:
+        """Positions of the passes that wait for weights."""
+        return [i for i, each in enumerate(passes) if self._is_first(each)] if self.gathers_ahead else []
+
+    def _sums(self, passes: list[Pass]) -> list[int]:
+        """Positions of the passes whose gradients are summed at once."""
+        return [i for i, each in enumerate(passes) if self._is_last(each)] if self.overlaps else []
 
     @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
@@ -204,7 +211,7 @@ class Replicated(DataParallel):
             for chunk in self.chunks(flow):
                 for position, segment in enumerate(chunk.segments):
                     done = token(self.program.kind("weights", flow, chunk.virtual, position))
-                    self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.parameters), (), done)
+                    self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.trained), (), done)
 
     @override
     def after_passes(self, stage: int, passes: list[Pass]) -> None:
@@ -221,7 +228,7 @@ class Replicated(DataParallel):
                     token(self.program.kind("gradients", member, each.chunk, position))
                     for member in self.job.flows[flow].members
                 )
-                self._sum(flow, f"{each.chunk}.{position}", segment.parameters, waits, each.microbatch)
+                self._sum(flow, f"{each.chunk}.{position}", segment.trained, waits, each.microbatch)
 
     def _sum(self, flow: int, what: str, parameters: float, waits: Tokens, index: int) -> None:
         kind = "all_reduce" if self.zero == 0 else "reduce_scatter"
@@ -306,12 +313,12 @@ class Sharded(DataParallel):
         history.append((each, position))
         del history[:-2]
         done = token(self._gathered(flow, each, position))
-        message = self.weight_bytes(self._segment(flow, each, position))
+        message = self.weight_bytes(self._segment(flow, each, position).parameters)
         self.issue(flow, "gather weights", "all_gather", message, waits, done, each.microbatch)
 
-    def _segment(self, flow: int, each: Pass, position: int) -> float:
+    def _segment(self, flow: int, each: Pass, position: int) -> Segment:
         segments = self.chunks(flow)[each.chunk].segments
-        return segments[len(segments) - 1 - position if each.backward else position].parameters
+        return segments[len(segments) - 1 - position if each.backward else position]
 
     def _scatter_held_back(self, flow: int) -> None:
         if flow not in self.held_back:
@@ -320,7 +327,7 @@ class Sharded(DataParallel):
         index = each.microbatch
         what = f"gradients {each.chunk}.{position}"
         done = token(self.program.kind("summed", flow, what))
-        message = self.gradient_bytes(self._segment(flow, each, position))
+        message = self.gradient_bytes(self._segment(flow, each, position).trained)
         self.issue(flow, what, "reduce_scatter", message, self._tokens(flow, each, position, index), done, index)
         self.last[flow] = token(done[0], index)
         self.sum_replicas(flow, what, message, index)

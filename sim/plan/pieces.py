@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.operation import Block, Operation, Shard
-from sim.workload.parameters import embedding_parameters, head_parameters, rank_parameters
+from sim.workload.parameters import embedding_parameters, head_parameters, rank_parameters, trained_parameters
 from sim.workload.transformer import embedding_block, head_block, layer_block
 
 
@@ -43,6 +43,7 @@ class Segment:
 
     pieces: tuple[Piece, ...]
     parameters: int
+    trained: int  # those with gradients
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         tensor_overlap=software.tensor_overlap,
         fused_kernels=software.fused_kernels,
         fused_accumulation=software.fused_accumulation,
+        lora=training.lora,
     )
 
 
@@ -106,8 +108,9 @@ def _layers_per_segment(model: Transformer, shard: Shard, software: Software, pa
     """Layers in one bucket of gradients; one under ZeRO-3, which wraps each layer."""
     if parallelism.zero_stage == 3 or software.gradient_bucket == 0:
         return 1
-    layer = rank_parameters(model, shard.tensor, 1, first=False, last=False) * software.gradient_comm_bytes
-    return max(1, round(software.gradient_bucket / layer))
+    layer = rank_parameters(model, shard.tensor, 1, first=False, last=False)
+    trained = trained_parameters(model, shard.lora, shard.tensor, 1, layer)
+    return max(1, round(software.gradient_bucket / (trained * software.gradient_comm_bytes)))
 
 
 def _segments(
@@ -128,7 +131,8 @@ def _segments(
         )
         if closes and first and not opens:  # one stage: a tied table counts where the model begins
             parameters += head_parameters(model, shard.tensor) - embedding_parameters(model, shard.tensor)
-        segments.append(Segment(pieces, parameters))
+        trained = trained_parameters(model, shard.lora, shard.tensor, count, parameters)
+        segments.append(Segment(pieces, parameters, trained))
     return tuple(segments)
 
 

@@ -109,7 +109,7 @@ def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluste
     }
     if parallelism.pipeline > 1:
         flows |= _stage_flows(grid, cluster, wrap=parallelism.virtual_stages > 1)
-        if model.tied_embeddings:
+        if model.tied_embeddings and experiment.training.lora is None:
             ends = grid.groups("pipeline")[:, [0, -1]]
             flows["embedding"] = collective_flows("embedding", grid, cluster, ends, 12)
     return flows

@@ -321,6 +321,16 @@ class Parallelism(Record):
     )
 
 
+class LowRank(Record):
+    """Low-rank adaptation (LoRA): all weights are frozen, small matrices beside some of them are trained."""
+
+    rank: Count = Field(ge=1, description="inner width of an adapter")
+    targets: tuple[Literal["qkv", "attention_output", "feed_forward_up", "feed_forward_down"], ...] = Field(
+        default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
+    )
+    dropout: bool = Field(default=False, description="dropout on the input of an adapter")
+
+
 class Training(Record):
     """What is trained and how."""
 
@@ -329,6 +339,7 @@ class Training(Record):
     sequence_length: Count = Field(ge=1, description="tokens per sequence")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     recompute: Literal["none", "selective", "full"] = Field(default="none", description="activations computed again in the backward pass: none, attention only, all")
+    lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
 
 

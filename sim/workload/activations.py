@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sim.spec.records import Transformer
 from sim.workload.extent import Extent, extent_of
+from sim.workload.lora import adapted_sizes
 from sim.workload.operation import Shard
 
 
@@ -57,20 +58,35 @@ def core_bytes(extent: Extent) -> float:
 
 
 def _outside_core(extent: Extent) -> float:
-    return _replicated(extent) + _split(extent)
+    return _replicated(extent) + _split(extent) + _adapters(extent)
 
 
 def _replicated(extent: Extent) -> float:
-    """Inputs and outputs of both norms, two dropout masks: 10 s b h, over t if the sequence is split [B]."""
-    return float(extent.rows * extent.hidden * (4 * extent.element + 2 * extent.model.dropout))
+    """Inputs and outputs of both norms, two dropout masks: 10 s b h, over t if the sequence is split [B].
+
+    The output of a norm is kept for the weight gradient of the matrix behind it, or of its adapter.
+    """
+    outputs = sum(not extent.frozen or extent.adapts(target) for target in ("qkv", "feed_forward_up"))
+    return float(extent.rows * extent.hidden * ((2 + outputs) * extent.element + 2 * extent.model.dropout))
+
+
+def _adapters(extent: Extent) -> float:
+    """The small inner product of each adapter, and with dropout its input and mask [B]."""
+    lora = extent.shard.lora
+    if lora is None:
+        return 0.0
+    sizes = adapted_sizes(extent.model, extent.shard.tensor)
+    inputs = sum(sizes[target][0] for target in lora.targets) * (extent.element + 1) * lora.dropout
+    return float(extent.tokens * (extent.element * lora.rank * len(lora.targets) + inputs))
 
 
 def _split(extent: Extent) -> float:
     """Queries, keys, values, attention output and feed-forward intermediates: 24 s b h / t [B].
 
     The feed-forward block keeps the inputs and the output of its activation; an eager gate also
-    keeps the activated factor.
+    keeps the activated factor. Frozen, it keeps no output.
     """
-    inner = len(extent.ffn_widths) + 1 + (extent.gated and not extent.fused)
+    output = not extent.frozen or extent.adapts("feed_forward_down")
+    inner = len(extent.ffn_widths) + output + (extent.gated and not extent.fused)
     columns = sum(extent.qkv_widths) + extent.query_width + inner * extent.ffn
     return float(extent.element * extent.tokens * columns)

@@ -18,7 +18,9 @@ def norm_forward(extent: Extent, name: str) -> Operations:
 
 
 def norm_backward(extent: Extent, name: str) -> Operations:
-    """Read x and dy, write dx; read x and dy once more for the weight gradient."""
+    """Read x and dy, write dx; read x and dy once more for the weight gradient, unless it is frozen."""
+    if extent.frozen:
+        return _pass(extent, f"{name} backward", 3 * extent.element)
     if _eager_rms(extent):
         return _pass(extent, f"{name} backward", 8 * extent.element + 48, 12)
     return _pass(extent, f"{name} backward", 5 * extent.element, 2)
@@ -39,11 +41,10 @@ def residual_forward(extent: Extent, name: str) -> Operations:
 
 def residual_backward(extent: Extent, name: str) -> Operations:
     """Dropout: read dy and mask, write dx. Bias: read dy once more."""
-    model, e = extent.model, extent.element
-    if not (model.dropout or model.bias):
+    dropout, bias, e = extent.model.dropout, extent.trains_bias, extent.element
+    if not (dropout or bias):
         return ()
-    per_element = (2 * e + 1) * model.dropout + e * model.bias
-    return _pass(extent, f"{name} residual backward", per_element, model.dropout + model.bias)
+    return _pass(extent, f"{name} residual backward", (2 * e + 1) * dropout + e * bias, dropout + bias)
 
 
 def residual_gradient(extent: Extent, name: str) -> Operations:
@@ -64,11 +65,11 @@ def activation_forward(extent: Extent) -> Operations:
 def activation_backward(extent: Extent) -> Operations:
     """Read dy and the inputs, write their gradients; the bias gradient reads these once more."""
     e, gated = extent.element, extent.gated
-    bias = e * extent.model.bias * (1 + gated)
+    bias = e * extent.trains_bias * (1 + gated)
     if extent.fused:
-        return _inner(extent, "activation backward", (5 if gated else 3) * e + bias, 1 + extent.model.bias)
+        return _inner(extent, "activation backward", (5 if gated else 3) * e + bias, 1 + extent.trains_bias)
     steps = 3 if gated else 1 + (extent.model.activation == "squared_relu")
-    return _inner(extent, "activation backward", 3 * e * steps + bias, steps + extent.model.bias)
+    return _inner(extent, "activation backward", 3 * e * steps + bias, steps + extent.trains_bias)
 
 
 def layout_forward(extent: Extent) -> Operations:
@@ -79,7 +80,7 @@ def layout_forward(extent: Extent) -> Operations:
 def layout_backward(extent: Extent) -> Operations:
     """The way back, and the bias gradient of the QKV product (one more read)."""
     traffic = extent.element * extent.tokens * sum(extent.qkv_widths)
-    bias = (elementwise(extent, "qkv bias gradient", traffic),) if extent.model.bias else ()
+    bias = (elementwise(extent, "qkv bias gradient", traffic),) if extent.trains_bias else ()
     return (
         *_rotate(extent, "rotary backward"),
         *_copy(extent, "qkv layout backward", sum(extent.qkv_widths)),

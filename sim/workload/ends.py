@@ -24,7 +24,12 @@ def embedding_forward(extent: Extent) -> Operations:
 
 
 def embedding_backward(extent: Extent) -> Operations:
-    """Gather the gradient (sequence parallelism only) and add its rows to the table's gradient."""
+    """Gather the gradient (sequence parallelism only) and add its rows to the table's gradient.
+
+    A frozen table needs no gradient, so the backward pass ends before it.
+    """
+    if extent.frozen:
+        return ()
     gather = tensor_collective(extent, "embedding gradient gather", "all_gather")
     return (
         *_dropout(extent, "embedding dropout backward"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.spec.records import Transformer
+from sim.spec.records import LowRank, Transformer
 from sim.workload.operation import Shard
 
 ELEMENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
@@ -86,6 +86,25 @@ class Extent:
         """Elements of the attention scores of this rank."""
         return float(self.batch * self.heads * self.queries * self.keys)
 
+    @property
+    def frozen(self) -> bool:
+        """Only adapters are trained."""
+        return self.shard.lora is not None
+
+    @property
+    def trains_bias(self) -> bool:
+        """Linear layers have a bias that needs a gradient."""
+        return self.model.bias and not self.frozen
+
+    @property
+    def rank(self) -> int:
+        """Inner width of an adapter."""
+        return self.shard.lora.rank if self.shard.lora else 0
+
+    def adapts(self, target: str) -> bool:
+        """Whether the matrix has an adapter beside it."""
+        return self.shard.lora is not None and target in self.shard.lora.targets
+
     def hides(self, phase: str) -> bool:
         """Tensor-parallel traffic of "forward" or "backward" runs beside products."""
         return self.shard.tensor_overlap in (("full",) if phase == "forward" else ("backward", "full"))
@@ -107,8 +126,13 @@ def kv_head_count(model: Transformer) -> int:
 
 
 def element_bytes(precision: str) -> int:
-    """Bytes of an activation or weight element; fp8 keeps both in 16 bit."""
+    """Bytes of an activation or trained weight; fp8 keeps both in 16 bit."""
     return ELEMENT_BYTES[precision]
+
+
+def weight_bytes(precision: str, lora: LowRank | None) -> int:
+    """Bytes of a stored weight; frozen weights under fp8 need no 16-bit copy."""
+    return 1 if lora and precision == "fp8" else ELEMENT_BYTES[precision]
 
 
 def extent_of(model: Transformer, shard: Shard, gradient_bytes: int = 4) -> Extent:

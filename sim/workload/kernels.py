@@ -53,13 +53,14 @@ def collective(name: str, kind: CollectiveKind, group: GroupKind, message: float
     return Operation(name=name, kind="collective", kernels=1, collective=kind, group=group, message=float(message))
 
 
-def weight_gradient(extent: Extent, name: str, inputs: int, outputs: int, precision: str) -> Operations:
-    """The gradient of an (inputs x outputs) matrix, added to what earlier microbatches left.
+def weight_gradient(extent: Extent, name: str, shape: tuple[int, int, int], precision: str) -> Operations:
+    """The gradient of a matrix, added to what earlier microbatches left; `shape` = (inputs, outputs, tokens).
 
     Fused kernels accumulate in the product (read and write `gradient_bytes` per element); others
     write the product first and add it in a second kernel.
     """
-    product = matmul(f"{name} weight gradient", (outputs, inputs, extent.tokens), precision, extent.element)
+    inputs, outputs, tokens = shape
+    product = matmul(f"{name} weight gradient", (outputs, inputs, tokens), precision, extent.element)
     weights = inputs * outputs
     if extent.shard.fused_accumulation:
         traffic = product.bytes_moved + weights * (2 * extent.gradient_bytes - extent.element)

@@ -19,6 +19,7 @@ from sim.workload.kernels import (
     tensor_collective,
     weight_gradient,
 )
+from sim.workload.lora import adapter_backward, adapter_forward
 from sim.workload.operation import Operation
 
 
@@ -30,6 +31,11 @@ class Linear:
     inputs: int
     widths: tuple[int, ...]
     precision: str
+
+    @property
+    def target(self) -> str:
+        """What adapters call it."""
+        return self.name.replace(" ", "_").replace("-", "_")
 
     @property
     def outputs(self) -> int:
@@ -45,12 +51,15 @@ def linear(extent: Extent, name: str, inputs: int, widths: tuple[int, ...]) -> L
 def column_forward(extent: Extent, layer: Linear) -> Operations:
     """Gather the sequence (sequence parallelism only), then multiply."""
     gather = _if_split(extent, tensor_collective(extent, f"{layer.name} gather", "all_gather"))
-    return before(gather, products(extent, layer), extent.hides("forward"))
+    work = before(gather, products(extent, layer), extent.hides("forward"))
+    return (*work, *adapter_forward(extent, layer.target))
 
 
 def row_forward(extent: Extent, layer: Linear) -> Operations:
     """Multiply, then sum the partial outputs."""
-    return after(products(extent, layer), _sum_over_ranks(extent, f"{layer.name} reduce"), extent.hides("forward"))
+    reduce = _sum_over_ranks(extent, f"{layer.name} reduce")
+    work = after(products(extent, layer), reduce, extent.hides("forward"))
+    return (*work, *adapter_forward(extent, layer.target))
 
 
 def column_backward(extent: Extent, layer: Linear) -> Operations:
@@ -60,6 +69,7 @@ def column_backward(extent: Extent, layer: Linear) -> Operations:
     reduce = _sum_over_ranks(extent, f"{layer.name} gradient reduce")
     return (
         *before(gather, input_gradients(extent, layer), hidden),
+        *adapter_backward(extent, layer.target),
         *before(reduce, weight_gradients(extent, layer), hidden),
     )
 
@@ -68,7 +78,11 @@ def row_backward(extent: Extent, layer: Linear) -> Operations:
     """Gather the output gradient (sequence parallelism only), then both gradients."""
     gather = _if_split(extent, tensor_collective(extent, f"{layer.name} gradient gather", "all_gather"))
     full = extent.shard.tensor_overlap == "full"
-    return (*before(gather, input_gradients(extent, layer), full), *weight_gradients(extent, layer))
+    return (
+        *before(gather, input_gradients(extent, layer), full),
+        *adapter_backward(extent, layer.target),
+        *weight_gradients(extent, layer),
+    )
 
 
 def products(extent: Extent, layer: Linear) -> Operations:
@@ -93,22 +107,27 @@ def input_gradients(extent: Extent, layer: Linear) -> Operations:
 
 
 def weight_gradients(extent: Extent, layer: Linear) -> Operations:
-    """The products (width x tokens) by (tokens x inputs), accumulated."""
+    """The products (width x tokens) by (tokens x inputs), accumulated; none for frozen matrices."""
+    if extent.frozen:
+        return ()
     return tuple(
         operation
         for width in layer.widths
-        for operation in weight_gradient(extent, layer.name, layer.inputs, width, layer.precision)
+        for operation in weight_gradient(extent, layer.name, (layer.inputs, width, extent.tokens), layer.precision)
     )
 
 
 def cast(extent: Extent, layer: Linear, name: str, columns: int) -> Operations:
     """To fp8, plain and transposed: read 2 B and write 1 + 1 B in one kernel, or in two passes.
 
-    Weights are cast once per step, with the optimizer.
+    Weight gradients need the transposed copy, so frozen matrices do without. Weights are cast once
+    per step, with the optimizer.
     """
     if layer.precision != "fp8":
         return ()
     elements = extent.tokens * columns
+    if extent.frozen:
+        return (elementwise(extent, f"{name} cast", 3 * elements),)
     fused = extent.fused
     return (elementwise(extent, f"{name} cast", elements * (4 if fused else 5), 1 if fused else 2),)
 

@@ -16,10 +16,10 @@ from sim.workload.activations import (
     head_activation_bytes,
     layer_activation_bytes,
 )
-from sim.workload.extent import element_bytes, extent_of
+from sim.workload.extent import element_bytes, extent_of, weight_bytes
 from sim.workload.inflight import end_chunks_in_flight
 from sim.workload.operation import Shard
-from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters
+from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters, trained_parameters
 
 MOMENT_BYTES = 8  # two 32-bit moments of Adam
 MASTER_BYTES = 4  # 32-bit copy of 16-bit weights
@@ -50,6 +50,11 @@ class _Stage:
             sequence_length=self.shard.sequence_length,
         )
 
+    @property
+    def trained(self) -> int:
+        """Parameters with gradients and optimizer state."""
+        return trained_parameters(self.model, self.shard.lora, self.shard.tensor, self.layers, self.parameters)
+
     def shards(self, zero_stage: int) -> int:
         """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
         return shard_ranks(self.parallelism) if self.parallelism.zero_stage >= zero_stage else 1
@@ -76,8 +81,8 @@ def stage_memory(
     part = _Stage(model, shard, training, parallelism, software, layers, in_flight, **ends)
     return {
         "weights": _weights(part),
-        "gradients": part.parameters * software.gradient_bytes / part.shards(2),
-        "optimizer": part.parameters * optimizer_state_bytes(training.precision) / part.shards(1),
+        "gradients": part.trained * software.gradient_bytes / part.shards(2),
+        "optimizer": part.trained * optimizer_state_bytes(training.precision) / part.shards(1),
         "activations": in_flight * layers / parallelism.virtual_stages * layer_activation_bytes(model, shard),
         "ends": _ends(part),
         "temporary": _working_set(part) + _gathered(part),
@@ -95,7 +100,10 @@ def shard_ranks(parallelism: Parallelism) -> int:
 
 
 def _weights(part: _Stage) -> float:
-    return part.parameters * element_bytes(part.training.precision) / part.shards(3)
+    frozen = part.parameters if part.shard.lora else 0
+    element = weight_bytes(part.training.precision, part.shard.lora)
+    stored = frozen * element + part.trained * element_bytes(part.training.precision)
+    return stored / part.shards(3)
 
 
 def _ends(part: _Stage) -> float:
@@ -139,9 +147,11 @@ def _gathered(part: _Stage) -> float:
 
     Two layers of weights when the next is gathered ahead; the token table if it is larger.
     """
-    tensor, element = part.shard.tensor, element_bytes(part.training.precision)
+    tensor, lora = part.shard.tensor, part.shard.lora
+    element = weight_bytes(part.training.precision, lora)
     table = embedding_parameters(part.model, tensor) if part.first or part.last else 0
     unit = max(layer_parameters(part.model, tensor).total, table)
     weights = unit * element * (1 + part.software.parameter_prefetch) if part.shards(3) > 1 else 0.0
-    gradients = unit * part.software.gradient_bytes if part.shards(2) > 1 else 0.0
+    trained = trained_parameters(part.model, lora, tensor, 1, unit)
+    gradients = trained * part.software.gradient_bytes if part.shards(2) > 1 else 0.0
     return weights + gradients

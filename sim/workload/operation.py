@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sim.spec.records import LowRank
+
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
@@ -68,3 +70,4 @@ class Shard:
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     fused_kernels: bool = True
     fused_accumulation: bool = True  # of weight gradients, inside the product
+    lora: LowRank | None = None  # adapters; all else is frozen

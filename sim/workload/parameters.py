@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.spec.records import Transformer
+from sim.spec.records import LowRank, Transformer
 from sim.workload.extent import GATED, head_width, kv_head_count, share
+from sim.workload.lora import adapter_parameters
+
+PASSES = 3  # a product has one forward pass and two backward: for its input and for its weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,31 @@ def rank_parameters(
     return count
 
 
-def model_flops_per_token(model: Transformer, sequence_length: int) -> float:
+def trained_parameters(model: Transformer, lora: LowRank | None, tensor: int, layers: int, all_of_it: int) -> int:
+    """Parameters with gradients among `all_of_it` of a rank with `layers` layers: all, or its adapters."""
+    return all_of_it if lora is None else layers * adapter_parameters(model, lora, tensor)
+
+
+def passes_of_weights(lora: LowRank | None) -> int:
+    """Products per matrix and step: frozen matrices have no weight gradient."""
+    return PASSES if lora is None else PASSES - 1
+
+
+def model_flops_per_token(model: Transformer, sequence_length: int, lora: LowRank | None = None) -> float:
     """Forward and backward without recomputation, full attention [FLOP].
 
     For GPT: 72 s l h^2 (1 + s/6h + V/12lh) per sequence of s tokens (Korthikanti 2022, appendix A).
+    With frozen matrices 4 and not 6 FLOP per weight, and 6 per weight of an adapter.
     """
-    return 3.0 * (model.layers * layer_flops_per_token(model, sequence_length) + _head_flops(model))
+    weights = model.layers * 2.0 * model.hidden * matrix_columns(model) + _head_flops(model)
+    core = model.layers * core_flops_per_token(model, sequence_length)
+    adapters = 2.0 * model.layers * adapter_parameters(model, lora) if lora else 0.0
+    return passes_of_weights(lora) * weights + PASSES * (core + adapters)
 
 
-def hardware_flops_per_token(model: Transformer, sequence_length: int, recompute: str) -> float:
+def hardware_flops_per_token(
+    model: Transformer, sequence_length: int, recompute: str, lora: LowRank | None = None
+) -> float:
     """The same with what is recomputed [FLOP].
 
     Full, for GPT: 96 s l h^2 (1 + s/6h + V/16lh) per sequence (Narayanan 2021, equation 3).
@@ -112,7 +131,7 @@ def hardware_flops_per_token(model: Transformer, sequence_length: int, recompute
         "selective": 0.0 if model.attention == "flash" else core_flops_per_token(model, sequence_length),
         "full": layer_flops_per_token(model, sequence_length),
     }
-    return model_flops_per_token(model, sequence_length) + model.layers * again[recompute]
+    return model_flops_per_token(model, sequence_length, lora) + model.layers * again[recompute]
 
 
 def layer_flops_per_token(model: Transformer, sequence_length: int) -> float:

@@ -1,7 +1,8 @@
 """A transformer layer, its embedding and its head as operations of one rank and one microbatch.
 
 `model_flops` counts matrix products with full (not causal) attention, as Megatron does
-(Narayanan 2021, appendix; Korthikanti 2022, appendix A); `Operation.flops` counts what runs.
+(Narayanan 2021, appendix; Korthikanti 2022, appendix A), two products backward for each forward
+one, or one for a frozen matrix; `Operation.flops` counts what runs.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from sim.workload.ends import embedding_backward, embedding_forward, head_backwa
 from sim.workload.extent import Extent, extent_of
 from sim.workload.kernels import Operations
 from sim.workload.linear import Linear, column_backward, column_forward, linear, row_backward, row_forward
+from sim.workload.lora import adapter_parameters
 from sim.workload.operation import Block, Shard
-
-BACKWARD_FLOPS = 2  # two products backward for each forward product
+from sim.workload.parameters import PASSES, passes_of_weights
 
 
 def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> Block:
@@ -37,7 +38,7 @@ def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) ->
         forward=_layer_forward(extent),
         recompute=_layer_recompute(extent),
         backward=(*_feed_forward_backward(extent), *_attention_backward(extent)),
-        model_flops=(1 + BACKWARD_FLOPS) * _layer_products(extent),
+        model_flops=_layer_flops(extent),
     )
 
 
@@ -51,13 +52,17 @@ def head_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> 
     """Final norm, output product and vocabulary-parallel cross-entropy."""
     extent = extent_of(model, shard, gradient_bytes)
     product = 2.0 * extent.tokens * extent.hidden * extent.vocab
-    return Block("head", head_forward(extent), (), head_backward(extent), (1 + BACKWARD_FLOPS) * product)
+    flops = passes_of_weights(shard.lora) * product
+    return Block("head", head_forward(extent), (), head_backward(extent), flops)
 
 
-def _layer_products(extent: Extent) -> float:
-    """FLOPs of one forward pass: 2 per weight and token, 4 per score and head column."""
+def _layer_flops(extent: Extent) -> float:
+    """FLOPs of both passes: 2 per weight and token, 4 per score and head column."""
+    lora = extent.shard.lora
     columns = sum(extent.qkv_widths) + extent.query_width + extent.ffn * (len(extent.ffn_widths) + 1)
-    return 2.0 * extent.tokens * extent.hidden * columns + 4.0 * extent.scores * extent.head_dim
+    weights = passes_of_weights(lora) * 2.0 * extent.tokens * extent.hidden * columns
+    trained = adapter_parameters(extent.model, lora, extent.shard.tensor) if lora else 0
+    return weights + PASSES * (2.0 * extent.tokens * trained + 4.0 * extent.scores * extent.head_dim)
 
 
 def _layer_forward(extent: Extent) -> Operations:
