@@ -24,7 +24,7 @@ CASES = {
     "megatron_core_h100": (11, 0),
     "megatron_sc21": (8, 0),
     "mlperf_gpt3": (12, 11),
-    "mlperf_llama2_70b_lora": (0, 26),
+    "mlperf_llama2_70b_lora": (12, 14),
     "mlperf_llama31_405b": (5, 4),
     "mpt_llm_foundry": (140, 0),
     "nemo_24": (8, 0),
