@@ -15,6 +15,7 @@ from sim.cluster.fat_tree import build_fat_tree
 from sim.cluster.hops import join_links
 from sim.cluster.router import NodeRouter
 from sim.cluster.server import Server, build_server, without_adapters
+from sim.cluster.storage import build_storage, guests, pooled
 from sim.cluster.switch import build_switch
 from sim.cluster.torus import build_torus
 from sim.errors import ConfigError, Problem
@@ -29,6 +30,7 @@ from sim.spec.records import (
     SwitchFabric,
     TorusFabric,
 )
+from sim.spec.storage import Storage
 
 
 def build_cluster(
@@ -48,7 +50,12 @@ def build_cluster(
         server = without_adapters(server)
     site_blocks, site = _site(spec, server, accelerator)
     fabric = _build_fabric(spec, site)
+    blocks = (*site_blocks, *(fabric.blocks if fabric else ()))
     links = join_links([server.cluster_links(spec.nodes), *([fabric.links] if fabric else [])])
+    storage = None
+    if isinstance(spec.storage, Storage):
+        storage = build_storage(spec.storage, spec.nodes, server, fabric, blocks[-1].end, links.n)
+        blocks, links = (*blocks, *storage.blocks), join_links([links, storage.links])
     cluster = Cluster(
         spec=spec,
         node=node,
@@ -58,19 +65,22 @@ def build_cluster(
         links=links,
         speed=np.ones(spec.nodes * node.accelerators),
         router=NodeRouter(server, fabric, links.latency),
-        blocks=(*site_blocks, *(fabric.blocks if fabric else ())),
+        blocks=blocks,
         server=server,
         fabric=fabric,
+        storage=storage,
     )
     return _degrade(cluster, degradations) if degradations else cluster
 
 
 def merged(spec: ClusterSpec) -> ClusterSpec:
-    """A sprayed fat-tree with its equal spines, and cores, drawn as one.
+    """A sprayed fat-tree with its equal spines, and cores, drawn as one; storage servers likewise (`pooled`).
 
     Where every flow spreads evenly over all of them they carry the same load at any time, so one of
     their summed capacity is exactly as good, and a path is one link instead of dozens.
     """
+    if isinstance(spec.storage, Storage):
+        spec = spec.model_copy(update={"storage": pooled(spec.storage)})
     if spec.routing.kind != "spray" or not isinstance(spec.fabric, FatTreeFabric):
         return spec
     return spec.model_copy(update={"fabric": spec.fabric.model_copy(update={"spines": 1, "cores": 1})})
@@ -87,16 +97,19 @@ def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:
 def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[list[Block], Site]:
     """Adapters behind the vertices of the nodes; on a torus, the node's own vertex takes their place."""
     blocks = server.blocks(spec.nodes, accelerator.kind)
+    n_guests = guests(spec.storage if isinstance(spec.storage, Storage) else None)
     if isinstance(spec.fabric, TorusFabric):
         centre = server.n_accelerators if server.n_accelerators > 1 else 0
         endpoint = server.vertices(spec.nodes, np.array([centre])).reshape(-1)
     else:
         adapters = Block("nic", "node{}/nic{}", blocks[-1].end, (spec.nodes, server.n_adapters))
-        endpoint = np.arange(adapters.first, adapters.end)
         blocks.append(adapters)
+        if n_guests:
+            blocks.append(Block("storage-nic", "storage{}/nic{}", adapters.end, (n_guests, server.n_adapters)))
+        endpoint = np.arange(adapters.first, blocks[-1].end)
     nics = server.node.nics
     return blocks, Site(
-        n_nodes=spec.nodes,
+        n_nodes=spec.nodes + n_guests,
         adapters=server.n_adapters,
         endpoint=endpoint,
         rate=server.adapter_rate,
@@ -105,6 +118,7 @@ def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[
         first_vertex=blocks[-1].end,
         first_link=spec.nodes * server.links.n,
         routing=spec.routing,
+        guests=n_guests,
     )
 
 

@@ -15,6 +15,7 @@ from sim.spec.records import Accelerator, ClusterSpec, Node
 if TYPE_CHECKING:
     from sim.cluster.fabric import Fabric
     from sim.cluster.server import Server
+    from sim.cluster.storage import StorageSystem
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -88,6 +89,7 @@ class Cluster:
     blocks: tuple[Block, ...]  # names of vertices, in vertex order
     server: Server  # the network inside one node
     fabric: Fabric | None  # the network between nodes
+    storage: StorageSystem | None = None  # servers for checkpoints and training data
 
     @property
     def n_accelerators(self) -> int:

@@ -20,6 +20,7 @@ from sim.spec.records import GraphFabric
 from sim.units import DATA_RATE, TIME, QuantityError, parse_fraction, parse_quantity
 
 Step = tuple[int, float]  # link and share
+KINDS = ("node", "storage", "switch")  # of vertices, in the order they are numbered
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Drawn:
         for a, b, data in self.graph.edges(data=True):
             flow.add_edge(a, b, capacity=data["capacity"])
             flow.add_edge(b, a, capacity=data["capacity"])
-        half = self.site.n_nodes // 2
+        half = self.site.n_hosts // 2
         flow.add_edges_from(("from", server) for server in range(half))
-        flow.add_edges_from((server, "to") for server in range(half, self.site.n_nodes))
+        flow.add_edges_from((server, "to") for server in range(half, self.site.n_hosts))
         return float(nx.maximum_flow_value(flow, "from", "to")) if half else float("nan")
 
     def _rows(self, source: Ints, target: Ints, here: Ints, there: Ints, key: Ints) -> list[list[Step]]:
@@ -124,7 +125,7 @@ class Drawn:
 @dataclass(frozen=True)
 class _Vertex:
     name: str
-    is_server: bool
+    kind: str  # node, storage or switch
 
 
 @dataclass(frozen=True)
@@ -141,32 +142,38 @@ def build_drawn(fabric: GraphFabric, site: Site) -> Drawn:
     Raises ConfigError if ends are unknown, servers do not match the nodes, or it is in pieces.
     """
     vertices, edges = _read_graphml(fabric.graphml) if fabric.graphml else _read_lists(fabric)
-    _check_servers(vertices, site.n_nodes)
-    servers = [vertex.name for vertex in vertices if vertex.is_server]
-    switches = [vertex.name for vertex in vertices if not vertex.is_server]
-    graph = _graph([*servers, *switches], edges)
-    _check_joined(graph, [*servers, *switches])
-    server_block = Block("node", "", site.first_vertex, (len(servers),), tuple(servers))
-    blocks = (server_block, Block("switch", "", server_block.end, (len(switches),), tuple(switches)))
+    _check_servers(vertices, site)
+    blocks: list[Block] = []
+    for kind in KINDS:
+        names = tuple(vertex.name for vertex in vertices if vertex.kind == kind)
+        if names or kind != "storage":
+            blocks.append(Block(kind, "", blocks[-1].end if blocks else site.first_vertex, (len(names),), names))
+    every = [name for block in blocks for name in block.names]
+    graph = _graph(every, edges)
+    _check_joined(graph, every)
     up = adapter_links(site, site.first_vertex + np.arange(site.n) // site.adapters, None)
-    return Drawn(site, graph, blocks, join_links([up, _edge_links(graph, site.first_vertex)]))
+    return Drawn(site, graph, tuple(blocks), join_links([up, _edge_links(graph, site.first_vertex)]))
 
 
 def _read_lists(fabric: GraphFabric) -> tuple[list[_Vertex], list[_Edge]]:
-    vertices = [_Vertex(node.id, node.kind == "node") for node in fabric.nodes]
+    vertices = [_Vertex(node.id, node.kind) for node in fabric.nodes]
     return vertices, [_Edge(e.source, e.target, e.bandwidth * e.efficiency, e.latency) for e in fabric.links]
 
 
 def _read_graphml(path: str) -> tuple[list[_Vertex], list[_Edge]]:
-    """Vertices with `kind` (node or switch) and edges with `bandwidth`, `efficiency` and `latency`."""
+    """Vertices with `kind` (node, storage or switch) and edges with `bandwidth`, `efficiency` and `latency`."""
     try:
         graph = nx.read_graphml(Path(path))
     except (OSError, nx.NetworkXError, SyntaxError) as error:
         raise ConfigError(Problem("", "fabric.graphml", f"cannot read {path}: {error}")) from error
     if graph.is_directed():  # a cable drawn in both directions is one cable
         graph = nx.DiGraph(graph).to_undirected()
-    vertices = [_Vertex(str(name), data.get("kind") == "node") for name, data in graph.nodes(data=True)]
+    vertices = [_Vertex(str(name), _kind(data)) for name, data in graph.nodes(data=True)]
     return vertices, [_graphml_edge(str(a), str(b), data) for a, b, data in graph.edges(data=True)]
+
+
+def _kind(data: dict[str, Any]) -> str:
+    return str(data["kind"]) if data.get("kind") in KINDS else "switch"
 
 
 def _graphml_edge(source: str, target: str, data: dict[str, Any]) -> _Edge:
@@ -184,11 +191,12 @@ def _quantity(value: object, dimension: Any) -> float:
     return float(value) if isinstance(value, int | float) else parse_quantity(value, dimension)
 
 
-def _check_servers(vertices: Sequence[_Vertex], n_nodes: int) -> None:
-    n = sum(vertex.is_server for vertex in vertices)
-    if n != n_nodes:
-        message = f"the graph has {n} vertices of kind node, the cluster has {n_nodes} nodes"
-        raise ConfigError(Problem("", "fabric.nodes", message, "change nodes or the graph so that they match"))
+def _check_servers(vertices: Sequence[_Vertex], site: Site) -> None:
+    for kind, wanted, what in (("node", site.n_hosts, "nodes"), ("storage", site.guests, "storage servers on it")):
+        n = sum(vertex.kind == kind for vertex in vertices)
+        if n != wanted:
+            message = f"the graph has {n} vertices of kind {kind}, the cluster has {wanted} {what}"
+            raise ConfigError(Problem("", "fabric.nodes", message, f"change {what} or the graph so that they match"))
     names = [vertex.name for vertex in vertices]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -39,17 +39,39 @@ def _link_data(cluster: Cluster, number: int, name: str) -> dict[str, Any]:
 
 
 def attachments(cluster: Cluster) -> list[tuple[int, int]]:
-    """Vertex pairs, both directions, that are joined without a capacity: accelerator or PCIe and adapter."""
+    """Vertex pairs, both directions, that are joined without a capacity.
+
+    Accelerator or PCIe and adapter; accelerator and host; adapter and port of a storage server.
+    """
+    pairs = _adapters(cluster) | _hosts(cluster) | _ports(cluster)
+    return sorted(pairs | {(b, a) for a, b in pairs})
+
+
+def _adapters(cluster: Cluster) -> set[tuple[int, int]]:
     server = cluster.server
+    pairs: set[tuple[int, int]] = set()
     nics = [block for block in cluster.blocks if block.kind == "nic"]
     if not nics:
-        return []
-    pairs = set()
+        return pairs
     for i, adapter in enumerate(server.adapter.tolist()):
         local = i if server.exit[i] < 0 else int(server.links.target[server.exit[i]])
         vertices = server.vertices(cluster.n_nodes, np.array([local]))[:, 0].tolist()
         pairs |= {(v, nics[0].first + n * server.n_adapters + adapter) for n, v in enumerate(vertices)}
-    return sorted(pairs | {(b, a) for a, b in pairs})
+    return pairs
+
+
+def _hosts(cluster: Cluster) -> set[tuple[int, int]]:
+    hosts = [block for block in cluster.blocks if block.kind == "host"]
+    every = range(cluster.n_accelerators)
+    return {(a, hosts[0].first + a // cluster.accelerators_per_node) for a in every} if hosts else set()
+
+
+def _ports(cluster: Cluster) -> set[tuple[int, int]]:
+    by_kind = {block.kind: block for block in cluster.blocks}
+    nics, ports = by_kind.get("storage-nic"), by_kind.get("storage-port")
+    if nics is None or ports is None:
+        return set()
+    return {(nic, ports.first + (nic - nics.first) // nics.shape[1]) for nic in range(nics.first, nics.end)}
 
 
 def graphml(cluster: Cluster) -> str:

@@ -17,20 +17,26 @@ from sim.spec.records import FabricLink, Routing
 class Site:
     """Where a fabric attaches to the nodes, and which numbers are free for it."""
 
-    n_nodes: int
-    adapters: int  # per node: the number of rails
-    endpoint: Ints  # (n_nodes*adapters,) vertex of each adapter, node by node
+    n_nodes: int  # places, those of storage servers included
+    adapters: int  # per place: the number of rails
+    endpoint: Ints  # (n_nodes*adapters,) vertex of each adapter, place by place
     rate: float  # B/s payload of one adapter, per direction
     line_rate: float  # B/s of one adapter before its efficiency
     latency: float  # s from memory to wire, one way
     first_vertex: int
     first_link: int
     routing: Routing
+    guests: int = 0  # places at the end that storage servers take
 
     @property
     def n(self) -> int:
         """Adapters of the cluster."""
         return len(self.endpoint)
+
+    @property
+    def n_hosts(self) -> int:
+        """Places that are nodes."""
+        return self.n_nodes - self.guests
 
 
 class Fabric(Protocol):

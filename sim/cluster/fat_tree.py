@@ -9,7 +9,7 @@ reference architectures (NVIDIA RA-11333-001 for H100, RA-09950-001 for A100).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -114,10 +114,10 @@ class FatTree:
 
     def bisection(self) -> float:
         """Half of the injection, divided by the oversubscription it has to cross."""
-        shape, fabric = self.shape, self.shape.fabric
+        shape, fabric = replace(self.shape, n_nodes=self.site.n_hosts), self.shape.fabric
         over = max(1.0, fabric.leaf_oversubscription) if shape.units > 1 else 1.0
         over *= max(1.0, fabric.spine_oversubscription) if shape.pods > 1 else 1.0
-        return float(self.links.capacity[: self.site.n].sum()) / 2 / over
+        return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2 / over
 
     @property
     def _n_paths(self) -> int:

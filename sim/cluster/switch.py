@@ -29,7 +29,7 @@ class Switch:
 
     def bisection(self) -> float:
         """Half of the nodes send at full rate."""
-        return float(self.links.capacity[: self.site.n].sum()) / 2
+        return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2
 
 
 def build_switch(fabric: SwitchFabric, site: Site) -> Switch:

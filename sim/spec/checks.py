@@ -1,6 +1,6 @@
 """Whether a decoded experiment makes sense; all problems are reported at once.
 
-Public: `check_experiment`, `CHECKS`. The checks themselves are in `plan_checks` and `cluster_checks`.
+Public: `check_experiment`, `CHECKS`. The checks themselves are in the modules it imports.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from sim.spec.findings import Check
 from sim.spec.plan_checks import PLAN_CHECKS
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
+from sim.spec.storage_checks import STORAGE_CHECKS
 
-CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS
+CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS + STORAGE_CHECKS
 
 
 def check_experiment(experiment: Experiment) -> list[Problem]:

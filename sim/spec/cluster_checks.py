@@ -1,6 +1,6 @@
 """Whether the parts of a cluster can be joined: one small check per rule.
 
-Public: `CLUSTER_CHECKS`.
+Public: `CLUSTER_CHECKS`, `fabric_places`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_fabric_present(setup: Setup) -> Iterator[Problem]:
 
 def check_fabric_holds_nodes(setup: Setup) -> Iterator[Problem]:
     """The fabric has a place for every node."""
-    nodes, places = setup.experiment.nodes or setup.cluster.nodes, _places(setup)
+    nodes, places = setup.experiment.nodes or setup.cluster.nodes, fabric_places(setup)
     if places is not None and nodes > places:
         key = "nodes" if setup.experiment.nodes else "cluster.nodes"
         yield finding(key, f"{nodes} nodes in a fabric with places for {places}", "enlarge the fabric")
@@ -93,7 +93,7 @@ CLUSTER_CHECKS: tuple[Check, ...] = (
 )
 
 
-def _places(setup: Setup) -> int | None:
+def fabric_places(setup: Setup) -> int | None:
     """Nodes that the fabric can hold; None if it grows with them."""
     fabric = setup.cluster.fabric
     if isinstance(fabric, TorusFabric):

@@ -113,6 +113,7 @@ class CollectiveTuning(Record):
     """Start-up and ramp of collectives on this platform: time = start + bytes/rate + ramp*sqrt(bytes)."""
 
     floor: Seconds = Field(default=0.0, ge=0, description="least time of any collective, launch and synchronisation")
+    floor_network: Seconds | None = Field(default=None, ge=0, description="the same between nodes; floor if absent")
     ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node")
     ring_hop_network: Seconds = Field(default=0.0, ge=0, description="per step of a ring between nodes")
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
@@ -120,6 +121,7 @@ class CollectiveTuning(Record):
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
     ramp: float = Field(default=0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
+    ramp_network: float | None = Field(default=None, ge=0, description="the same between nodes; ramp if absent")
 
 
 class Host(Record):
@@ -209,7 +211,7 @@ class GraphNode(Record):
     """A vertex of an explicit graph."""
 
     id: Name = Field(description="name of the vertex")
-    kind: Literal["node", "switch"] = Field(default="switch", description="node: a server of the cluster's node kind")
+    kind: Literal["node", "storage", "switch"] = Field(default="switch", description="node: a server of the cluster's node kind; storage: a storage server")
 
 
 class GraphEdge(Record):
@@ -341,6 +343,7 @@ class Training(Record):
     recompute: Literal["none", "selective", "full"] = Field(default="none", description="activations computed again in the backward pass: none, attention only, all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
+    time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
 
 
 class Degradation(Record):

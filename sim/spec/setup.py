@@ -11,6 +11,7 @@ from typing import TypeVar
 from sim.errors import ConfigError, Problem
 from sim.spec.record import Record
 from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training, Transformer
+from sim.spec.storage import Storage
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -30,6 +31,12 @@ class Setup:
     def node(self) -> Node:
         """The kind of server."""
         return _inline(self.cluster.node, "cluster.node")
+
+    @property
+    def storage(self) -> Storage | None:
+        """The cluster's storage, if it has any."""
+        storage = self.cluster.storage
+        return None if storage is None else _inline(storage, "cluster.storage")
 
     @property
     def accelerator(self) -> Accelerator:

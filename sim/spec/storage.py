@@ -18,6 +18,7 @@ class StorageNetwork(Record):
 
     kind: Literal["compute", "own"] = Field(default="own", description="compute: each server takes the place of a node in the fabric, with its adapters; own: a storage network beside it")
     node_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="own: node to storage network, per direction; not a limit if absent")
+    server_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="own: server to storage network, per direction; not a limit if absent")
     latency: Seconds = Field(default=0.0, ge=0, description="own: node to server, one way")
 
 
