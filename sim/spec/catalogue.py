@@ -17,6 +17,7 @@ from sim.spec.record import Record
 from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software, Transformer
 from sim.spec.reliability import Failures
 from sim.spec.storage import Storage
+from sim.spec.study import Study
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ CATALOGUE: dict[str, Kind] = {
                 "prices": "prices",
             },
         ),
+        Kind("study", "experiments/studies", Study, {"base": "experiment"}),
     )
 }
 

@@ -1,13 +1,14 @@
 """Experiments and definitions from names, files or mappings to checked records.
 
-Public: `load_experiment`, `load_node`, `load_definition`, `LoadedExperiment`, `validate_experiment`;
+Public: `load_experiment`, `load_node`, `load_base`, `load_definition`, `LoadedExperiment`, `Base`,
+`validate_experiment`;
 from `catalogue`: `catalogue_root`, `find_experiment`, `list_catalogue`, `CATALOGUE`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from sim.errors import ConfigError, Problem
 from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
 from sim.spec.checks import check_experiment
-from sim.spec.overrides import apply_overrides
+from sim.spec.overrides import Override, apply_overrides, set_value
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
 from sim.spec.record import Record, RecordT
@@ -24,8 +25,8 @@ from sim.spec.resolve import Resolver, real_path
 from sim.spec.setup import Setup
 
 __all__ = [
-    "CATALOGUE", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
-    "load_definition", "load_experiment", "load_node", "validate_experiment",
+    "CATALOGUE", "Base", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
+    "load_base", "load_definition", "load_experiment", "load_node", "validate_experiment",
 ]  # fmt: skip
 
 Source = str | Path | Mapping[str, Any]
@@ -41,11 +42,11 @@ class LoadedExperiment(Setup):
 
 
 def load_experiment(
-    source: Source | Experiment, overrides: Sequence[str] = (), *, si: bool = False
+    source: Source | Experiment, overrides: Sequence[Override] = (), *, si: bool = False
 ) -> LoadedExperiment:
-    """The experiment that `source` names, with all definitions inline and `key.path=value` overrides set.
+    """The experiment that `source` names, with all definitions inline and the overrides set.
 
-    `source` is a name in the catalogue, a path, a mapping, or a record; with `si` the numbers of
+    An override is a text `key.path=value` or a pair of key path and value. `source` is a name in the catalogue, a path, a mapping, or a record; with `si` the numbers of
     a mapping may be plain SI values. Raises ConfigError with all problems found.
     """
     resolver = Resolver()
@@ -55,7 +56,7 @@ def load_experiment(
     return _experiment(resolver, root, path, overrides, si)
 
 
-def load_node(root: Node, path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+def load_node(root: Node, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
     """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
     resolver = Resolver()
     resolver.read(path)
@@ -66,7 +67,7 @@ def _experiment(
     resolver: Resolver, root: Node, path: Path | None, overrides: Sequence[str], si: bool
 ) -> LoadedExperiment:
     root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
-    root = _with_graph_path(resolver, resolver.resolve("experiment", root))
+    root = _with_file_paths(resolver, resolver.resolve("experiment", root))
     experiment = _decoded(resolver, Experiment, root, si)
     _raise_if(_placed(check_experiment(experiment), root))
     return LoadedExperiment(_completed(experiment), path, tuple(dict.fromkeys(resolver.files)), plain(root))
@@ -78,12 +79,12 @@ def validate_experiment(experiment: Experiment) -> Experiment:
     return _completed(experiment)
 
 
-def load_definition(kind: str, source: Source, overrides: Sequence[str] = ()) -> Record:
+def load_definition(kind: str, source: Source, overrides: Sequence[Override] = ()) -> Record:
     """The record of one definition: accelerator, node, cluster, workload or software."""
     resolver = Resolver()
     root, _ = _start(resolver, kind, source)
     root = apply_overrides(resolver, root, kind, overrides)
-    root = _with_graph_path(resolver, resolver.resolve(kind, root))
+    root = _with_file_paths(resolver, resolver.resolve(kind, root))
     return _decoded(resolver, CATALOGUE[kind].record, root, si=False)
 
 
@@ -126,15 +127,17 @@ def _with_defaults(root: Node, path: Path | None) -> Node:
     return Node(default | root.value, root.mark)
 
 
-def _with_graph_path(resolver: Resolver, root: Node) -> Node:
-    """`root` whose `fabric.graphml`, relative to the file that mentions it, is a path from here."""
+def _with_file_paths(resolver: Resolver, root: Node) -> Node:
+    """`root` whose files (GraphML, fault log), relative to the file that mentions them, are paths from here."""
     if not isinstance(root.value, dict):
         return root
-    inner = {name: _with_graph_path(resolver, root.value[name]) for name in ("cluster", "fabric") if name in root.value}
-    graphml = root.value.get("graphml")
-    if graphml is not None and isinstance(graphml.value, str):
-        home = resolver.homes.get(graphml.mark.source, resolver.outside)
-        inner["graphml"] = Node(str(home / graphml.value), graphml.mark)
+    nested = [name for name in ("cluster", "fabric", "failures", "log") if name in root.value]
+    inner = {name: _with_file_paths(resolver, root.value[name]) for name in nested}
+    for name in ("graphml", "file"):
+        path = root.value.get(name)
+        if path is not None and isinstance(path.value, str):
+            home = resolver.homes.get(path.mark.source, resolver.outside)
+            inner[name] = Node(str(home / path.value), path.mark)
     return Node(root.value | inner, root.mark) if inner else root
 
 
