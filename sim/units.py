@@ -112,13 +112,21 @@ CARBON_INTENSITY = Dimension(
     "carbon intensity", "kg/J", _per(_MASS, "/kWh", _KWH) | _per(_MASS, "/MWh", 1e3 * _KWH) | {"kg/J": 1.0},
     ("380 g/kWh", "0.38 kg/kWh"), ("g/kWh",),
 )  # fmt: skip
+ENERGY_PER_WORK = Dimension(
+    "energy per operation", "J/FLOP", _per(_scaled("J", {"": 1.0, "p": 1e-12, "n": 1e-9}), "/FLOP", 1),
+    ("0.8 pJ/FLOP",), ("pJ/FLOP", "nJ/FLOP"),
+)  # fmt: skip
+ENERGY_PER_BYTE = Dimension(
+    "energy per byte", "J/B", _per(_scaled("J", {"": 1.0, "p": 1e-12, "n": 1e-9}), "/B", 1),
+    ("100 pJ/B",), ("pJ/B", "nJ/B"),
+)  # fmt: skip
 MASS = Dimension("mass", "kg", _MASS, ("300 kg", "8.9 t"), ("g", "kg", "t"))
 COUNT = Dimension("count", "", {unit: float(factor) for unit, factor in _COUNTS.items()}, ("96", "1e9", "300B", "4k"))
 FRACTION = Dimension("fraction", "", {"%": 0.01}, ("0.45", "45 %"))
 
 DIMENSIONS: tuple[Dimension, ...] = (
     DATA, DATA_RATE, TIME, WORK, WORK_RATE, POWER, ENERGY, FREQUENCY, MONEY, ENERGY_PRICE, TIME_PRICE,
-    CARBON_INTENSITY, MASS,
+    CARBON_INTENSITY, MASS, ENERGY_PER_WORK, ENERGY_PER_BYTE,
 )  # fmt: skip
 
 
@@ -360,6 +368,8 @@ Dollars = Annotated[float, Quantity(MONEY)]
 DollarsPerKilowattHour = Annotated[float, Quantity(ENERGY_PRICE)]
 DollarsPerHour = Annotated[float, Quantity(TIME_PRICE)]
 CarbonPerKilowattHour = Annotated[float, Quantity(CARBON_INTENSITY)]
+JoulesPerFlop = Annotated[float, Quantity(ENERGY_PER_WORK)]
+JoulesPerByte = Annotated[float, Quantity(ENERGY_PER_BYTE)]
 Kilograms = Annotated[float, Quantity(MASS)]
 Count = Annotated[int, WholeNumber()]
 Tokens = Annotated[int, WholeNumber()]

@@ -76,8 +76,17 @@ def _write_end(
     if rank.number in embedding:
         waits = (*waits, token(embedding[rank.number]))
     update = optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision)
-    seconds = sum(each.seconds for each in job.timed(rank, Sequence(update)))
-    step = Action("optimizer", "optimizer", (rank.number,), seconds, parts=(("optimizer", seconds),), operations=1)
+    alone = job.alone(rank, [(Sequence(update), 1)])
+    step = Action(
+        "optimizer",
+        "optimizer",
+        (rank.number,),
+        alone.seconds,
+        parts=(("optimizer", alone.seconds),),
+        operations=1,
+        joules=tuple(alone.spent.joules.items()),
+        busy=alone.spent.busy,
+    )
     updated = exchange.update_tokens[rank.number]
     compute.add(program.new_template(waits, program.new_action(step), token(updated)))
     overhead = job.plan.software.step_overhead

@@ -23,6 +23,22 @@ class Timed:
     latency: float = 0.0
     size: float = 0.0
     hidden_by: int = 0
+    joules: float = 0.0  # of computation, static power included
+    phase: str = ""  # of computation: what the energy counts under
+
+
+@dataclass
+class Spent:
+    """Energy of computations by phase [J], and the seconds they need at full speed."""
+
+    busy: float = 0.0
+    joules: dict[str, float] = field(default_factory=dict)
+
+    def add(self, operation: Timed) -> None:
+        """Count a computation."""
+        if operation.phase:
+            self.busy += operation.seconds
+            self.joules[operation.phase] = self.joules.get(operation.phase, 0.0) + operation.joules
 
 
 @dataclass
@@ -34,13 +50,16 @@ class Alone:
     comm: float = 0.0  # collectives, hidden or not
     sizes: dict[str, float] = field(default_factory=dict)  # group -> bytes
     operations: int = 0
+    spent: Spent = field(default_factory=Spent)
 
     def add(self, other: Alone, times: int) -> None:
         """Append `times` copies of `other`."""
         self.seconds += times * other.seconds
         self.comm += times * other.comm
         self.operations += times * other.operations
-        for mine, theirs in ((self.parts, other.parts), (self.sizes, other.sizes)):
+        self.spent.busy += times * other.spent.busy
+        tables = (self.parts, other.parts), (self.sizes, other.sizes), (self.spent.joules, other.spent.joules)
+        for mine, theirs in tables:
             for key, value in theirs.items():
                 mine[key] = mine.get(key, 0.0) + times * value
 
@@ -61,6 +80,7 @@ def run_alone(operations: Sequence[Timed], slowdown: float) -> Alone:
             busy = stretched(operation.seconds, until - now, slowdown)
             result.parts[operation.category] = result.parts.get(operation.category, 0.0) + busy
             now += busy
+            result.spent.add(operation)
             continue
         end = max(now, free.get(operation.group, 0.0)) + operation.seconds
         free[operation.group] = end
@@ -93,12 +113,13 @@ def stretched(work: float, beside: float, slowdown: float) -> float:
 class Cut:
     """One step of a cut sequence: collectives to wait for, then computation, then one collective.
 
-    waits: numbers of earlier collectives of the sequence. seconds: computation by category.
-    issue: the collective issued afterwards (None at the end).
+    waits: numbers of earlier collectives of the sequence. parts: seconds of computation by category, and
+    spent: its energy. issue: the collective issued afterwards (None at the end).
     """
 
     waits: tuple[int, ...]
     parts: dict[str, float]
+    spent: Spent
     issue: Timed | None
 
 
@@ -107,22 +128,24 @@ def cut(operations: Sequence[Timed]) -> list[Cut]:
     steps: list[Cut] = []
     waits: tuple[int, ...] = ()
     parts: dict[str, float] = {}
+    spent = Spent()
     due: dict[int, list[int]] = {}
     issued = 0
     for position, operation in enumerate([*operations, None]):
         arrived = [number for at in sorted(due) if at <= position or operation is None for number in due.pop(at)]
         if arrived:
             if parts or waits:
-                steps.append(Cut(waits, parts, None))
-            waits, parts = tuple(arrived), {}
+                steps.append(Cut(waits, parts, spent, None))
+            waits, parts, spent = tuple(arrived), {}, Spent()
         if operation is None:
-            steps.append(Cut(waits, parts, None))
+            steps.append(Cut(waits, parts, spent, None))
             break
         if not operation.group:
             parts[operation.category] = parts.get(operation.category, 0.0) + operation.seconds
+            spent.add(operation)
             continue
-        steps.append(Cut(waits, parts, operation))
-        waits, parts = (), {}
+        steps.append(Cut(waits, parts, spent, operation))
+        waits, parts, spent = (), {}, Spent()
         due.setdefault(position + 1 + operation.hidden_by, []).append(issued)
         issued += 1
     return steps

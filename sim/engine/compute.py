@@ -7,6 +7,7 @@ arithmetic of the same wave. Short inner dimensions therefore cost efficiency.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 from sim.spec.records import Accelerator, FusedAttention
@@ -16,11 +17,30 @@ STORAGE_OF_RATE = {"tf32": "fp32"}  # a format without its own vector rate uses 
 OUTPUT_BYTES = 2  # of a matrix product, per element
 
 
-def operation_time(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> float:
-    """Seconds on a healthy accelerator: the larger of arithmetic and memory time, plus launches."""
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What an operation needs on a healthy accelerator at its stock power limit [s]."""
+
+    arithmetic: float  # follows the core clock
+    writing: float  # of finished tiles, not hidden by arithmetic
+    memory: float  # all traffic; hides behind the two
+    launches: float
+
+    def at(self, slower: float = 1.0) -> float:
+        """Seconds when the core clock is lower by the factor `slower`: the memory clock does not follow it."""
+        return max(self.arithmetic * slower + self.writing, self.memory) + self.launches
+
+
+def operation_times(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> Times:
+    """Arithmetic, memory and launches of one operation: it takes the larger of the first two, plus the last."""
+    arithmetic, writing = _arithmetic(operation, accelerator, attention_kernel)
     memory = operation.bytes_moved / streaming_rate(accelerator)
-    arithmetic = arithmetic_time(operation, accelerator, attention_kernel)
-    return max(arithmetic, memory) + operation.kernels * accelerator.launch
+    return Times(arithmetic, writing, memory, operation.kernels * accelerator.launch)
+
+
+def operation_time(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> float:
+    """Seconds on a healthy accelerator at its stock power limit."""
+    return operation_times(operation, accelerator, attention_kernel).at()
 
 
 def streaming_rate(accelerator: Accelerator) -> float:
@@ -28,17 +48,17 @@ def streaming_rate(accelerator: Accelerator) -> float:
     return accelerator.memory.bandwidth * accelerator.memory.efficiency
 
 
-def arithmetic_time(operation: Operation, accelerator: Accelerator, attention_kernel: str) -> float:
-    """Seconds of arithmetic at the rate its kind and shape reach."""
+def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel: str) -> tuple[float, float]:
+    """Seconds of arithmetic at the rate its kind and shape reach, and of writing that it does not hide."""
     if operation.flops == 0:
-        return 0.0
+        return 0.0, 0.0
     if operation.kind == "elementwise":
         rate = getattr(accelerator.vector, STORAGE_OF_RATE.get(operation.precision, operation.precision))
-        return operation.flops / (rate or matrix_rate(operation.precision, accelerator))
+        return operation.flops / (rate or matrix_rate(operation.precision, accelerator)), 0.0
     peak = matrix_rate(operation.precision, accelerator)
     if operation.kind == "attention":
-        return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel))
-    return matmul_time(operation, accelerator, peak)
+        return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel)), 0.0
+    return _matmul(operation, accelerator, peak)
 
 
 def matrix_rate(precision: str, accelerator: Accelerator) -> float:
@@ -52,15 +72,21 @@ def attention_share(operation: Operation, accelerator: Accelerator, kernel: str)
     return float(measured.backward if "backward" in operation.name else measured.forward)
 
 
-def matmul_time(operation: Operation, accelerator: Accelerator, peak: float) -> float:
+def sustained_share(precision: str, accelerator: Accelerator) -> float:
+    """Share of the peak that a large, tile-aligned product reaches."""
+    matrix = accelerator.matrix
+    if precision == "fp8" and matrix.fp8_efficiency is not None:
+        return matrix.fp8_efficiency
+    return matrix.efficiency
+
+
+def _matmul(operation: Operation, accelerator: Accelerator, peak: float) -> tuple[float, float]:
     """Seconds of a matrix product: arithmetic at the share its waves keep busy, and writing its waves."""
     matrix = accelerator.matrix
-    best = matrix.efficiency
-    if operation.precision == "fp8" and matrix.fp8_efficiency is not None:
-        best = matrix.fp8_efficiency
     rows, columns = matrix.tile
     tiles = ceil(operation.m / rows) * ceil(operation.n / columns) * operation.batch
     waves = ceil(tiles / matrix.compute_units)
     busy = max(tiles / (matrix.compute_units * waves), matrix.quantization_floor)
     written = OUTPUT_BYTES * operation.m * operation.n * operation.batch / busy
-    return operation.flops / (peak * best * busy) + written / streaming_rate(accelerator)
+    best = sustained_share(operation.precision, accelerator)
+    return operation.flops / (peak * best * busy), written / streaming_rate(accelerator)

@@ -27,7 +27,8 @@ class Action:
     rank classes whose processors do the work. steals: rank classes whose work slows down meanwhile.
     Work is computation, or a collective that shares its links with nobody. It may stand for a chain of
     operations: `parts` are its exposed seconds by category, `comm` the seconds of its collectives,
-    hidden or not. `carried` are the bytes it moves by flow class.
+    hidden or not. `carried` are the bytes it moves by flow class. `joules` is the energy of the computation in it
+    by phase on each rank, `busy` the seconds that this computation needs at full speed.
     """
 
     label: str
@@ -42,6 +43,8 @@ class Action:
     comm: float = 0.0
     carried: tuple[tuple[int, float], ...] = ()
     operations: int = 1
+    joules: tuple[tuple[str, float], ...] = ()
+    busy: float = 0.0
 
     @property
     def is_computation(self) -> bool:

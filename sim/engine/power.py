@@ -1,0 +1,134 @@
+"""What an accelerator draws, and how fast it runs under a power limit.
+
+P = static + clocked + energy of the operation over its time. The static part (idle) does not depend
+on the clock. The clocked part and the energy of arithmetic go with f V(f)^2 and V(f)^2, where the
+core voltage falls in line with the clock down to a floor (`Voltage`). Device memory has a clock and
+a voltage of its own. A board runs at the highest clock at which it stays within its limit, so an
+operation bound by memory does not feel a limit that slows arithmetic. Rates of a profile were
+measured at the stock limit; they are scaled by the clock relative to the one the board keeps there.
+Temperature and what it does to leakage are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from sim.engine.compute import Times, matrix_rate, operation_times, sustained_share
+from sim.spec.energy import PowerSetting
+from sim.spec.records import Accelerator
+from sim.workload.operation import Operation
+
+MATRIX, MEMORY = "matrix", "memory"  # phases of computation
+HALVINGS = 30  # of the range of clocks: 1e-9 of the highest
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One operation on one accelerator: how long, how much energy (static part included), in which phase."""
+
+    seconds: float
+    joules: float
+    phase: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """An accelerator with the limits its operator set; clocks are shares of the highest."""
+
+    accelerator: Accelerator
+    setting: PowerSetting = PowerSetting()
+    attention_kernel: str = "cudnn"
+
+    @property
+    def idle(self) -> float:
+        """Power with nothing running [W]."""
+        return self.accelerator.power.idle
+
+    @cached_property
+    def waiting(self) -> float:
+        """Power while a resident kernel polls for data [W]."""
+        return self.base(self._allowed)
+
+    def base(self, clock: float) -> float:
+        """Static and clocked part at a core clock [W]."""
+        power = self.accelerator.power
+        clocked = 0.0 if power.waiting is None else power.waiting - power.idle
+        return power.idle + clocked * clock * self.voltage(clock) ** 2
+
+    def voltage(self, clock: float) -> float:
+        """Core voltage at a core clock, as a share of the highest."""
+        curve = self.accelerator.power.voltage
+        rise = max(0.0, clock - curve.knee) / (1 - curve.knee)
+        return curve.floor + (1 - curve.floor) * rise
+
+    def run(self, operation: Operation, speed: float = 1.0) -> Work:
+        """Time and energy of a computation; `speed` is that of the accelerator relative to a healthy one."""
+        times = operation_times(operation, self.accelerator, self.attention_kernel)
+        if times.at() == 0:
+            return Work(0.0, 0.0, MATRIX)
+        energies = self.energies(operation)
+        stock = clock = self._stock_clock(times.at(), energies)
+        if self._limited:
+            clock = self._set_clock(times, stock, energies)
+        seconds = times.at(stock / clock) / speed
+        phase = MEMORY if operation.kind == "elementwise" else MATRIX
+        return Work(seconds, self.base(clock) * seconds + self.dynamic(energies, clock), phase)
+
+    def dynamic(self, energies: tuple[float, float], clock: float) -> float:
+        """Energy of arithmetic and memory traffic at a core clock [J]; `energies` as of `energies()`."""
+        return energies[0] * self.voltage(clock) ** 2 + energies[1]
+
+    def energies(self, operation: Operation) -> tuple[float, float]:
+        """Joules of arithmetic at the highest clock, and of memory traffic."""
+        power = self.accelerator.power
+        if operation.kind == "elementwise":
+            arithmetic = operation.flops * power.vector
+        else:
+            arithmetic = operation.flops * self._per_flop(operation.precision)
+        return arithmetic, operation.bytes_moved * power.memory
+
+    def _per_flop(self, precision: str) -> float:
+        """Energy of matrix arithmetic; unless given, such that the sustained rate fills the board limit at full clock."""
+        known: float | None = getattr(self.accelerator.power.matrix, precision)
+        if known is not None:
+            return known
+        rate = matrix_rate(precision, self.accelerator) * sustained_share(precision, self.accelerator)
+        return max(0.0, self.accelerator.power.tdp - self.base(1.0)) / rate
+
+    @property
+    def _limited(self) -> bool:
+        return self.setting.limit is not None or self.setting.clock is not None
+
+    @property
+    def _allowed(self) -> float:
+        """Highest clock that the operator allows."""
+        highest, wanted = self.accelerator.power.clock, self.setting.clock
+        return 1.0 if highest is None or wanted is None else min(1.0, wanted / highest)
+
+    def _stock_clock(self, seconds: float, energies: tuple[float, float]) -> float:
+        """Clock at which the board ran when its rates were measured: the highest within its own limit."""
+        power = self.accelerator.power
+        return self._highest(lambda clock: self.base(clock) + self.dynamic(energies, clock) / seconds, 1.0, power.tdp)
+
+    def _set_clock(self, times: Times, stock: float, energies: tuple[float, float]) -> float:
+        """Clock under the limits of the operator; less arithmetic per second also draws less."""
+        top = min(stock, self._allowed)
+        if self.setting.limit is None:
+            return top
+
+        def power(clock: float) -> float:
+            return self.base(clock) + self.dynamic(energies, clock) / times.at(stock / clock)
+
+        return self._highest(power, top, self.setting.limit)
+
+    def _highest(self, power: Callable[[float], float], top: float, limit: float) -> float:
+        """The highest clock up to `top` at which `power`, which rises with the clock, is within `limit` [W]."""
+        if power(top) <= limit:
+            return top
+        low, high = self.accelerator.power.voltage.slowest, top
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if power(middle) <= limit else (low, middle)
+        return low
