@@ -129,6 +129,8 @@ class PassWriter:
             comm=alone.comm,
             carried=carried,
             operations=alone.operations,
+            joules=tuple(alone.spent.joules.items()),
+            busy=alone.spent.busy,
         )
         return self.program.new_template(waits, self.program.new_action(action), signal)
 
@@ -150,6 +152,8 @@ class PassWriter:
                 seconds,
                 parts=tuple(step.parts.items()),
                 operations=len(step.parts),
+                joules=tuple(step.spent.joules.items()),
+                busy=step.spent.busy,
             )
             reached = signal if is_last else None
             if step.issue is not None:

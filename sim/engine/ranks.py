@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
-from sim.engine.compute import operation_time
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
+from sim.engine.power import Board
 from sim.plan.fold import first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
@@ -60,6 +60,7 @@ class Job:
     flows: tuple[FlowClass, ...]
     table: FlowTable
     conflicts: tuple[frozenset[int], ...]  # flow classes that share links with each flow class, itself too
+    board: Board
     known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
 
@@ -96,9 +97,8 @@ class Job:
 
     def _time(self, rank: RankClass, operation: Operation, left: int) -> Timed:
         if operation.kind != "collective":
-            seconds = operation_time(operation, self.plan.cluster.accelerator, self.plan.software.attention_kernel)
-            seconds /= rank.speed
-            return Timed(operation.name, "compute", seconds)
+            work = self.board.run(operation, rank.speed)
+            return Timed(operation.name, "compute", work.seconds, joules=work.joules, phase=work.phase)
         kind = operation.group or ""
         flow = rank.flows.get(kind, -1)
         if flow < 0:
@@ -143,7 +143,8 @@ def build_job(plan: Plan) -> Job:
         inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
         profile = (float(speed[rank]), inner)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
-    return Job(plan, tuple(ranks), flows, table, tuple(table.conflicts()))
+    board = Board(plan.cluster.accelerator, plan.experiment.power, plan.software.attention_kernel)
+    return Job(plan, tuple(ranks), flows, table, tuple(table.conflicts()), board)
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:
