@@ -204,8 +204,10 @@ def _unary(node: ast.UnaryOp, lookup: Lookup) -> Any:
 
 
 def _compare(node: ast.Compare, lookup: Lookup) -> bool:
-    operands = [node.left, *node.comparators]
-    return all(_one(op, *operands[place : place + 2], lookup) for place, op in enumerate(node.ops))
+    lefts = [node.left, *node.comparators]
+    return all(
+        _one(op, left, right, lookup) for op, left, right in zip(node.ops, lefts, node.comparators, strict=False)
+    )
 
 
 def _one(op: ast.cmpop, left: ast.expr, right: ast.expr, lookup: Lookup) -> bool:

@@ -46,8 +46,9 @@ def load_experiment(
 ) -> LoadedExperiment:
     """The experiment that `source` names, with all definitions inline and the overrides set.
 
-    An override is a text `key.path=value` or a pair of key path and value. `source` is a name in the catalogue, a path, a mapping, or a record; with `si` the numbers of
-    a mapping may be plain SI values. Raises ConfigError with all problems found.
+    An override is a text `key.path=value`, or a pair of key path and value. `source` is a name in the
+    catalogue, a path, a mapping, or a record; with `si` the numbers of a mapping may be plain SI
+    values. Raises ConfigError with all problems found.
     """
     resolver = Resolver()
     if isinstance(source, Experiment):
@@ -63,14 +64,45 @@ def load_node(root: Node, path: Path, overrides: Sequence[Override] = ()) -> Loa
     return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
 
 
+def load_base(resolver: Resolver, node: Node) -> Base:
+    """The experiment that `node`, a name, a path or a mapping, stands for. Raises ConfigError."""
+    root = resolver.resolve("experiment", node, "base")
+    if not isinstance(root.value, dict):
+        raise ConfigError(resolver.problems or Problem(str(node.mark), "base", "must be a name, a path or a mapping"))
+    root = resolver.resolve("experiment", _with_defaults(root, None))
+    return Base(root, dict(resolver.homes), _finished(resolver, root, si=False)[0])
+
+
+@dataclass(frozen=True)
+class Base:
+    """An experiment from which others differ by a few keys; its files are read once."""
+
+    root: Node  # as written, references resolved
+    homes: dict[str, Path]  # see Resolver
+    experiment: Experiment
+
+    def changed(self, changes: Iterable[tuple[str, Node]]) -> Experiment:
+        """The checked experiment with the value of each key path set. Raises ConfigError."""
+        resolver, root = Resolver(homes=dict(self.homes)), self.root
+        for key, node in changes:
+            root = set_value(resolver, root, "experiment", key, node)
+        return _finished(resolver, resolver.resolve("experiment", root), si=False)[0]
+
+
 def _experiment(
-    resolver: Resolver, root: Node, path: Path | None, overrides: Sequence[str], si: bool
+    resolver: Resolver, root: Node, path: Path | None, overrides: Sequence[Override], si: bool
 ) -> LoadedExperiment:
     root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
-    root = _with_file_paths(resolver, resolver.resolve("experiment", root))
+    experiment, root = _finished(resolver, resolver.resolve("experiment", root), si)
+    return LoadedExperiment(experiment, path, tuple(dict.fromkeys(resolver.files)), plain(root))
+
+
+def _finished(resolver: Resolver, root: Node, si: bool) -> tuple[Experiment, Node]:
+    """The checked and completed experiment of a resolved mapping, and the mapping with paths from here."""
+    root = _with_file_paths(resolver, root)
     experiment = _decoded(resolver, Experiment, root, si)
     _raise_if(_placed(check_experiment(experiment), root))
-    return LoadedExperiment(_completed(experiment), path, tuple(dict.fromkeys(resolver.files)), plain(root))
+    return _completed(experiment), root
 
 
 def validate_experiment(experiment: Experiment) -> Experiment:

@@ -13,7 +13,6 @@ from sim.spec.catalogue import CATALOGUE
 from sim.spec.reader import Mark, Node, from_python, plain, read_text
 from sim.spec.resolve import Resolver
 
-
 Override = str | tuple[str, object]  # `key.path=value` with the value in YAML, or the path and a plain value
 
 
