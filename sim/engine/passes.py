@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import accumulate, chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.engine.chains import Timed, cut
 from sim.engine.gradients import DataParallel, Variant
@@ -14,6 +16,7 @@ from sim.plan.schedule import Pass
 from sim.workload.activations import stage_message_bytes
 from sim.workload.operation import Operation
 
+Ints = NDArray[np.int64]
 Kind = tuple[bool, int, Variant]  # of a pass: backward, chunk, role in the data-parallel exchange
 Placed = list[tuple[int, int]]  # instructions of a pass: position of a stream in the program, template
 
@@ -45,17 +48,19 @@ class PassWriter:
 
         Returns how long the compute stream of its first rank class is after each pass.
         """
-        variants = self.exchange.variants(stage, passes)
-        kinds = [(each.backward, each.chunk, role) for each, role in zip(passes, variants, strict=True)]
-        microbatches = [each.microbatch for each in passes]
-        first = dict(reversed(list(zip(kinds, passes, strict=True))))
+        backward, chunks, microbatches = zip(*passes, strict=True)
+        kinds: list[Kind] = list(zip(backward, chunks, self.exchange.variants(stage, passes), strict=True))
+        first = dict(zip(kinds[::-1], passes[::-1], strict=True))
+        number = {kind: n for n, kind in enumerate(first)}
+        order = np.array([number[kind] for kind in kinds])
+        index = np.array(microbatches)
         lengths: list[int] = []
         for rank in (rank for rank in self.job.ranks if rank.stage == stage):
-            templates = {kind: self._templates(rank, each, kind[2]) for kind, each in first.items()}
-            for name in dict.fromkeys(name for placed in templates.values() for name, _ in placed):
-                mine = {kind: [t for where, t in placed if where == name] for kind, placed in templates.items()}
-                _fill(self.program.streams[name], mine, kinds, microbatches)
-                lengths = lengths or list(accumulate(len(mine[kind]) for kind in kinds))
+            placed = [self._templates(rank, each, kind[2]) for kind, each in first.items()]
+            for name in dict.fromkeys(name for instructions in placed for name, _ in instructions):
+                mine = [[t for where, t in instructions if where == name] for instructions in placed]
+                count = _fill(self.program.streams[name], mine, order, index)
+                lengths = lengths or np.cumsum(count).tolist()
         return lengths
 
     def _templates(self, rank: RankClass, each: Pass, variant: Variant) -> Placed:
@@ -218,8 +223,16 @@ class PassWriter:
         return self.sends[key]
 
 
-def _fill(stream: Stream, templates: dict[Kind, list[int]], kinds: list[Kind], microbatches: list[int]) -> None:
-    """Append to a stream what each pass puts there."""
-    stream.template += chain.from_iterable(map(templates.__getitem__, kinds))
-    counts = (len(templates[kind]) for kind in kinds)
-    stream.index += chain.from_iterable([m] * n for m, n in zip(microbatches, counts, strict=True))
+def _fill(stream: Stream, templates: list[list[int]], order: Ints, index: Ints) -> Ints:
+    """Append to a stream what each pass puts there; returns how many instructions that is, (n_passes,).
+
+    templates: by kind of pass; order, index: (n_passes,) kind and microbatch of each pass.
+    """
+    width = np.array([len(each) for each in templates])
+    count: Ints = width[order]
+    begin = np.cumsum(width) - width
+    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    flat = np.array([t for each in templates for t in each])
+    stream.template += flat[np.repeat(begin[order], count) + within].tolist()
+    stream.index += np.repeat(index, count).tolist()
+    return count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 
@@ -20,11 +22,17 @@ def stage_order(schedule: str, stages: int, virtual: int, stage: int, microbatch
     sec. 2.2.1). With virtual > 1 the interleaved form (sec. 2.2.2), which takes microbatches in
     groups of `stages` through each chunk in turn.
     """
-    forward = [_pass(False, k, stages, virtual) for k in range(microbatches * virtual)]
-    backward = [_pass(True, k, stages, virtual) for k in range(microbatches * virtual)]
+    forward = _passes(False, stages, virtual, microbatches)
+    backward = _passes(True, stages, virtual, microbatches)
     ahead = _warmup(schedule, stages, virtual, stage, microbatches)
-    steady = [each for pair in zip(forward[ahead:], backward, strict=False) for each in pair]
-    return forward[:ahead] + steady + backward[len(forward) - ahead :]
+    pairs = zip(forward[ahead:], backward, strict=False)
+    return [*forward[:ahead], *chain.from_iterable(pairs), *backward[len(forward) - ahead :]]
+
+
+@lru_cache(maxsize=8)
+def _passes(backward: bool, stages: int, virtual: int, microbatches: int) -> tuple[Pass, ...]:
+    """All forward (or backward) passes of any stage in order; stages differ in how they mix the two."""
+    return tuple(_pass(backward, k, stages, virtual) for k in range(microbatches * virtual))
 
 
 def _pass(backward: bool, k: int, stages: int, virtual: int) -> Pass:
