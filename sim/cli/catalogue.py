@@ -29,14 +29,14 @@ def list_(
     Kinds are accelerator, node, cluster, workload, software and experiment. A cluster is listed by
     its nodes, adapters, switches and links, whose names serve in `degradations`.
     """
+    from sim.cli.kinds import kind_called
     from sim.spec.load import CATALOGUE
 
-    if export and (what is None or what.removesuffix("s") in CATALOGUE):
+    kind = what and kind_called(what)
+    if export and (what is None or kind):
         raise BadParameter("needs the name of a cluster", param_hint="--export")
-    if what is None:
-        return _list_kinds(list(CATALOGUE), json)
-    if what.removesuffix("s") in CATALOGUE:
-        return _list_kinds([what.removesuffix("s")], json)
+    if what is None or kind:
+        return _list_kinds([kind] if kind else list(CATALOGUE), json)
     return _list_name(what, overrides or [], everything, export, json)
 
 

@@ -9,7 +9,16 @@ from sim.errors import ConfigError, Problem
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
     "cluster", "workload", "experiment", "software", "node", "accelerator", "storage", "failures", "site", "prices",
+    "study",
 )  # fmt: skip
+
+
+def kind_called(word: str) -> str | None:
+    """The kind that `word` names, in the singular or the plural."""
+    from sim.spec.load import CATALOGUE
+
+    plurals = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in CATALOGUE}
+    return word if word in CATALOGUE else plurals.get(word)
 
 
 def kind_of(name: str) -> str:

@@ -10,6 +10,7 @@ from sim.spec.record import Record
 from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software, Transformer
 from sim.spec.reliability import Failures
 from sim.spec.storage import Storage
+from sim.spec.study import Study
 from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
 
 
@@ -69,7 +70,7 @@ def _(record: Storage) -> str:
 
 
 @one_line.register
-def _(record: Experiment | Failures | Site | Prices) -> str:
+def _(record: Experiment | Failures | Site | Prices | Study) -> str:
     return record.description
 
 
