@@ -95,24 +95,28 @@ def build_plan(experiment: Experiment, cluster: Cluster) -> Plan:
 
 
 def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> JobFlows:
-    """Every group of the job that communicates, by kind."""
+    """Everything of the job that communicates, by kind."""
+    flows = {
+        kind: collective_flows(kind, grid, cluster, ranks, key)
+        for kind, (ranks, key) in job_groups(experiment, model, grid).items()
+    }
+    if experiment.parallelism.pipeline > 1:
+        flows |= _stage_flows(grid, cluster, wrap=experiment.parallelism.virtual_stages > 1)
+    return flows
+
+
+def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
+    """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
-    groups: dict[str, Ints] = {
+    kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
         **_gradient_groups(grid, parallelism.shard_group),
     }
-    flows = {
-        kind: collective_flows(kind, grid, cluster, ranks, key)
-        for key, (kind, ranks) in enumerate(groups.items())
-        if ranks.shape[1] > 1
-    }
-    if parallelism.pipeline > 1:
-        flows |= _stage_flows(grid, cluster, wrap=parallelism.virtual_stages > 1)
-        if model.tied_embeddings and experiment.training.lora is None:
-            ends = grid.groups("pipeline")[:, [0, -1]]
-            flows["embedding"] = collective_flows("embedding", grid, cluster, ends, 12)
-    return flows
+    groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
+    if parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None:
+        groups["embedding"] = (grid.groups("pipeline")[:, [0, -1]], 12)
+    return groups
 
 
 def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
