@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from sim import __version__
-from sim.cli import catalogue, files, output, results, run, validate
+from sim.cli import catalogue, files, output, results, run, timeline, validate
 
 app = typer.Typer(
     name="clustersim",
@@ -27,6 +27,7 @@ app.command("check")(files.check)
 app.command("list")(catalogue.list_)
 app.command("explain")(files.explain)
 app.command("schema")(files.schema)
+app.command("timeline")(timeline.timeline)
 app.command("validate")(validate.validate)
 app.command("report")(results.report)
 app.command("compare")(results.compare)

@@ -1,0 +1,77 @@
+"""The verb `timeline`: one step for Perfetto, chrome://tracing, or readers of profiler traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import BadParameter, Option
+
+from sim.cli import output
+from sim.cli.run import Overrides, Source, writable
+
+
+def timeline(
+    source: Source,
+    overrides: Overrides = None,
+    target: Annotated[
+        Path, Option("--output", "-o", metavar="FILE|DIR", help="Where to write; .gz compresses.")
+    ] = Path("timeline.json.gz"),
+    form: Annotated[
+        Literal["chrome", "pytorch"],
+        Option("--format", help="chrome: one file for Perfetto; pytorch: a folder with a profiler trace per rank."),
+    ] = "chrome",
+    ranks: Annotated[
+        str, Option("--ranks", metavar="LIST", help="Such as 0,8,16..23; one rank of each kind if absent.")
+    ] = "",
+    begin: Annotated[str, Option("--from", metavar="TIME", help="Begin of the window, such as 1.5 s.")] = "0",
+    end: Annotated[str, Option("--to", metavar="TIME", help="End of the window; the end of the step if absent.")] = "",
+    limit: Annotated[str, Option("--max-size", metavar="SIZE", help="Largest file, before compression.")] = "256 MB",
+) -> int:
+    """Write what ranks do during one step as a timeline.
+
+    Open it at https://ui.perfetto.dev or chrome://tracing. A folder of profiler traces is what
+    HolisticTraceAnalysis reads.
+    """
+    from math import inf
+
+    from sim.spec.load import load_experiment
+    from sim.study import timeline as study
+    from sim.units import DATA, TIME, format_quantity
+
+    shown_ranks = _ranks(ranks)
+    window = _quantity(begin, TIME, "--from"), _quantity(end, TIME, "--to") if end else inf
+    largest = _quantity(limit, DATA, "--max-size")
+    if window[1] <= window[0]:
+        raise BadParameter("the window ends before it begins", param_hint="--to")
+    experiment = load_experiment(source, overrides or []).experiment
+    writable(target if form == "pytorch" else target.parent)
+    run = study.simulated_for_timeline(experiment)
+    shown = study.window(run, shown_ranks, *window)
+    if form == "pytorch":
+        files = study.write_profiler_traces(run, shown, target)
+        output.say(f"wrote {len(files)} profiler traces to {target}")
+    else:
+        size = study.write_timeline(shown, target, largest)
+        said = f"{len(shown.places)} ranks, {len(shown.spans):,} spans, {format_quantity(float(size), DATA)}"
+        output.say(f"wrote {target} ({said}); open it at https://ui.perfetto.dev")
+    return output.FINE
+
+
+def _ranks(text: str) -> list[int]:
+    from sim.study.timeline import parse_ranks
+
+    try:
+        return parse_ranks(text) if text else []
+    except ValueError:
+        raise BadParameter(f"{text!r} is no list of ranks such as 0,8,16..23", param_hint="--ranks") from None
+
+
+def _quantity(text: str, dimension: object, option: str) -> float:
+    from sim.units import Dimension, QuantityError, parse_quantity
+
+    assert isinstance(dimension, Dimension)
+    try:
+        return parse_quantity(text, dimension)
+    except QuantityError as error:
+        raise BadParameter(str(error), param_hint=option) from None
