@@ -191,6 +191,7 @@ def test_every_kernel_has_the_call_that_launched_it(run: Simulated) -> None:
     assert len(set(by_kind["kernel"])) == len(by_kind["kernel"])
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries it uses
 def test_holistic_trace_analysis_agrees(run: Simulated, tmp_path: Path) -> None:
     """An independent reader of profiler traces; it rounds times to whole microseconds."""
     hta = pytest.importorskip("hta.trace_analysis", reason="HolisticTraceAnalysis is not installed")
