@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cluster.cluster import Cluster, Routes
+from sim.cluster.cluster import Cluster
 from sim.cluster.rings import local_rings
 from sim.plan.grid import RankGrid
 from sim.plan.prune import Covers, covers_of
@@ -66,15 +66,24 @@ def send_flows(
     return flows, covers_of(routes)
 
 
-def collective_flows(kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int) -> tuple[FlowSet, Covers]:
-    """One ring flow per group of `groups` (n_groups, size)."""
+def collective_flows(
+    kind: str, grid: RankGrid, cluster: Cluster, groups: Ints, key: int, number: Ints | None = None
+) -> tuple[FlowSet, Covers]:
+    """One ring flow per group of `groups` (n_groups, size).
+
+    `number` counts them among all groups of their kind, where `groups` are not all of them: hashed paths
+    depend on it.
+    """
     n_groups, size = groups.shape
     accelerators = np.sort(grid.accelerator[groups], axis=1)
     node = cluster.node_of(accelerators)
     n_nodes = 1 + (np.diff(node, axis=1) != 0).sum(axis=1)
     group, source, target, weight = _ring_edges(cluster, accelerators, node, n_nodes)
-    routes = cluster.router.routes(source, target, group * size + key * grid.n_ranks)
-    start, link, coefficient = _merge(group, weight, routes, n_groups, cluster.links.n)
+    counted = group if number is None else number[group]
+    routes = cluster.router.routes(source, target, counted * size + key * grid.n_ranks)
+    hop = np.repeat(np.arange(len(group)), np.diff(routes.start))
+    load = weight[hop] * routes.share
+    start, link, coefficient = sum_loads(group[hop], routes.link, load, n_groups, cluster.links.n)
     latency = np.zeros(n_groups)
     np.maximum.at(latency, group, routes.latency)
     members = groups.astype(np.int32)
@@ -144,15 +153,14 @@ def _joined(parts: list[HopColumns]) -> HopColumns:
     return np.concatenate(group), np.concatenate(source), np.concatenate(target), np.concatenate(share)
 
 
-def _merge(group: Ints, weight: Floats, routes: Routes, n_groups: int, n_links: int) -> tuple[Ints, Index, Floats]:
-    """Sum what the hops of a group put on each link; CSR by group."""
-    hop = np.repeat(np.arange(len(group)), np.diff(routes.start))
-    key = group[hop] * n_links + routes.link
+def sum_loads(owner: Ints, link: Ints, load: Floats, n_owners: int, n_links: int) -> tuple[Ints, Index, Floats]:
+    """Sum what each owner puts on each link, (n,) each; CSR by owner: start, link, coefficient."""
+    key = owner * n_links + link
     order = np.argsort(key, kind="stable")
     key = key[order]
     first = np.flatnonzero(np.diff(key, prepend=-1))
-    load = (weight[hop] * routes.share)[order]
+    load = load[order]
     coefficient = np.add.reduceat(load, first) if len(first) else load
     owner = key[first] // n_links
-    start = np.searchsorted(owner, np.arange(n_groups + 1))
+    start = np.searchsorted(owner, np.arange(n_owners + 1))
     return start, (key[first] % n_links).astype(np.int32), coefficient

@@ -1,0 +1,77 @@
+"""The training state as the ranks hold it: what each of them saves, and what it must have to go on.
+
+State is weights and optimizer state. With 16-bit weights, a 32-bit master copy and two 32-bit moments
+it takes 14 bytes per parameter; ZeRO decides which part of it ranks share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.plan.plan import Plan
+from sim.spec.storage import Checkpointing
+from sim.workload.extent import element_bytes
+from sim.workload.memory import optimizer_state_bytes
+from sim.workload.parameters import embedding_parameters, total_parameters
+
+Floats = NDArray[np.float64]
+
+
+def state_bytes(plan: Plan, save: Checkpointing) -> tuple[float, float]:
+    """Saved bytes per parameter: of weights, of optimizer state."""
+    weights = float(element_bytes(plan.shard.precision))
+    if save.bytes_per_parameter is None:
+        return weights, float(optimizer_state_bytes(plan.shard.precision))
+    return min(weights, save.bytes_per_parameter), max(0.0, save.bytes_per_parameter - weights)
+
+
+def saved_bytes(plan: Plan, save: Checkpointing) -> Floats:
+    """Bytes that each rank writes, (n_ranks,): every byte of the state is written by one rank."""
+    if save.writers == "all":
+        return distinct_bytes(plan, save)
+    weights, optimizer = state_bytes(plan, save)
+    return _parameters(plan) * (weights * _first(plan, 3) + optimizer * _first(plan, 1))
+
+
+def distinct_bytes(plan: Plan, save: Checkpointing) -> Floats:
+    """The state divided evenly over the replicas of each part, (n_ranks,)."""
+    return _parameters(plan) * sum(state_bytes(plan, save)) / _replicas(plan)
+
+
+def needed_bytes(plan: Plan, save: Checkpointing) -> Floats:
+    """Bytes that each rank must hold to go on, (n_ranks,)."""
+    weights, optimizer = state_bytes(plan, save)
+    return _parameters(plan) * (weights / _sharers(plan, 3) + optimizer / _sharers(plan, 1))
+
+
+def _parameters(plan: Plan) -> Floats:
+    """Parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what they all hold."""
+    tensor, stages = plan.grid.size["tensor"], len(plan.chunks)
+    held = [float(sum(s.parameters for chunk in chunks for s in chunk.segments)) for chunks in plan.chunks]
+    if plan.model.tied_embeddings and stages > 1:
+        held[-1] -= embedding_parameters(plan.model, tensor)
+    total = total_parameters(plan.model, plan.shard.sequence_length)
+    share = np.array(held) / sum(held) * total / tensor
+    return np.asarray(share[plan.grid.coordinate["pipeline"]])
+
+
+def _replicas(plan: Plan) -> int:
+    """Ranks that hold the same stage and tensor part: data and context ranks."""
+    return plan.grid.size["data"] * plan.grid.size["context"]
+
+
+def _sharers(plan: Plan, zero_stage: int) -> int:
+    """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
+    parallelism = plan.experiment.parallelism
+    if parallelism.zero_stage < zero_stage:
+        return 1
+    return min(parallelism.shard_group or _replicas(plan), _replicas(plan))
+
+
+def _first(plan: Plan, zero_stage: int) -> Floats:
+    """The part that the first holders of what ZeRO `zero_stage` shards write of it, (n_ranks,)."""
+    sharers = _sharers(plan, zero_stage)
+    part = np.zeros(plan.grid.n_ranks)
+    part[plan.grid.groups("context", "data")[:, :sharers]] = 1 / sharers
+    return part
