@@ -190,6 +190,20 @@ class Recorder:
         self.finish[number] = self.network.env.now
 
 
+@dataclass
+class Starter(Recorder):
+    """The same, but every flow is handed over up to `start_up` s early, at time 0 the earliest."""
+
+    start_up: float = 1.5
+
+    def feed(self, number: int):  # type: ignore[no-untyped-def]
+        arrival = self.arrivals[number]
+        early = max(0.0, arrival.time - self.start_up)
+        yield self.network.env.timeout(early)
+        latency = arrival.time - self.network.env.now
+        self.network.start(arrival.kind, arrival.size, number, self.done, latency)
+
+
 def table_of(sharing: Sharing) -> FlowTable:
     flow, link, coefficient = sharing.entries
     n_links = len(sharing.capacity)
@@ -216,6 +230,25 @@ class TestNetwork:
         sharing, arrivals = case
         finish = Recorder(network_of(sharing), arrivals).run()
         np.testing.assert_allclose(finish, fluid(sharing, arrivals), rtol=EXACT)
+
+    @given(traffic(), st.sampled_from([0.1, 1.5, 10.0]))
+    def test_flows_that_start_up_are_on_their_links_when_they_have(
+        self, case: tuple[Sharing, list[Arrival]], start_up: float
+    ) -> None:
+        """A flow alone is one event, called back when others come near: nobody finishes at another time."""
+        sharing, arrivals = case
+        finish = Starter(network_of(sharing), arrivals, start_up=start_up).run()
+        np.testing.assert_allclose(finish, Recorder(network_of(sharing), arrivals).run(), rtol=EXACT)
+
+    def test_a_flow_that_starts_up_near_nobody_is_one_event(self) -> None:
+        network = network_of(Sharing(((1.0, 0.0), (0.0, 1.0)), (1.0, 1.0)))
+        network.start(0, 1.0, 0, lambda owner: None, latency=2.0)
+        network.start(1, 1.0, 1, lambda owner: None, latency=2.0)
+        assert network.env.peek() == 3.0
+        network.start(1, 1.0, 2, lambda owner: None, latency=2.0)
+        assert network.env.peek() == 2.0
+        network.env.run()
+        assert (network.env.now, network.n_joins) == (4.0, 2)
 
     @given(traffic())
     def test_bytes_in_are_bytes_out_and_no_link_is_overfull(self, case: tuple[Sharing, list[Arrival]]) -> None:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from simpy.core import Environment
-from simpy.events import NORMAL, Event
+from simpy.events import Event
 
+from sim.engine.clock import ring_at
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
-from sim.engine.program import Program, Token
+from sim.engine.program import Action, Program, Token
 from sim.engine.trace import Repeat, Trace
 from sim.errors import Deadlock
 
 NEVER = -(1 << 62)
-IDLE, COMPUTING, STARTING, MOVING = range(4)  # phases of a stream
+COLUMNS = 7  # of a row: stream, position, template, index, start, end, blocker
 
 
 class Alarm(Event):
     """A stream's alarm clock; the same event rings again and again."""
 
-    def __init__(self, env: Environment, stream: int) -> None:
-        super().__init__(env)
+    _ok, _value = True, None
+
+    def __init__(self, stream: int) -> None:
         self.stream = stream
-        self._ok, self._value = True, None
 
 
 class Executor:
@@ -50,43 +52,46 @@ class Executor:
         self._tabulate(program)
         n = len(program.streams)
         self.position = [0] * n
-        self.phase = [IDLE] * n
         self.began = [0.0] * n
         self.blocker = [-1] * n
-        self.timer: list[Alarm | Flow | None] = [None] * n
-        self.alarms: list[Alarm | None] = [None] * n
+        self.timer: list[Alarm | Flow | None] = [None] * n  # what ends the running action; None: waiting or done
+        self.alarms = [Alarm(s) for s in range(n)]
         self.on_alarm: list[Callable[[Any], None]] = [self._wake]
         self.rings_at = [0.0] * n  # clock at which the running alarm ends
         self.reached = [NEVER] * len(program.kinds)  # highest index signalled of each kind of token
-        self.waiting: dict[Token, list[int]] = {}
+        self.waiting: dict[int, list[tuple[int, int]]] = {}  # by kind of token: index, stream that waits for it
         self.unfinished = sum(1 for stream in program.streams if stream.template)
         self.finished = Event(self.env)
-        self.rows: list[tuple[int, int, float, float, int]] = []
+        self.rows: list[float] = []  # one after the other, COLUMNS numbers each
+        self.n_rows = 0
         self.repeats: list[Repeat] = []
         shared = slowdown > 0 and any(action.steals for action in program.actions)
         self.processors = Processors(slowdown, self._alarm) if shared else None
-        self.events = 0
         skipper = PeriodSkipper(self) if skip and program.beats else None
         self.beats = dict.fromkeys(skipper.parts, skipper) if skipper else {}
 
     def _tabulate(self, program: Program) -> None:
         actions = program.actions
-        self.is_transfer = [action.flow >= 0 for action in actions]
-        self.durations = [action.latency if action.flow >= 0 else action.duration for action in actions]
-        self.flows = [action.flow for action in actions]
-        self.steals = [bool(action.steals) for action in actions]
-        self.sizes = [action.size for action in actions]
         self.templates = [stream.template for stream in program.streams]
         self.indices = [stream.index for stream in program.streams]
         self.waits = [template.waits for template in program.templates]
         self.signals = [template.signal for template in program.templates]
         self.acts = [template.action for template in program.templates]
+        self.flows = [actions[action].flow for action in self.acts]
+        self.seconds = [actions[act].latency if actions[act].flow >= 0 else actions[act].duration for act in self.acts]
+        self.sizes = [actions[act].size for act in self.acts]
+        self.used = [Counter(stream.template) for stream in program.streams]  # templates, how often
         self.makers = {
             signal[0]: s
-            for s, stream in enumerate(program.streams)
-            for template in dict.fromkeys(stream.template)
+            for s, templates in enumerate(self.used)
+            for template in templates
             if (signal := self.signals[template]) is not None
         }
+
+    def flows_of(self, template: int) -> list[int]:
+        """Flow classes that an instruction moves bytes of."""
+        action = self.program.actions[self.acts[template]]
+        return [flow for flow, _ in action.carried] + [action.flow] * (action.flow >= 0)
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
@@ -115,13 +120,12 @@ class Executor:
             self.position[s] += times * step
         for kind in kinds:
             self.reached[kind] += times * index_shift
-        waiting = {s for s in shift if self.phase[s] == IDLE and self.position[s] < len(self.templates[s])}
-        self.waiting = {
-            token: kept for token, streams in self.waiting.items() if (kept := [s for s in streams if s not in waiting])
-        }
+        waiting = {s for s in shift if self.timer[s] is None and self.position[s] < len(self.templates[s])}
+        for kind, queue in self.waiting.items():
+            self.waiting[kind] = [entry for entry in queue if entry[1] not in waiting]
         for s in shift:
             if s in waiting:
-                self.waiting.setdefault(self.missing(s)[0], []).append(s)
+                self._wait_for(*self.missing(s)[0], s)
             else:
                 self._put_off(s, later)
 
@@ -141,93 +145,90 @@ class Executor:
         template, index = self.templates[s][self.position[s]], self.indices[s][self.position[s]]
         return [(kind, at + index) for kind, at in self.waits[template] if self.reached[kind] < at + index]
 
+    def _wait_for(self, kind: int, index: int, s: int) -> None:
+        self.waiting.setdefault(kind, []).append((index, s))
+
     def _advance(self, s: int, cause: int) -> None:
         """Begin the next instruction of stream `s` if its tokens are there; `cause`: row that allowed it."""
-        templates, indices = self.templates[s], self.indices[s]
+        templates = self.templates[s]
         position = self.position[s]
         if position == len(templates):
             self._close()
             return
-        template, index, reached = templates[position], indices[position], self.reached
+        template, index, reached = templates[position], self.indices[s][position], self.reached
         for kind, at in self.waits[template]:
             if reached[kind] < at + index:
-                self.waiting.setdefault((kind, at + index), []).append(s)
+                self._wait_for(kind, at + index, s)
                 return
         self.began[s] = self.env._now
         self.blocker[s] = cause
-        self._begin(s, self.acts[template])
-
-    def _begin(self, s: int, action: int) -> None:
-        shared = self.processors
-        if shared is not None and self.steals[action]:
-            shared.steal(self.program.actions[action], 1, self.env._now)
-        if not self.is_transfer[action]:
-            self.phase[s] = COMPUTING
-            if shared is not None:
-                shared.begin(s, self.program.actions[action], self.env._now)
-            else:
-                self._alarm(s, self.durations[action])
-        elif self.durations[action] > 0:
-            self.phase[s] = STARTING
-            self._alarm(s, self.durations[action])
-        else:
-            self._move(s, action)
+        flow = self.flows[template]
+        if self.processors is not None:
+            self._occupy(s, self.program.actions[self.acts[template]])
+        elif flow < 0:
+            self._alarm(s, self.seconds[template])
+        if flow >= 0:
+            self.timer[s] = self.network.start(flow, self.sizes[template], s, self._complete, self.seconds[template])
 
     def _alarm(self, s: int, delay: float) -> None:
         """Ring stream `s` after `delay` s. Its event is used again unless it is still on its way."""
         timer = self.alarms[s]
-        if timer is None or timer is self.timer[s]:
-            timer = self.alarms[s] = Alarm(self.env, s)
+        if timer is self.timer[s]:
+            timer = self.alarms[s] = Alarm(s)
         timer.callbacks = self.on_alarm
         self.timer[s] = timer
-        self.rings_at[s] = self.env._now + delay
-        self.env.schedule(timer, NORMAL, delay)
-
-    def _move(self, s: int, action: int) -> None:
-        self.phase[s] = MOVING
-        self.timer[s] = self.network.start(self.flows[action], self.sizes[action], s, self._complete)
+        self.rings_at[s] = time = self.env._now + delay
+        ring_at(self.env, timer, time)
 
     def _wake(self, timer: Event) -> None:
         s: int = timer.stream  # type: ignore[attr-defined]
-        if self.timer[s] is not timer:
-            return
-        self.events += 1
-        if self.phase[s] == STARTING:
-            self._move(s, self.acts[self.templates[s][self.position[s]]])
-        else:
+        if self.timer[s] is timer:
             self._complete(s)
 
     def _complete(self, s: int) -> None:
         """The instruction at the head of stream `s` is done: record, signal, go on."""
         position = self.position[s]
-        template = self.templates[s][position]
-        if self.phase[s] == MOVING:
-            self.events += 1
+        template, index = self.templates[s][position], self.indices[s][position]
         if self.processors is not None:
-            self._release(s, self.acts[template])
-        row = len(self.rows)
-        self.rows.append((s, position, self.began[s], self.env._now, self.blocker[s]))
-        self.phase[s] = IDLE
+            self._release(s, self.program.actions[self.acts[template]])
+        row = self.n_rows
+        self.n_rows = row + 1
+        self.rows += (s, position, template, index, self.began[s], self.env._now, self.blocker[s])
         self.timer[s] = None
         self.position[s] = position + 1
         signal = self.signals[template]
         if signal is not None:
-            kind, index = signal[0], signal[1] + self.indices[s][position]
-            self.reached[kind] = index
-            waiters = self.waiting.pop((kind, index), None)
-            if waiters is not None:
-                for waiter in waiters:
-                    self._advance(waiter, row)
+            self._signal(signal[0], signal[1] + index, row)
         self._advance(s, row)
         if s in self.beats:
             self.beats[s].after(s, position + 1)
 
-    def _release(self, s: int, action: int) -> None:
+    def _signal(self, kind: int, index: int, row: int) -> None:
+        """A token is there: who waits for it looks again."""
+        self.reached[kind] = index
+        queue = self.waiting.get(kind)
+        if queue:
+            self.waiting[kind] = [entry for entry in queue if entry[0] > index]
+            for at, waiter in queue:
+                if at <= index:
+                    self._advance(waiter, row)
+
+    # --- processors -----------------------------------------------------------------------------
+
+    def _occupy(self, s: int, action: Action) -> None:
+        """Take processors: for work, or from the work beside it."""
+        if self.processors is not None:
+            if action.steals:
+                self.processors.steal(action, 1, self.env._now)
+            if action.flow < 0:
+                self.processors.begin(s, action, self.env._now)
+
+    def _release(self, s: int, action: Action) -> None:
         """Give processors back."""
         if self.processors is not None:
             self.processors.end(s)
-            if self.steals[action]:
-                self.processors.steal(self.program.actions[action], -1, self.env._now)
+            if action.steals:
+                self.processors.steal(action, -1, self.env._now)
 
     def _close(self) -> None:
         self.unfinished -= 1
@@ -239,29 +240,30 @@ class Executor:
     def describe_waiting(self) -> str:
         """Who waits for what, for the Deadlock message."""
         lines = []
-        for (kind, index), streams in list(self.waiting.items())[:8]:
-            names = ", ".join(self.program.streams[s].name for s in streams)
-            lines.append(f"{names} waits for '{self.program.kinds[kind]}' of index {index}")
+        waits = [(kind, index, s) for kind, queue in self.waiting.items() for index, s in queue]
+        for kind, index, s in waits[:8]:
+            name = self.program.streams[s].name
+            lines.append(f"{name} waits for '{self.program.kinds[kind]}' of index {index}")
         return f"{self.unfinished} streams cannot go on at {self.env.now:.6g} s: " + "; ".join(lines)
 
     def _trace(self) -> Trace:
-        rows = self.rows
-        stream = np.array([row[0] for row in rows], dtype=np.int64)
-        position = np.array([row[1] for row in rows], dtype=np.int64)
+        table = np.array(self.rows, dtype=np.float64).reshape(-1, COLUMNS)
+        stream, position, template, index, blocker = table[:, [0, 1, 2, 3, 6]].T.astype(np.int64)
+        start, end = table[:, 4:6].T.copy()
         return Trace(
             program=self.program,
             table=self.network.table,
             flow_ranks=self.flow_ranks,
             stream=stream,
             position=position,
-            template=np.array([self.templates[row[0]][row[1]] for row in rows], dtype=np.int64),
-            index=np.array([self.indices[row[0]][row[1]] for row in rows], dtype=np.int64),
-            start=np.array([row[2] for row in rows]),
-            end=np.array([row[3] for row in rows]),
-            blocker=np.array([row[4] for row in rows], dtype=np.int64),
+            template=template,
+            index=index,
+            start=start,
+            end=end,
+            blocker=blocker,
             repeats=tuple(self.repeats),
             flow_bytes=np.array(self.network.bytes_moved),
             link_peak=self.network.peak_load(),
-            time=max((row[3] for row in rows), default=0.0),
-            events=self.events,
+            time=float(end.max(initial=0.0)),
+            events=self.n_rows + self.network.n_joins,
         )

@@ -2,6 +2,9 @@
 
 All changes at one instant cause one re-solve of the flows they can touch: the flows that share a
 link with a changed flow, directly or through others. Flows elsewhere keep their rate and timer.
+
+A flow that finds nobody near takes one event: its end is set before it has started up, at its rate
+alone. If somebody comes near before it is on its links, it is called back and joins them in turn.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from simpy.core import Environment
-from simpy.events import Event, EventPriority, Timeout
+from simpy.events import Event, EventPriority
 
+from sim.engine.clock import ring_at
 from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
 from sim.errors import CertificateError
 
+NEVER = -1.0
 RESOLVE_PRIORITY = EventPriority(2)  # after every arrival and departure of the instant
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
 
@@ -59,19 +64,20 @@ class FlowTable:
         return [frozenset(m) for m in met]
 
 
-class Flow:
-    """Bytes on their way: what is left, at which rate, since when."""
+class Flow(Event):
+    """Bytes on their way, and the event of their arrival: what is left at `since`, and the rate from then on."""
 
-    __slots__ = ("done", "kind", "left", "owner", "rate", "since", "timer")
+    _ok, _value = True, None
 
-    def __init__(self, kind: int, size: float, owner: int, done: Callable[[int], None], now: float) -> None:
-        self.kind, self.left, self.owner, self.done, self.since = kind, size, owner, done, now
+    def __init__(self, kind: int, size: float, owner: int, done: Callable[[int], None], since: float) -> None:
+        self.kind, self.left, self.owner, self.done, self.since = kind, size, owner, done, since
         self.rate = 0.0
-        self.timer: Event | None = None
+        self.rings_at = NEVER
+        self.coming = False  # has still to join the others on its links
 
     def left_at(self, now: float) -> float:
         """Bytes still to move at `now`."""
-        return self.left - self.rate * (now - self.since)
+        return self.left - self.rate * (now - self.since) if now > self.since else self.left
 
 
 class Network:
@@ -83,22 +89,57 @@ class Network:
         self.solo: list[float] = self.rates_alone.tolist()
         self.conflicts = table.conflicts()
         self.active: dict[int, list[Flow]] = {}
+        self.coming: dict[int, list[Flow]] = {}  # flows that start up near others
+        self.n_joins = 0  # of such flows
+        self._on_ring: list[Callable[[Event], None]] = [self._rung]
         self.bytes_moved = [0.0] * table.n_flows
         self.allocations: dict[Key, dict[int, float]] = {}
         self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
         self._changed: dict[int, None] = {}
 
-    def start(self, kind: int, size: float, owner: int, done: Callable[[int], None]) -> Flow:
-        """Put `size` bytes of flow class `kind` on its links now."""
-        flow = Flow(kind, size, owner, done, self.env.now)
+    def start(self, kind: int, size: float, owner: int, done: Callable[[int], None], latency: float = 0.0) -> Flow:
+        """Put `size` bytes of flow class `kind` on its links, `latency` s from now."""
+        now = self.env._now
+        flow = Flow(kind, size, owner, done, now + latency)
         self.bytes_moved[kind] += size
-        crowded = not self.conflicts[kind].isdisjoint(self.active)
-        self.active.setdefault(kind, []).append(flow)
-        if crowded:
-            self._mark(kind)
+        near = self.conflicts[kind]
+        if self.active.keys().isdisjoint(near) and self.coming.keys().isdisjoint(near):
+            self.active[kind] = [flow]
+            self._run(flow, self.solo[kind])
+            return flow
+        for other in sorted(near & self.active.keys()):
+            self._call_back(other, now)
+        if latency > 0:
+            self._await(flow)
         else:
-            self._set_rate(flow, self.solo[kind])
+            self._join(flow)
         return flow
+
+    def _call_back(self, kind: int, now: float) -> None:
+        """Flows that are still starting up lose the end that was set for them."""
+        for flow in [flow for flow in self.active[kind] if flow.since > now]:
+            self._leave(self.active, flow)
+            self._await(flow)
+
+    def _await(self, flow: Flow) -> None:
+        self.coming.setdefault(flow.kind, []).append(flow)
+        flow.coming, flow.rate = True, 0.0
+        self._ring(flow, flow.since)
+
+    def _join(self, flow: Flow) -> None:
+        """Start to move bytes now, beside whoever is there."""
+        crowded = not self.active.keys().isdisjoint(self.conflicts[flow.kind])
+        self.active.setdefault(flow.kind, []).append(flow)
+        if crowded:
+            self._mark(flow.kind)
+        else:
+            self._run(flow, self.solo[flow.kind])
+
+    @staticmethod
+    def _leave(flows: dict[int, list[Flow]], flow: Flow) -> None:
+        flows[flow.kind].remove(flow)
+        if not flows[flow.kind]:
+            del flows[flow.kind]
 
     def note_alone(self, kinds: list[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
@@ -109,27 +150,41 @@ class Network:
         if flow.kind not in self.was_alone and flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
             self.was_alone.add(flow.kind)
 
-    def _set_rate(self, flow: Flow, rate: float, delay: float | None = None) -> None:
+    def _run(self, flow: Flow, rate: float) -> None:
+        """Move what is left at `rate` from `flow.since` on."""
         flow.rate = rate
-        flow.timer = Timeout(self.env, max(flow.left, 0.0) / rate if delay is None else delay, flow)
-        flow.timer.callbacks.append(self._arrive)
+        self._ring(flow, flow.since + max(flow.left, 0.0) / rate)
+
+    def _ring(self, flow: Flow, time: float) -> None:
+        """Wake up for the flow at `time` and at no time set before."""
+        flow.rings_at = time
+        flow.callbacks = self._on_ring
+        ring_at(self.env, flow, time)
 
     def put_off(self, flow: Flow, later: float) -> None:
         """Let a flow that shares with nobody rest for `later` s, then go on as it was."""
-        left = flow.left_at(self.env.now)
-        self._set_rate(flow, flow.rate, later + left / flow.rate)
-        flow.left, flow.since = left, self.env.now + later
+        now = self.env._now
+        flow.left, flow.since = flow.left_at(now), max(flow.since, now) + later
+        if flow.coming:
+            self._ring(flow, flow.since)
+        else:
+            self._run(flow, flow.rate)
 
-    def _arrive(self, timer: Event) -> None:
-        flow: Flow = timer._value
-        if flow.timer is not timer:
+    def _rung(self, event: Event) -> None:
+        flow: Flow = event  # type: ignore[assignment]
+        flow.callbacks = self._on_ring  # it may ring again
+        if flow.rings_at != self.env._now:
+            return
+        flow.rings_at = NEVER
+        if flow.coming:
+            flow.coming = False
+            self.n_joins += 1
+            self._leave(self.coming, flow)
+            self._join(flow)
             return
         self._note_use(flow)
-        flows = self.active[flow.kind]
-        flows.remove(flow)
-        if not flows:
-            del self.active[flow.kind]
-        if not self.conflicts[flow.kind].isdisjoint(self.active):
+        self._leave(self.active, flow)
+        if not self.active.keys().isdisjoint(self.conflicts[flow.kind]):
             self._mark(flow.kind)
         flow.done(flow.owner)
 
@@ -151,10 +206,11 @@ class Network:
 
     def _region(self, kind: int, seen: set[int]) -> list[int]:
         """Active classes that `kind` reaches over shared links, not yet seen, sorted."""
-        found, stack = [], [kind]
+        found, stack, now = [], [kind], self.env._now
         expanded = {kind}
         while stack:
-            near = sorted(k for k in self.conflicts[stack.pop()] if k in self.active and k not in seen)
+            met = self.conflicts[stack.pop()] & self.active.keys()
+            near = sorted(k for k in met if k not in seen and self.active[k][0].since <= now)
             seen.update(near)
             found += near
             stack += [k for k in near if k not in expanded]
@@ -169,7 +225,7 @@ class Network:
                 if flow.rate != rates[kind]:
                     self._note_use(flow)
                     flow.left, flow.since = flow.left_at(now), now
-                    self._set_rate(flow, rates[kind])
+                    self._run(flow, rates[kind])
 
     def _rates(self, key: Key) -> dict[int, float]:
         """Rate per flow of each class in `key`; remembered, since training repeats itself."""

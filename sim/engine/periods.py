@@ -10,7 +10,6 @@ repeating. Skipping it moves positions and puts off what is running; nothing els
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ class Snapshot:
     time: float
     rows: int
     positions: list[int]
-    phases: list[int]
+    phases: list[str]
     left: list[float]  # seconds left of the running action
     spent: list[float]  # seconds since it began
     bytes_moved: list[float]  # of the part's flow classes
@@ -88,20 +87,20 @@ class PeriodSkipper:
         clock = run.env.now
         return Snapshot(
             clock,
-            len(run.rows),
+            run.n_rows,
             [run.position[s] for s in part.streams],
-            [run.phase[s] for s in part.streams],
+            [_phase(run.timer[s], clock) for s in part.streams],
             [self._left(run.timer[s], clock) for s in part.streams],
             [0.0 if run.timer[s] is None else clock - run.began[s] for s in part.streams],
             [run.network.bytes_moved[flow] for flow in part.flows],
         )
 
     def _left(self, timer: Alarm | Flow | None, clock: float) -> float:
-        """Seconds until the timer rings; for a flow, seconds at its present rate."""
+        """Seconds until the timer rings; for a flow, seconds until it is on its links, then at its present rate."""
         if timer is None:
             return 0.0
         if isinstance(timer, Flow):
-            return timer.left_at(clock) / timer.rate
+            return timer.since - clock if timer.since > clock else timer.left_at(clock) / timer.rate
         return self.executor.rings_at[timer.stream] - clock
 
     def _program(self, stream: int) -> tuple[Ints, Ints]:
@@ -175,6 +174,13 @@ class PeriodSkipper:
         run.jump(shift, kinds, index_shift, times, period)
 
 
+def _phase(timer: Alarm | Flow | None, clock: float) -> str:
+    """What a stream is doing: a flow starts up before it moves bytes."""
+    if isinstance(timer, Flow):
+        return "starting" if timer.since > clock else "moving"
+    return "idle" if timer is None else "computing"
+
+
 def _same(before: Snapshot, now: Snapshot) -> bool:
     if before.phases != now.phases:
         return False
@@ -186,12 +192,8 @@ def _same(before: Snapshot, now: Snapshot) -> bool:
 def find_parts(executor: Executor) -> list[Part]:
     """Parts of the program that have a beat stream: streams joined by what they do in loops."""
     program = executor.program
-    loops = [_loop_templates(stream.template) for stream in program.streams]
-    flows = [
-        {program.actions[executor.acts[t]].flow for t in templates if executor.is_transfer[executor.acts[t]]}
-        | {flow for t in templates for flow, _ in program.actions[executor.acts[t]].carried}
-        for templates in loops
-    ]
+    loops = [[template for template, count in used.items() if count >= LOOPING] for used in executor.used]
+    flows = [{flow for t in templates for flow in executor.flows_of(t)} for templates in loops]
     root = _joined(executor, loops, flows)
     members: dict[int, list[int]] = {}
     for s, templates in enumerate(loops):
@@ -208,25 +210,20 @@ def _part(executor: Executor, streams: list[int], beat: int, length: int, flows:
     own = sorted(set().union(*(flows[s] for s in streams)))
     met = set().union(*(executor.network.conflicts[flow] for flow in own))
     program = executor.program
-    signals = (executor.signals[t] for s in streams for t in set(executor.templates[s]))
+    signals = (executor.signals[t] for s in streams for t in executor.used[s])
     kinds = {signal[0] for signal in signals if signal is not None}
     inside = set(streams)
     ranks = {program.streams[s].rank for s in streams}
     neighbours = list(streams)
-    for s, stream in enumerate(program.streams):
+    for s, used in enumerate(executor.used):
         if s in inside:
             continue
-        used = set(stream.template)
         actions = [program.actions[executor.acts[t]] for t in used]
         touches = any(action.flow in met or not ranks.isdisjoint(action.steals) for action in actions)
         waits = any(kind in kinds for t in used for kind, _ in executor.waits[t])
         if touches or waits:
             neighbours.append(s)
     return Part(streams, beat, length, own, neighbours, [])
-
-
-def _loop_templates(templates: list[int]) -> list[int]:
-    return [template for template, count in Counter(templates).items() if count >= LOOPING]
 
 
 def _joined(executor: Executor, loops: list[list[int]], flows: list[set[int]]) -> list[int]:
