@@ -1,20 +1,14 @@
-"""How long an operation takes on an accelerator: a roofline with tile and wave quantization.
-
-A matrix product runs in waves of output tiles, one tile per processor. A wave takes the arithmetic
-of a tile and then writes it: the processors finish together, so writing is not hidden by the
-arithmetic of the same wave. Short inner dimensions therefore cost efficiency.
-"""
+"""How long an operation takes on an accelerator: a roofline; matrix products are in `products.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
+from sim.engine.products import matmul_time
 from sim.spec.records import Accelerator, FusedAttention
 from sim.workload.operation import Operation
 
 STORAGE_OF_RATE = {"tf32": "fp32"}  # a format without its own vector rate uses this one
-OUTPUT_BYTES = 2  # of a matrix product, per element
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,8 @@ def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel
     peak = matrix_rate(operation.precision, accelerator)
     if operation.kind == "attention":
         return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel)), 0.0
-    return _matmul(operation, accelerator, peak)
+    rate = peak * sustained_share(operation.precision, accelerator)
+    return matmul_time(operation, accelerator, rate, streaming_rate(accelerator))
 
 
 def matrix_rate(precision: str, accelerator: Accelerator) -> float:
@@ -78,15 +73,3 @@ def sustained_share(precision: str, accelerator: Accelerator) -> float:
     if precision == "fp8" and matrix.fp8_efficiency is not None:
         return matrix.fp8_efficiency
     return matrix.efficiency
-
-
-def _matmul(operation: Operation, accelerator: Accelerator, peak: float) -> tuple[float, float]:
-    """Seconds of a matrix product: arithmetic at the share its waves keep busy, and writing its waves."""
-    matrix = accelerator.matrix
-    rows, columns = matrix.tile
-    tiles = ceil(operation.m / rows) * ceil(operation.n / columns) * operation.batch
-    waves = ceil(tiles / matrix.compute_units)
-    busy = max(tiles / (matrix.compute_units * waves), matrix.quantization_floor)
-    written = OUTPUT_BYTES * operation.m * operation.n * operation.batch / busy
-    best = sustained_share(operation.precision, accelerator)
-    return operation.flops / (peak * best * busy), written / streaming_rate(accelerator)

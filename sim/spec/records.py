@@ -47,7 +47,9 @@ class MatrixUnit(Record):
     fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8; efficiency if absent")
     compute_units: Count = Field(default=1, ge=1, description="processors (SM, core, systolic array) that tiles spread over")
     tile: tuple[Count, Count] = Field(default=(128, 128), description="rows and columns of one output tile")
+    halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
+    spread: Fraction = Field(default=0.0, lt=0.2, description="standard deviation of the sustained rate from board to board, as a share of it")
 
 
 
@@ -122,6 +124,7 @@ class CollectiveTuning(Record):
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
     ramp: float = Field(default=0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
     ramp_network: float | None = Field(default=None, ge=0, description="the same between nodes; ramp if absent")
+    ramp_limit_network: Seconds | None = Field(default=None, ge=0, description="longest ramp between nodes, with chunks at their largest; no limit if absent")
 
 
 class Host(Record):

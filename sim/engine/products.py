@@ -1,0 +1,78 @@
+"""How long matrix products take: tiles, waves and alignment.
+
+A product runs in waves of output tiles, one tile per processor. A wave takes the arithmetic of a
+tile and then writes it: the processors finish together, so writing is not hidden by the arithmetic
+of the same wave. Short inner dimensions therefore cost efficiency. The library picks the fastest
+tile: smaller ones leave less of the last wave idle, but read their operands more often (NVIDIA,
+Matrix Multiplication Background User's Guide, sections 2.3 and 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+from statistics import NormalDist
+
+from sim.spec.records import Accelerator, MatrixUnit
+from sim.workload.operation import Operation
+
+OUTPUT_BYTES = 2  # of a matrix product, per element
+ALIGNMENT = 8  # 16-bit elements that a tensor core loads at once (16 B)
+OPERAND_SHARE = 0.2  # assumption: share of the time of the largest tile that grows with operand bytes per FLOP
+HALVES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))  # of the largest tile
+
+
+def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, bandwidth: float) -> tuple[float, float]:
+    """Seconds of arithmetic at `rate` [FLOP/s] when all processors are busy, and of writing at `bandwidth` [B/s]."""
+    if is_misaligned(operation) and accelerator.vector.fp32:
+        return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
+    full = operation.flops / rate
+    writing = OUTPUT_BYTES * operation.m * operation.n * operation.batch / bandwidth
+    tilings = _tilings(operation, accelerator.matrix)
+    return min(((full * work / busy, writing / busy) for work, busy in tilings), key=sum)
+
+
+def is_misaligned(operation: Operation) -> bool:
+    """Whether tensor cores cannot load the operands of a batched product.
+
+    In the products of attention each head starts where the one before ends. Tensor cores load
+    addresses that are multiples of 16 B (the same guide, section 2.2); else cuBLAS takes kernels on
+    the 32-bit vector units.
+    """
+    return operation.batch > 1 and any(size % ALIGNMENT for size in (operation.m, operation.n, operation.k))
+
+
+def _tilings(operation: Operation, matrix: MatrixUnit) -> Iterator[tuple[float, float]]:
+    """For each tile: arithmetic time relative to the largest, share of processors busy with real work."""
+    outputs = operation.m * operation.n * operation.batch
+    largest = 1 / matrix.tile[0] + 1 / matrix.tile[1]
+    for rows, columns in _tiles(matrix):
+        tiles = ceil(operation.m / rows) * ceil(operation.n / columns) * operation.batch
+        slots = ceil(tiles / matrix.compute_units) * matrix.compute_units * rows * columns
+        operands = (1 / rows + 1 / columns) / largest
+        yield 1.0 + OPERAND_SHARE * (operands - 1.0), max(outputs / slots, matrix.quantization_floor)
+
+
+def _tiles(matrix: MatrixUnit) -> Iterator[tuple[float, float]]:
+    for by_rows, by_columns in HALVES if matrix.halves_tiles else HALVES[:1]:
+        yield matrix.tile[0] * by_rows, matrix.tile[1] * by_columns
+        yield matrix.tile[1] * by_columns, matrix.tile[0] * by_rows
+
+
+def slowest_of(accelerator: Accelerator, boards: int) -> Accelerator:
+    """The accelerator at the matrix rates of the slowest of `boards` boards, which a job waits for.
+
+    At the power limit the clock follows the quality of the chip. With normally distributed rates the
+    slowest of n is at the quantile (n - 3/8) / (n + 1/4) below the mean (Blom 1958).
+    """
+    matrix = accelerator.matrix
+    if boards == 1 or matrix.spread == 0:
+        return accelerator
+    pace = 1.0 - matrix.spread * NormalDist().inv_cdf((boards - 0.375) / (boards + 0.25))
+    fp8 = matrix.fp8_efficiency
+    slower = {"efficiency": matrix.efficiency * pace, "fp8_efficiency": fp8 and fp8 * pace}
+    attention = {
+        kernel: share.model_copy(update={"forward": share.forward * pace, "backward": share.backward * pace})
+        for kernel, share in accelerator.attention.items()
+    }
+    return accelerator.model_copy(update={"matrix": matrix.model_copy(update=slower), "attention": attention})
