@@ -68,15 +68,45 @@ class UtilizationResult:
 
 
 @dataclass(frozen=True)
+class IncidentResult:
+    """Something that stopped the job."""
+
+    time_s: float  # since the start
+    cause: str
+    component: str
+    nodes: tuple[int, ...]  # those struck; numbers beyond the job's own are spares
+    action: str
+    downtime_s: float  # until the job trained again, or was struck anew
+    lost_steps: float
+
+
+@dataclass(frozen=True)
 class RunResult:
     """The whole training. A run without faults has one value for every quantile."""
 
     time_to_train_s: dict[str, float]  # mean, p5, p50, p95
     steps: int
     goodput: float
-    badput_s: dict[str, float] = field(default_factory=dict)
-    failures: int = 0
+    badput_s: dict[str, float] = field(default_factory=dict)  # with the productive time it adds up to the mean time
+    failures: int = 0  # that stopped the job
     checkpoints: int = 0
+    outcome: str = "finished"  # or time_limit, no_spares; then the time is the time until that
+    elapsed_s: float = 0.0  # mean
+    steps_lost: float = 0.0
+    failures_by_cause: dict[str, float] = field(default_factory=dict)  # planned stops and slow parts included
+    checkpoint_interval_s: float | None = None  # training time between persistent saves, without faults
+    incidents: tuple[IncidentResult, ...] = ()  # of the first seed
+
+
+@dataclass(frozen=True)
+class PowerLevel:
+    """Power over one step at one level [W]: means over equal samples of `sample_s`, their mean, most and least."""
+
+    mean_w: float
+    peak_w: float
+    low_w: float
+    sample_s: float
+    samples_w: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -89,13 +119,26 @@ class EnergyResult:
     mean_power_w: float
     tokens_per_joule: float
     carbon_kg: float | None = None  # None: no grid is known
+    embodied_kg: float | None = None  # share of the carbon of making the hardware; None: not known
+    phases_kwh: dict[str, float] = field(default_factory=dict)  # of the accelerators; sums to their part
+    step_kwh: float = 0.0  # one step
+    kwh_per_billion_tokens: float = 0.0
+    accelerator_hours: float = 0.0  # of the job
+    accelerator_power_w: float = 0.0  # mean over a step and the job's accelerators
+    node_power_w: float = 0.0  # mean over a step and the job's nodes, at the plug
+    states_w: dict[str, float] = field(default_factory=dict)  # of the site, in each phase of the run
+    power: dict[str, PowerLevel] = field(default_factory=dict)  # accelerator, node, job, site
 
 
 @dataclass(frozen=True)
 class CostResult:
-    """Money."""
+    """Money, for the span of the energy."""
 
     usd: dict[str, float]  # by part, and their sum under "total"
+    usd_per_step: float = 0.0
+    usd_per_million_tokens: float = 0.0
+    usd_per_accelerator_hour: float = 0.0  # of the cluster, idle ones too
+    basis: str = ""  # for people: which prices, of when
 
 
 @dataclass(frozen=True)

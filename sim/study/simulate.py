@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING
 
 import sim
 from sim.cluster.build import build_cluster
@@ -24,6 +25,10 @@ from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
+
+if TYPE_CHECKING:
+    from sim.run.life_inputs import Life
+    from sim.study.lives import PreparedLife
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         run = prepared.run()
     critical = rank_time(run.trace, critical_rank(run.trace))
     step = step_result(run, critical)
+    lived = one_life(run)
     return Result(
         name=experiment.name,
         description=experiment.description,
@@ -98,12 +104,12 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         step=step,
         memory=memory_result(run.plan),
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
-        run=run_result(experiment.training, step),
+        run=run_result(experiment.training, step, lived),
         energy=None,
         cost=None,
         trust=trust_of(experiment),
         comparison=compare(experiment, step),
-        notes=tuple(notes(run)),
+        notes=(*notes(run), *(lived[0].notes if lived else ())),
         folding=folding(run),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -142,13 +148,28 @@ def accelerator_shares(critical: RankTime, seconds: float) -> dict[str, float]:
     return {"compute_busy": compute, "comm_busy": comm, "idle": 1.0 - compute - comm}
 
 
-def run_result(training: Training, step: StepResult) -> RunResult | None:
-    """A training without faults: steps times step time."""
+def one_life(run: Simulated) -> tuple[PreparedLife, Life] | None:
+    """The whole training under the experiment's own seed, if anything but steps happens in it."""
+    from sim.study.lives import has_life, prepare_life  # it asks for steps, here
+
+    experiment = run.setup.experiment
+    if not has_life(experiment):
+        return None
+    prepared = prepare_life(experiment, run)
+    return prepared, prepared.live(experiment.seed)
+
+
+def run_result(training: Training, step: StepResult, lived: tuple[PreparedLife, Life] | None) -> RunResult | None:
+    """The whole training: as it was lived, or without faults and saves steps times step time."""
+    from sim.study.lives import life_result
+
+    if lived:
+        return life_result(lived[0], [lived[1]])
     if training.tokens is None:
         return None
     steps = ceil(training.tokens / (training.global_batch * training.sequence_length))
     seconds = steps * step.time_s
-    return RunResult(dict.fromkeys(("mean", "p5", "p50", "p95"), seconds), steps, 1.0)
+    return RunResult(dict.fromkeys(("mean", "p5", "p50", "p95"), seconds), steps, 1.0, elapsed_s=seconds)
 
 
 def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
@@ -204,7 +225,7 @@ def notes(run: Simulated) -> list[str]:
     idle = run.cluster.n_accelerators - run.setup.ranks
     if idle:
         said.append(f"{idle} of {run.cluster.n_accelerators} accelerators are not used by this plan")
-    if run.setup.training.tokens is not None:
+    if run.setup.training.tokens is not None and run.setup.experiment.failures is None:
         said.append("time-to-train assumes that nothing fails")
     return said
 
