@@ -12,6 +12,8 @@ from sim.cli import output
 from sim.cli.run import AsJson, Overrides, writable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sim.metrics.validation import Row, Validation
     from sim.study.validate import Progress
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 def validate(
     paths: Annotated[
         list[Path] | None,
-        Argument(metavar="[DIR|FILE]...", help="Experiments with `measured`, tables of them, or folders of both."),
+        Argument(
+            metavar="[DIR|FILE]...",
+            help="Experiments with `measured`, tables of them, tables of collectives, or folders of these.",
+        ),
     ] = None,
     overrides: Overrides = None,
     jobs: Annotated[
@@ -53,13 +58,21 @@ def validate(
     if json:
         output.emit_json(validation.to_json())
     else:
-        from sim.report.validation import print_validation
-
-        output.emit_rich(lambda console: print_validation(validation, console))
+        output.emit_rich(lambda console: _print(validation, console))
     if not validation.complete:
         output.say(f"interrupted after {len(validation.rows)} runs")
         return output.INTERRUPTED
     return output.FINE if validation.passed else output.MISSED
+
+
+def _print(validation: Validation, console: Console) -> None:
+    from sim.report.curves import print_curves
+    from sim.report.validation import print_validation
+
+    if validation.rows:
+        print_validation(validation, console)
+    if validation.curves:
+        print_curves(validation.curves, console)
 
 
 def _existing(paths: list[Path]) -> list[Path]:

@@ -1,17 +1,24 @@
 """What a collective costs before and while it moves bytes: algorithm, start-up, bytes per port.
 
-The algorithms and their step counts are those of NCCL (src/graph/tuning.cc); the one with the least
-start-up plus transfer is taken, as NCCL does. A ring all-reduce sends each byte 2(n-1)/n times over
-every hop; a double binary tree moves as much with logarithmic start-up; an in-network reduction
-moves S(1+1/n) through every port. Time = max(floor, start + ramp*sqrt(S) + bytes/rate).
+Three ways to sum, as in NCCL (src/graph/tuning.cc). A ring sends each byte 2(n-1)/n times over every hop.
+A tree (a double binary one between nodes, a chain or the switch inside) sends 2(N-1)/N times between N
+nodes, with a start-up that grows with log N. A switch that adds moves S(1+1/n) through every port.
+Time = max(floor, start + ramp + bytes/rate); the ramp stands for filling the chunk pipeline and for the
+change of protocol (LL, LL128, Simple) with size.
+
+All sizes are in bytes of the ring flow that carries the collective, so that its links are loaded as the
+algorithm loads the narrowest of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from math import ceil, log2, sqrt
+from math import ceil, inf, log2, sqrt
 
-from sim.spec.records import Node
+from sim.spec.records import CollectiveTuning, Node
+
+ALGORITHMS = ("ring", "tree", "in_network")
 
 
 @dataclass(frozen=True)
@@ -25,25 +32,45 @@ class Cost:
 
 @dataclass(frozen=True)
 class Group:
-    """A communicator: members, servers it spans, hop latency of its path [s], rate alone [B/s]."""
+    """A communicator: members, servers it spans, hop latency of its path [s].
+
+    `local_rate` is what the links inside the nodes allow its ring alone, `network_rate` those between them [B/s].
+    """
 
     size: int
     nodes: int
     hop_latency: float
-    rate: float
+    local_rate: float = inf
+    network_rate: float = inf
+
+    @property
+    def rate(self) -> float:
+        """Rate of its ring alone [B/s]."""
+        return min(self.local_rate, self.network_rate)
+
+    @property
+    def width(self) -> int:
+        """Members in the fullest node."""
+        return ceil(self.size / self.nodes)
+
+    def ring_bytes(self, local: float, network: float) -> float:
+        """Bytes of the ring flow that take as long as `local` at the local and `network` at the network rate."""
+        return self.rate * max(local / self.local_rate, network / self.network_rate)
 
 
-def collective_cost(kind: str, message: float, group: Group, node: Node) -> Cost:
-    """The cheapest way to do `kind` with `message` bytes (nccl-tests convention) in `group`."""
-    ways = [_ring(kind, message, group, node)]
-    if kind == "all_reduce" and group.size > 2:
-        ways.append(_tree(message, group, node))
-        if node.local.in_network_reduction and group.nodes == 1:
-            ways.append(_in_network(message, group, node))
-    best = min(ways, key=lambda way: way.latency + way.size / group.rate)
-    ramp = node.collectives.ramp * sqrt(message)
-    floor = node.collectives.floor - best.size / group.rate
-    return Cost(max(best.latency + ramp, floor), best.size, best.algorithm)
+def collective_cost(
+    kind: str, message: float, group: Group, node: Node, algorithms: Collection[str] = ALGORITHMS
+) -> Cost:
+    """The way that NCCL takes for `kind` with `message` bytes (nccl-tests convention) in `group`.
+
+    `algorithms` limits the choice, where one of them can do it.
+    """
+    ways = _ways(kind, message, group, node)
+    ways = [way for way in ways if way[0].algorithm in algorithms] or ways
+    best, _ = min(ways, key=lambda way: way[0].latency + way[1] / group.rate)
+    floor, ramp = floor_and_ramp(node.collectives, group.nodes, message)
+    least = floor - best.size / group.rate
+    return Cost(max(best.latency + ramp, least), best.size, best.algorithm)
 
 
 def send_cost(message: float, nodes: int, path_latency: float, node: Node) -> Cost:
@@ -51,6 +78,37 @@ def send_cost(message: float, nodes: int, path_latency: float, node: Node) -> Co
     tuning = node.collectives
     hop = tuning.ring_hop_network if nodes > 1 else tuning.ring_hop
     return Cost(hop + path_latency, message, "send")
+
+
+def floor_and_ramp(tuning: CollectiveTuning, nodes: int, message: float) -> tuple[float, float]:
+    """Least time of a collective over `nodes` servers and the ramp of `message` bytes [s].
+
+    The best chunk grows with the square root of the message, and with it the time to fill the pipeline,
+    until chunks are as large as the library's buffers.
+    """
+    if nodes == 1:
+        return tuning.floor, tuning.ramp * sqrt(message)
+    floor = tuning.floor if tuning.floor_network is None else tuning.floor_network
+    ramp = tuning.ramp if tuning.ramp_network is None else tuning.ramp_network
+    limit = inf if tuning.ramp_limit_network is None else tuning.ramp_limit_network
+    return floor, min(limit, ramp * sqrt(message))
+
+
+def _ways(kind: str, message: float, group: Group, node: Node) -> list[tuple[Cost, float]]:
+    """The algorithms there are, each with the bytes that NCCL's tuner takes it to move."""
+    if kind == "all_to_all":
+        exchange = _exchange(message, group, node)
+        return [(exchange, exchange.size)]
+    ring = _ring(kind, message, group, node)
+    ways = [(ring, ring.size)]
+    if kind == "all_reduce" and group.size > 2:
+        tree = _tree(message, group, node)
+        # Only on two nodes does the tuner know that a tree sends less between nodes than a ring.
+        ways.append((tree, tree.size if group.nodes <= 2 else ring.size / node.collectives.tree_efficiency))
+        if node.local.in_network_reduction and group.nodes == 1:
+            switch = _in_network(message, group, node)
+            ways.append((switch, switch.size))
+    return ways
 
 
 def _ring(kind: str, message: float, group: Group, node: Node) -> Cost:
@@ -65,14 +123,36 @@ def _ring(kind: str, message: float, group: Group, node: Node) -> Cost:
 
 def _tree(message: float, group: Group, node: Node) -> Cost:
     tuning = node.collectives
-    inside = ceil(group.size / group.nodes) - 1
     levels = ceil(log2(group.nodes)) if group.nodes > 1 else 0
-    start = 2 * (inside * tuning.tree_hop + levels * (tuning.tree_hop_network + group.hop_latency))
-    size = 2 * message * (group.size - 1) / group.size / tuning.tree_efficiency
-    return Cost(start, size, "tree")
+    start = 2 * ((group.width - 1) * tuning.tree_hop + levels * (tuning.tree_hop_network + group.hop_latency))
+    local = 2 * message * (group.size - 1) / group.size
+    if group.nodes == 1:
+        return Cost(start, local / tuning.tree_efficiency, "tree")
+    if node.local.in_network_reduction and group.width > 1:
+        local = _through_switch(message, group.width, node)
+    network = 2 * message * (group.nodes - 1) / group.nodes
+    return Cost(start, group.ring_bytes(local, network) / tuning.tree_efficiency, "tree")
 
 
 def _in_network(message: float, group: Group, node: Node) -> Cost:
-    local = node.local
-    size = message * (1 + 1 / group.size) * local.efficiency / local.reduction_efficiency
-    return Cost(node.collectives.in_network, size, "in-network")
+    return Cost(node.collectives.in_network, _through_switch(message, group.size, node), "in_network")
+
+
+def _through_switch(message: float, members: int, node: Node) -> float:
+    """Bytes of a local ring that take as long as a reduction of `members` in the switch."""
+    return message * (1 + 1 / members) * node.local.efficiency / node.local.reduction_efficiency
+
+
+def _exchange(message: float, group: Group, node: Node) -> Cost:
+    """An all-to-all: each member sends 1/n of its message to each other, outside through its own adapter.
+
+    Sends are issued one after the other and overlap. A ring over g members of a node loads an adapter with 1/g
+    and a port with (g-1)/g of its bytes.
+    """
+    near, far, share = group.width - 1, group.size - group.width, message / group.size
+    tuning = node.collectives
+    start = (near + far) * tuning.ring_hop
+    if group.nodes == 1:
+        return Cost(start, near * share, "exchange")
+    start += tuning.ring_hop_network + group.hop_latency
+    return Cost(start, group.ring_bytes(group.width * share, group.width * far * share), "exchange")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.cluster.cluster import Cluster
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.engine.power import Board
+from sim.engine.products import slowest_of
+from sim.plan.flows import FlowSet
 from sim.plan.fold import first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
@@ -143,7 +146,8 @@ def build_job(plan: Plan) -> Job:
         inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
         profile = (float(speed[rank]), inner)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
-    board = Board(plan.cluster.accelerator, plan.experiment.power, plan.software.attention_kernel)
+    slowest = slowest_of(plan.cluster.accelerator, plan.grid.n_ranks)
+    board = Board(slowest, plan.experiment.power, plan.software.attention_kernel)
     return Job(plan, tuple(ranks), flows, table, tuple(table.conflicts()), board)
 
 
@@ -164,19 +168,27 @@ def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
     for kind, number in plan.flow_sets.items():
         flow_set, flow_of = plan.flows[number], plan.partition.flow[number]
         for first in first_of_class(flow_of):
-            crossed = slice(int(flow_set.start[first]), int(flow_set.start[first + 1]))
-            rate = plan.cluster.links.capacity[flow_set.link[crossed]] / flow_set.coefficient[crossed]
-            group = Group(
-                flow_set.members.shape[1],
-                int(flow_set.nodes[first]),
-                float(flow_set.latency[first]),
-                float(rate.min(initial=np.inf)),
-            )
+            group = group_of(flow_set, first, plan.cluster)
             members = rank_of[flow_set.members[first]]
             ends = (int(members[0]), int(members[1])) if flow_set.ordered else (-1, -1)
             alike = float(rates[flow_of[first]])
             classes.append(FlowClass(kind, group, alike, tuple(sorted(set(members.tolist()))), *ends))
     return classes
+
+
+def group_of(flow_set: FlowSet, number: int, cluster: Cluster) -> Group:
+    """The communicator of flow `number`, with what its links allow it when nothing else runs."""
+    crossed = slice(int(flow_set.start[number]), int(flow_set.start[number + 1]))
+    link = flow_set.link[crossed]
+    rate = cluster.links.capacity[link] / flow_set.coefficient[crossed]
+    local = link < cluster.n_nodes * cluster.server.links.n
+    return Group(
+        flow_set.members.shape[1],
+        int(flow_set.nodes[number]),
+        float(flow_set.latency[number]),
+        float(rate[local].min(initial=np.inf)),
+        float(rate[~local].min(initial=np.inf)),
+    )
 
 
 def flow_table(plan: Plan) -> FlowTable:

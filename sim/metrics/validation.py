@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sim.metrics.curves import CurveValidation
+
 HIDDEN = "hidden"  # share of the step in which communication hides behind computation
 HOST = "host"  # share of the step that the host costs by issuing work
 
@@ -96,6 +98,7 @@ class Validation:
     worst: tuple[Miss, ...]
     complete: bool = True  # False if it was interrupted
     coverage: dict[str, float] = field(default_factory=dict)  # by source: share inside bands that the others give
+    curves: CurveValidation | None = None  # measured collectives
 
     @property
     def passed(self) -> bool:
@@ -113,6 +116,7 @@ class Validation:
             "worst": worst,
             "rows": rows,
             "complete": self.complete,
+            "collectives": self.curves.to_json() if self.curves else None,
         }
 
 

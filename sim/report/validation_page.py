@@ -8,6 +8,7 @@ from math import ceil, floor, log10
 
 from sim.metrics.validation import Row, Validation
 from sim.report import human
+from sim.report.curves import HEAD, describe, far_curves, platform_rows
 from sim.report.validation import METRICS, parts_of, score_cells
 
 WIDTH, HEIGHT, MARGIN = 720, 480, 72
@@ -43,6 +44,7 @@ def validation_page(validation: Validation) -> str:
             *(["<h2>All runs</h2>", _scatter(done)] if done else []),
             *(["<h2>Largest errors</h2>", _misses(validation)] if validation.worst else []),
             _failures([row for row in validation.rows if row.problem]),
+            _collectives(validation),
             "<h2>Every run</h2>",
             _runs(done),
         ]
@@ -75,6 +77,14 @@ def _table(head: Sequence[str], rows: Iterator[tuple[str, list[str]]], text: int
 
     lines = [f'<tr class="{kind}">{cells("td", values)}</tr>' for kind, values in rows]
     return f'<div class="wide"><table><tr>{cells("th", head)}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def _collectives(validation: Validation) -> str:
+    if validation.curves is None:
+        return ""
+    table = _table(HEAD, platform_rows(validation.curves), text=1)
+    far = "".join(f"<li>{escape(describe(score))}</li>" for score in far_curves(validation.curves))
+    return f"<h2>Collectives</h2>\n{table}\n<ul>{far}</ul>"
 
 
 def _misses(validation: Validation) -> str:

@@ -1,6 +1,6 @@
 """Safe YAML with positions.
 
-Public: `Mark`, `Node`, `read_file`, `read_text`, `from_python`, `plain`, and the limits
+Public: `Mark`, `Node`, `read_file`, `read_text`, `from_python`, `plain`, `yaml_files`, and the limits
 `MAX_BYTES`, `MAX_NODES`, `MAX_DEPTH`.
 
 The accepted language is YAML 1.2 with the core schema and less: no tags, no merge keys, one
@@ -69,6 +69,13 @@ def plain(node: Node) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return tuple(plain(item) for item in value) if isinstance(value, list) else value
+
+
+def yaml_files(path: Path) -> list[Path]:
+    """The YAML files under a folder, sorted; a file stands for itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}"))
 
 
 def read_file(path: Path) -> Node:

@@ -17,10 +17,12 @@ from sim.metrics.trust import Bands
 from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
 from sim.spec.cases import is_table, load_cases
 from sim.spec.catalogue import catalogue_root
+from sim.spec.curves import is_curve_table
 from sim.spec.load import load_experiment
-from sim.spec.reader import read_file
+from sim.spec.reader import read_file, yaml_files
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
+from sim.study.collectives import find_curves, validate_curves
 from sim.study.simulate import simulate
 from sim.study.trust import plan_of, residuals_of
 
@@ -48,14 +50,15 @@ def validate(
     """Predict every measured run under `paths`, by default those of the catalogue.
 
     A run that fails is a row with its reason. On KeyboardInterrupt what is done is returned, with
-    `complete` False. Raises ConfigError if `paths` hold no measured run.
+    `complete` False. Measured collectives are predicted too. Raises ConfigError if `paths` hold nothing measured.
     """
-    runs = find_measured(paths, overrides)
-    if not runs:
+    runs, curves = find_measured(paths, overrides), find_curves(paths)
+    if not runs and not curves:
         where = " ".join(map(str, paths)) or str(catalogue_root() / "experiments")
         raise ConfigError(Problem(where, "", "holds no measured run", "give an experiment the key `measured`"))
     rows, complete = predict(runs, jobs or _processors(), progress or (lambda done, total, row: None))
-    return summarize(rows, runs, complete)
+    scored = validate_curves(curves) if curves and complete else None
+    return replace(summarize(rows, runs, complete), curves=scored)
 
 
 # --- finding --------------------------------------------------------------------------------
@@ -63,16 +66,10 @@ def validate(
 
 def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[Measured]:
     """The measured runs under `paths` in order, each measurement once: tables before single experiments."""
-    files = [file for path in paths or (catalogue_root() / "experiments",) for file in _files(path)]
+    files = [file for path in paths or (catalogue_root() / "experiments",) for file in yaml_files(path)]
     files.sort(key=lambda file: not _holds_cases(file))
     found = [run for file in dict.fromkeys(files) for run in _read(file, file in paths, overrides)]
     return _distinct(found)
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    return sorted(file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}"))
 
 
 def _holds_cases(file: Path) -> bool:
@@ -85,6 +82,8 @@ def _holds_cases(file: Path) -> bool:
 def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[Measured]:
     """The runs in `file`; what is no measured experiment is an error only if `named` by the user."""
     try:
+        if is_curve_table(file):
+            return
         if is_table(file):
             for case in load_cases(file):
                 yield _loaded(file.stem, case.name, file, lambda case=case: case.load(overrides).experiment)  # type: ignore[misc]
