@@ -10,10 +10,11 @@ from sim.spec.cluster_checks import CLUSTER_CHECKS
 from sim.spec.findings import Check
 from sim.spec.plan_checks import PLAN_CHECKS
 from sim.spec.records import Experiment
+from sim.spec.reliability_checks import RELIABILITY_CHECKS
 from sim.spec.setup import Setup
 from sim.spec.storage_checks import STORAGE_CHECKS
 
-CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS + STORAGE_CHECKS
+CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS + STORAGE_CHECKS + RELIABILITY_CHECKS
 
 
 def check_experiment(experiment: Experiment) -> list[Problem]:
