@@ -15,13 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from sim.engine.compute import Times, matrix_rate, operation_times, sustained_share
+from sim.engine.compute import Times, matrix_rate, operation_times, streaming_rate, sustained_share
 from sim.spec.energy import PowerSetting
 from sim.spec.records import Accelerator
 from sim.workload.operation import Operation
 
 MATRIX, MEMORY = "matrix", "memory"  # phases of computation
 HALVINGS = 30  # of the range of clocks: 1e-9 of the highest
+# Where a profile does not say; assumptions that lie between those of the profiles that do.
+CLOCKED_SHARE = 0.1  # of the range from idle to the board limit, drawn by waiting
+STREAMING_SHARE = 0.75  # of the board limit, drawn by kernels bound by memory
+COMMUNICATION_SHARE = 0.75  # energy of a byte sent over that of a byte of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Board:
     """An accelerator with the limits its operator set; clocks are shares of the highest."""
 
     accelerator: Accelerator
-    setting: PowerSetting = PowerSetting()
+    setting: PowerSetting
     attention_kernel: str = "cudnn"
 
     @property
@@ -51,11 +55,28 @@ class Board:
         """Power while a resident kernel polls for data [W]."""
         return self.base(self._allowed)
 
+    @cached_property
+    def per_byte(self) -> float:
+        """Energy of a byte of device memory, read or written [J/B]."""
+        power = self.accelerator.power
+        if power.memory is not None:
+            return power.memory
+        return max(0.0, STREAMING_SHARE * power.tdp - self.base(1.0)) / streaming_rate(self.accelerator)
+
+    @cached_property
+    def per_byte_sent(self) -> float:
+        """Energy of a byte that leaves and one that arrives [J/B]."""
+        known = self.accelerator.power.communication
+        return COMMUNICATION_SHARE * self.per_byte if known is None else known
+
     def base(self, clock: float) -> float:
         """Static and clocked part at a core clock [W]."""
+        return self.idle + self._clocked * clock * self.voltage(clock) ** 2
+
+    @cached_property
+    def _clocked(self) -> float:
         power = self.accelerator.power
-        clocked = 0.0 if power.waiting is None else power.waiting - power.idle
-        return power.idle + clocked * clock * self.voltage(clock) ** 2
+        return CLOCKED_SHARE * (power.tdp - power.idle) if power.waiting is None else power.waiting - power.idle
 
     def voltage(self, clock: float) -> float:
         """Core voltage at a core clock, as a share of the highest."""
@@ -87,10 +108,10 @@ class Board:
             arithmetic = operation.flops * power.vector
         else:
             arithmetic = operation.flops * self._per_flop(operation.precision)
-        return arithmetic, operation.bytes_moved * power.memory
+        return arithmetic, operation.bytes_moved * self.per_byte
 
     def _per_flop(self, precision: str) -> float:
-        """Energy of matrix arithmetic; unless given, such that the sustained rate fills the board limit at full clock."""
+        """Energy of matrix arithmetic [J/FLOP]; unless given, the sustained rate draws the board limit."""
         known: float | None = getattr(self.accelerator.power.matrix, precision)
         if known is not None:
             return known

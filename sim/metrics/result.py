@@ -122,7 +122,7 @@ class EnergyResult:
     embodied_kg: float | None = None  # share of the carbon of making the hardware; None: not known
     phases_kwh: dict[str, float] = field(default_factory=dict)  # of the accelerators; sums to their part
     step_kwh: float = 0.0  # one step
-    kwh_per_billion_tokens: float = 0.0
+    kwh_per_billion_tokens: float | None = None  # None: nothing was trained
     accelerator_hours: float = 0.0  # of the job
     accelerator_power_w: float = 0.0  # mean over a step and the job's accelerators
     node_power_w: float = 0.0  # mean over a step and the job's nodes, at the plug
@@ -135,8 +135,8 @@ class CostResult:
     """Money, for the span of the energy."""
 
     usd: dict[str, float]  # by part, and their sum under "total"
-    usd_per_step: float = 0.0
-    usd_per_million_tokens: float = 0.0
+    usd_per_step: float | None = None  # None: no step was done
+    usd_per_million_tokens: float | None = None
     usd_per_accelerator_hour: float = 0.0  # of the cluster, idle ones too
     basis: str = ""  # for people: which prices, of when
 

@@ -52,11 +52,11 @@ class AcceleratorPower(Record):
 
     tdp: Watts = Field(gt=0, description="board limit")
     idle: Watts = Field(default=0.0, ge=0, description="static part: powered, nothing running")
-    waiting: Watts | None = Field(default=None, ge=0, description="a kernel is resident and only polls, highest clock; idle if absent")
+    waiting: Watts | None = Field(default=None, ge=0, description="a kernel is resident and only polls, highest clock; a tenth of the way from idle to tdp if absent")
     matrix: MatrixEnergy = Field(default=MatrixEnergy(), description="matrix arithmetic")
     vector: JoulesPerFlop = Field(default=0.0, ge=0, description="elementwise arithmetic at the highest clock")
-    memory: JoulesPerByte = Field(default=0.0, ge=0, description="device memory, with the way to the processors; does not follow the core clock")
-    communication: JoulesPerByte = Field(default=0.0, ge=0, description="a byte that leaves and a byte that arrives in a collective or send")
+    memory: JoulesPerByte | None = Field(default=None, ge=0, description="device memory, with the way to the processors; does not follow the core clock; streaming draws three quarters of tdp if absent")
+    communication: JoulesPerByte | None = Field(default=None, ge=0, description="a byte that leaves and a byte that arrives in a collective or send; three quarters of memory if absent")
     clock: Hertz | None = Field(default=None, gt=0, description="highest core clock")
     voltage: Voltage = Field(default=Voltage(), description="core voltage over core clock")
 
@@ -104,8 +104,8 @@ class ClusterPower(Record):
 
     switch: Watts = Field(default=0.0, ge=0, description="one switch without optics")
     switch_ports: Count = Field(default=64, ge=1, description="ports of that switch at the rate of an adapter")
-    optics: Watts = Field(default=0.0, ge=0, description="one transceiver at the rate of an adapter, one at each end of a cable")
-    storage: Watts = Field(default=0.0, ge=0, description="storage systems")
+    optics: Watts = Field(default=0.0, ge=0, description="one transceiver at the rate of an adapter, in each port of a switch")
+    storage: Watts = Field(default=0.0, ge=0, description="storage systems, the share of one node")
 
 
 # --- site -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Experiments and definitions from names, files or mappings to checked records.
 
 Public: `load_experiment`, `load_node`, `load_base`, `load_definition`, `LoadedExperiment`, `Base`,
-`validate_experiment`;
+`open_definition`, `validate_experiment`;
 from `catalogue`: `catalogue_root`, `find_experiment`, `list_catalogue`, `CATALOGUE`.
 """
 
@@ -26,7 +26,7 @@ from sim.spec.setup import Setup
 
 __all__ = [
     "CATALOGUE", "Base", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
-    "load_base", "load_definition", "load_experiment", "load_node", "validate_experiment",
+    "load_base", "load_definition", "load_experiment", "load_node", "open_definition", "validate_experiment",
 ]  # fmt: skip
 
 Source = str | Path | Mapping[str, Any]
@@ -53,7 +53,7 @@ def load_experiment(
     resolver = Resolver()
     if isinstance(source, Experiment):
         source, si = source.model_dump(), True
-    root, path = _start(resolver, "experiment", source)
+    root, path = open_definition(resolver, "experiment", source)
     return _experiment(resolver, root, path, overrides, si)
 
 
@@ -114,14 +114,14 @@ def validate_experiment(experiment: Experiment) -> Experiment:
 def load_definition(kind: str, source: Source, overrides: Sequence[Override] = ()) -> Record:
     """The record of one definition: accelerator, node, cluster, workload or software."""
     resolver = Resolver()
-    root, _ = _start(resolver, kind, source)
+    root, _ = open_definition(resolver, kind, source)
     root = apply_overrides(resolver, root, kind, overrides)
     root = _with_file_paths(resolver, resolver.resolve(kind, root))
     return _decoded(resolver, CATALOGUE[kind].record, root, si=False)
 
 
-def _start(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:
-    """The mapping that `source` stands for, with its own `extends` applied, and its file."""
+def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:
+    """The mapping that `source` stands for, with its own `extends` applied, and its file. Raises ConfigError."""
     if isinstance(source, Mapping):
         root, path = from_python(source, f"<{kind}>"), None
     else:
@@ -160,12 +160,12 @@ def _with_defaults(root: Node, path: Path | None) -> Node:
 
 
 def _with_file_paths(resolver: Resolver, root: Node) -> Node:
-    """`root` whose files (GraphML, fault log), relative to the file that mentions them, are paths from here."""
+    """`root` whose files (GraphML, fault log, grid), relative to the file that mentions them, are paths from here."""
     if not isinstance(root.value, dict):
         return root
-    nested = [name for name in ("cluster", "fabric", "failures", "log") if name in root.value]
+    nested = [name for name in ("cluster", "fabric", "failures", "log", "site") if name in root.value]
     inner = {name: _with_file_paths(resolver, root.value[name]) for name in nested}
-    for name in ("graphml", "file"):
+    for name in ("graphml", "file", "carbon_file"):
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)

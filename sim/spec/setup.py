@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sim.errors import ConfigError, Problem
+from sim.spec.energy import Prices, Site
 from sim.spec.record import Record
 from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training, Transformer
 from sim.spec.storage import Storage
@@ -52,6 +53,18 @@ class Setup:
     def software(self) -> Software:
         """The software stack."""
         return _inline(self.experiment.software, "software")
+
+    @property
+    def site(self) -> Site | None:
+        """Where the cluster stands, if that is said."""
+        site = self.experiment.site
+        return None if site is None else _inline(site, "site")
+
+    @property
+    def prices(self) -> Prices | None:
+        """What the accelerators cost, if that is said."""
+        prices = self.experiment.prices
+        return None if prices is None else _inline(prices, "prices")
 
     @property
     def parallelism(self) -> Parallelism:

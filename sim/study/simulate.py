@@ -23,6 +23,7 @@ from sim.metrics.result import Comparison, Result, RunResult, StepResult, Utiliz
 from sim.plan.plan import Plan, build_plan
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
+from sim.study.accounts import accounts
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
@@ -93,9 +94,13 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
     prepared = prepare_step(experiment)
     with watch(prepared.executor.progress) if watch else nullcontext():
         run = prepared.run()
-    critical = rank_time(run.trace, critical_rank(run.trace))
+    rank = critical_rank(run.trace)
+    critical = rank_time(run.trace, rank)
     step = step_result(run, critical)
     lived = one_life(run)
+    whole = run_result(experiment.training, step, lived)
+    spans = lived[1].spans if lived else ()
+    energy, cost = accounts(run.job, run.trace, rank, whole.steps if whole else 1, spans)
     return Result(
         name=experiment.name,
         description=experiment.description,
@@ -104,9 +109,9 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         step=step,
         memory=memory_result(run.plan),
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
-        run=run_result(experiment.training, step, lived),
-        energy=None,
-        cost=None,
+        run=whole,
+        energy=energy,
+        cost=cost,
         trust=trust_of(experiment),
         comparison=compare(experiment, step),
         notes=(*notes(run), *(lived[0].notes if lived else ())),

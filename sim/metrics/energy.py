@@ -1,0 +1,140 @@
+"""The energy of a run, for the report: parts, phases, power by level, carbon, and TDP accounting.
+
+Public: `Consumption`, `energy_result`, `power_levels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.cluster.cluster import Cluster
+from sim.engine.ranks import Job
+from sim.engine.trace import Trace
+from sim.metrics.energy_curve import Floats, power_curves
+from sim.metrics.energy_plant import Plant, efficiency
+from sim.metrics.energy_run import Levels, SpanEnergy, span_energy
+from sim.metrics.energy_step import step_energy
+from sim.metrics.result import EnergyResult, PowerLevel
+from sim.run.life_inputs import Span
+from sim.spec.carbon import Grid, grid_of
+from sim.spec.energy import Embodied, Site
+from sim.units import ENERGY
+
+KWH = ENERGY.units["kWh"]
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """What a job draws in all its states; made once for a simulated step."""
+
+    levels: Levels
+    grid: Grid | None
+    tdp: float  # of the accelerators of the job [W]
+
+    @property
+    def ranks(self) -> int:
+        """Accelerators of the job."""
+        return self.levels.step.ranks
+
+    def whole(self, seconds: float) -> tuple[Span, ...]:
+        """Spans of a run without faults."""
+        return (self.levels.whole(seconds),)
+
+    def embodied(self, seconds: float) -> float | None:
+        """Carbon of making the job's hardware that falls on `seconds` of use [kg]; None if the site does not tell."""
+        site = self.levels.plant.site
+        if site is None or site.embodied is None:
+            return None
+        return embodied_carbon(site.embodied, self.ranks, self.levels.nodes, seconds)
+
+    def spend(self, spans: Sequence[Span]) -> SpanEnergy:
+        """Energy and carbon of spans."""
+        return span_energy(spans, self.levels, self.grid)
+
+
+def consumption(trace: Trace, job: Job, cluster: Cluster, site: Site | None) -> Consumption:
+    """What the job of a simulated step draws. Raises ConfigError if the grid's file cannot be read."""
+    nodes = len(np.unique(cluster.node_of(job.plan.grid.accelerator)))
+    levels = Levels(Plant(cluster, site), job.board, step_energy(trace, job), nodes)
+    tdp = levels.step.ranks * cluster.accelerator.power.tdp
+    return Consumption(levels, grid_of(site) if site else None, tdp)
+
+
+def energy_result(
+    used: Consumption, spans: Sequence[Span], tokens: float, power: dict[str, PowerLevel]
+) -> EnergyResult:
+    """Energy of spans in which `tokens` were trained. power: of one step, by level."""
+    spent, step = used.spend(spans), used.spend(used.whole(used.levels.step.seconds))
+    accelerator_hours = used.ranks * spent.seconds / 3600
+    return EnergyResult(
+        total_kwh=spent.joules / KWH,
+        parts_kwh={name: joules / KWH for name, joules in spent.parts.items()},
+        tdp_kwh=tdp_energy(used.tdp, spent.seconds) / KWH,
+        mean_power_w=spent.joules / spent.seconds,
+        tokens_per_joule=tokens / spent.joules,
+        carbon_kg=spent.carbon,
+        embodied_kg=used.embodied(spent.seconds),
+        phases_kwh={name: joules / KWH for name, joules in spent.phases.items()},
+        step_kwh=step.joules / KWH,
+        kwh_per_billion_tokens=1e9 * spent.joules / KWH / tokens if tokens else None,
+        accelerator_hours=accelerator_hours,
+        accelerator_power_w=used.levels.step.watts / used.ranks,
+        node_power_w=node_power(used.levels),
+        states_w=spent.states,
+        power=power,
+    )
+
+
+def tdp_energy(tdp: float, seconds: float) -> float:
+    """What model cards print: board limits times time [J], without nodes, network and cooling."""
+    return tdp * seconds
+
+
+def embodied_carbon(embodied: Embodied, accelerators: int, nodes: int, seconds: float) -> float:
+    """Share of the carbon of making hardware that falls on its use for `seconds` [kg] (Luccioni 2022, section 4.1)."""
+    made = accelerators * embodied.accelerator + nodes * embodied.node
+    return made * seconds / (embodied.life * embodied.use)
+
+
+def node_power(levels: Levels) -> float:
+    """Mean power of a node of the job in a step, at its plug [W]."""
+    plant = levels.plant
+    output = sum(levels.accelerators("training", levels.nodes).values()) / levels.nodes + plant.base(True)
+    return output / efficiency(plant.node.supply, output)
+
+
+def power_levels(trace: Trace, job: Job, used: Consumption, rank: int) -> dict[str, PowerLevel]:
+    """Power over one step of an accelerator of class `rank`, its node, the job's nodes and the whole site."""
+    levels, plant = used.levels, used.levels.plant
+    place, classes = plant.cluster.node_of(job.plan.grid.accelerator), job.plan.partition.rank
+    here = place == place[job.ranks[rank].representative]
+    weights = np.zeros((3, len(job.ranks)))
+    weights[0, rank] = 1.0
+    weights[1] = np.bincount(classes[here], minlength=len(job.ranks))
+    weights[2] = np.bincount(classes, minlength=len(job.ranks))
+    one, node, all_ranks = power_curves(trace, job, weights)
+    return _levels(levels, one, node, int(here.sum()), all_ranks)
+
+
+def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_ranks: Floats) -> dict[str, PowerLevel]:
+    """Curves at the plug: supplies and cooling follow the accelerators in proportion."""
+    plant, board = levels.plant, levels.board
+    per_node = plant.cluster.accelerators_per_node
+    idle = levels.nodes * per_node - levels.step.ranks
+    mean = all_ranks.mean() + idle * board.idle + levels.nodes * plant.base(True)
+    supplied = efficiency(plant.node.supply, mean / levels.nodes)
+    server = (node + (per_node - ranks_here) * board.idle + plant.base(True)) / supplied
+    job = (all_ranks - all_ranks.mean() + mean) / supplied
+    overhead = 1 + plant.cooling(1.0) - plant.cooling(0.0)
+    whole = span_energy([levels.whole(levels.step.seconds)], levels)
+    site = whole.joules / whole.seconds + overhead * (job - job.mean())
+    curves = {"accelerator": one, "node": server, "job": job, "site": site}
+    width = levels.step.seconds / len(one)
+    return {name: _level(curve, width) for name, curve in curves.items()}
+
+
+def _level(curve: Floats, width: float) -> PowerLevel:
+    return PowerLevel(float(curve.mean()), float(curve.max()), float(curve.min()), width, tuple(curve.tolist()))

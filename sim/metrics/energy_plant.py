@@ -1,0 +1,111 @@
+"""What a cluster draws besides its accelerators: nodes, supplies, network, storage, cooling.
+
+Supplies lose a share that depends on their mean load over the time that is looked at, so every part is
+proportional to time, and the parts of a span sum to its energy exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sim.cluster.cluster import Cluster
+from sim.spec.energy import ClusterPower, NodePower, Site, Supply
+
+Watts = dict[str, float]  # by part
+NODE_PARTS = ("host", "memory", "nics", "switches", "fans")
+PARTS = ("accelerators", *NODE_PARTS, "supplies", "network", "storage", "cooling")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A cluster and the site it stands on; without a site nothing is spent on cooling."""
+
+    cluster: Cluster
+    site: Site | None
+
+    @property
+    def node(self) -> NodePower:
+        """Power of a server without its accelerators."""
+        return self.cluster.node.power
+
+    def draw(self, accelerators: float, busy: int, idle: int) -> Watts:
+        """Power by part [W], PARTS; `accelerators`: what those of the `busy` nodes draw, all together.
+
+        busy: nodes with a job, idle: powered nodes without. Nodes that are down draw nothing.
+        """
+        unused = self.unused(idle)
+        parts = {name: busy * self._part(name, True) + idle * self._part(name, False) for name in NODE_PARTS}
+        working = accelerators + busy * self.base(True)
+        resting = unused + idle * self.base(False)
+        loss = sum(
+            watts * (1 / efficiency(self.node.supply, watts / nodes) - 1)
+            for watts, nodes in ((working, busy), (resting, idle))
+            if nodes
+        )
+        drawn = {"accelerators": accelerators + unused, **parts, "supplies": loss}
+        drawn |= {"network": self.network, "storage": self.storage}
+        return drawn | {"cooling": self.cooling(sum(drawn.values()))}
+
+    def unused(self, nodes: int) -> float:
+        """Accelerators of nodes without a job [W]."""
+        return nodes * self.cluster.accelerators_per_node * self.cluster.accelerator.power.idle
+
+    def base(self, busy: bool) -> float:
+        """Power of one node without accelerators, behind its supplies [W]."""
+        return sum(self._part(name, busy) for name in NODE_PARTS)
+
+    def _part(self, name: str, busy: bool) -> float:
+        draw = getattr(self.node, name)
+        return float(draw.busy if busy else draw.idle)
+
+    def cooling(self, it: float) -> float:
+        """Cooling and losses of the building when the cluster draws `it` [W]."""
+        if self.site is None:
+            return 0.0
+        fixed = self.site.fixed_overhead
+        return (self.site.pue - 1) * ((1 - fixed) * it + fixed * self.rated)
+
+    @cached_property
+    def network(self) -> float:
+        """Switches by the ports in use [W]."""
+        return network_power(self.cluster)
+
+    @property
+    def storage(self) -> float:
+        """Storage systems [W]."""
+        return self.cluster.n_nodes * self.cluster.spec.power.storage
+
+    @cached_property
+    def rated(self) -> float:
+        """What the cluster draws with every board at its limit [W]."""
+        cluster = self.cluster
+        node = cluster.accelerators_per_node * cluster.accelerator.power.tdp + self.base(True)
+        return cluster.n_nodes * node / efficiency(self.node.supply, node) + self.network + self.storage
+
+
+def efficiency(supply: Supply, output: float) -> float:
+    """Output over input of the supplies of a node that give `output` [W]."""
+    if supply.rated is None:
+        return supply.at_50
+    points = supply.at_10, supply.at_20, supply.at_50, supply.at_100
+    return float(np.interp(output / supply.rated, (0.1, 0.2, 0.5, 1.0), points))
+
+
+def network_power(cluster: Cluster) -> float:
+    """Power of the switches between nodes [W]: a port with its transceiver for each lane of the rate of an adapter.
+
+    A link with the capacity of several lanes stands for as many cables; adapters bring their own transceivers.
+    Links are counted as built, before any is degraded.
+    """
+    power: ClusterPower = cluster.spec.power
+    if cluster.fabric is None:
+        return 0.0
+    links, nics = cluster.fabric.links, cluster.node.nics
+    lane = nics.bandwidth * nics.efficiency
+    lanes = links.capacity / lane if lane > 0 else np.ones(links.n)
+    first = min((block.first for block in cluster.fabric.blocks), default=cluster.n_vertices)
+    ports = lanes[links.source >= first].sum()
+    return float(ports * (power.switch / power.switch_ports + power.optics))

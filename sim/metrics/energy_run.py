@@ -1,0 +1,106 @@
+"""Energy of a stretch of time that consists of spans: one step, a run, or a life with failures.
+
+A span says what the job does and how many nodes are busy, idle and down. While it trains, its
+accelerators draw what they draw in a step on average; while it stands still they poll, and while it
+waits for nodes they are idle. Training on slowed parts is taken at the power of a healthy step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sim.engine.power import Board
+from sim.metrics.energy_plant import PARTS, Plant
+from sim.metrics.energy_step import IDLE, PHASES, WAITING, StepEnergy
+from sim.run.life_inputs import Span, State
+from sim.spec.carbon import Grid
+
+TRAINING = ("training", "redo")
+WITHOUT_NODES = "waiting"  # the span in which the job waits for nodes
+
+
+@dataclass(frozen=True)
+class SpanEnergy:
+    """Energy of some spans [J]: by part and by phase of the accelerators; power by state [W]; carbon [kg].
+
+    states: mean power of the whole site in each phase of the run that occurred.
+    """
+
+    seconds: float
+    parts: dict[str, float]
+    phases: dict[str, float]
+    states: dict[str, float]
+    carbon: float | None
+
+    @property
+    def joules(self) -> float:
+        """Energy of everything."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the nodes of a job draw in each state. nodes: those of the job; ranks: its accelerators."""
+
+    plant: Plant
+    board: Board
+    step: StepEnergy
+    nodes: int
+
+    def accelerators(self, phase: str, busy: int) -> dict[str, float]:
+        """Power of the accelerators of `busy` job nodes by phase [W]."""
+        per_node = self.plant.cluster.accelerators_per_node
+        share = busy / self.nodes
+        used = self.step.ranks * share
+        drawn = dict.fromkeys(PHASES, 0.0)
+        if phase in TRAINING:
+            drawn |= {name: share * joules / self.step.seconds for name, joules in self.step.phases.items()}
+        elif phase == WITHOUT_NODES:
+            drawn[IDLE] = used * self.board.idle
+        else:
+            drawn[WAITING] = used * self.board.waiting
+        drawn[IDLE] += (busy * per_node - used) * self.board.idle
+        return drawn
+
+    def whole(self, seconds: float) -> Span:
+        """A span of nothing but training, all other nodes of the cluster idle."""
+        return Span(
+            0.0, seconds, "training", seconds, self.nodes, self.plant.cluster.n_nodes - self.nodes, 0, State(1, ())
+        )
+
+
+def span_energy(spans: Iterable[Span], levels: Levels, grid: Grid | None = None) -> SpanEnergy:
+    """Energy of spans, every node of the cluster counted once; nodes that are down draw nothing."""
+    parts, phases = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PHASES, 0.0)
+    by_state: dict[str, tuple[float, float]] = {}
+    known: dict[tuple[str, int, int], tuple[dict[str, float], dict[str, float]]] = {}
+    carbon = seconds = 0.0
+    for span in spans:
+        idle = max(span.spare_nodes, levels.plant.cluster.n_nodes - span.busy_nodes - span.down_nodes)
+        key = span.phase, span.busy_nodes, idle
+        if key not in known:
+            known[key] = _draw(levels, *key)
+        drawn, running = known[key]
+        total = sum(drawn.values()) * span.seconds
+        _add(parts, drawn, span.seconds)
+        _add(phases, running, span.seconds)
+        energy, time = by_state.get(span.phase, (0.0, 0.0))
+        by_state[span.phase] = energy + total, time + span.seconds
+        carbon += total * grid.mean(span.start, span.end) if grid else 0.0
+        seconds += span.seconds
+    states = {phase: energy / time for phase, (energy, time) in by_state.items() if time}
+    return SpanEnergy(seconds, parts, phases, states, carbon if grid else None)
+
+
+def _draw(levels: Levels, phase: str, busy: int, idle: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Power of a state by part, and of its accelerators by phase [W]."""
+    running = levels.accelerators(phase, busy)
+    drawn = levels.plant.draw(sum(running.values()), busy, idle)
+    running[IDLE] += levels.plant.unused(idle)
+    return drawn, running
+
+
+def _add(total: dict[str, float], watts: dict[str, float], seconds: float) -> None:
+    for name, power in watts.items():
+        total[name] += power * seconds

@@ -1,0 +1,33 @@
+"""Energy and cost of a simulated run: of its whole training, with or without failures, else of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim.engine.ranks import Job
+from sim.engine.trace import Trace
+from sim.metrics.cost import cost_result
+from sim.metrics.energy import consumption, energy_result, power_levels
+from sim.metrics.result import CostResult, EnergyResult
+from sim.run.life_inputs import Span
+from sim.spec.setup import Setup
+
+
+def accounts(
+    job: Job, trace: Trace, rank: int, steps: int, spans: Sequence[Span] = ()
+) -> tuple[EnergyResult, CostResult | None]:
+    """Energy and cost of `steps` steps, which took `spans`; without spans they follow one another.
+
+    rank: class of the accelerator whose power over time is shown. Raises ConfigError if the file of the
+    grid's carbon intensity cannot be read.
+    """
+    setup, cluster = Setup(job.plan.experiment), job.plan.cluster
+    used = consumption(trace, job, cluster, setup.site)
+    step_tokens = setup.training.global_batch * setup.training.sequence_length
+    happened = tuple(spans) or used.whole(steps * trace.time)
+    levels = power_levels(trace, job, used, rank)
+    energy = energy_result(used, happened, steps * step_tokens, levels)
+    seconds = sum(span.seconds for span in happened)
+    size = cluster.n_nodes, cluster.n_accelerators
+    cost = cost_result(setup.prices, setup.site, energy, seconds, size, (steps, steps * step_tokens))
+    return energy, cost
