@@ -1,3 +1,24 @@
-"""clustersim: a discrete-event simulator of large-model training clusters."""
+"""clustersim: a discrete-event simulator of large-model training clusters.
+
+`sim.simulate`, `sim.sweep` and `sim.check` are the Python interface; `sim.api` documents them. They are
+imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_API = ("check", "simulate", "sweep")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _API:
+        return getattr(import_module("sim.api"), name)
+    if name == "ConfigError":
+        return import_module("sim.errors").ConfigError
+    raise AttributeError(f"module 'sim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_API, "ConfigError"]

@@ -19,7 +19,7 @@ LAYERS = (
     {"metrics"},
     {"report"},
     {"study"},
-    {"cli"},
+    {"cli", "api"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRANGERS = ({"cluster", "workload"},)  # same level, but they do not see each other

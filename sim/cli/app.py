@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from sim import __version__
-from sim.cli import catalogue, files, output, results, run, timeline, validate
+from sim.cli import catalogue, files, output, results, run, sweep, timeline, validate
 
 app = typer.Typer(
     name="clustersim",
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("run")(run.run)
+app.command("sweep")(sweep.sweep)
 app.command("check")(files.check)
 app.command("list")(catalogue.list_)
 app.command("explain")(files.explain)

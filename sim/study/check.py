@@ -11,6 +11,7 @@ from sim.spec.cases import Case, is_table, load_cases
 from sim.spec.catalogue import is_path
 from sim.spec.load import load_definition, load_experiment
 from sim.spec.records import ClusterSpec
+from sim.study.sweep_file import load_study
 
 
 def check_definition(kind: str, source: str, overrides: list[str] | None = None) -> None:
@@ -20,6 +21,8 @@ def check_definition(kind: str, source: str, overrides: list[str] | None = None)
     elif kind == "experiment":
         loaded = load_experiment(source, overrides or [])
         build_cluster(loaded.cluster, loaded.experiment.degradations)
+    elif kind == "study":
+        load_study(source, overrides or [])
     else:
         record = load_definition(kind, source, overrides or [])
         if isinstance(record, ClusterSpec):

@@ -1,0 +1,124 @@
+"""The Python interface: `import sim`, then `sim.simulate`, `sim.sweep` and `sim.check`.
+
+The same files, results and errors as the command line. Wrong input raises `sim.ConfigError`, which holds
+all problems with their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sim.errors import ConfigError, Problem
+from sim.metrics.result import Result
+from sim.spec.load import load_experiment
+from sim.spec.records import Experiment
+from sim.study.simulate import simulate as simulate_experiment
+from sim.study.sweep_table import Table
+
+Changes = Mapping[str, Any]
+
+__all__ = ["check", "simulate", "sweep"]
+
+
+def simulate(source: str | Path | Mapping[str, Any] | Experiment, *, set: Changes | None = None, **keys: Any) -> Result:
+    """Simulate one experiment: a name from the catalogue, a path, a mapping, or a record.
+
+    `set` and keywords change single keys. Values are written as in YAML, quantities with their units.
+
+    >>> import sim
+    >>> result = sim.simulate("gpt3-175b-a100", nodes=256, set={"parallelism.data": 16})
+    >>> result.accelerators, result.memory.fits
+    (2048, True)
+    >>> result.step.time_s < sim.simulate("gpt3-175b-a100").step.time_s
+    True
+
+    Deeper keys can be dotted or nested, in `set` or as keywords:
+
+    >>> dotted = sim.simulate("quickstart", **{"training.microbatch": 2})
+    >>> nested = sim.simulate("quickstart", training={"microbatch": 2})
+    >>> dotted.step == nested.step
+    True
+
+    Raises ConfigError for wrong input, PlanError where the plan does not suit cluster or model.
+
+    >>> sim.simulate("quickstart", nodes="two")
+    Traceback (most recent call last):
+        ...
+    sim.errors.ConfigError: --set 1: nodes: 'two' is not a count; write a whole number such as 96, 1e9 or 300B
+    """
+    return simulate_experiment(load_experiment(source, _overrides(set, keys)).experiment)
+
+
+def sweep(
+    study: str | Path | Mapping[str, Any],
+    *,
+    set: Changes | None = None,
+    output: str | Path | None = None,
+    workers: int | None = 1,
+    scheduler: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Table:
+    """Simulate every point of a study: a name from the catalogue, a path, or a mapping.
+
+    `set` changes keys of the study (`{"base.nodes": 4}`). Results are kept in the folder `output`, and what is
+    there already is not computed again; without it they are in memory. `workers` is the number of processes,
+    None for one per processor: call it from under `if __name__ == "__main__":` then. With `scheduler` the
+    points run on that Dask cluster. `progress` is told how many rows are done, and how many there are.
+
+    >>> import sim
+    >>> axes = [{"key": "training.microbatch", "values": [1, 2, 4]}]
+    >>> table = sim.sweep({"base": "quickstart", "axes": axes, "objectives": [{"minimize": "step.time_s"}]})
+    >>> [(row["training.microbatch"], row["status"]) for row in table.rows()]
+    [(1, 'ok'), (2, 'ok'), (4, 'ok')]
+    >>> [row["training.microbatch"] for row in table.best()]
+    [4]
+    >>> table.relation.filter("status = 'ok'").aggregate("count(*)").fetchall()
+    [(3,)]
+
+    `table.to_dataframe()` needs pandas, `table.to_parquet(path)` and `table.to_csv(path)` need nothing more.
+    Raises ConfigError for a wrong study; a point that fails is a row with its reason.
+    """
+    from sim.study.sweep_start import run_study
+
+    return run_study(
+        study,
+        tuple(_pairs(set or {}, "")),
+        folder=None if output is None else Path(output),
+        workers=workers,
+        scheduler=scheduler,
+        progress=progress,
+    )
+
+
+def check(source: str | Path, kind: str | None = None) -> list[Problem]:
+    """Every mistake in a file of any kind, or in a definition of the catalogue, without simulating.
+
+    >>> import sim
+    >>> sim.check("quickstart")
+    []
+    >>> print(sim.check("quickstrat")[0])
+    quickstrat: is neither a kind nor a name in the catalogue; did you mean quickstart?
+    """
+    from sim.cli.kinds import kind_of
+    from sim.study.check import check_definition
+
+    try:
+        check_definition(kind or kind_of(str(source)), str(source))
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _overrides(set: Changes | None, keys: Changes) -> list[tuple[str, Any]]:
+    return [*_pairs(set or {}, ""), *_pairs(keys, "")]
+
+
+def _pairs(changes: Changes, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Key path and value of every entry; mappings are gone into, so that keys beside them stay."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            yield from _pairs(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,110 @@
+"""The verb `sweep`: every point of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, BadParameter, Option
+
+from sim.cli import output
+from sim.cli.run import AsJson, Overrides
+
+if TYPE_CHECKING:
+    from sim.study.sweep_file import LoadedStudy
+
+
+class Where(StrEnum):
+    """Where the points are simulated."""
+
+    local = "local"
+    dask = "dask"
+
+
+def sweep(
+    source: Annotated[str, Argument(metavar="FILE|NAME", help="A study file, or a name from `clustersim list study`.")],
+    overrides: Overrides = None,
+    directory: Annotated[
+        Path | None,
+        Option("--output", "-o", metavar="DIR", help="Folder of the results; results/NAME if absent."),
+    ] = None,
+    workers: Annotated[
+        int | None, Option("--workers", "-j", min=1, help="Processes; as many as processors if absent.")
+    ] = None,
+    on: Annotated[Where, Option("--on", help="In processes of this machine, or on a Dask cluster.")] = Where.local,
+    scheduler: Annotated[
+        str | None, Option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://head:8786.")
+    ] = None,
+    csv: Annotated[Path | None, Option("--csv", metavar="FILE", help="Also write the table as CSV.")] = None,
+    parquet: Annotated[
+        Path | None, Option("--parquet", metavar="FILE", help="Also write the table as Parquet.")
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Simulate every point of a study, and keep the results.
+
+    The table of points is in DIR/sweep.duckdb. What is there already is not computed again, so the same
+    command goes on after an interruption. A point that fails is a row with its reason. Exit code 1 says that
+    no point met the constraints.
+    """
+    from sim.report.sweep import print_summary
+    from sim.study.sweep_file import load_study
+    from sim.study.sweep_start import default_folder, run_study
+
+    if (on is Where.dask) != (scheduler is not None):
+        raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
+    study = load_study(source, overrides or [])
+    folder = directory or default_folder(study)
+    with _progress(study, folder) as progress:
+        table = run_study(study, folder=folder, workers=workers, scheduler=scheduler, progress=progress)
+    for path, write in ((csv, table.to_csv), (parquet, table.to_parquet)):
+        if path:
+            _export(path, write)
+    if json:
+        output.emit_json(table.to_json())
+    else:
+        summary = table.summary(study.name, study.study.description)
+        output.emit_rich(lambda console: print_summary(summary, console))
+    return output.FINE if table.counts().get("ok") else output.MISSED
+
+
+def _export(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except Exception as error:
+        raise BadParameter(f"{path}: {str(error).splitlines()[0]}", param_hint="--csv or --parquet") from None
+
+
+@contextmanager
+def _progress(study: LoadedStudy, folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with rate and time left, if it is a terminal; on Ctrl-C, how to go on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    reached = [0, 0]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(study.name, total=None, rate="")
+
+            def show(done: int, total: int) -> None:
+                reached[:] = done, total
+                speed = bar.tasks[0].speed
+                bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+
+            yield show
+    except KeyboardInterrupt:
+        done, total = reached
+        output.say(f"{done} of {total} points are kept in {folder}; the same command goes on from there")
+        raise

@@ -1,0 +1,55 @@
+"""What a worker does: simulate a batch of experiments, whatever comes of each.
+
+Public: `run_batch`, `run_one`, `content_key`, `Batch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+
+import sim
+from sim.errors import ConfigError, Problem, SimError
+from sim.spec.records import Experiment
+from sim.study.fields import flatten
+from sim.study.judge import ERROR, INVALID, OK
+from sim.study.simulate import simulate
+from sim.study.store import Outcome
+
+Batch = tuple[list[Outcome], float]  # outcomes in order, and the seconds they took
+
+
+def content_key(experiment: Experiment) -> str:
+    """Key of a resolved experiment: the same for the same input, seed and version, whatever it is called."""
+    text = experiment.model_dump_json(exclude={"name", "description"})
+    return hashlib.sha256(f"{sim.__version__}\n{text}".encode()).hexdigest()
+
+
+def run_batch(experiments: Sequence[Experiment], version: str) -> Batch:
+    """Simulate each; raises ConfigError if this process runs another version than the one that asks."""
+    if version != sim.__version__:
+        message = f"a worker runs clustersim {sim.__version__}, this is {version}"
+        raise ConfigError(Problem("", "", message, "install the same version on all machines"))
+    began = time.perf_counter()
+    outcomes = [run_one(experiment) for experiment in experiments]
+    return outcomes, time.perf_counter() - began
+
+
+def run_one(experiment: Experiment) -> Outcome:
+    """The outcome of one experiment; what goes wrong is told in it."""
+    try:
+        return Outcome(OK, "", json.dumps(flatten(simulate(experiment)), allow_nan=False))
+    except ConfigError as error:
+        return Outcome(INVALID, first_line(error))
+    except SimError as error:
+        return Outcome(ERROR, f"{type(error).__name__}: {first_line(error)}")
+    except Exception as error:  # one broken point must not end the others
+        return Outcome(ERROR, f"internal error: {type(error).__name__}: {first_line(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says, and how many more there are."""
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    return f"{first} (and {len(rest)} more)" if rest else first

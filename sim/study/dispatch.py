@@ -1,0 +1,76 @@
+"""Hands experiments to workers in batches, until none is left.
+
+Public: `dispatch`, `Job`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
+
+from sim.spec.records import Experiment
+from sim.study.batch import Batch, first_line
+from sim.study.judge import ERROR
+from sim.study.pool import Workers
+from sim.study.store import Outcome
+
+BATCH_S = 0.25  # of work in a batch: sending one costs milliseconds
+MOST = 256  # experiments in a batch
+GROWTH = 4
+AHEAD = 2  # batches per worker that are under way, so that none waits
+
+Job = tuple[str, Experiment]  # content key, and what to simulate
+Recorder = Callable[[dict[str, Outcome]], None]
+
+
+def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder) -> None:
+    """Run all jobs and record each batch as it ends.
+
+    If a worker dies, the jobs that were under way are run again one at a time; one that kills its worker
+    once more gets an error for an outcome.
+    """
+    size, flying = 1, dict[Future[Batch], list[Job]]()
+    suspects: list[Job] = []
+    while True:
+        while not suspects and len(flying) < AHEAD * workers.count and (batch := list(islice(jobs, size))):
+            flying[_send(workers, batch)] = batch
+        if not flying:
+            if not suspects:
+                return
+            _run_alone(suspects, workers, record)
+            suspects = []
+            continue
+        for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            batch = flying.pop(future)
+            try:
+                outcomes, seconds = future.result()
+            except workers.lost:
+                suspects += batch
+            else:
+                record(_keyed(batch, outcomes))
+                size = _size(seconds / len(batch), size)
+
+
+def _send(workers: Workers, batch: list[Job]) -> Future[Batch]:
+    return workers.submit([experiment for _, experiment in batch])
+
+
+def _keyed(batch: list[Job], outcomes: list[Outcome]) -> dict[str, Outcome]:
+    return {key: outcome for (key, _), outcome in zip(batch, outcomes, strict=True)}
+
+
+def _size(seconds: float, before: int) -> int:
+    """Jobs in the next batch, if one takes `seconds`."""
+    return max(1, min(int(BATCH_S / max(seconds, 1e-6)), GROWTH * before, MOST))
+
+
+def _run_alone(suspects: list[Job], workers: Workers, record: Recorder) -> None:
+    workers.renew()
+    for job in suspects:
+        try:
+            outcomes, _ = _send(workers, [job]).result()
+        except workers.lost as error:
+            outcomes = [Outcome(ERROR, f"the process that ran it died: {first_line(error)}")]
+            workers.renew()
+        record(_keyed([job], outcomes))

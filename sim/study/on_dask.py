@@ -1,0 +1,59 @@
+"""Batches on an existing Dask cluster.
+
+Public: `OnDask`. Needs the extra: `pip install 'clustersim[dask]'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import sim
+from sim.errors import ConfigError, Problem
+from sim.spec.records import Experiment
+from sim.study.batch import Batch, run_batch
+
+TIMEOUT_S = 15
+
+
+class OnDask:
+    """The workers of a Dask scheduler; a batch whose worker dies is run again elsewhere by Dask itself."""
+
+    def __init__(self, scheduler: str) -> None:
+        distributed = _distributed()
+        try:
+            self.client: Any = distributed.Client(scheduler, timeout=TIMEOUT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            message = f"no Dask scheduler answers at {scheduler!r}: {error}".splitlines()[0]
+            raise ConfigError(Problem("--scheduler", "", message, "start one with `dask scheduler`")) from None
+        self.lost: tuple[type[BaseException], ...] = (distributed.KilledWorker,)
+        self.executor = self.client.get_executor(pure=False)
+
+    @property
+    def count(self) -> int:
+        """Threads of all workers, and at least one, so that work waits for the first worker."""
+        threads: dict[str, int] = self.client.nthreads()
+        return max(1, sum(threads.values()))
+
+    def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
+        """Start a batch."""
+        future: Future[Batch] = self.executor.submit(run_batch, list(experiments), sim.__version__)
+        return future
+
+    def renew(self) -> None:
+        """Dask sees to its workers itself."""
+
+    def close(self) -> None:
+        """Give up what is under way; the cluster stays."""
+        self.executor.shutdown(wait=False)
+        self.client.close()
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        way_out = "pip install 'clustersim[dask]'"
+        raise ConfigError(Problem("--on dask", "", "dask.distributed is not installed", way_out)) from None
+    return distributed

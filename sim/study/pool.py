@@ -1,0 +1,107 @@
+"""Where batches run: in this process, or in processes of this machine.
+
+Public: `Workers`, `InThisProcess`, `LocalProcesses`, `processors`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import Protocol
+
+import sim
+from sim.spec.records import Experiment
+from sim.study.batch import Batch, run_batch
+
+
+class Workers(Protocol):
+    """Something that runs batches."""
+
+    lost: tuple[type[BaseException], ...]  # what a future raises if the process that ran it died
+
+    @property
+    def count(self) -> int:
+        """Batches that run at the same time."""
+
+    def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
+        """Start a batch."""
+
+    def renew(self) -> None:
+        """Be ready again after a process died."""
+
+    def close(self) -> None:
+        """End all workers at once, whatever they are doing."""
+
+
+class InThisProcess:
+    """One batch at a time, here and now."""
+
+    lost: tuple[type[BaseException], ...] = ()
+    count = 1
+
+    def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
+        """Run a batch."""
+        future: Future[Batch] = Future()
+        future.set_result(run_batch(experiments, sim.__version__))
+        return future
+
+    def renew(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class LocalProcesses:
+    """`count` processes that import the simulator once and end with this one."""
+
+    lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.context = get_context("forkserver" if hasattr(os, "fork") else "spawn")
+        self.context.set_forkserver_preload(["sim.study.batch"])
+        self.renew()
+
+    def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
+        """Start a batch."""
+        try:
+            return self.pool.submit(run_batch, experiments, sim.__version__)
+        except BrokenProcessPool as error:
+            future: Future[Batch] = Future()
+            future.set_exception(error)
+            return future
+
+    def renew(self) -> None:
+        """Start new processes."""
+        self.pool = ProcessPoolExecutor(self.count, mp_context=self.context, initializer=_prepare)
+
+    def close(self) -> None:
+        """End all workers at once, whatever they are doing."""
+        workers = list((getattr(self.pool, "_processes", None) or {}).values())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+
+
+def _prepare() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

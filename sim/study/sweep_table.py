@@ -1,0 +1,188 @@
+"""The table of a sweep: one row for each point and seed, and ways to get it out.
+
+Public: `Table`, `write_points`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.report.sweep import SweepSummary
+from sim.study.judge import CONSTRAINT, NO_FIT, OK, STATUSES, Judge, Verdict, pareto
+from sim.study.store import Row, Store, quoted
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+    from duckdb import DuckDBPyRelation
+
+_KINDS: dict[type, str] = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE", str: "VARCHAR"}
+_NUMBERS = {"BIGINT", "DOUBLE"}
+MOST = 20  # rows in a summary
+USUAL = ("step.time_s", "step.mfu", "memory.peak_bytes_per_accelerator")  # its columns without objectives
+_REASONS = f"""
+    SELECT status, first(reason ORDER BY point), count(*) AS n FROM points WHERE status <> '{OK}'
+    GROUP BY status,
+        CASE status WHEN '{NO_FIT}' THEN '' WHEN '{CONSTRAINT}' THEN split_part(reason, ': ', 1) ELSE reason END
+    ORDER BY n DESC, first(point ORDER BY point) LIMIT 8
+"""
+
+
+class Table:
+    """The rows of a sweep: parameters, status, results. Ordered by point and seed.
+
+    Columns are `point`, `seed`, the keys that vary, `status`, `reason`, `pareto` and the objectives if there
+    are any, the other parameters, and every result field by its dotted name.
+    """
+
+    def __init__(self, store: Store, keys: tuple[str, ...], objectives: tuple[tuple[str, bool], ...]) -> None:
+        self.store = store
+        self.path = store.path
+        self.keys = keys  # what varies
+        self.objectives = tuple(text for text, _ in objectives)
+        self.order = "DESC" if objectives and objectives[0][1] else "ASC"
+
+    @property
+    def relation(self) -> DuckDBPyRelation:
+        """The table in DuckDB, for queries."""
+        return self.store.connection.sql("SELECT * FROM points ORDER BY point, seed")
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.relation.columns)
+
+    def __len__(self) -> int:
+        return int(self.store.connection.execute("SELECT count(*) FROM points").fetchall()[0][0])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row as column to value."""
+        return _dicts(self.relation)
+
+    def best(self) -> list[dict[str, Any]]:
+        """The rows that no other beats in the objectives; none without objectives."""
+        return _dicts(self.relation.filter("pareto")) if self.objectives else []
+
+    def counts(self) -> dict[str, int]:
+        """How many rows have which status."""
+        found = self.store.connection.execute("SELECT status, count(*) FROM points GROUP BY status").fetchall()
+        return {status: dict(found)[status] for status in STATUSES if status in dict(found)}
+
+    def summary(self, name: str, description: str) -> SweepSummary:
+        """What is worth printing: the best points, else the first, and the reasons of the others."""
+        good = self.relation.filter("pareto" if len(self.objectives) > 1 else f"status = '{OK}'")
+        if len(self.objectives) == 1:
+            good = good.order(f"pareto DESC, {quoted(self.objectives[0])} {self.order}, point, seed")
+        shown = dict.fromkeys(("point", *self.keys, *(self.objectives or USUAL)))
+        there = [name for name in shown if name in self.columns]
+        failures = self.store.connection.execute(_REASONS).fetchall()
+        return SweepSummary(
+            name=name,
+            description=description,
+            database=None if self.path is None else str(self.path),
+            counts=self.counts(),
+            best=bool(self.objectives),
+            n_rows=len(good),
+            rows=_dicts(good.limit(MOST).project(", ".join(map(quoted, there)))),
+            failures=failures,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The table as plain data: where it is, rows by status, the best points, all rows."""
+        return {
+            "database": None if self.path is None else str(self.path),
+            "counts": self.counts(),
+            "best": list(dict.fromkeys(row["point"] for row in self.best())),
+            "rows": self.rows(),
+        }
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The table for pandas, which must be installed."""
+        return self.relation.df()
+
+    def to_arrow(self) -> pyarrow.Table:
+        """The table for Arrow: pyarrow must be installed."""
+        return self.relation.arrow()
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table as CSV with a header."""
+        self.store.export(Path(path), "csv")
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the table as Parquet."""
+        self.store.export(Path(path), "parquet")
+
+    def close(self) -> None:
+        """Let go of the file; the table cannot be read any more."""
+        self.store.close()
+
+
+def write_points(store: Store, judge: Judge, keys: tuple[str, ...]) -> Table:
+    """Make the table of all points that have an outcome; `keys` vary."""
+    survey = _Survey(judge)
+    for row in store.rows():
+        survey.add(row)
+    best = pareto(survey.worths) if judge.objectives else set()
+    store.write_table(survey.columns(keys), _cells(store, survey, best))
+    return Table(store, keys, tuple((item.text, more) for item, more in judge.objectives))
+
+
+def _dicts(relation: DuckDBPyRelation) -> list[dict[str, Any]]:
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+@dataclass
+class _Survey:
+    """One look at all rows: verdicts, and which columns there are."""
+
+    judge: Judge
+    verdicts: list[Verdict] = field(default_factory=list)
+    worths: defaultdict[int, list[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(list))
+    inputs: dict[str, set[str]] = field(default_factory=dict)  # column to SQL types
+    fields: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        verdict = self.judge.verdict(row)
+        self.verdicts.append(verdict)
+        if verdict.worth and verdict.status == OK:
+            self.worths[row.point].append(verdict.worth)
+        for kinds, values in ((self.inputs, row.inputs), (self.fields, row.fields or {})):
+            for name, value in values.items():
+                kinds.setdefault(name, set()).update([_KINDS[type(value)]] if value is not None else [])
+
+    def columns(self, keys: tuple[str, ...]) -> dict[str, str]:
+        """Column to SQL type, in order."""
+        head: dict[str, str] = {"point": "BIGINT", "seed": "BIGINT"}
+        head |= {key: _merged(self.inputs.get(key, set())) for key in keys}
+        head |= {"status": "VARCHAR", "reason": "VARCHAR"}
+        if self.judge.objectives:
+            head |= {"pareto": "BOOLEAN"} | {item.text: "DOUBLE" for item, _ in self.judge.objectives}
+        found = {name: _merged(kinds) for name, kinds in (self.inputs | self.fields).items()}
+        return head | {name: kind for name, kind in found.items() if name not in head}
+
+
+def _merged(kinds: set[str]) -> str:
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "DOUBLE" if kinds and kinds <= _NUMBERS else "VARCHAR"
+
+
+def _cells(store: Store, survey: _Survey, best: set[int]) -> Iterator[dict[str, Any]]:
+    objectives = survey.judge.objectives
+    for row, verdict in zip(store.rows(), survey.verdicts, strict=True):
+        head: dict[str, Any] = {
+            "point": row.point,
+            "seed": row.seed,
+            "status": verdict.status,
+            "reason": verdict.reason,
+        }
+        if objectives:
+            head["pareto"] = row.point in best and verdict.status == OK
+            signs = (-1.0 if more else 1.0 for _, more in objectives)
+            values = zip(objectives, signs, verdict.worth or (), strict=False)
+            head |= {item.text: sign * value for (item, _), sign, value in values}
+        yield {**(row.fields or {}), **row.inputs, **head}
