@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "sim").rglob("*.py"))
 
 LAYERS = (
-    {"", "units", "errors", "rng"},
+    {"", "units", "errors", "rng", "memo"},
     {"spec"},
     {"cluster", "workload"},
     {"plan"},

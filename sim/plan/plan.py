@@ -23,6 +23,22 @@ JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where ranks sit and which links their groups load, folded: the part of a plan that knows no work.
+
+    Fields as in `Plan`.
+    """
+
+    grid: RankGrid
+    structure: Structure
+    flows: tuple[FlowSet, ...]
+    apart: tuple[bool, ...]
+    flow_sets: dict[str, int]
+    links: Ints
+    partition: Partition
+
+
+@dataclass(frozen=True)
 class Plan:
     """A placed, scheduled and folded job.
 
@@ -64,33 +80,54 @@ class Plan:
         return classes
 
 
-def build_plan(experiment: Experiment, cluster: Cluster) -> Plan:
-    """Place ranks, load links, fold. `experiment` is resolved and checked."""
-    setup = Setup(experiment)
-    model, software = setup.workload, setup.software
-    parallelism, training = setup.parallelism, setup.training
-    grid = build_grid(parallelism, setup.data, cluster, experiment.seed)
-    flows = job_flows(experiment, model, grid, cluster)
-    options = experiment.simulation
+def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
+    """Place ranks, load links, fold. `experiment` is resolved and checked. Follows from `layout_key` alone."""
+    setup, options = Setup(experiment), experiment.simulation
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    flows = job_flows(experiment, setup.workload, grid, cluster)
     structure, links, apart = fold_structure(grid, cluster, flows, options.prune == "auto")
-    stages, virtual = parallelism.pipeline, parallelism.virtual_stages
-    shard = shard_of(parallelism, training, software)
-    return Plan(
-        experiment=experiment,
-        cluster=cluster,
-        model=model,
-        software=software,
-        shard=shard,
+    return Layout(
         grid=grid,
-        microbatches=setup.microbatches,
-        chunks=build_chunks(model, shard, software, parallelism),
-        orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, setup.microbatches) for s in range(stages)),
         structure=structure,
         flows=tuple(flow_set for flow_set, _ in flows.values()),
         apart=apart,
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
+    )
+
+
+def layout_key(experiment: Experiment) -> tuple[object, ...]:
+    """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
+    setup, options = Setup(experiment), experiment.simulation
+    ties = ties_embeddings(experiment, setup.workload)
+    return setup.parallelism, setup.data, experiment.seed, ties, options.prune, options.fold
+
+
+def build_plan(experiment: Experiment, cluster: Cluster, layout: Layout | None = None) -> Plan:
+    """Cut the model, order the passes, lay out the ranks unless that is given. `experiment` is resolved and checked."""
+    setup = Setup(experiment)
+    model, software = setup.workload, setup.software
+    parallelism, training = setup.parallelism, setup.training
+    stages, virtual = parallelism.pipeline, parallelism.virtual_stages
+    shard = shard_of(parallelism, training, software)
+    layout = layout or lay_out(experiment, cluster)
+    return Plan(
+        experiment=experiment,
+        cluster=cluster,
+        model=model,
+        software=software,
+        shard=shard,
+        grid=layout.grid,
+        microbatches=setup.microbatches,
+        chunks=build_chunks(model, shard, software, parallelism),
+        orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, setup.microbatches) for s in range(stages)),
+        structure=layout.structure,
+        flows=layout.flows,
+        apart=layout.apart,
+        flow_sets=layout.flow_sets,
+        links=layout.links,
+        partition=layout.partition,
     )
 
 
@@ -114,9 +151,14 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
         **_gradient_groups(grid, parallelism.shard_group),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
-    if parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None:
+    if ties_embeddings(experiment, model):
         groups["embedding"] = (grid.groups("pipeline")[:, [0, -1]], 12)
     return groups
+
+
+def ties_embeddings(experiment: Experiment, model: Transformer) -> bool:
+    """Whether the first and the last stage sum the gradients of one embedding."""
+    return experiment.parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None
 
 
 def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:

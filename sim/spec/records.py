@@ -294,6 +294,10 @@ class Software(Record):
     gradient_comm_bytes: Literal[2, 4] = Field(default=2, description="bytes per gradient element on the network")
     attention_kernel: Literal["flash1", "flash2", "cudnn"] = Field(default="cudnn", description="fused attention: FlashAttention 1 or 2, or the vendor's library")
     fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
+    fp8_scaling: Literal["delayed", "dynamic"] = Field(default="delayed", description="scale of fp8 tensors: from earlier steps, or from a pass over the tensor itself; dynamic also casts weights at each use")
+    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, or fused by a compiler")
+    gather_copy_bytes: float = Field(default=0.0, ge=0, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
+    reduce_copy_bytes: float = Field(default=0.0, ge=0, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
     optimizer_bytes: float = Field(default=42.0, ge=0, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
     host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
@@ -343,7 +347,7 @@ class Training(Record):
     microbatch: Count = Field(default=1, ge=1, description="sequences per rank and forward pass")
     sequence_length: Count = Field(ge=1, description="tokens per sequence")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
-    recompute: Literal["none", "selective", "full"] = Field(default="none", description="activations computed again in the backward pass: none, attention only, all")
+    recompute: Literal["none", "selective", "alternate", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
     time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
@@ -376,6 +380,7 @@ class Simulation(Record):
     coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
     skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
     prune: Literal["auto", "off"] = Field(default="auto", description="leave links that can never be full out of rate sharing")
+    reuse: Literal["auto", "off"] = Field(default="auto", description="keep clusters and placements for the next experiment of the process")
     certificate: bool = Field(default=False, description="check every rate allocation for max-min fairness")
 
 

@@ -10,7 +10,6 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import sim
-from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
@@ -20,10 +19,11 @@ from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime, critical_r
 from sim.metrics.links import link_use
 from sim.metrics.memory import memory_result
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
-from sim.plan.plan import Plan, build_plan
+from sim.plan.plan import Plan
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import accounts
+from sim.study.reuse import plan_step
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
@@ -62,8 +62,7 @@ def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
     setup = Setup(experiment)
     options = experiment.simulation
-    cluster = build_cluster(setup.cluster, experiment.degradations, merge_sprayed=options.prune == "auto")
-    plan = build_plan(experiment, cluster)
+    plan = plan_step(experiment)
     job = build_job(plan)
     program = assemble(job)
     executor = Executor(
@@ -74,7 +73,7 @@ def prepare_step(experiment: Experiment) -> Prepared:
         skip=options.skip == "auto",
         check=options.certificate,
     )
-    return Prepared(setup, cluster, plan, job, executor)
+    return Prepared(setup, plan.cluster, plan, job, executor)
 
 
 def simulate_step(experiment: Experiment) -> Simulated:

@@ -1,0 +1,32 @@
+"""Values worth keeping because the next question may need them again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+ValueT = TypeVar("ValueT")
+
+
+class Memo(Generic[ValueT]):
+    """The last values made, by key, as long as their weights sum to at most `limit`; at least the last one."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.known: OrderedDict[Hashable, tuple[ValueT, float]] = OrderedDict()
+        self.weight = 0.0
+
+    def get(self, key: Hashable, make: Callable[[], ValueT], weigh: Callable[[ValueT], float]) -> ValueT:
+        """The value of `key`, made if it is not known."""
+        if key in self.known:
+            self.known.move_to_end(key)
+            return self.known[key][0]
+        value = make()
+        weight = weigh(value)
+        self.known[key] = value, weight
+        self.weight += weight
+        while self.weight > self.limit and len(self.known) > 1:
+            _, (_, lost) = self.known.popitem(last=False)
+            self.weight -= lost
+        return value

@@ -1,0 +1,105 @@
+"""Clusters and placements of earlier experiments are used again, and nothing moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from plans import LEAF_SPINE, small_experiment
+
+from sim.memo import Memo
+from sim.metrics.result import Result
+from sim.plan.plan import layout_key
+from sim.spec.records import Experiment
+from sim.study.reuse import plan_step
+from sim.study.simulate import simulate
+
+BASE: dict[str, Any] = {
+    "nodes": 4,
+    "fabric": LEAF_SPINE,
+    "model": {"layers": 8},
+    "parallelism": {"tensor": 4, "pipeline": 2, "data": 4},
+    "training": {"global_batch": 32},
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "itself": {},
+    "model": {"model": {"layers": 4, "hidden": 512}},
+    "tied": {"model": {"layers": 8, "tied_embeddings": False}},
+    "training": {"training": {"global_batch": 64, "microbatch": 2, "recompute": "none"}},
+    "software": {"software": {"gradient_overlap": False}},
+    "tensor": {"parallelism": {"tensor": 2, "pipeline": 4, "data": 4}},
+    "zero": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "zero_stage": 1}},
+    "random": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}},
+    "other seed": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}, "seed": 5},
+    "slow": {"degradations": [{"accelerator": "node0/gpu1", "factor": 0.5}]},
+    "slow link": {"degradations": [{"link": "node0/nic0->unit0/leaf0", "factor": 0.5}]},
+    "fabric": {"fabric": LEAF_SPINE | {"leaf_oversubscription": 4.0}},
+    "routing": {"routing": {"kind": "ecmp", "seed": 3}},
+    "nodes": {"nodes": 5},
+    "fold": {"simulation": {"fold": "off"}},
+    "prune": {"simulation": {"prune": "off"}},
+}
+
+
+def experiment(change: str, reuse: str = "auto") -> Experiment:
+    fields = BASE | CHANGES[change]
+    return small_experiment(**fields | {"simulation": fields.get("simulation", {}) | {"reuse": reuse}})
+
+
+def content(result: Result) -> dict[str, Any]:
+    """All of a result but the time it took and the switch itself."""
+    return {name: value for name, value in result.to_json().items() if name not in ("wall_s", "manifest")}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_result_does_not_depend_on_what_ran_before(change: str) -> None:
+    """Every other change of the experiment runs first, so that whatever can be mistaken for it is known."""
+    alone = content(simulate(experiment(change, reuse="off")))
+    for other in CHANGES:
+        plan_step(experiment(other))
+    for _ in range(2):
+        assert content(simulate(experiment(change))) == alone
+
+
+def test_what_is_equal_is_used_again() -> None:
+    first = plan_step(experiment("itself"))
+    for change in ("itself", "model", "training", "software"):
+        again = plan_step(experiment(change))
+        assert again.cluster is first.cluster
+        assert again.partition is first.partition
+    for change in ("tensor", "random", "fold"):
+        other = plan_step(experiment(change))
+        assert other.cluster is first.cluster
+        assert other.partition is not first.partition
+
+
+def test_switched_off_everything_is_made_anew() -> None:
+    one, other = (plan_step(experiment("itself", reuse="off")) for _ in range(2))
+    assert one.cluster is not other.cluster
+    assert one.partition is not other.partition
+
+
+def test_layouts_that_differ_have_other_keys() -> None:
+    keys = [layout_key(experiment(change)) for change in ("itself", "tied", "tensor", "random", "other seed", "fold")]
+    assert len(set(keys)) == len(keys)
+
+
+class TestMemo:
+    def test_old_values_make_room(self) -> None:
+        memo: Memo[int] = Memo(limit=3)
+        made: list[int] = []
+        for key in (1, 2, 3, 1, 4, 1, 3, 2):
+            if key not in memo.known:
+                made.append(key)
+            memo.get(key, lambda: 0, lambda value: 1.0)
+        assert made == [1, 2, 3, 4, 2]
+        assert memo.weight == len(memo.known) == 3
+
+    def test_a_value_above_the_limit_is_kept_alone(self) -> None:
+        memo: Memo[str] = Memo(limit=10)
+        for key in ("a", "b"):
+            memo.get(key, lambda: "small", lambda value: 1.0)
+        memo.get("large", lambda: "large", lambda value: 100.0)
+        assert list(memo.known) == ["large"]
+        memo.get("a", lambda: "small", lambda value: 1.0)
+        assert list(memo.known) == ["a"]
