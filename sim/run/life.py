@@ -204,7 +204,7 @@ class Job:
         if self.replicas < self.inputs.replicas:
             said.append(f"went on with {self.replicas} of {self.inputs.replicas} replicas")
         if said and self.open is not None:
-            self.open.action = ", ".join(said)
+            self.open.action = "; ".join(filter(None, (self.open.action, ", ".join(said))))
 
     def _start_stages(self) -> list[tuple[str, float]]:
         recovery = self.inputs.recovery
@@ -244,6 +244,8 @@ class Job:
         self.open = Incident(self.env.now, cause, component, nodes)
         self.incidents.append(self.open)
         self.open.lost_steps = self._fall_back(cutoff)
+        if self.pace.done == 0 < self.open.lost_steps:
+            self.open.action = "no good checkpoint was kept: back to the start"
         self.struck, self.standstill, self.planned = True, 0.0, -1.0
         self._ring()
 

@@ -101,7 +101,7 @@ class Incident:
     cause: str
     component: str
     nodes: tuple[int, ...]
-    action: str = "restarted"  # what was done, in words
+    action: str = ""  # what was done, in words; empty: started again on the same nodes
     downtime_s: float = 0.0  # until the job trained again, or was struck anew
     lost_steps: float = 0.0
 

@@ -30,6 +30,7 @@ class Pace:
     def __init__(self, target: float, healthy: float, saving: Saving | None, bulk: bool) -> None:
         self.target, self.healthy, self.saving, self.bulk = target, healthy, saving, bulk
         self.peer_share = saving.costs.peer_blocking_s / saving.peer_steps if saving and saving.peer_steps else 0.0
+        self.quickest = healthy + self.peer_share
         self.now = 0.0
         self.step = healthy  # present seconds of a step
         self.done = 0.0  # steps the present state holds
@@ -66,6 +67,12 @@ class Pace:
         slowdown = self.saving.costs.drain_slowdown if draining else 1.0
         return self.step * slowdown + self.peer_share
 
+    def _period(self) -> int:
+        """Steps from the end of a save until the next is due; it has to have drained by then."""
+        saving = self.saving
+        assert saving is not None
+        return max(saving.steps, ceil(saving.costs.drain_s / self.seconds_per_step(True) - 1e-9))
+
     def earliest_end(self) -> float:
         """A time before which the target is not reached; the very moment once no save or drain is left before it."""
         start = self.now if self.block_end is None else self.block_end
@@ -98,7 +105,7 @@ class Pace:
         assert saving is not None
         taken, self.block_end = self.now - saving.costs.blocking_s, None
         self.pending = Saved(self.done, taken, self.now + saving.costs.drain_s)
-        self.due = self.done + saving.steps
+        self.due = self.done + self._period()
         if self.bulk:
             self._skip_cycles(until, spent)
         if saving.costs.drain_s == 0:
@@ -118,13 +125,13 @@ class Pace:
         goal = min(self.due, self.target)
         needed = (goal - self.done) * step
         if self.now + needed <= stop:
-            self._count(goal - self.done, needed, spent)
+            self._count(goal - self.done, step, spent)
             self.now, self.done = self.now + needed, goal
             self._settle_drain()
             if not self.finished:
                 self._save_or_wait(step)
         else:
-            self._count((stop - self.now) / step, stop - self.now, spent)
+            self._count((stop - self.now) / step, step, spent)
             self.done = min(goal, self.done + (stop - self.now) / step)
             self.now = stop
             self._settle_drain()
@@ -137,55 +144,48 @@ class Pace:
         else:
             self.due = self.done + max(1, ceil((self.pending.durable - self.now) / step))
 
-    def _count(self, steps: float, seconds: float, spent: dict[str, float]) -> None:
+    def _count(self, steps: float, step: float, spent: dict[str, float]) -> None:
+        """`steps` were done at `step` seconds each; those up to `furthest` for another time."""
         again = min(steps, max(0.0, self.furthest - self.done))
-        redo = seconds * again / steps if steps else 0.0
-        spent["redo"] += redo
-        spent["steps"] += seconds - redo
+        spent["redo"] += again * step
+        spent["steps"] += (steps - again) * step
         spent["peer"] += steps * self.peer_share
-        spent["extra"] += seconds - steps * (self.healthy + self.peer_share)
+        spent["extra"] += steps * (step - self.quickest)
         self.trained += steps
 
     def _skip_cycles(self, until: float, spent: dict[str, float]) -> None:
         """Pass as many whole cycles as fit; each is the same as the last, begun at the end of a blocking save."""
-        saving, pending = self.saving, self.pending
+        saving = self.saving
         assert saving is not None
-        assert pending is not None
         slow, fast = self.seconds_per_step(True), self.seconds_per_step(False)
-        drain = saving.costs.drain_s
-        in_drain = drain / slow
-        if in_drain > saving.steps:
-            return
-        moving = drain + (saving.steps - in_drain) * fast
+        steps, drained = self._period(), saving.costs.drain_s / slow
+        moving = saving.costs.drain_s + (steps - drained) * fast
         cycle = moving + saving.costs.blocking_s
-        ahead = max(self.furthest - self.done, 0.0) if self.furthest > self.done else self.target - self.done
-        times = floor(min((until - self.now) / cycle, ahead / saving.steps)) - 1
+        again = self.furthest > self.done
+        ahead = (self.furthest if again else self.target) - self.done
+        times = floor(min((until - self.now) / cycle, ahead / steps)) - 1
         if times < 1:
             return
-        again = self.furthest > self.done
         spent["redo" if again else "steps"] += times * moving
         spent["blocking"] += times * saving.costs.blocking_s
-        spent["peer"] += times * saving.steps * self.peer_share
-        spent["extra"] += times * (moving - saving.steps * (self.healthy + self.peer_share))
-        self.trained += times * saving.steps
-        self._keep_skipped(times, cycle)
+        spent["peer"] += times * steps * self.peer_share
+        spent["extra"] += times * (drained * (slow - self.quickest) + (steps - drained) * (fast - self.quickest))
+        self.trained += times * steps
+        self._keep_skipped(times, steps, cycle)
 
-    def _keep_skipped(self, times: int, cycle: float) -> None:
-        """Note the saves of skipped cycles; the last of them drains now."""
-        saving, pending = self.saving, self.pending
-        assert saving is not None
+    def _keep_skipped(self, times: int, steps: int, cycle: float) -> None:
+        """Note the saves of skipped cycles of `steps` and `cycle` seconds; the last of them drains now."""
+        pending = self.pending
         assert pending is not None
         held = self.saved.maxlen or 1
         for back in range(min(times, held), 0, -1):
             n = times - back
-            self.saved.append(
-                Saved(pending.steps + n * saving.steps, pending.taken + n * cycle, pending.durable + n * cycle)
-            )
+            self.saved.append(Saved(pending.steps + n * steps, pending.taken + n * cycle, pending.durable + n * cycle))
         self.checkpoints += times
         self.now += times * cycle
-        self.done += times * saving.steps
+        self.done += times * steps
         self.furthest = max(self.furthest, self.done)
-        self.due = self.done + saving.steps
+        self.due = self.done + steps
         self.pending = Saved(self.done, pending.taken + times * cycle, pending.durable + times * cycle)
 
     def save(self, now: float) -> None:
