@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.units import DATA, DATA_RATE, TIME, Dimension
+from sim.units import DATA, DATA_RATE, ENERGY, MASS, MONEY, POWER, TIME, Dimension
 
 Ladder = tuple[tuple[float, str], ...]  # (size of the unit, its name), largest first
 
@@ -14,6 +14,10 @@ def _ladder(dimension: Dimension, *units: str) -> Ladder:
 DURATION = _ladder(TIME, "days", "h", "min", "s", "ms", "us", "ns")
 STEP = _ladder(TIME, "s", "ms", "us", "ns")  # a step is told in seconds, however long
 SIZE = _ladder(DATA, "TiB", "GiB", "MiB", "KiB", "B")
+WORK = _ladder(ENERGY, "GWh", "MWh", "kWh", "Wh")
+WATTS = _ladder(POWER, "GW", "MW", "kW", "W")
+MASSES = _ladder(MASS, "t", "kg", "g")
+SUMS = _ladder(MONEY, "MUSD", "kUSD", "USD")
 TRAFFIC = _ladder(DATA, "PB", "TB", "GB", "MB", "kB", "B")
 
 
@@ -77,3 +81,23 @@ def bit_rate(bytes_per_second: float) -> str:
     """The rate of a cable as its label says it: in bits."""
     factor = DATA_RATE.units["Gb/s"]
     return f"{bytes_per_second / factor:g} Gb/s"
+
+
+def energy(kwh: float) -> str:
+    """An amount of energy in watt hours."""
+    return scaled(kwh * ENERGY.units["kWh"], WORK)
+
+
+def power(watts: float) -> str:
+    """A power."""
+    return scaled(watts, WATTS)
+
+
+def carbon(kilograms: float) -> str:
+    """A mass."""
+    return scaled(kilograms, MASSES)
+
+
+def money(usd: float) -> str:
+    """A sum of money, in millions where it is large."""
+    return scaled(usd, SUMS)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult, Trust
 from sim.report import human
+from sim.report.energy import cost_rows, energy_rows
 
 LABELS = {
     "compute": "compute",
@@ -58,6 +59,8 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *_section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
         *_section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
         *_section("Links", _links(result.utilization.links)),
+        *_section("Energy", _labelled(list(energy_rows(result)))),
+        *_section("Cost", _labelled(list(cost_rows(result.cost)) if result.cost else [])),
         *_section("Notes", *_notes(result)),
         *_section("Simulation", _simulation(result)),
     )
@@ -75,6 +78,14 @@ def _grid(*justify: str) -> Table:
     for side in justify:
         table.add_column(justify="right" if side == "right" else "left", no_wrap=side != "fold", overflow="fold")
     return table
+
+
+def _labelled(rows: list[tuple[str, str, str]]) -> RenderableType | None:
+    """Rows of label, value and remark."""
+    table = _grid("left", "right", "fold")
+    for row in rows:
+        table.add_row(*row)
+    return table if rows else None
 
 
 def _headline(result: Result) -> Iterator[RenderableType]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sim.errors import Problem
 from sim.spec.cluster_checks import CLUSTER_CHECKS
+from sim.spec.energy_checks import ENERGY_CHECKS
 from sim.spec.findings import Check
 from sim.spec.plan_checks import PLAN_CHECKS
 from sim.spec.records import Experiment
@@ -14,7 +15,7 @@ from sim.spec.reliability_checks import RELIABILITY_CHECKS
 from sim.spec.setup import Setup
 from sim.spec.storage_checks import STORAGE_CHECKS
 
-CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS + STORAGE_CHECKS + RELIABILITY_CHECKS
+CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS + STORAGE_CHECKS + RELIABILITY_CHECKS + ENERGY_CHECKS
 
 
 def check_experiment(experiment: Experiment) -> list[Problem]:

@@ -74,14 +74,6 @@ def check_degradations(setup: Setup) -> Iterator[Problem]:
             yield finding(f"degradations.{number}", "name either an accelerator or a link", "")
 
 
-def check_power(setup: Setup) -> Iterator[Problem]:
-    """An idle accelerator draws no more than its limit."""
-    power = setup.accelerator.power
-    if power.idle > power.tdp:
-        message = f"idle {power.idle:g} W is more than tdp {power.tdp:g} W"
-        yield finding("cluster.node.accelerator.power.idle", message, "exchange the two?")
-
-
 CLUSTER_CHECKS: tuple[Check, ...] = (
     check_node_network,
     check_fabric_present,
@@ -89,7 +81,6 @@ CLUSTER_CHECKS: tuple[Check, ...] = (
     check_rail_adapters,
     check_graph,
     check_degradations,
-    check_power,
 )
 
 

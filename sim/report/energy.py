@@ -1,0 +1,77 @@
+"""Energy, carbon and cost as sections of the text report.
+
+Public: `energy_rows`, `cost_rows`. Without site and prices there are three lines, else every part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.metrics.result import CostResult, EnergyResult, PowerLevel, Result
+from sim.report import human
+
+Row = tuple[str, str, str]  # label, value, remark
+LEVELS = {"accelerator": "one accelerator", "node": "its node", "job": "nodes of the job", "site": "whole site"}
+
+
+def energy_rows(result: Result) -> Iterator[Row]:
+    """Energy of the run (of a step where no run is asked for): modelled beside TDP accounting, parts, power."""
+    energy = result.energy
+    if energy is None:
+        return
+    span = "the training" if result.run else "a step"
+    tdp = human.signed_percent(energy.total_kwh / energy.tdp_kwh - 1)
+    yield (
+        "modelled",
+        human.energy(energy.total_kwh),
+        f"{span}; board limit x hours {human.energy(energy.tdp_kwh)}, {tdp}",
+    )
+    yield "power", human.power(energy.mean_power_w), _power(energy)
+    yield "tokens", f"{human.digits(energy.tokens_per_joule)} /J", _per_token(energy)
+    if result.manifest.get("site") is None:
+        return
+    yield from _carbon(energy)
+    for name, part in energy.parts_kwh.items():
+        if part > 0:
+            remark = _phases(energy) if name == "accelerators" else ""
+            yield name, human.energy(part), f"{human.percent(part / energy.total_kwh)}{remark}"
+    for name, level in energy.power.items():
+        yield LEVELS[name], human.power(level.mean_w), _swing(level)
+
+
+def _power(energy: EnergyResult) -> str:
+    return f"{energy.accelerator_power_w:.0f} W an accelerator, {human.power(energy.node_power_w)} a node"
+
+
+def _per_token(energy: EnergyResult) -> str:
+    known = energy.kwh_per_billion_tokens
+    return "" if known is None else f"{human.digits(known)} kWh per billion tokens"
+
+
+def _carbon(energy: EnergyResult) -> Iterator[Row]:
+    if energy.carbon_kg is not None:
+        per_kwh = 1e3 * energy.carbon_kg / energy.total_kwh
+        yield "carbon", human.carbon(energy.carbon_kg), f"CO2e, {human.digits(per_kwh)} g/kWh"
+    if energy.embodied_kg is not None:
+        yield "embodied", human.carbon(energy.embodied_kg), "CO2e, share of making the hardware"
+
+
+def _phases(energy: EnergyResult) -> str:
+    whole = sum(energy.phases_kwh.values())
+    shares = [f"{name} {100 * part / whole:.0f} %" for name, part in energy.phases_kwh.items() if part > 0.005 * whole]
+    return f": {', '.join(shares)}"
+
+
+def _swing(level: PowerLevel) -> str:
+    return f"{human.power(level.low_w)} to {human.power(level.peak_w)} over a step"
+
+
+def cost_rows(cost: CostResult) -> Iterator[Row]:
+    """Cost by part, and per token."""
+    for name, usd in cost.usd.items():
+        if name != "total":
+            yield name.replace("_", " "), human.money(usd), human.percent(usd / cost.usd["total"]) if usd else ""
+    each, hour = cost.usd_per_million_tokens, human.money(cost.usd_per_accelerator_hour)
+    per_token = f"{human.money(each)} per million tokens, " if each is not None else ""
+    yield "total", human.money(cost.usd["total"]), f"{per_token}{hour} an accelerator hour"
+    yield "basis", "", cost.basis
