@@ -146,19 +146,25 @@ def _latest_ends(trace: Trace, table: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def overlaps(trace: Trace, rank: int, spans: Sequence[Span]) -> tuple[Overlap, ...]:
-    """Every kind of communication of a rank class, from its timeline: exposed, and hidden by what."""
+    """Every kind of communication of a rank class, from its timeline: exposed, and hidden by what.
+
+    What neither the rank itself computes beside nor waits for hides in the pipeline bubble.
+    """
     exposed = rank_time(trace, rank).exposed
-    computing = [span for span in spans if not span.category.endswith("_comm")]
+    computing = [span for span in spans if span.track == "compute" and not span.category.endswith("_comm")]
     begins, ends = (np.array([getattr(span, name) for span in computing]) for name in ("start", "end"))
-    labels = np.array([span.name for span in computing])
     found = []
     for category in dict.fromkeys(span.category for span in spans if span.category.endswith("_comm")):
         mine = [span for span in spans if span.category == category]
+        total = sum(span.end - span.start for span in mine)
         hidden: dict[str, float] = {}
         for span in mine:
-            beside = np.minimum(ends, span.end) - np.maximum(begins, span.start)
-            for which in np.flatnonzero(beside > 0).tolist():
-                hidden[str(labels[which])] = hidden.get(str(labels[which]), 0.0) + float(beside[which])
-        total = sum(span.end - span.start for span in mine)
+            first, last = np.searchsorted(ends, span.start, "right"), np.searchsorted(begins, span.end, "left")
+            for beside in computing[first:last]:
+                seconds = min(beside.end, span.end) - max(beside.start, span.start)
+                hidden[beside.name] = hidden.get(beside.name, 0.0) + seconds
+        rest = total - exposed[category] - sum(hidden.values())
+        if rest > 1e-3 * total:
+            hidden["bubble"] = rest
         found.append(Overlap(category, total, exposed[category], hidden))
     return tuple(sorted(found, key=lambda each: -each.exposed))

@@ -4,7 +4,7 @@ A rank has a track for each of its streams: `compute`, the queues of its communi
 `receives` for what its neighbours send. Skipped periods are written out; a rank shows what the
 representative of its class did.
 
-Public: `Span`, `Arrow`, `Load`, `Timeline`, `timeline`.
+Public: `Span`, `Arrow`, `Load`, `Timeline`, `timeline`, `rank_spans`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,12 @@ class Timeline:
     step: float
 
 
+def rank_spans(trace: Trace, plan: Plan, ranks: Sequence[int]) -> dict[int, list[Span]]:
+    """What each of `ranks` does in the whole step, track by track."""
+    rows = _Rows(trace)
+    return {rank: list(rows.spans(int(plan.partition.rank[rank]), rows.end >= 0)) for rank in ranks}
+
+
 def timeline(
     trace: Trace, plan: Plan, cluster: Cluster, ranks: Sequence[int], begin: float = 0.0, end: float = np.inf
 ) -> Timeline:
@@ -128,16 +134,20 @@ class _Rows:
 
     def spans(self, rank: int, inside: NDArray[np.bool_]) -> Iterator[Span]:
         """What a rank class does, stream by stream."""
+        actions = self.trace.program.actions
+        bounds = np.searchsorted(self.stream, np.arange(len(self.trace.program.streams) + 1))
         for number, stream in enumerate(self.trace.program.streams):
-            rows = np.flatnonzero((self.stream == number) & inside)
-            for row in rows.tolist():
-                action = self.trace.program.actions[self.action[row]]
-                track = self._track(rank, stream.rank, stream.kind, action)
-                if track:
-                    yield Span(
-                        rank, track, action.label, action.category, int(self.index[row]),
-                        float(self.start[row]), float(self.end[row]), _size(action), action.parts,
-                    )  # fmt: skip
+            first, last = int(bounds[number]), int(bounds[number + 1])
+            kinds = np.unique(self.action[first:last])
+            tracks = {kind: self._track(rank, stream.rank, stream.kind, actions[kind]) for kind in kinds.tolist()}
+            shown = np.isin(self.action[first:last], [kind for kind, track in tracks.items() if track])
+            for row in (first + np.flatnonzero(shown & inside[first:last])).tolist():
+                kind = int(self.action[row])
+                action = actions[kind]
+                yield Span(
+                    rank, tracks[kind], action.label, action.category, int(self.index[row]),
+                    float(self.start[row]), float(self.end[row]), _size(action), action.parts,
+                )  # fmt: skip
 
     def _track(self, rank: int, owner: int, kind: str, action: Action) -> str:
         """The track of `rank` that shows an action of a stream; empty if it is none of its business."""
