@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sim.metrics.result import MemoryResult
+from sim.plan.pieces import shard_of
 from sim.plan.plan import Plan
+from sim.plan.schedule import layers_per_chunk
+from sim.spec.setup import Setup
 from sim.workload.inflight import microbatches_in_flight
 from sim.workload.memory import stage_memory
 
 
 def memory_result(plan: Plan) -> MemoryResult:
     """Bytes per accelerator by part for each stage; the result shows the fullest."""
-    accelerator = plan.cluster.accelerator
-    parallelism = plan.experiment.parallelism.model_copy(update={"data": plan.grid.size["data"]})
-    stages = []
-    for stage, chunks in enumerate(plan.chunks):
-        in_flight = microbatches_in_flight(
-            parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages, stage, plan.microbatches
-        )
-        layers = sum(chunk.layers for chunk in chunks)
-        parts = stage_memory(
-            plan.model, plan.shard, plan.experiment.training, parallelism, plan.software, stage, layers, in_flight
-        )
-        stages.append({**parts, "reserved": accelerator.memory.reserved})
+    setup = Setup(plan.experiment)
+    stages = tuple(memory_by_stage(setup))
     fullest = max(stages, key=lambda parts: sum(parts.values()))
-    peak = sum(fullest.values())
-    capacity = accelerator.memory.capacity
-    return MemoryResult(peak, capacity, peak <= capacity, fullest, tuple(stages))
+    peak, capacity = sum(fullest.values()), setup.accelerator.memory.capacity
+    return MemoryResult(peak, capacity, peak <= capacity, fullest, stages)
+
+
+def fits(setup: Setup) -> bool:
+    """Whether every stage of a valid plan fits into the memory of its accelerators."""
+    capacity = setup.accelerator.memory.capacity
+    return all(sum(parts.values()) <= capacity for parts in memory_by_stage(setup))
+
+
+def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:
+    """Bytes per accelerator by part, stage after stage."""
+    training, software, model = setup.training, setup.software, setup.workload
+    parallelism = setup.parallelism.model_copy(update={"data": setup.data})
+    stages, virtual, reserved = parallelism.pipeline, parallelism.virtual_stages, setup.accelerator.memory.reserved
+    shard = shard_of(parallelism, training, software)
+    layers = layers_per_chunk(model.layers, stages, virtual)
+    for stage in range(stages):
+        in_flight = microbatches_in_flight(parallelism.schedule, stages, virtual, stage, setup.microbatches)
+        held = sum(layers[stage::stages])
+        parts = stage_memory(model, shard, training, parallelism, software, stage, held, in_flight)
+        yield {**parts, "reserved": reserved}

@@ -15,7 +15,8 @@ from typing import Any
 
 from sim.errors import ConfigError, Problem
 from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
-from sim.spec.checks import check_experiment
+from sim.spec.checks import CHECKS, check_experiment
+from sim.spec.findings import Check
 from sim.spec.overrides import Override, apply_overrides, set_value
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
@@ -42,19 +43,23 @@ class LoadedExperiment(Setup):
 
 
 def load_experiment(
-    source: Source | Experiment, overrides: Sequence[Override] = (), *, si: bool = False
+    source: Source | Experiment,
+    overrides: Sequence[Override] = (),
+    *,
+    si: bool = False,
+    checks: Sequence[Check] = CHECKS,
 ) -> LoadedExperiment:
     """The experiment that `source` names, with all definitions inline and the overrides set.
 
     An override is a text `key.path=value`, or a pair of key path and value. `source` is a name in the
     catalogue, a path, a mapping, or a record; with `si` the numbers of a mapping may be plain SI
-    values. Raises ConfigError with all problems found.
+    values. `checks` are what it has to meet. Raises ConfigError with all problems found.
     """
     resolver = Resolver()
     if isinstance(source, Experiment):
         source, si = source.model_dump(), True
     root, path = open_definition(resolver, "experiment", source)
-    return _experiment(resolver, root, path, overrides, si)
+    return _experiment(resolver, root, path, overrides, si, checks)
 
 
 def load_node(root: Node, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
@@ -70,7 +75,10 @@ def load_base(resolver: Resolver, node: Node) -> Base:
     if not isinstance(root.value, dict):
         raise ConfigError(resolver.problems or Problem(str(node.mark), "base", "must be a name, a path or a mapping"))
     root = resolver.resolve("experiment", _with_defaults(root, None))
-    return Base(root, dict(resolver.homes), _finished(resolver, root, si=False)[0])
+    experiment = _finished(resolver, root, si=False)[0]
+    decoded = _decoded(resolver, Experiment, _with_file_paths(resolver, root), si=False)
+    parts = {key: Node(getattr(decoded, key), node.mark) for key, node in root.value.items()}
+    return Base(root, parts, dict(resolver.homes), experiment)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Base:
     """An experiment from which others differ by a few keys; its files are read once."""
 
     root: Node  # as written, references resolved
+    parts: dict[str, Node]  # the keys of root, decoded
     homes: dict[str, Path]  # see Resolver
     experiment: Experiment
 
@@ -86,22 +95,29 @@ class Base:
         resolver, root = Resolver(homes=dict(self.homes)), self.root
         for key, node in changes:
             root = set_value(resolver, root, "experiment", key, node)
+        same = {key: self.parts[key] for key, node in root.value.items() if node is self.root.value.get(key)}
+        root = Node(root.value | same, root.mark)
         return _finished(resolver, resolver.resolve("experiment", root), si=False)[0]
 
 
 def _experiment(
-    resolver: Resolver, root: Node, path: Path | None, overrides: Sequence[Override], si: bool
+    resolver: Resolver,
+    root: Node,
+    path: Path | None,
+    overrides: Sequence[Override],
+    si: bool,
+    checks: Sequence[Check] = CHECKS,
 ) -> LoadedExperiment:
     root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
-    experiment, root = _finished(resolver, resolver.resolve("experiment", root), si)
+    experiment, root = _finished(resolver, resolver.resolve("experiment", root), si, checks)
     return LoadedExperiment(experiment, path, tuple(dict.fromkeys(resolver.files)), plain(root))
 
 
-def _finished(resolver: Resolver, root: Node, si: bool) -> tuple[Experiment, Node]:
+def _finished(resolver: Resolver, root: Node, si: bool, checks: Sequence[Check] = CHECKS) -> tuple[Experiment, Node]:
     """The checked and completed experiment of a resolved mapping, and the mapping with paths from here."""
     root = _with_file_paths(resolver, root)
     experiment = _decoded(resolver, Experiment, root, si)
-    _raise_if(_placed(check_experiment(experiment), root))
+    _raise_if(_placed(check_experiment(experiment, checks), root))
     return _completed(experiment), root
 
 
