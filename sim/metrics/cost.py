@@ -1,6 +1,6 @@
 """What a run costs: rent, or electricity, write-off and upkeep of an own cluster.
 
-Public: `cost_result`.
+Public: `cost_result`, `hardware_cost`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def cost_result(
     if owned and site is not None and site.electricity is not None:
         parts["electricity"] = energy.total_kwh * KWH * site.electricity
     if prices is not None:
-        parts |= _hardware(prices, seconds, size)
+        parts |= hardware_cost(prices, seconds, size)
     if not parts:
         return None
     total = sum(parts.values())
@@ -43,7 +43,8 @@ def cost_result(
     )
 
 
-def _hardware(prices: Prices, seconds: float, size: tuple[int, int]) -> dict[str, float]:
+def hardware_cost(prices: Prices, seconds: float, size: tuple[int, int]) -> dict[str, float]:
+    """Rent, or write-off and upkeep, of a cluster of `size` (nodes, accelerators) for `seconds`, by part [USD]."""
     nodes, accelerators = size
     if prices.pay != "purchase":
         price: float = getattr(prices.rental, prices.pay)
