@@ -1,0 +1,59 @@
+"""What a search for the best parallel plan found.
+
+Public: `PlanSearch`, `FoundPlan`, `Alternative`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FoundPlan:
+    """One simulated plan: its values by key path, its worth by objective, and where its step goes."""
+
+    values: dict[str, Any]
+    worth: dict[str, float]  # time [s], energy [kWh], cost [USD], all of one step
+    bound_s: float  # the step time that was proven before it was simulated
+    step_s: float
+    mfu: float
+    memory_bytes: float  # of the fullest accelerator
+    breakdown_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The best that another value of one key can do, everything else free."""
+
+    key: str
+    value: Any
+    step_s: float
+    proven: bool  # a bound from below, not a simulated time
+
+
+@dataclass(frozen=True)
+class PlanSearch:
+    """Plans by what became of them, and the best of them."""
+
+    name: str
+    description: str
+    accelerators: int
+    objectives: tuple[str, ...]
+    space: dict[str, tuple[Any, ...]]  # values by key
+    enumerated: int
+    forbidden: dict[str, int]  # what a rule demands -> plans that do not meet it
+    no_fit: int  # plans that need more memory than there is
+    bounded: int  # plans whose bound is above the best
+    failed: dict[str, int]  # reason -> plans that could not be simulated
+    simulated: int
+    plans: tuple[FoundPlan, ...]  # best first; with several objectives those that nothing dominates
+    alternatives: tuple[Alternative, ...]  # to the best plan, with one objective
+    capacity_bytes: float
+    complete: bool  # False: interrupted, `untried` plans might be better
+    untried: int
+    wall_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The search as plain data."""
+        return asdict(self)

@@ -1,0 +1,139 @@
+"""What a plan search varies: the axes, their values by default, and one experiment for one choice.
+
+Public: `Axis`, `AXES`, `Values`, `axes_of`, `divisors`, `with_values`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.errors import ConfigError, Problem
+from sim.spec.problems import near
+from sim.spec.record import RecordT
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+
+Values = tuple[Any, ...]
+Choice = Mapping[str, Any]  # key path -> value
+Default = Callable[[Setup, Choice], Values]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key that plans differ in, and its values; they may depend on the axes before it."""
+
+    key: str
+    values: Default
+    depends: tuple[str, ...] = ()  # keys that its values depend on
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+
+def divisors(number: int) -> Values:
+    """Divisors of `number`, smallest first."""
+    return tuple(each for each in range(1, number + 1) if number % each == 0)
+
+
+def _share(*before: str) -> Default:
+    """Divisors of the accelerators that the axes `before` leave to each of their ranks."""
+
+    def values(base: Setup, choice: Choice) -> Values:
+        return divisors(_left(base, choice, *before))
+
+    return values
+
+
+def _left(base: Setup, choice: Choice, *before: str) -> int:
+    taken = 1
+    for name in before:
+        taken *= choice[f"parallelism.{name}"]
+    return max(1, base.accelerators // taken)
+
+
+def _pipeline(base: Setup, choice: Choice) -> Values:
+    """No more stages than layers."""
+    left = _left(base, choice, "tensor", "context")
+    return tuple(stages for stages in divisors(left) if stages <= base.workload.layers)
+
+
+def _data(base: Setup, choice: Choice) -> Values:
+    """All accelerators work."""
+    return (_left(base, choice, "tensor", "context", "pipeline"),)
+
+
+def _virtual(base: Setup, choice: Choice) -> Values:
+    """Chunks of equal size, as Megatron demands; one where the stages are unequal already."""
+    layers, stages = base.workload.layers, choice["parallelism.pipeline"]
+    return (1,) if layers % stages else divisors(layers // stages)
+
+
+def _microbatch(base: Setup, choice: Choice) -> Values:
+    return divisors(base.training.global_batch)
+
+
+def _shard_group(base: Setup, choice: Choice) -> Values:
+    """All ranks that hold the same weights, or those of one node (hybrid sharding)."""
+    ranks = choice["parallelism.data"] * choice["parallelism.context"]
+    near = base.node.accelerators // choice["parallelism.tensor"]
+    return (None, near) if 1 < near < ranks and ranks % near == 0 else (None,)
+
+
+def _always(*values: Any) -> Default:
+    return lambda base, choice: values
+
+
+TENSOR, CONTEXT, PIPELINE, DATA = (f"parallelism.{name}" for name in ("tensor", "context", "pipeline", "data"))
+AXES: tuple[Axis, ...] = (
+    Axis(TENSOR, _share()),
+    Axis(CONTEXT, _share("tensor"), (TENSOR,)),
+    Axis(PIPELINE, _pipeline, (TENSOR, CONTEXT)),
+    Axis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
+    Axis("parallelism.virtual_stages", _virtual, (PIPELINE,)),
+    Axis("training.microbatch", _microbatch),
+    Axis("parallelism.schedule", _always("1f1b", "gpipe")),
+    Axis("training.recompute", _always("none", "selective", "full")),
+    Axis("parallelism.sequence_parallel", _always(False, True)),
+    Axis("parallelism.zero_stage", _always(0, 1, 2, 3)),
+    Axis("parallelism.shard_group", _shard_group, (TENSOR, CONTEXT, DATA)),
+)
+"""In this order; the values of an axis may depend on axes of the shape before it."""
+SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
+
+
+def axes_of(limits: Mapping[str, Sequence[Any]]) -> tuple[Axis, ...]:
+    """The axes with the values that `limits` names instead of the default; other keys become axes too.
+
+    A key is that of an experiment, as `parallelism.tensor`, or its last part for an axis that is searched
+    anyway. Raises ConfigError for a key that no plan has.
+    """
+    keys = {_key(name): tuple(values) for name, values in limits.items()}
+    known = [Axis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in AXES]
+    return (*known, *(Axis(key, _always(*values)) for key, values in keys.items()))
+
+
+def _key(name: str) -> str:
+    short = {axis.name: axis.key for axis in AXES}
+    if name in short or name in short.values():
+        return short.get(name, name)
+    if name.startswith(("parallelism.", "software.")):
+        return name
+    raise ConfigError(Problem("--space", name, "is no key that a plan can vary", near(name, list(short))))
+
+
+def with_values(experiment: Experiment, choice: Choice) -> Experiment:
+    """`experiment` with the value at each key path of `choice`; nothing is checked."""
+    return _changed(experiment, [(key.split("."), value) for key, value in choice.items()])
+
+
+def _changed(record: RecordT, changes: Sequence[tuple[list[str], Any]]) -> RecordT:
+    update: dict[str, Any] = {path[0]: value for path, value in changes if len(path) == 1}
+    for name in dict.fromkeys(path[0] for path, _ in changes if len(path) > 1):
+        inner = [(path[1:], value) for path, value in changes if path[0] == name and len(path) > 1]
+        update[name] = _changed(getattr(record, name), inner)
+    changed: RecordT = record.model_copy(update=update)
+    return changed

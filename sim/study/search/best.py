@@ -1,0 +1,82 @@
+"""The best plans so far, and whether a plan that is bounded from below can still be among them.
+
+Public: `Best`, `TopPlans`, `ParetoFront`, `best_of`.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Best(Protocol):
+    """What a search keeps."""
+
+    def beats(self, bound: Floats) -> bool:
+        """Whether no plan that is worth `bound` at least, (objectives,), can be kept any more."""
+
+    def add(self, row: int, worth: Floats) -> None:
+        """A simulated plan."""
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of the plans kept, best first; of equal ones the first enumerated."""
+
+
+class TopPlans:
+    """The `count` best by one objective."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.kept: list[tuple[float, int]] = []
+
+    def beats(self, bound: Floats) -> bool:
+        """Whether enough plans are better than `bound`."""
+        return len(self.kept) >= self.count and self.kept[self.count - 1][0] < bound[0]
+
+    def add(self, row: int, worth: Floats) -> None:
+        """Keep what is good enough."""
+        insort(self.kept, (float(worth[0]), row))
+        del self.kept[self.count :]
+
+    @property
+    def rows(self) -> list[int]:
+        """Best first."""
+        return [row for _, row in self.kept]
+
+
+class ParetoFront:
+    """Plans that no other is better than in one objective and at least as good as in all."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[tuple[float, ...], int]] = []
+
+    def beats(self, bound: Floats) -> bool:
+        """Whether a plan that is kept is at least as good in all objectives and better in one."""
+        return any(_dominates(worth, bound) for worth, _ in self.kept)
+
+    def add(self, row: int, worth: Floats) -> None:
+        """Keep what is not dominated; drop what it dominates."""
+        if self.beats(worth):
+            return
+        self.kept = [each for each in self.kept if not _dominates(worth, np.array(each[0]))]
+        insort(self.kept, (tuple(worth.tolist()), row))
+
+    @property
+    def rows(self) -> list[int]:
+        """Best in the first objective first."""
+        return [row for _, row in self.kept]
+
+
+def _dominates(one: Floats | tuple[float, ...], other: Floats) -> bool:
+    return bool(np.all(one <= other) and np.any(one < other))
+
+
+def best_of(objectives: int, count: int) -> Best:
+    """What a search for so many objectives keeps."""
+    return TopPlans(count) if objectives == 1 else ParetoFront()

@@ -1,0 +1,46 @@
+"""How a model is cut over stages, as numbers: blocks in each chunk, parameters in each segment.
+
+Public: `Layout`, `layout_of`, `stack`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.plan.pieces import Chunk, Passes
+from sim.spec.records import Software
+
+Sizes = tuple[tuple[tuple[int, int], ...], ...]  # by chunk and segment: parameters, and those with gradients
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Chunks by stage; kinds of blocks; counts: (chunks, kinds) in model order; sizes of each stage."""
+
+    chunks: tuple[tuple[Chunk, ...], ...]
+    kinds: tuple[Passes, ...]
+    counts: NDArray[np.float64]
+    sizes: tuple[Sizes, ...]
+
+
+def layout_of(chunks: tuple[tuple[Chunk, ...], ...]) -> Layout:
+    """The layout of chunks given by stage."""
+    ordered = sorted((chunk for stage in chunks for chunk in stage), key=lambda chunk: chunk.number)
+    pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in ordered]
+    kinds = tuple(dict.fromkeys(piece.passes for inside in pieces for piece in inside))
+    counts = np.zeros((len(ordered), len(kinds)))
+    for row, inside in enumerate(pieces):
+        for piece in inside:
+            counts[row, kinds.index(piece.passes)] += piece.count
+    sizes = tuple(
+        tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in stage) for stage in chunks
+    )
+    return Layout(chunks, kinds, counts, sizes)
+
+
+def stack(software: Software) -> tuple[object, ...]:
+    """What a software stack does, as a key."""
+    return tuple(value for name, value in software if name != "sources")

@@ -1,0 +1,99 @@
+"""Which plans of a table a rule forbids: each rule is asked once for each set of values that it reads.
+
+The rules are the checks of any experiment, run as they are. What a check reads is recorded; plans that
+agree in it get the same answer, since a check has nothing else to go by. A check that reads an axis which
+the table does not have yet is asked again later.
+
+Public: `RULES`, `Rule`, `forbidden`, `meaning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from sim.errors import Problem
+from sim.spec.checks import CHECKS
+from sim.spec.findings import Check, finding
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+from sim.study.search.table import Mask, Table
+
+Rule = Check
+
+
+def check_repeats(setup: Setup) -> Iterator[Problem]:
+    """A plan that works exactly as a simpler one is not tried twice."""
+    parallel = setup.parallelism
+    if parallel.sequence_parallel and parallel.tensor == 1:
+        yield finding("parallelism.sequence_parallel", "tensor is 1, there is nothing to split", "")
+    elif parallel.zero_stage and setup.data * parallel.context == 1:
+        yield finding("parallelism.zero_stage", "one rank holds the weights, there is nothing to shard", "")
+
+
+RULES: tuple[Rule, ...] = (*CHECKS, check_repeats)
+
+
+def meaning(rule: Rule) -> str:
+    """What a rule demands, in a few words."""
+    text = " ".join((rule.__doc__ or rule.__name__).split())
+    return text.split(";")[0].split(". ")[0].rstrip(".")
+
+
+class _Unknown(Exception):
+    """A rule asked for an axis that has no values yet."""
+
+
+class _Watched:
+    """A record whose axes have the values of one plan; notes which of them are read."""
+
+    def __init__(
+        self, record: Any, prefix: str, axes: frozenset[str], choice: Mapping[str, Any], read: dict[str, None]
+    ):
+        self._parts = record, prefix, axes, choice, read
+
+    def __getattr__(self, name: str) -> Any:
+        record, prefix, axes, choice, read = self._parts
+        path = f"{prefix}{name}"
+        if path in axes:
+            if path not in choice:
+                raise _Unknown
+            read[path] = None
+            return choice[path]
+        value = getattr(record, name)
+        inner = any(axis.startswith(f"{path}.") for axis in axes)
+        return _Watched(value, f"{path}.", axes, choice, read) if inner else value
+
+
+def forbidden(rule: Rule, table: Table, base: Experiment, axes: frozenset[str]) -> tuple[Mask, bool]:
+    """Plans of `table` that `rule` forbids, (n,), and whether it has judged all of them.
+
+    `axes` are the keys of all axes, those that the table does not have yet too.
+    """
+    bad, complete = np.zeros(table.n, dtype=bool), True
+    waiting: list[tuple[Table, np.ndarray[Any, Any], tuple[str, ...]]] = [(table, np.arange(table.n), ())]
+    while waiting:
+        part, rows, keys = waiting.pop()
+        for group in part.groups(keys):
+            verdict, read = _judge(rule, part.choice(int(group[0])), base, axes)
+            if not set(read) <= set(keys):
+                waiting.append((part.take(group), rows[group], (*keys, *(key for key in read if key not in keys))))
+            elif verdict is None:
+                complete = False
+            else:
+                bad[rows[group]] = verdict
+    return bad, complete
+
+
+def _judge(
+    rule: Rule, choice: Mapping[str, Any], base: Experiment, axes: frozenset[str]
+) -> tuple[bool | None, list[str]]:
+    """Whether the rule forbids a plan, None if that hangs on later axes; and the axes it read."""
+    read: dict[str, None] = {}
+    setup = Setup(cast(Experiment, _Watched(base, "", axes, choice, read)))
+    try:
+        return next(iter(rule(setup)), None) is not None, list(read)
+    except _Unknown:
+        return None, list(read)

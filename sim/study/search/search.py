@@ -1,0 +1,255 @@
+"""The best plan of a space, exactly: bound every plan, simulate in order of the bound, stop when it is proven.
+
+A plan is left out only because a rule forbids it, because it needs more memory than there is, or because
+its bound is above what has been simulated already. So the answer is that of simulating all of them.
+
+Public: `search_plans`, `winner_of`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sim.cluster.build import build_cluster
+from sim.errors import PlanError
+from sim.metrics.memory import fits
+from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+from sim.study.batch import Batch
+from sim.study.judge import OK
+from sim.study.pool import InThisProcess, LocalProcesses, processors
+from sim.study.search.axes import CONTEXT, TENSOR, axes_of, with_values
+from sim.study.search.best import Best, best_of
+from sim.study.search.bound import Bounds
+from sim.study.search.objectives import Floats, Objective, objectives_of
+from sim.study.search.space import Space, open_space
+from sim.study.search.table import Ints, Table
+from sim.study.store import Outcome
+
+AHEAD = 2  # simulations that wait for each process
+UNTRIED, SIMULATED, NO_FIT, FAILED = range(4)
+
+Progress = Callable[[str, float], None]  # told what is being done, and the share of it that is
+
+
+def search_plans(
+    experiment: Experiment,
+    limits: Mapping[str, Sequence[Any]] | None = None,
+    objectives: Sequence[str] = ("time",),
+    top: int = 10,
+    jobs: int | None = None,
+    progress: Progress = lambda what, share: None,
+) -> PlanSearch:
+    """The `top` best plans for the cluster, model and training of a resolved experiment.
+
+    `limits` gives values of an axis instead of all (`axes_of`). With several `objectives` the plans found are
+    those that nothing dominates. Uses `jobs` processes. On KeyboardInterrupt what is found so far is returned,
+    with `complete` False. Raises ConfigError for wrong input, PlanError if no plan is valid.
+    """
+    began = time.perf_counter()
+    wanted = objectives_of(objectives, Setup(experiment))
+    base = _one_step(experiment)
+    space = open_space(base, axes_of(limits or {}))
+    if not space.table.n:
+        rules = "; ".join(f"{count} plans: {rule}" for rule, count in space.forbidden.items())
+        raise PlanError(f"none of {space.enumerated} plans is valid: {rules}")
+    count = jobs or processors()
+    workers = LocalProcesses(count) if count > 1 else InThisProcess()
+    try:
+        hunt = _Hunt(space, wanted, best_of(len(wanted), top))
+        complete = True
+        try:
+            hunt.bounds(workers, progress)
+            hunt.simulate(workers, progress)
+        except KeyboardInterrupt:
+            complete = False
+    finally:
+        workers.close()
+    return hunt.found(experiment, complete, time.perf_counter() - began)
+
+
+def winner_of(experiment: Experiment, search: PlanSearch) -> Experiment:
+    """`experiment` with the best plan that was found."""
+    return with_values(experiment, search.plans[0].values)
+
+
+def _one_step(experiment: Experiment) -> Experiment:
+    """One step without what happens around it: failures, checkpoints, the length of the training."""
+    training = experiment.training.model_copy(update={"tokens": None, "time_limit": None})
+    return experiment.model_copy(
+        update={"training": training, "failures": None, "checkpoint": None, "measured": None, "input": None}
+    )
+
+
+@dataclass
+class _Hunt:
+    """The state of a search."""
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    best: Best
+    seconds: Floats = field(default_factory=lambda: np.zeros(0))  # bound on the step time, (n,)
+    status: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    fields: dict[int, dict[str, Any]] = field(default_factory=dict)  # result of each simulated plan
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.seconds = np.zeros(self.space.table.n)
+        self.status = np.full(self.space.table.n, UNTRIED)
+
+    def plan(self, row: int) -> Experiment:
+        """The experiment of a row."""
+        return with_values(self.space.base, self.space.table.choice(row))
+
+    # --- bounds -------------------------------------------------------------------------------
+
+    def bounds(self, workers: LocalProcesses | InThisProcess, progress: Progress) -> None:
+        """Bound all plans, in as many processes as there are; plans of equal cuts stay together."""
+        base, table, some = self.space.base, self.space.table, self.plan(0)
+        groups = sorted(table.groups((TENSOR, CONTEXT)), key=len, reverse=True)
+        if isinstance(workers, InThisProcess) or table.n < FEW:
+            self.seconds = bound_plans(base, some, table)
+            return
+        futures = {workers.pool.submit(bound_plans, base, some, table.take(rows)): rows for rows in groups}
+        done = 0
+        for future in _as_they_end(set(futures)):
+            rows = futures[future]
+            self.seconds[rows] = future.result()
+            done += len(rows)
+            progress("bounding plans", done / table.n)
+
+    # --- simulations --------------------------------------------------------------------------
+
+    def simulate(self, workers: LocalProcesses | InThisProcess, progress: Progress) -> None:
+        """Simulate plans in order of their bound until no other can be among the best."""
+        floors = self._floors()
+        order = np.lexsort((np.arange(len(floors)), floors[:, 0]))
+        running: dict[Future[Batch], int] = {}
+        for place, row in enumerate(order.tolist()):
+            if self.best.beats(floors[row]):
+                if len(self.objectives) == 1:
+                    break
+                continue
+            if not fits(Setup(self.plan(row))):
+                self.status[row] = NO_FIT
+                continue
+            running[workers.submit([self.plan(row)])] = row
+            if len(running) >= AHEAD * workers.count:
+                self._collect(running)
+            progress("simulating", self._share(place, order, floors))
+        while running:
+            self._collect(running)
+
+    def _floors(self) -> Floats:
+        """What each plan is worth at least, (n, objectives)."""
+        setup, table = Setup(self.space.base), self.space.table
+        ranks = np.prod([table.array(f"parallelism.{name}") for name in SHAPE_NAMES], axis=0).astype(np.float64)
+        return np.stack([objective.floor(setup, self.seconds, ranks) for objective in self.objectives], axis=1)
+
+    def _share(self, place: int, order: Ints, floors: Floats) -> float:
+        """Part of the plans that can still be among the best that is done."""
+        rows = self.best.rows
+        if not rows or len(self.objectives) > 1:
+            return place / len(order)
+        worst = self._worth(self.fields[rows[-1]])[0]
+        return place / max(1, int(np.searchsorted(floors[order, 0], worst, side="right")))
+
+    def _collect(self, running: dict[Future[Batch], int]) -> None:
+        """Take in at least one finished simulation."""
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            row = running.pop(future)
+            self._take(row, future.result()[0][0])
+
+    def _take(self, row: int, outcome: Outcome) -> None:
+        if outcome.status != OK:
+            self.status[row] = FAILED
+            self.failed[outcome.reason] += 1
+            return
+        self.status[row] = SIMULATED
+        fields = json.loads(outcome.fields)
+        self.best.add(row, self._worth(fields))
+        self.fields[row] = fields
+
+    def _worth(self, fields: Mapping[str, Any]) -> Floats:
+        return np.array([fields[objective.field] for objective in self.objectives])
+
+    # --- results ------------------------------------------------------------------------------
+
+    def found(self, experiment: Experiment, complete: bool, wall_s: float) -> PlanSearch:
+        """What came of it."""
+        setup, table = Setup(experiment), self.space.table
+        untried = int((self.status == UNTRIED).sum())
+        return PlanSearch(
+            name=experiment.name,
+            description=experiment.description,
+            accelerators=setup.accelerators,
+            objectives=tuple(objective.name for objective in self.objectives),
+            space=table.values,
+            enumerated=self.space.enumerated,
+            forbidden=self.space.forbidden,
+            no_fit=int((self.status == NO_FIT).sum()),
+            bounded=untried if complete else 0,
+            failed=dict(self.failed),
+            simulated=len(self.fields),
+            plans=tuple(self._found(row) for row in self.best.rows),
+            alternatives=tuple(self._alternatives()) if len(self.objectives) == 1 and complete else (),
+            capacity_bytes=setup.accelerator.memory.capacity,
+            complete=complete,
+            untried=0 if complete else untried,
+            wall_s=wall_s,
+        )
+
+    def _found(self, row: int) -> FoundPlan:
+        fields, prefix = self.fields[row], "step.breakdown_s."
+        return FoundPlan(
+            values=self.space.table.choice(row),
+            worth={each.name: fields[each.field] for each in self.objectives},
+            bound_s=float(self.seconds[row]),
+            step_s=fields["step.time_s"],
+            mfu=fields["step.mfu"],
+            memory_bytes=fields["memory.peak_bytes_per_accelerator"],
+            breakdown_s={key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)},
+        )
+
+    def _alternatives(self) -> list[Alternative]:
+        """For each key the best that a plan with another value of it can do."""
+        if not self.best.rows:
+            return []
+        table, winner = self.space.table, self.best.rows[0]
+        times = self.seconds.copy()
+        for row, fields in self.fields.items():
+            times[row] = fields["step.time_s"]
+        times[(self.status == NO_FIT) | (self.status == FAILED)] = np.inf
+        alternatives = []
+        for key, column in table.column.items():
+            others = np.flatnonzero((column != column[winner]) & np.isfinite(times))
+            if len(others):
+                row = int(others[np.argmin(times[others])])
+                proven = self.status[row] != SIMULATED
+                alternatives.append(Alternative(key, table.choice(row)[key], float(times[row]), bool(proven)))
+        return alternatives
+
+
+SHAPE_NAMES = ("tensor", "context", "pipeline", "data")
+FEW = 2000  # plans that one process bounds in a moment
+
+
+def bound_plans(base: Experiment, some_plan: Experiment, table: Table) -> Floats:
+    """Lower bounds on the step time of the plans of `table`, (n,); runs in a process of its own."""
+    cluster = build_cluster(Setup(base).cluster, base.degradations, merge_sprayed=base.simulation.prune == "auto")
+    return Bounds(base, cluster, some_plan).of(table)
+
+
+def _as_they_end(futures: set[Future[Floats]]) -> Any:
+    while futures:
+        done, futures = wait(futures, return_when=FIRST_COMPLETED)
+        yield from done

@@ -1,0 +1,86 @@
+"""Many plans as arrays, one row each, built axis by axis; what a rule forbids never grows.
+
+Public: `Table`, `grow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.spec.setup import Setup
+from sim.study.search.axes import Axis
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Plans as columns of value numbers.
+
+    column[key]: (n,) index into values[key].
+    """
+
+    values: dict[str, tuple[Any, ...]]
+    column: dict[str, Ints]
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(next(iter(self.column.values()))) if self.column else 1
+
+    def choice(self, row: int) -> dict[str, Any]:
+        """Key path to value of one plan."""
+        return {key: self.values[key][int(column[row])] for key, column in self.column.items()}
+
+    def take(self, rows: Ints | Mask) -> Table:
+        """The plans at `rows`."""
+        return Table(self.values, {key: column[rows] for key, column in self.column.items()})
+
+    def array(self, key: str) -> NDArray[Any]:
+        """The values of one axis, (n,)."""
+        return np.array(self.values[key])[self.column[key]]
+
+    def groups(self, keys: Iterable[str]) -> Iterator[Ints]:
+        """Rows that agree in `keys`, group by group."""
+        mixed = np.zeros(self.n, dtype=np.int64)
+        for key in keys:
+            mixed = mixed * len(self.values[key]) + self.column[key]
+            mixed = np.unique(mixed, return_inverse=True)[1]
+        order = np.argsort(mixed, kind="stable")
+        yield from np.split(order, np.flatnonzero(np.diff(mixed[order])) + 1)
+
+    def with_axis(self, axis: Axis, base: Setup) -> Table:
+        """Each plan once for each of the values that `axis` has for it."""
+        options, which = self._options(axis, base)
+        known = tuple(dict.fromkeys(value for option in options for value in option))
+        place = {value: index for index, value in enumerate(known)}
+        sizes = np.array([len(option) for option in options], dtype=np.int64)[which]
+        starts = np.cumsum(sizes) - sizes
+        position = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
+        flat = np.array([place[value] for option in options for value in option], dtype=np.int64)
+        first = np.cumsum([0, *(len(option) for option in options)])[:-1]
+        grown = {key: np.repeat(column, sizes) for key, column in self.column.items()}
+        grown[axis.key] = flat[np.repeat(first[which], sizes) + position]
+        return Table(self.values | {axis.key: known}, grown)
+
+    def sizes(self, axis: Axis, base: Setup) -> Ints:
+        """How many values `axis` has for each plan, (n,)."""
+        options, which = self._options(axis, base)
+        return np.array([len(option) for option in options], dtype=np.int64)[which]
+
+    def _options(self, axis: Axis, base: Setup) -> tuple[list[tuple[Any, ...]], Ints]:
+        """The distinct lists of values of an axis, and which of them each plan has."""
+        which, options = np.zeros(self.n, dtype=np.int64), []
+        for number, rows in enumerate(self.groups(key for key in axis.depends if key in self.column)):
+            which[rows] = number
+            options.append(axis.values(base, self.choice(int(rows[0]))))
+        return options, which
+
+
+EMPTY = Table({}, {})
