@@ -13,8 +13,11 @@ from sim.workload.optimizer import optimizer_step
 MIN_PERIODS = 3  # fewer periods than this are not worth looking for
 
 
-def assemble(job: Job) -> Program:
-    """The program of one training step. `coalesce: off` cuts every chain at its collectives."""
+def assemble(job: Job, input_stall: float = 0.0) -> Program:
+    """The program of one training step; all wait `input_stall` seconds for the next batch at its end.
+
+    `coalesce: off` cuts every chain at its collectives.
+    """
     program = Program()
     computes = tuple(program.new_stream(f"rank {rank.representative}", "compute", rank.number) for rank in job.ranks)
     exchange = data_parallel(job, program)
@@ -25,6 +28,8 @@ def assemble(job: Job) -> Program:
     embedding = _embedding_gradients(job, program, exchange)
     for rank in job.ranks:
         _write_end(job, program, computes[rank.number], rank, exchange, embedding)
+        if input_stall > 0:
+            _wait_for_input(program, computes[rank.number], rank, input_stall)
     program.beats = _beats(job, ends)
     return program
 
@@ -64,6 +69,11 @@ def _embedding_gradients(job: Job, program: Program, exchange: DataParallel) -> 
         stream.add(program.new_template(waits, program.new_action(action), token(done)))
         awaited |= dict.fromkeys(flow.members, done)
     return awaited
+
+
+def _wait_for_input(program: Program, compute: Stream, rank: RankClass, seconds: float) -> None:
+    wait = Action("wait for input", "input_stall", (rank.number,), seconds, parts=(("input_stall", seconds),))
+    compute.add(program.new_template((), program.new_action(wait)))
 
 
 def _write_end(

@@ -14,7 +14,7 @@ from simpy.core import Environment
 
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
-from sim.engine.network import Network
+from sim.engine.network import Network, solve
 from sim.engine.ranks import Job, build_job, flow_table
 from sim.plan.fold import first_of_class
 from sim.plan.plan import Plan
@@ -49,10 +49,19 @@ def transfer_seconds(plan: Plan, transfers: Transfers) -> float:
     return max((ended[kind] + latency[kind] for kind in size), default=0.0)
 
 
+def rate_together(plan: Plan, transfers: Transfers) -> float:
+    """Rate of all transfers together while all of them move, with nothing else on the links [B/s]."""
+    alone = with_transfers(plan, transfers, training=False)
+    classes = _classes(alone, transfers)
+    rates = solve(flow_table(alone), tuple((number, 1) for number in sorted(classes)))
+    kinds = [alone.partition.flow[alone.flow_sets[kind]] for kind in transfers.flows]
+    return float(sum(rates[number] for kind in kinds for number in kind.tolist()))
+
+
 def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
     """The transfers started together with a step; `step_s`: a step without them. Raises Deadlock."""
     both = with_transfers(plan, transfers, training=True)
-    step = StepBeside(build_job(both))
+    step = StepBeside(build_job(both), step_s)
     left, clock, lost = _sizes(both, transfers), max(_latencies(both, transfers).values(), default=0.0), 0.0
     for _ in range(DIFFERENT_STEPS):
         seconds, last, rest = step.run(left)
@@ -71,10 +80,12 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
 
 
 class StepBeside:
-    """One training step with transfers on the same links, as often as wanted."""
+    """One training step with transfers on the same links, as often as wanted; `step_s`: it waits for input so long."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, step_s: float) -> None:
         self.job, self.program = job, assemble(job)
+        if job.plan.experiment.input is not None:
+            self.program = assemble(job, step_s - self.run({})[0])
 
     def run(self, left: dict[int, float]) -> tuple[float, float, dict[int, float]]:
         """Seconds of a step beside `left` bytes by flow class, when the last of them ended, and what is left then."""

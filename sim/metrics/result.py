@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sim.run.feeding import Feeding
+
 BREAKDOWN = (
     "compute",
     "tensor_comm",
@@ -187,6 +189,7 @@ class Result:
     seed: int
     version: str
     manifest: dict[str, Any]  # resolved input
+    input: Feeding | None = None  # how training data arrives; None: always in time
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""

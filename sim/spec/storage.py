@@ -71,16 +71,17 @@ class Checkpointing(Record):
 
 
 class InputPipeline(Record):
-    """How training data comes to the accelerators: read, decompressed, prepared on the host, queued."""
+    """How training data comes to the accelerators: one rank of each replica reads, and its workers prepare batches ahead."""
 
     record: Bytes = Field(gt=0, description="mean size of a record in storage, compressed")
     record_deviation: Bytes = Field(default=0.0, ge=0, description="standard deviation of the size of a record (normal, cut at 0)")
     records_per_sample: float = Field(default=1.0, gt=0, description="records that make one sample (a sequence of the batch)")
+    records_per_file: float = Field(default=1.0, gt=0, description="records that one opened file, and one wait for its first byte, give")
     compression_ratio: float = Field(default=1.0, ge=1, description="bytes after decompression over bytes stored")
     decompression_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="output rate of decompression on one core; no cost if absent")
     preprocessing: Seconds = Field(default=0.0, ge=0, description="time of one core to decode and prepare a sample")
     cores: Count | None = Field(default=None, ge=1, description="host cores of a node that work on input; all if absent")
-    readers: Count = Field(default=4, ge=1, description="records that one rank reads at a time")
-    prefetch: Count = Field(default=2, ge=0, description="batches of a rank that are prepared ahead; 0: reading starts when a step ends")
-    shuffle_buffer: Bytes = Field(default=0.0, ge=0, description="samples held in host memory to draw from, per rank; filled before the first step")
-    cached: Fraction = Field(default=0.0, description="share of the records that host memory serves after the first epoch")
+    workers: Count = Field(default=4, ge=1, description="workers of a replica; each reads and prepares one batch at a time, on one core")
+    prefetch: Count = Field(default=8, ge=0, description="batches of a replica begun ahead of the one in use; 0: begun when it is asked for")
+    shuffle_buffer: Bytes = Field(default=0.0, ge=0, description="records held in host memory to draw from, per replica, as stored; filled before the first step")
+    cached: Fraction = Field(default=0.0, description="share of the records that host memory serves, after the first epoch")

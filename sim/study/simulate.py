@@ -20,6 +20,7 @@ from sim.metrics.links import link_use
 from sim.metrics.memory import memory_result
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
 from sim.plan.plan import Plan
+from sim.run.feeding import Feeding, feed, supply_of
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import accounts
@@ -41,6 +42,7 @@ class Simulated:
     plan: Plan
     job: Job
     trace: Trace
+    feeding: Feeding | None = None
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,34 @@ class Prepared:
     executor: Executor
 
     def run(self) -> Simulated:
-        """Let it happen, once. Raises Deadlock."""
-        return Simulated(self.setup, self.cluster, self.plan, self.job, self.executor.run())
+        """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
+        trace, feeding = self.executor.run(), None
+        data, storage = self.setup.experiment.input, self.cluster.storage
+        if data is not None and storage is not None:
+            feeding = feed(supply_of(self.plan, data, storage), trace.time, self.setup.experiment.seed)
+            if feeding.stall_s > 0:
+                trace = _executor(self.job, feeding.stall_s).run()
+        return Simulated(self.setup, self.cluster, self.plan, self.job, trace, feeding)
 
 
 def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
     setup = Setup(experiment)
-    options = experiment.simulation
     plan = plan_step(experiment)
     job = build_job(plan)
-    program = assemble(job)
-    executor = Executor(
-        program,
+    return Prepared(setup, plan.cluster, plan, job, _executor(job))
+
+
+def _executor(job: Job, input_stall: float = 0.0) -> Executor:
+    options = job.plan.experiment.simulation
+    return Executor(
+        assemble(job, input_stall),
         job.table,
         flow_ranks=tuple(flow.members for flow in job.flows),
-        slowdown=plan.software.overlap_slowdown,
+        slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
         check=options.certificate,
     )
-    return Prepared(setup, plan.cluster, plan, job, executor)
 
 
 def simulate_step(experiment: Experiment) -> Simulated:
@@ -108,6 +118,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         step=step,
         memory=memory_result(run.plan),
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
+        input=run.feeding,
         run=whole,
         energy=energy,
         cost=cost,
