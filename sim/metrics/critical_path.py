@@ -51,7 +51,7 @@ class Overlap:
     category: str
     total: float
     exposed: float
-    hidden_by: dict[str, float]  # label of the computation beside it
+    hidden_by: dict[str, float]  # what is computed meanwhile, exposed or not, or the bubble
 
 
 def critical_path(trace: Trace, stage_of: Sequence[int]) -> tuple[PathPart, ...]:

@@ -104,11 +104,12 @@ def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
 def _change_table(changes: tuple[Change, ...]) -> Table:
     table = _table("left", "input", "A", "B")
     for change in changes:
-        table.add_row(change.key, _plain(change.a), _plain(change.b))
+        table.add_row(change.key, plain(change.a), plain(change.b))
     return table
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value of the input as text."""
     return "-" if value is None else str(value)
 
 
@@ -116,7 +117,7 @@ def _metric_table(metrics: list[Metric]) -> Table:
     table = _table("right", "result", "A", "B", "B - A", "change")
     for metric in metrics:
         numbers = (metric.a, metric.b, metric.difference)
-        table.add_row(metric.key, *(_show(metric.key, number) for number in numbers), _relative(metric))
+        table.add_row(metric.key, *(show(metric.key, number) for number in numbers), relative(metric))
     return table
 
 
@@ -128,7 +129,7 @@ def _table(side: Literal["left", "right"], first: str, *others: str) -> Table:
     return table
 
 
-def _show(key: str, value: float) -> str:
+def show(key: str, value: float) -> str:
     """The number with its unit, which the name of the key tells."""
     if key.split(".")[-1] in SHARES:
         return human.percent(value)
@@ -141,5 +142,6 @@ def _show(key: str, value: float) -> str:
     return human.digits(value)
 
 
-def _relative(metric: Metric) -> str:
+def relative(metric: Metric) -> str:
+    """By how much B is more than A."""
     return human.signed_percent(metric.ratio - 1) if metric.ratio is not None else "new"

@@ -1,0 +1,220 @@
+"""The page of one run: numbers first, then where the time, the bytes, the joules and the money go.
+
+Public: `run_page`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.metrics.pictures import Pictures
+from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, RunResult, StepResult
+from sim.report import human
+from sim.report.page.charts import (
+    breakdown_chart,
+    communication_chart,
+    memory_chart,
+    pipeline_chart,
+    power_chart,
+    roofline_chart,
+    share_chart,
+)
+from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
+from sim.report.page.network import network_chart
+from sim.report.text import LABELS, METRICS
+
+SHOWN_INCIDENTS = 500
+SHOWN_OPERATIONS = 40
+
+
+def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
+    """The page of a result. drawn: what the pictures show, if the step can be simulated again; written: the input."""
+    sections = [
+        Section("Result", [cards(_headlines(result)), *map(note, result.notes), _setup(result)]),
+        Section("Where the step goes", [breakdown_chart(result.step), _breakdown_table(result.step)]),
+        Section("Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
+        Section("Memory", [memory_chart(result.memory), _memory_table(result.memory)]),
+        Section("Network", _network(result, drawn)),
+        Section(
+            "Communication", [communication_chart(drawn.overlaps), _overlaps(drawn)] if drawn and drawn.overlaps else []
+        ),
+        Section("Operations", [roofline_chart(drawn), _operations(drawn)] if drawn else []),
+        Section("Power and energy", list(_energy(result.energy)) if result.energy else []),
+        Section("The long run", list(_run(result.run)) if result.run else []),
+        Section("Cost", list(_cost(result.cost)) if result.cost else []),
+        Section("Input", [code(written, "the resolved input")]),
+    ]
+    return page(result.name, result.description or result.setup.get("workload", ""), sections)
+
+
+def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
+    step, memory = result.step, result.memory
+    band = ""
+    if result.trust:
+        band = f"±{result.trust.band:.0%}, as {result.trust.runs} validated runs like it"
+    yield "step time", human.step_time(step.time_s), band
+    yield (
+        "throughput",
+        f"{human.digits(step.tokens_per_s)} tokens/s",
+        f"{human.count(result.accelerators)} accelerators",
+    )
+    yield (
+        "model FLOP utilization",
+        human.percent(step.mfu),
+        f"{human.digits(step.model_tflops_per_accelerator)} TFLOP/s each",
+    )
+    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} into {human.size(memory.capacity_bytes)}"
+    if result.run:
+        steps = f"{human.count(result.run.steps)} steps, goodput {human.percent(result.run.goodput)}"
+        yield "time to train", human.duration(result.run.time_to_train_s["mean"]), steps
+    if result.energy:
+        power = f"{human.digits(result.energy.mean_power_w / 1e3)} kW on average"
+        yield "energy", f"{human.digits(result.energy.total_kwh)} kWh", power
+        if result.energy.carbon_kg is not None:
+            yield "carbon", f"{human.digits(result.energy.carbon_kg / 1e3)} t CO2e", ""
+    if result.cost:
+        yield "cost", f"{human.digits(result.cost.usd['total'])} USD", result.cost.basis
+    if result.comparison:
+        measured = f"{human.signed_percent(result.comparison.error)} in step time"
+        label, spell = METRICS[result.comparison.metric]
+        yield f"measured {label}", spell(result.comparison.measured), measured
+
+
+def _setup(result: Result) -> str:
+    trust = []
+    if result.trust:
+        trust = [["validated on", f"{result.trust.runs} runs: {result.trust.basis}"]]
+        trust += [["extrapolates", respect] for respect in result.trust.extrapolates]
+    return table(("", ""), [*([label.replace("_", " "), value] for label, value in result.setup.items()), *trust])
+
+
+def _breakdown_table(step: StepResult) -> str:
+    rows: Iterator[list[Cell]] = (
+        [
+            LABELS.get(part, part),
+            (seconds, human.step_time(seconds)),
+            (seconds / step.time_s, human.percent(seconds / step.time_s)),
+        ]
+        for part, seconds in step.breakdown_s.items()
+        if seconds > 0
+    )
+    return table(("part", "exposed time", "share"), rows)
+
+
+def _memory_table(memory: MemoryResult) -> str:
+    rows: Iterator[list[Cell]] = (
+        [part, (size, human.size(size)), (size / memory.capacity_bytes, human.percent(size / memory.capacity_bytes))]
+        for part, size in memory.parts.items()
+    )
+    return table(("part of the fullest stage", "size", "of capacity"), rows)
+
+
+def _network(result: Result, drawn: Pictures | None) -> list[Part]:
+    links = result.utilization.links
+    rows: Iterator[list[Cell]] = (
+        [
+            use.kind,
+            (use.count, human.count(use.count)),
+            use.name,
+            (use.mean, human.percent(use.mean)),
+            (use.peak, human.percent(use.peak)),
+            (use.bytes, human.traffic(use.bytes)),
+        ]
+        for use in links
+    )
+    if not links:
+        return [note("No link carries anything.")]
+    return [
+        *([network_chart(drawn.network)] if drawn else []),
+        table(("kind", "links", "one of them", "mean", "peak", "per step"), rows, "links", filtered=True),
+    ]
+
+
+def _overlaps(drawn: Pictures) -> str:
+    rows: list[list[Cell]] = []
+    for each in drawn.overlaps:
+        hiding = ", ".join(
+            f"{name} {human.step_time(seconds)}" for name, seconds in each.hidden_by.items() if seconds > 0
+        )
+        hidden = max(0.0, each.total - each.exposed)
+        rows.append(
+            [
+                LABELS.get(each.category, each.category),
+                (each.total, human.step_time(each.total)),
+                (each.exposed, human.step_time(each.exposed)),
+                (hidden, human.step_time(hidden)),
+                hiding,
+            ]
+        )
+    return table(("communication", "in flight", "exposed", "hidden", "beside it"), rows)
+
+
+def _operations(drawn: Pictures) -> str:
+    work = sorted(drawn.work, key=lambda each: -each.seconds * each.times)[:SHOWN_OPERATIONS]
+    rows: Iterator[list[Cell]] = (
+        [
+            each.name,
+            each.kind,
+            (each.times, human.count(each.times)),
+            (each.seconds, human.step_time(each.seconds)),
+            (each.seconds * each.times, human.step_time(each.seconds * each.times)),
+            (
+                each.flops / each.seconds if each.seconds else 0.0,
+                human.digits(each.flops / each.seconds / 1e12) if each.seconds else "",
+            ),
+        ]
+        for each in work
+    )
+    return table(("operation", "kind", "times", "each", "together", "TFLOP/s"), rows, "operations", filtered=True)
+
+
+def _energy(energy: EnergyResult) -> Iterator[Part]:
+    if energy.power:
+        yield power_chart(energy.power)
+    yield share_chart("energy", "Energy by part", energy.parts_kwh, "kWh")
+    rows: list[list[Cell]] = [
+        [part.replace("_", " "), (kwh, human.digits(kwh))] for part, kwh in energy.parts_kwh.items()
+    ]
+    rows.append(["total", (energy.total_kwh, human.digits(energy.total_kwh))])
+    rows.append(["board limit x hours, as model cards count", (energy.tdp_kwh, human.digits(energy.tdp_kwh))])
+    yield table(("part", "kWh"), rows)
+
+
+def _run(run: RunResult) -> Iterator[Part]:
+    if run.badput_s:
+        productive = run.elapsed_s - sum(run.badput_s.values())
+        yield share_chart("goodput", "Where the time of the run goes", {"training": productive, **run.badput_s}, "s")
+    quantiles: list[list[Cell]] = [
+        [name, (seconds, human.duration(seconds))] for name, seconds in run.time_to_train_s.items()
+    ]
+    yield table(("time to train", ""), quantiles)
+    if run.failures_by_cause:
+        causes: list[list[Cell]] = [
+            [cause, (count, human.digits(count))] for cause, count in run.failures_by_cause.items()
+        ]
+        yield table(("cause", "times"), causes)
+    if run.incidents:
+        rows: Iterator[list[Cell]] = (
+            [
+                (each.time_s, human.duration(each.time_s)),
+                each.cause,
+                each.component,
+                ", ".join(map(str, each.nodes[:4])),
+                each.action,
+                (each.downtime_s, human.duration(each.downtime_s)),
+                (each.lost_steps, human.digits(each.lost_steps)),
+            ]
+            for each in run.incidents[:SHOWN_INCIDENTS]
+        )
+        if len(run.incidents) > SHOWN_INCIDENTS:
+            yield note(f"The first {SHOWN_INCIDENTS} of {len(run.incidents)} incidents.")
+        yield table(
+            ("at", "cause", "part", "nodes", "action", "down for", "steps lost"), rows, "incidents", filtered=True
+        )
+
+
+def _cost(cost: CostResult) -> Iterator[Part]:
+    yield table(("part", "USD"), [[part.replace("_", " "), (usd, human.digits(usd))] for part, usd in cost.usd.items()])
+    if cost.usd_per_million_tokens is not None:
+        yield note(f"{human.digits(cost.usd_per_million_tokens)} USD per million tokens; {cost.basis}")

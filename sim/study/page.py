@@ -1,0 +1,35 @@
+"""The page of a run: its result, with pictures from the same step simulated in detail.
+
+Public: `page_of`, `write_page`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sim.errors import ConfigError
+from sim.metrics.pictures import Pictures, pictures
+from sim.metrics.result import Result
+from sim.report.page.run import run_page
+from sim.spec.load import load_experiment
+from sim.study.timeline import simulated_for_timeline
+
+
+def page_of(result: Result) -> str:
+    """The HTML page of a result; without pictures if its input is not one of this version."""
+    return run_page(result, _pictures(result), json.dumps(result.manifest, indent=2))
+
+
+def _pictures(result: Result) -> Pictures | None:
+    try:
+        experiment = load_experiment(result.manifest, si=True).experiment
+    except ConfigError:
+        return None
+    run = simulated_for_timeline(experiment)
+    return pictures(run.trace, run.plan, run.job, run.cluster)
+
+
+def write_page(result: Result, file: Path) -> None:
+    """Write the page of a result."""
+    file.write_text(page_of(result), encoding="utf-8")
