@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import Fields, job_of, run_collectives, small_experiment
 
-from sim.engine.collectives import Group, collective_cost, floor_and_ramp, send_cost
+from sim.engine.collectives import Group, collective_cost, floor_and_ramp, send_cost, tree_correction
 from sim.engine.ranks import Job
 from sim.metrics.breakdown import rank_time
 from sim.spec.records import CollectiveTuning, Node
@@ -178,9 +178,14 @@ class TestChoice:
     def test_a_tree_over_two_nodes_beats_the_wire(self) -> None:
         """Between N nodes a tree sends 2 (N-1)/N of the message: once over two, where a ring sends 1.875 times."""
         group = Group(size=16, nodes=2, hop_latency=0.0, local_rate=400e9, network_rate=200e9)
-        cost = collective_cost("all_reduce", 1e10, group, server())
+        cost = collective_cost("all_reduce", 1e10, group, server(in_network=True))
         assert cost.algorithm == "tree"
         assert cost.size / group.rate == pytest.approx(1e10 / 200e9 / 0.92)
+
+    def test_without_switches_that_add_two_nodes_take_the_ring(self) -> None:
+        """NCCL expects at most 23.6 GB/s a channel of a tree on Ampere, less than its ring has."""
+        group = Group(size=16, nodes=2, hop_latency=0.0, local_rate=400e9, network_rate=200e9)
+        assert collective_cost("all_reduce", 1e10, group, server()).algorithm == "ring"
 
     def test_from_three_nodes_on_the_tuner_takes_tree_traffic_for_ring_traffic(self) -> None:
         """Forced, a tree over three nodes is quicker than the ring; NCCL takes the ring (NVIDIA/nccl issue 1801)."""
@@ -205,6 +210,9 @@ class TestChoice:
         inside = size * (width - 1) / n / 300e9
         outside = size * (n - width) / n / (network / width)
         assert cost.size / rate == pytest.approx(max(inside, outside))
+
+    def test_the_tuner_expects_less_of_trees_in_the_middle(self) -> None:
+        assert [tree_correction(size) for size in (1.0, 64 * 1024, 2**20, 2**26, 2**30)] == [1.0, 0.6, 0.6, 0.9, 1.0]
 
     def test_between_nodes_floor_and_ramp_are_their_own(self) -> None:
         tuning = CollectiveTuning.from_si(
@@ -236,9 +244,10 @@ class TestChoice:
         levels = ceil(log2(nodes)) if nodes > 1 else 0
         tree_start = 2 * ((width - 1) * 2e-6 + levels * 7e-6)
         tree = moved if nodes == 1 else 2 * size * (nodes - 1) / nodes / rate
+        expected = tree if nodes == 1 or (nodes == 2 and in_network) else moved
         believed = {"ring": 2 * (nodes - 1) * 6e-6 + 2 * (n - nodes) * 1e-6 + moved}
         if n > 2:
-            believed["tree"] = tree_start + (tree if nodes <= 2 else moved) / 0.92
+            believed["tree"] = tree_start + expected / 0.92 / tree_correction(size)
             if in_network and nodes == 1:
                 believed["in_network"] = 8e-6 + size * (1 + 1 / n) / 0.8 / rate
         assert believed[cost.algorithm] == pytest.approx(min(believed.values()), rel=EXACT)

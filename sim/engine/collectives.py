@@ -19,6 +19,9 @@ from math import ceil, inf, log2, sqrt
 from sim.spec.records import CollectiveTuning, Node
 
 ALGORITHMS = ("ring", "tree", "in_network")
+TREE_CORRECTION = (  # for messages from 64 B on, doubling
+    1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6, 0.6, 0.5, 0.6, 0.6, 0.7, 0.7, 0.8, 0.9, 0.9,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,26 @@ def _ways(kind: str, message: float, group: Group, node: Node) -> list[tuple[Cos
     ways = [(ring, ring.size)]
     if kind == "all_reduce" and group.size > 2:
         tree = _tree(message, group, node)
-        # Only on two nodes does the tuner know that a tree sends less between nodes than a ring.
-        ways.append((tree, tree.size if group.nodes <= 2 else ring.size / node.collectives.tree_efficiency))
+        expected = tree.size if _sees_tree_traffic(group, node) else ring.size / node.collectives.tree_efficiency
+        ways.append((tree, expected / tree_correction(message)))
         if node.local.in_network_reduction and group.nodes == 1:
             switch = _in_network(message, group, node)
             ways.append((switch, switch.size))
     return ways
+
+
+def _sees_tree_traffic(group: Group, node: Node) -> bool:
+    """Whether the tuner expects of a tree between nodes the less traffic that it has.
+
+    It does on two nodes, but caps a tree without the switches' help near the rate of one adapter a channel.
+    """
+    return group.nodes == 1 or (group.nodes == 2 and node.local.in_network_reduction)
+
+
+def tree_correction(message: float) -> float:
+    """Share of its rate that the tuner expects of a tree for a message (treeCorrectionFactor, LL128)."""
+    step = int(log2(max(message, 64.0) / 64))
+    return TREE_CORRECTION[step] if step < len(TREE_CORRECTION) else 1.0
 
 
 def _ring(kind: str, message: float, group: Group, node: Node) -> Cost:
