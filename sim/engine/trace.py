@@ -56,6 +56,10 @@ class Trace:
     time: float
     events: int
 
+    def actions(self) -> Ints:
+        """Number of the action of each row, (n,)."""
+        return np.array([template.action for template in self.program.templates], dtype=np.int64)[self.template]
+
     def repeated_rows(self, repeat: Repeat) -> Ints:
         """Stored rows that a repeat copies."""
         moved = np.zeros(len(self.program.streams), dtype=bool)

@@ -46,29 +46,23 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
 
     A gap is charged to the chain of events that ended it, walked backwards: transfers to their own
     kind of communication, other ranks' work with the collectives inside it to the bubble. Where periods
-    were skipped, a gap happened as often as the row before it; the last time is looked at.
+    were skipped, a gap happened as often as the period; the last time is looked at.
     """
     exposed = dict.fromkeys(BREAKDOWN, 0.0)
     number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
     rows = np.flatnonzero(trace.stream == number)
-    weight, actions = trace.weights(), _row_actions(trace)
-    history, causes = History(trace), _causes(trace, rank, actions)
-    clock, times, previous = 0.0, 1, -1
+    weight, acts = trace.weights(), trace.actions()
+    history = History(trace)
+    for begin, event, times in history.gaps(rows.tolist()):
+        for cause, seconds in _gap(trace, history, acts, rank, begin, event):
+            exposed[cause] += times * seconds
     for row in rows.tolist():
-        for cause, seconds in _gap(history, causes, clock, history.after(row, previous)):
-            exposed[cause] += times * seconds
-        times = int(weight[row])
-        for cause, seconds in _own(actions[row], float(trace.end[row] - trace.start[row])):
-            exposed[cause] += times * seconds
-        clock, previous = history.end(history.last(row)), row
-    exposed["bubble"] += max(0.0, trace.time - clock)
-    return RankTime(rank, exposed, _comm_total(trace, rank, actions, weight))
-
-
-def _row_actions(trace: Trace) -> list[Action]:
-    acts = np.array([template.action for template in trace.program.templates], dtype=np.int64)
-    actions = trace.program.actions
-    return [actions[action] for action in acts[trace.template].tolist()] if len(trace.template) else []
+        for cause, seconds in _own(trace.program.actions[acts[row]], float(trace.end[row] - trace.start[row])):
+            exposed[cause] += int(weight[row]) * seconds
+    exposed["bubble"] += max(
+        0.0, trace.time - max(map(history.end, map(history.last, rows[-1:].tolist())), default=0.0)
+    )
+    return RankTime(rank, exposed, _comm_total(trace, rank, acts, weight))
 
 
 def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
@@ -78,29 +72,15 @@ def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
     return [*action.parts, ("compute", seconds - sum(part for _, part in action.parts))]
 
 
-def _causes(trace: Trace, rank: int, actions: list[Action]) -> list[Cause]:
-    """What each row is to a rank that waits for it: inner collectives of others are their work."""
-    shared = ("pipeline_comm", "data_comm")
-    seconds = (trace.end - trace.start).tolist()
-    return [
-        (action.category if action.category in shared or rank in members_of(trace, action) else "bubble", share)
-        for action, share in zip(actions, map(_full_speed, actions, seconds), strict=True)
-    ]
-
-
-def _full_speed(action: Action, seconds: float) -> float:
-    """Share of its time that an action needs anyway; slower processors add the rest."""
-    return min(1.0, action.duration / seconds) if action.flow < 0 and seconds > 0 else 1.0
-
-
-def _gap(history: History, causes: list[Cause], begin: float, event: Event) -> list[Cause]:
+def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, event: Event) -> list[Cause]:
     """Causes of the wait between `begin` and the start of `event`, with the seconds of each."""
     found = []
     until, blocker = history.start(event), history.blocker(event)
     while until > begin and blocker is not None:
         since = max(begin, history.start(blocker))
         if since < until:
-            cause, share = causes[blocker[0]]
+            action, seconds = trace.program.actions[acts[blocker[0]]], history.end(blocker) - history.start(blocker)
+            cause, share = _cause(trace, rank, action), _full_speed(action, seconds)
             found.append((cause, share * (until - since)))
             found.append(("bubble" if cause == "bubble" else "compute", (1 - share) * (until - since)))
             until = since
@@ -110,16 +90,27 @@ def _gap(history: History, causes: list[Cause], begin: float, event: Event) -> l
     return found
 
 
-def _comm_total(trace: Trace, rank: int, actions: list[Action], weight: Ints) -> float:
+def _cause(trace: Trace, rank: int, action: Action) -> str:
+    """What an action is to a rank that waits for it: inner collectives of others are their work."""
+    shared = action.category in ("pipeline_comm", "data_comm")
+    return action.category if shared or rank in members_of(trace, action) else "bubble"
+
+
+def _full_speed(action: Action, seconds: float) -> float:
+    """Share of its time that an action needs anyway; slower processors add the rest."""
+    return min(1.0, action.duration / seconds) if action.flow < 0 and seconds > 0 else 1.0
+
+
+def _comm_total(trace: Trace, rank: int, acts: Ints, weight: Ints) -> float:
     """Seconds the rank has a collective or send in flight, streams added."""
-    total = 0.0
-    duration = trace.end - trace.start
-    for row, action in enumerate(actions):
-        if rank in members_of(trace, action):
-            total += float(weight[row] * duration[row]) * _full_speed(action, float(duration[row]))
-        elif action.comm and rank in action.ranks:
-            total += float(weight[row]) * action.comm
-    return total
+    actions = trace.program.actions
+    at_most = np.array([np.inf if action.flow >= 0 else action.duration for action in actions])
+    takes_part = np.array([rank in members_of(trace, action) for action in actions], dtype=bool)
+    inside = np.array([action.comm if rank in action.ranks else 0.0 for action in actions])
+    if not len(acts):
+        return 0.0
+    seconds = np.minimum(trace.end - trace.start, at_most[acts])
+    return float((weight * np.where(takes_part[acts], seconds, inside[acts])).sum())
 
 
 def members_of(trace: Trace, action: Action) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from sim.engine.trace import Trace
@@ -29,9 +31,29 @@ class History:
         """The last copy of a row."""
         return row, self.trace.repeats[self.repeat[row]].times if self.repeat[row] >= 0 else 0
 
-    def after(self, row: int, previous: int) -> Event:
-        """The last copy of `row` that follows a copy of `previous` in their stream; previous -1: none."""
-        return self.last(row) if previous >= 0 and self.repeat[previous] == self.repeat[row] else (row, 0)
+    def gaps(self, rows: list[int]) -> Iterator[tuple[float, Event, int]]:
+        """Between the events of one stream: the end of one [s], the next, and how often that happened.
+
+        rows: all stored rows of the stream in order. Gaps inside a period, and from one period to the
+        next, happened as often as it was repeated; the last of them stands for all.
+        """
+        before, first = -1, -1  # the row before, and the first row of the repeat that it is in
+        for row in [*rows, -1]:
+            repeat, previous = self._repeat_of(row), self._repeat_of(before)
+            if repeat >= 0 and repeat == previous:
+                times = self.trace.repeats[repeat].times
+                yield self.end((before, times)), (row, times), times + 1
+            else:
+                if previous >= 0:
+                    times = self.trace.repeats[previous].times
+                    yield self.end((before, times - 1)), (first, times), times
+                if row >= 0:
+                    yield 0.0 if before < 0 else self.end(self.last(before)), (row, 0), 1
+                first = row
+            before = row
+
+    def _repeat_of(self, row: int) -> int:
+        return self.repeat[row] if row >= 0 else -1
 
     def start(self, event: Event) -> float:
         """When it began [s]."""

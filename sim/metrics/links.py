@@ -16,12 +16,10 @@ Floats = NDArray[np.float64]
 def flow_bytes(trace: Trace) -> Floats:
     """Bytes of one flow of each class over the step, those inside coalesced chains too, (n_flows,)."""
     total = trace.flow_bytes.copy()
-    acts = np.array([template.action for template in trace.program.templates], dtype=np.int64)
-    if len(trace.template):
-        times = np.bincount(acts[trace.template], trace.weights(), len(trace.program.actions))
-        for action, count in zip(trace.program.actions, times.tolist(), strict=True):
-            for flow, size in action.carried:
-                total[flow] += count * size
+    times = np.bincount(trace.actions(), trace.weights(), len(trace.program.actions))
+    for action, count in zip(trace.program.actions, times.tolist(), strict=True):
+        for flow, size in action.carried:
+            total[flow] += count * size
     return total
 
 
