@@ -31,10 +31,10 @@ from sim.spec.storage import InputPipeline
 from sim.units import DATA, format_quantity
 
 Floats = NDArray[np.float64]
-BATCHES = 40_000  # simulated, of all replicas together
-FEWEST, MOST = 48, 400  # steps
+BATCHES = 16_000  # simulated, of all replicas together
+FEWEST, MOST = 96, 800  # steps
 WARM_UP = 0.25  # share of the steps before stalls count
-MOST_REPLICAS = 1024  # simulated of those that differ by the sizes of their records
+MOST_REPLICAS = 256  # simulated of those that differ by the sizes of their records
 MOST_DRAWN = 64  # records of a batch drawn one by one; of more, their sum is drawn
 
 
@@ -72,7 +72,7 @@ class Feeding:
     """How training data arrives, in steady state."""
 
     stall_s: float  # mean wait of a step
-    supplied_samples_per_s: float | None  # if training took no time; None: at once
+    supplied_samples_per_s: float | None  # what the slowest stage lets through; None: no stage takes time
     wanted_samples_per_s: float  # if data were always there
     accelerator_utilization: float  # step time without the wait, over step time
     limit: str  # what takes longest: storage, decompression or preprocessing; none if training hardly waits
@@ -114,16 +114,16 @@ def feed(supply: Supply, step_s: float, seed: int = 0) -> Feeding:
     steps = min(MOST, max(FEWEST, BATCHES // simulated))
     sizes = _batch_bytes(supply, simulated, steps, seed)
     stall = _mean_wait(supply, sizes, step_s)
-    cycle = _mean_wait(supply, sizes, 0.0)
-    samples, data = supply.batch * supply.replicas, supply.data
-    share = supply.together / supply.replicas
+    stages = _stages(supply)
+    limit = max(stages, key=lambda name: stages[name])
+    samples, share = supply.batch * supply.replicas, supply.together / supply.replicas
     return Feeding(
         stall_s=stall,
-        supplied_samples_per_s=samples / cycle if cycle else None,
+        supplied_samples_per_s=samples / stages[limit] if stages[limit] else None,
         wanted_samples_per_s=samples / step_s,
         accelerator_utilization=step_s / (step_s + stall),
-        limit=_limit(supply) if stall > 1e-3 * step_s else "none",
-        fill_s=data.shuffle_buffer / min(share, supply.alone * data.workers),
+        limit=limit if stall > 1e-3 * step_s else "none",
+        fill_s=supply.data.shuffle_buffer / min(share, supply.alone * supply.data.workers),
     )
 
 
@@ -148,10 +148,14 @@ def _batch_bytes(supply: Supply, replicas: int, steps: int, seed: int) -> Floats
 
 
 def _mean_wait(supply: Supply, sizes: Floats, step_s: float) -> float:
-    """Mean seconds that a step waits for its batches, after the warm-up, over whole rounds of the workers."""
+    """Mean seconds that a step waits for its batches after the warm-up.
+
+    Workers tend to finish together, and waits come in bursts; a window with soft ends (Hann's) does not
+    mind whether one burst more or less falls into it.
+    """
     waits = _Line(supply, sizes, step_s).run()
-    warm, workers = int((1 - WARM_UP) * len(waits)), supply.data.workers
-    return float(waits[-max(warm // workers * workers, min(warm, workers)) :].mean())
+    warm = waits[int(WARM_UP * len(waits)) :]
+    return float(np.average(warm, weights=np.hanning(len(warm) + 2)[1:-1]))
 
 
 class _Line:
@@ -223,20 +227,20 @@ class _Line:
             yield self.env.timeout(seconds)
 
 
-def _limit(supply: Supply) -> str:
-    """The stage that takes longest for a batch of every replica, each with all it can use."""
+def _stages(supply: Supply) -> dict[str, float]:
+    """Seconds that each stage takes for a batch of every replica, with all that it can use."""
     data, per_node = supply.data, supply.replicas_per_node
     stored = supply.records * data.record
     read = stored * (1 - data.cached)
     unpack, prepare = supply.core_s(stored)
-    at_a_time = min(supply.cores or inf, data.workers * per_node) / per_node  # cores of one replica
+    workers = min(data.workers, max(1, data.prefetch))
+    at_a_time = min(supply.cores or inf, workers * per_node) / per_node  # cores of one replica
     one_reader_s = supply.reading_s + read / supply.alone
-    stages = {
-        "storage": max(read * supply.replicas / supply.together, one_reader_s / data.workers),
+    return {
+        "storage": max(read * supply.replicas / supply.together, one_reader_s / workers),
         "decompression": unpack / at_a_time,
         "preprocessing": prepare / at_a_time,
     }
-    return max(stages, key=lambda name: stages[name])
 
 
 def _check_memory(supply: Supply, memory: float) -> None:
