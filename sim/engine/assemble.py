@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.engine.gradients import DataParallel, data_parallel
 from sim.engine.passes import PassWriter
-from sim.engine.program import Action, Program, Stream, token
+from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Sequence
 from sim.plan.schedule import period
@@ -26,8 +26,10 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
     ends = [_write_stage(job, writer, exchange, stage) for stage in range(len(job.plan.orders))]
     exchange.close_step()
     embedding = _embedding_gradients(job, program, exchange)
+    updates = _updates(job, exchange)
     for rank in job.ranks:
-        _write_end(job, program, computes[rank.number], rank, exchange, embedding)
+        waits = (token(embedding[rank.number]),) if rank.number in embedding else ()
+        _write_end(job, program, computes[rank.number], rank, exchange, waits, updates[rank.number])
         if input_stall > 0:
             _wait_for_input(program, computes[rank.number], rank, input_stall)
     program.beats = _beats(job, ends)
@@ -76,17 +78,28 @@ def _wait_for_input(program: Program, compute: Stream, rank: RankClass, seconds:
     compute.add(program.new_template((), program.new_action(wait)))
 
 
+def _updates(job: Job, exchange: DataParallel) -> list[Sequence]:
+    """The optimizer step of each rank class; one for all that update as many parameters."""
+    parameters = [exchange.updated_parameters(rank) for rank in job.ranks]
+    software, precision = job.plan.software, job.plan.shard.precision
+    known = {count: Sequence(optimizer_step(count, software, precision)) for count in dict.fromkeys(parameters)}
+    return [known[count] for count in parameters]
+
+
 def _write_end(
-    job: Job, program: Program, compute: Stream, rank: RankClass, exchange: DataParallel, embedding: dict[int, int]
+    job: Job,
+    program: Program,
+    compute: Stream,
+    rank: RankClass,
+    exchange: DataParallel,
+    embedding: tuple[Token, ...],
+    update: Sequence,
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
     marker = program.new_action(Action("end of backward", "other", (rank.number,)))
     compute.add(program.new_template((), marker, token(exchange.marks[rank.number])))
-    waits = exchange.gradients_of(rank)
-    if rank.number in embedding:
-        waits = (*waits, token(embedding[rank.number]))
-    update = optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision)
-    alone = job.alone(rank, [(Sequence(update), 1)])
+    waits = exchange.gradients_of(rank) + embedding
+    alone = job.alone(rank, [(update, 1)])
     step = Action(
         "optimizer",
         "optimizer",

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Chunk, Segment
-from sim.plan.schedule import Pass
+from sim.plan.schedule import Order, Pass
 from sim.workload.extent import weight_bytes
 
 
@@ -28,6 +30,8 @@ class Variant(NamedTuple):
 
 
 Tokens = tuple[Token, ...]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 class DataParallel:
@@ -130,12 +134,12 @@ class DataParallel:
     def close_step(self) -> None:
         """Traffic after the backward passes."""
 
-    def after_passes(self, stage: int, passes: list[Pass]) -> None:
+    def after_passes(self, stage: int, passes: Order) -> None:
         """Traffic that the passes of a stage bring with them."""
 
-    def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
-        """Which role each pass of a stage plays in the exchange."""
-        return [Variant("plain", calm=True)] * len(passes)
+    def variants(self, stage: int, passes: Order) -> tuple[list[Variant], Ints]:
+        """Which role each pass of a stage plays in the exchange: the roles, and the number of each pass's role."""
+        return [Variant("plain", calm=True)], np.zeros(len(passes), dtype=np.int64)
 
     def runs(self, rank: RankClass, each: Pass, variant: Variant, segments: int) -> list[tuple[str, list[int]]]:
         """How a pass is divided: labels with positions of segments in the order of the pass."""
@@ -163,33 +167,31 @@ class Replicated(DataParallel):
         self.gathers_ahead = software.parameter_prefetch and self.zero > 0
         self.every_microbatch = self.zero == 2 and len(job.plan.orders) == 1
 
-    @staticmethod
-    def _is_first(each: Pass) -> bool:
-        return not each.backward and each.microbatch == 0
+    def _gathers(self, passes: Order) -> Bools:
+        """Which passes wait for weights."""
+        backward, _, microbatch = passes.table.T
+        waits: Bools = (backward == 0) & (microbatch == 0) & self.gathers_ahead
+        return waits
 
-    def _is_last(self, each: Pass) -> bool:
-        return each.backward and (self.every_microbatch or each.microbatch == self.microbatches - 1)
+    def _sums(self, passes: Order) -> Bools:
+        """Which passes have their gradients summed segment by segment, beside what follows."""
+        backward, _, microbatch = passes.table.T
+        last = (microbatch == self.microbatches - 1) | self.every_microbatch
+        sums: Bools = (backward == 1) & last & self.overlaps
+        return sums
 
     @override
-    def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
+    def variants(self, stage: int, passes: Order) -> tuple[list[Variant], Ints]:
         if not self.groups:
             return super().variants(stage, passes)
-        roles = dict.fromkeys(self._gathers(passes), "gather") | dict.fromkeys(self._sums(passes), "sum")
-        opened = max((i for i, role in roles.items() if role == "gather"), default=-1)
-        closing = min((i for i, role in roles.items() if role == "sum"), default=len(passes))
-        calm, busy = Variant("plain", calm=True), Variant("plain", calm=False)
-        variants = [calm if opened < i < closing else busy for i in range(len(passes))]
-        for i, role in roles.items():
-            variants[i] = Variant(role, calm=opened < i < closing)
-        return variants
-
-    def _gathers(self, passes: list[Pass]) -> list[int]:
-        """Positions of the passes that wait for weights."""
-        return [i for i, each in enumerate(passes) if self._is_first(each)] if self.gathers_ahead else []
-
-    def _sums(self, passes: list[Pass]) -> list[int]:
-        """Positions of the passes whose gradients are summed at once."""
-        return [i for i, each in enumerate(passes) if self._is_last(each)] if self.overlaps else []
+        sums = self._sums(passes)
+        gathers = self._gathers(passes) & ~sums
+        opened = max(np.flatnonzero(gathers), default=-1)
+        closing = min(np.flatnonzero(sums), default=len(passes))
+        place = np.arange(len(passes))
+        calm = (opened < place) & (place < closing)
+        roles = ("plain", "gather", "sum")
+        return [Variant(role, calm) for role in roles for calm in (False, True)], 2 * (gathers + 2 * sums) + calm
 
     @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
@@ -214,11 +216,9 @@ class Replicated(DataParallel):
                     self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.trained), (), done)
 
     @override
-    def after_passes(self, stage: int, passes: list[Pass]) -> None:
-        if self.overlaps:
-            for each in passes:
-                if self._is_last(each):
-                    self._sum_chunk(stage, each)
+    def after_passes(self, stage: int, passes: Order) -> None:
+        for number in np.flatnonzero(self._sums(passes)):
+            self._sum_chunk(stage, passes[number])
 
     def _sum_chunk(self, stage: int, each: Pass) -> None:
         for flow in self.groups_of(stage):
@@ -267,8 +267,9 @@ class Sharded(DataParallel):
         self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
 
     @override
-    def variants(self, stage: int, passes: list[Pass]) -> list[Variant]:
-        return [Variant("sharded", calm=False) if self.groups else Variant("plain", calm=True)] * len(passes)
+    def variants(self, stage: int, passes: Order) -> tuple[list[Variant], Ints]:
+        role = Variant("sharded", calm=False) if self.groups else Variant("plain", calm=True)
+        return [role], np.zeros(len(passes), dtype=np.int64)
 
     @override
     def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
@@ -292,7 +293,7 @@ class Sharded(DataParallel):
         return tuple(token(self._passed(member, each, position), each.microbatch - index) for member in members)
 
     @override
-    def after_passes(self, stage: int, passes: list[Pass]) -> None:
+    def after_passes(self, stage: int, passes: Order) -> None:
         for flow in self.groups_of(stage):
             for each in passes:
                 self._exchange_pass(flow, each)

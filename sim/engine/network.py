@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from simpy.core import Environment
@@ -51,8 +52,12 @@ class FlowTable:
         np.minimum.at(rate, flow, self.capacity[link] / self.coefficient[shared])
         return rate
 
-    def conflicts(self) -> list[frozenset[int]]:
+    def conflicts(self) -> tuple[frozenset[int], ...]:
         """For each class the classes (itself too) that cross one of its links."""
+        return self._conflicts
+
+    @cached_property
+    def _conflicts(self) -> tuple[frozenset[int], ...]:
         on_link: dict[int, list[int]] = {}
         for flow, link in zip(self.flow.tolist(), self.link.tolist(), strict=True):
             if link < self.n_shared:
@@ -61,7 +66,7 @@ class FlowTable:
         for flows in on_link.values():
             for f in flows:
                 met[f].update(flows)
-        return [frozenset(m) for m in met]
+        return tuple(frozenset(m) for m in met)
 
 
 class Flow(Event):

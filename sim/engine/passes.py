@@ -12,12 +12,11 @@ from sim.engine.gradients import DataParallel, Variant
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Sequence, Work, work_of
-from sim.plan.schedule import Pass
+from sim.plan.schedule import Order, Pass
 from sim.workload.activations import stage_message_bytes
 from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
-Kind = tuple[bool, int, Variant]  # of a pass: backward, chunk, role in the data-parallel exchange
 Placed = list[tuple[int, int]]  # instructions of a pass: position of a stream in the program, template
 
 
@@ -43,23 +42,21 @@ class PassWriter:
         )
         self.gather = Sequence((gather,))
 
-    def write_stage(self, stage: int, passes: list[Pass]) -> list[int]:
+    def write_stage(self, stage: int, passes: Order) -> list[int]:
         """Append all passes of a stage to the streams of its rank classes.
 
         Returns how long the compute stream of its first rank class is after each pass.
         """
-        backward, chunks, microbatches = zip(*passes, strict=True)
-        kinds: list[Kind] = list(zip(backward, chunks, self.exchange.variants(stage, passes), strict=True))
-        first = dict(zip(kinds[::-1], passes[::-1], strict=True))
-        number = {kind: n for n, kind in enumerate(first)}
-        order = np.array([number[kind] for kind in kinds])
-        index = np.array(microbatches)
+        variants, variant = self.exchange.variants(stage, passes)
+        backward, chunk, microbatch = passes.table.T
+        kind = (2 * chunk + backward) * len(variants) + variant
+        _, firsts, order = np.unique(kind, return_index=True, return_inverse=True)
         lengths: list[int] = []
         for rank in (rank for rank in self.job.ranks if rank.stage == stage):
-            placed = [self._templates(rank, each, kind[2]) for kind, each in first.items()]
+            placed = [self._templates(rank, passes[i], variants[variant[i]]) for i in firsts]
             for name in dict.fromkeys(name for instructions in placed for name, _ in instructions):
                 mine = [[t for where, t in instructions if where == name] for instructions in placed]
-                count = _fill(self.program.streams[name], mine, order, index)
+                count = _fill(self.program.streams[name], mine, order, microbatch)
                 lengths = lengths or np.cumsum(count).tolist()
         return lengths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -66,6 +67,7 @@ class Job:
     board: Board
     known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
+    known_chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
 
     def is_apart(self, flow: int) -> bool:
         """Whether the flows of this kind have their links to themselves, each of them."""
@@ -85,14 +87,21 @@ class Job:
 
     def alone(self, rank: RankClass, work: Work) -> Alone:
         """A chain of block passes run with nothing beside it."""
-        total = Alone()
-        for sequence, count in work:
-            key = (rank.profile, sequence)
-            if key not in self.known_alone:
-                slowdown = self.plan.software.overlap_slowdown
-                self.known_alone[key] = run_alone(self.timed(rank, sequence), slowdown)
-            total.add(self.known_alone[key], count)
-        return total
+        key = (rank.profile, *work)
+        if key not in self.known_chains:
+            times = Counter[Sequence]()
+            for sequence, count in work:
+                times[sequence] += count
+            self.known_chains[key] = total = Alone()
+            for sequence, count in times.items():
+                total.add(self._sequence_alone(rank, sequence), count)
+        return self.known_chains[key]
+
+    def _sequence_alone(self, rank: RankClass, sequence: Sequence) -> Alone:
+        key = (rank.profile, sequence)
+        if key not in self.known_alone:
+            self.known_alone[key] = run_alone(self.timed(rank, sequence), self.plan.software.overlap_slowdown)
+        return self.known_alone[key]
 
     def all_timed(self, rank: RankClass, work: Work) -> list[Timed]:
         """All operations of a chain, one after the other."""
@@ -148,7 +157,7 @@ def build_job(plan: Plan) -> Job:
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
     slowest = slowest_of(plan.cluster.accelerator, plan.grid.n_ranks)
     board = Board(slowest, plan.experiment.power, plan.software.attention_kernel)
-    return Job(plan, tuple(ranks), flows, table, tuple(table.conflicts()), board)
+    return Job(plan, tuple(ranks), flows, table, table.conflicts(), board)
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:

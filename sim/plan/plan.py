@@ -13,7 +13,7 @@ from sim.plan.fold import Partition, Structure, build_structure, identity_partit
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, build_chunks, shard_of
 from sim.plan.prune import Covers, never_full
-from sim.plan.schedule import Pass, stage_order
+from sim.plan.schedule import Order, stage_order
 from sim.spec.records import Experiment, Software, Transformer
 from sim.spec.setup import Setup
 from sim.workload.operation import Shard
@@ -57,7 +57,7 @@ class Plan:
     grid: RankGrid
     microbatches: int
     chunks: tuple[tuple[Chunk, ...], ...]
-    orders: tuple[list[Pass], ...]
+    orders: tuple[Order, ...]
     structure: Structure
     flows: tuple[FlowSet, ...]
     apart: tuple[bool, ...]

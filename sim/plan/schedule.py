@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import chain
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
 
 
 class Pass(NamedTuple):
@@ -15,24 +19,36 @@ class Pass(NamedTuple):
     microbatch: int
 
 
-def stage_order(schedule: str, stages: int, virtual: int, stage: int, microbatches: int) -> list[Pass]:
+class Order(list[Pass]):
+    """Passes of a stage in order, and the same as an array: `table` (n, 3) of backward, chunk, microbatch."""
+
+    def __init__(self, passes: tuple[Pass, ...], table: Ints, chosen: Ints) -> None:
+        """The passes numbered `chosen` of all."""
+        super().__init__(map(passes.__getitem__, chosen.tolist()))
+        self.table = table[chosen]
+
+
+def stage_order(schedule: str, stages: int, virtual: int, stage: int, microbatches: int) -> Order:
     """Passes of `stage` in order.
 
     gpipe: all forward, then all backward (Huang 2019). 1f1b: PipeDream-flush (Narayanan 2021,
     sec. 2.2.1). With virtual > 1 the interleaved form (sec. 2.2.2), which takes microbatches in
     groups of `stages` through each chunk in turn.
     """
-    forward = _passes(False, stages, virtual, microbatches)
-    backward = _passes(True, stages, virtual, microbatches)
+    passes, table = _passes(stages, virtual, microbatches)
+    n = microbatches * virtual
     ahead = _warmup(schedule, stages, virtual, stage, microbatches)
-    pairs = zip(forward[ahead:], backward, strict=False)
-    return [*forward[:ahead], *chain.from_iterable(pairs), *backward[len(forward) - ahead :]]
+    turn = np.arange(n)
+    steady = np.stack([turn[ahead:], n + turn[: n - ahead]], axis=1).ravel()
+    return Order(passes, table, np.concatenate([turn[:ahead], steady, n + turn[n - ahead :]]))
 
 
 @lru_cache(maxsize=8)
-def _passes(backward: bool, stages: int, virtual: int, microbatches: int) -> tuple[Pass, ...]:
-    """All forward (or backward) passes of any stage in order; stages differ in how they mix the two."""
-    return tuple(_pass(backward, k, stages, virtual) for k in range(microbatches * virtual))
+def _passes(stages: int, virtual: int, microbatches: int) -> tuple[tuple[Pass, ...], Ints]:
+    """All forward, then all backward passes of any stage, each in order; stages differ in how they mix the two."""
+    n = microbatches * virtual
+    passes = tuple(_pass(backward, k, stages, virtual) for backward in (False, True) for k in range(n))
+    return passes, np.array(passes, dtype=np.int64).reshape(-1, 3)
 
 
 def _pass(backward: bool, k: int, stages: int, virtual: int) -> Pass:
