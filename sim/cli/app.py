@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from sim import __version__
-from sim.cli import catalogue, files, output, results, run, sweep, timeline, validate
+from sim.cli import catalogue, files, output, plan, results, run, sweep, timeline, validate
 
 app = typer.Typer(
     name="clustersim",
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("plan")(plan.plan)
 app.command("check")(files.check)
 app.command("list")(catalogue.list_)
 app.command("explain")(files.explain)

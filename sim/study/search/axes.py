@@ -1,6 +1,6 @@
 """What a plan search varies: the axes, their values by default, and one experiment for one choice.
 
-Public: `Axis`, `AXES`, `Values`, `axes_of`, `divisors`, `with_values`.
+Public: `Axis`, `AXES`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
 """
 
 from __future__ import annotations
@@ -111,12 +111,13 @@ def axes_of(limits: Mapping[str, Sequence[Any]]) -> tuple[Axis, ...]:
     A key is that of an experiment, as `parallelism.tensor`, or its last part for an axis that is searched
     anyway. Raises ConfigError for a key that no plan has.
     """
-    keys = {_key(name): tuple(values) for name, values in limits.items()}
+    keys = {key_of(name): tuple(values) for name, values in limits.items()}
     known = [Axis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in AXES]
     return (*known, *(Axis(key, _always(*values)) for key, values in keys.items()))
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """The key path that `name` stands for. Raises ConfigError for a key that no plan has."""
     short = {axis.name: axis.key for axis in AXES}
     if name in short or name in short.values():
         return short.get(name, name)
