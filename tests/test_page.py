@@ -1,0 +1,160 @@
+"""Pages in a real browser: quiet, self-contained, with the numbers of the result, usable by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import Visit, chromium
+from sim.metrics.result import Result
+from sim.report import human
+from sim.report.page.compare import compare_page
+from sim.report.page.frame import Figure, Section, code, page, table
+from sim.spec.load import load_experiment
+from sim.study.page import page_of
+from sim.study.simulate import simulate
+from support import Cli
+
+CHANGES = ["parallelism.tensor=2", "parallelism.pipeline=2", "training.global_batch=16"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return simulate(load_experiment("quickstart", CHANGES).experiment)
+
+
+@pytest.fixture(scope="module")
+def file(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("page") / "run.html"
+    target.write_text(page_of(result), encoding="utf-8")
+    return target
+
+
+@pytest.fixture(scope="module", params=[(1280, "light"), (390, "dark")], ids=["desk", "phone"])
+def visit(browser: Any, file: Path, request: pytest.FixtureRequest) -> Visit:
+    """The page on a wide light screen, and on a narrow dark one, with all its figures drawn."""
+    opened = Visit(browser, file, *request.param)
+    opened.draw_all()
+    return opened
+
+
+def test_it_opens_without_complaint_and_without_a_network(visit: Visit) -> None:
+    assert visit.complaints == []
+    assert visit.strangers == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_colours_follow_the_theme(visit: Visit) -> None:
+    paper = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = visit.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert paper == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
+
+
+def test_figures_show_the_numbers_of_the_result(visit: Visit, result: Result) -> None:
+    def figure(name: str) -> Any:
+        return visit.page.evaluate(f"document.getElementById('plot-{name}').data")
+
+    parts = [trace["x"][0] for trace in figure("breakdown")]
+    assert sum(parts) == pytest.approx(result.step.time_s, rel=1e-9)
+    stacked = [sum(heights) * 2**30 for heights in zip(*(trace["y"] for trace in figure("memory")), strict=True)]
+    assert max(stacked) == pytest.approx(result.memory.peak_bytes_per_accelerator, rel=1e-9)
+    assert [pytest.approx(sum(parts.values())) for parts in result.memory.by_stage] == stacked
+    assert len(figure("pipeline")[0]["z"]) == 2
+    assert result.energy is not None
+    energy = figure("energy")[0]
+    assert sum(energy["customdata"]) == pytest.approx(result.energy.total_kwh, rel=1e-9)
+    assert human.step_time(result.step.time_s) in visit.page.inner_text(".cards")
+
+
+def test_columns_sort_and_rows_filter(visit: Visit) -> None:
+    names = visit.column("operations", 1)
+    visit.page.click("#operations th:nth-child(1) button")
+    assert visit.column("operations", 1) == sorted(names, key=str.lower)
+    visit.page.click("#operations th:nth-child(1) button")
+    assert visit.column("operations", 1) == sorted(names, key=str.lower, reverse=True)
+    visit.page.click("#operations th:nth-child(3) button")
+    counts = [int(text.replace(",", "")) for text in visit.column("operations", 3)]
+    assert counts == sorted(counts)
+    visit.page.fill("section:has(#operations) .filter", "matmul")
+    kept = visit.column("operations", 2)
+    assert 0 < len(kept) < len(names)
+    assert set(kept) == {"matmul"}
+
+
+def test_hovering_a_link_tells_its_numbers(visit: Visit, result: Result) -> None:
+    visit.page.query_selector("#plot-network").scroll_into_view_if_needed()
+    where = visit.page.evaluate(
+        """() => { const p = document.getElementById('plot-network'), l = p._fullLayout, b = p.getBoundingClientRect();
+        const marks = p.data[p.data.length - 2];
+        return [b.left + l._size.l + l.xaxis.l2p(marks.x[0]), b.top + l._size.t + l.yaxis.l2p(marks.y[0])]; }"""
+    )
+    visit.page.mouse.move(where[0] - 20, where[1] - 20)
+    visit.page.mouse.move(*where)
+    visit.page.wait_for_selector("#plot-network .hoverlayer .hovertext", timeout=10_000)
+    words = visit.page.eval_on_selector("#plot-network .hoverlayer", "layer => layer.textContent")
+    busy = {human.percent(use.mean) for use in result.utilization.links}
+    assert any(share in words for share in busy)
+    assert "capacity" in words
+
+
+def test_a_page_of_two_results(browser: Any, result: Result, tmp_path: Path) -> None:
+    other = simulate(load_experiment("quickstart", [*CHANGES, "training.microbatch=2"]).experiment)
+    (tmp_path / "two.html").write_text(compare_page(result, other), encoding="utf-8")
+    visit = Visit(browser, tmp_path / "two.html")
+    visit.draw_all()
+    assert visit.complaints == []
+    assert visit.column("changes", 1) == ["training.microbatch"]
+    assert "step.time_s" in visit.column("metrics", 1)
+
+
+class TestFrame:
+    def test_what_is_written_stays_text(self) -> None:
+        nasty = "<script>alert(1)</script>"
+        figure = Figure("f", nasty, [{"name": "</script>" + nasty}])
+        text = page(nasty, nasty, [Section(nasty, [table([nasty], [[nasty]]), code(nasty, nasty), figure])])
+        assert nasty not in text
+        assert "</script><script>alert" not in text
+
+    def test_sections_without_content_are_left_out(self) -> None:
+        assert "Nothing" not in page("t", "s", [Section("Nothing", [])])
+
+
+class TestCommands:
+    def test_report_and_compare_write_pages(self, cli: Cli, tmp_path: Path) -> None:
+        changes = [part for change in CHANGES for part in ("--set", change)]
+        assert cli("run", "quickstart", *changes, "-o", tmp_path / "a").code == 0
+        outcome = cli("report", tmp_path / "a", "--html", tmp_path / "new" / "a.html")
+        assert (outcome.code, outcome.out) == (0, "")
+        assert "Pipeline" in (tmp_path / "new" / "a.html").read_text(encoding="utf-8")
+        assert cli("compare", tmp_path / "a", tmp_path / "a", "--html", tmp_path / "c.html").code == 0
+        assert "The input is the same." in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+    def test_a_result_of_another_version_has_a_page_without_pictures(self, cli: Cli, tmp_path: Path) -> None:
+        assert cli("run", "quickstart", "-o", tmp_path).code == 0
+        stored = json.loads((tmp_path / "result.json").read_text())
+        stored["manifest"]["unknown"] = 1
+        (tmp_path / "result.json").write_text(json.dumps(stored))
+        assert cli("report", tmp_path, "--html", tmp_path / "a.html").code == 0
+        text = (tmp_path / "a.html").read_text(encoding="utf-8")
+        assert "Where the step goes" in text
+        assert 'id="plot-pipeline"' not in text
+
+
+@pytest.mark.slow
+def test_the_page_of_16384_accelerators_is_small_enough(browser: Any, tmp_path: Path) -> None:
+    text = page_of(simulate(load_experiment("llama3-405b-h100").experiment))
+    (tmp_path / "p.html").write_text(text, encoding="utf-8")
+    assert len(text.encode()) < 8e6
+    visit = Visit(browser, tmp_path / "p.html")
+    visit.draw_all()
+    assert visit.complaints == []
