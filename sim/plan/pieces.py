@@ -72,6 +72,10 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         fused_kernels=software.fused_kernels,
         fused_accumulation=software.fused_accumulation,
         lora=training.lora,
+        fp8_scaling=software.fp8_scaling,
+        cross_entropy=software.cross_entropy,
+        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else 0.0,
+        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else 0.0,
     )
 
 

@@ -21,6 +21,8 @@ def layer_activation_bytes(model: Transformer, shard: Shard) -> float:
             return input_bytes(extent)
         case "selective":
             return _outside_core(extent)
+        case "alternate":
+            return _alternate(extent) + core_bytes(extent)
         case _:
             return _outside_core(extent) + core_bytes(extent)
 
@@ -59,6 +61,13 @@ def core_bytes(extent: Extent) -> float:
 
 def _outside_core(extent: Extent) -> float:
     return _replicated(extent) + _split(extent) + _adapters(extent)
+
+
+def _alternate(extent: Extent) -> float:
+    """Input, what is kept of the products (query, value, gate, down), attention output and its sum over ranks [B]."""
+    summed = 2 + extent.splits_sequence
+    columns = 2 * extent.query_width + extent.key_width + extent.ffn
+    return float(extent.element * (summed * extent.rows * extent.hidden + extent.tokens * columns))
 
 
 def _replicated(extent: Extent) -> float:

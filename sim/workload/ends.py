@@ -5,11 +5,34 @@ The vocabulary is split over tensor ranks; the head stays in 16 bit under fp8.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sim.workload.elementwise import norm_backward, norm_forward
 from sim.workload.extent import Extent
 from sim.workload.kernels import Operations, collective, elementwise, tensor_collective, with_random_numbers
 from sim.workload.linear import Linear, column_backward, column_forward
 from sim.workload.operation import CollectiveKind
+
+
+class Loss(NamedTuple):
+    """Memory traffic per logit [B] and kernels of both passes of the cross-entropy."""
+
+    forward: int
+    backward: int
+    forward_kernels: int
+    backward_kernels: int
+
+
+# 16-bit logits, 32-bit arithmetic, one term per kernel as read + write.
+LOSSES = {
+    # Megatron Core, tensor_parallel/cross_entropy.py: cast, maximum, subtract, exponential, sum, divide;
+    # backward: scale, cast
+    "vocabulary_parallel": Loss(6 + 4 + 8 + 8 + 4 + 8, 8 + 6, 6, 3),
+    # PyTorch: cast, log-softmax, loss; backward: scattered zeros, log-softmax, cast
+    "eager": Loss(6 + 8, 4 + 12 + 6, 3, 3),
+    # one pass for the normaliser, one that reads logits and writes gradients
+    "compiled": Loss(2, 4, 1, 1),
+}
 
 
 def embedding_forward(extent: Extent) -> Operations:
@@ -40,18 +63,20 @@ def embedding_backward(extent: Extent) -> Operations:
 
 def head_forward(extent: Extent) -> Operations:
     """Final norm, logits, loss."""
+    loss = LOSSES[extent.shard.cross_entropy]
     return (
         *norm_forward(extent, "final norm"),
         *column_forward(extent, _head(extent)),
-        elementwise(extent, "cross-entropy", (16 + extent.element) * _logits(extent), 5),
+        elementwise(extent, "cross-entropy", loss.forward * _logits(extent), loss.forward_kernels),
         *_loss_reductions(extent),
     )
 
 
 def head_backward(extent: Extent) -> Operations:
-    """Softmax minus one-hot in 32 bit, cast down, then both gradients of the product."""
+    """Softmax minus one-hot, then both gradients of the product."""
+    loss = LOSSES[extent.shard.cross_entropy]
     return (
-        elementwise(extent, "cross-entropy backward", (8 + extent.element) * _logits(extent), 2),
+        elementwise(extent, "cross-entropy backward", loss.backward * _logits(extent), loss.backward_kernels),
         *column_backward(extent, _head(extent)),
         *norm_backward(extent, "final norm"),
     )

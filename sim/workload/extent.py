@@ -105,6 +105,11 @@ class Extent:
         """Whether the matrix has an adapter beside it."""
         return self.shard.lora is not None and target in self.shard.lora.targets
 
+    @property
+    def scales_dynamically(self) -> bool:
+        """The scale of an fp8 tensor is found in the tensor itself."""
+        return self.shard.fp8_scaling == "dynamic"
+
     def hides(self, phase: str) -> bool:
         """Tensor-parallel traffic of "forward" or "backward" runs beside products."""
         return self.shard.tensor_overlap in (("full",) if phase == "forward" else ("backward", "full"))

@@ -38,6 +38,11 @@ def elementwise(extent: Extent, name: str, bytes_moved: float, kernels: int = 1)
     )
 
 
+def unit_copy(extent: Extent, what: str, traffic: float) -> Operations:
+    """Copies between the buffer of a collective and the tensors of a sharded unit (ZeRO-3) [B]."""
+    return (elementwise(extent, f"{what} copied", traffic),) if traffic else ()
+
+
 def with_random_numbers(operation: Operation, count: float) -> Operation:
     """`operation` drawing `count` random numbers, which the forward pass of dropout does.
 

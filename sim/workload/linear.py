@@ -14,6 +14,7 @@ from sim.workload.kernels import (
     Operations,
     after,
     before,
+    collective,
     elementwise,
     matmul,
     tensor_collective,
@@ -50,7 +51,7 @@ def linear(extent: Extent, name: str, inputs: int, widths: tuple[int, ...]) -> L
 
 def column_forward(extent: Extent, layer: Linear) -> Operations:
     """Gather the sequence (sequence parallelism only), then multiply."""
-    gather = _if_split(extent, tensor_collective(extent, f"{layer.name} gather", "all_gather"))
+    gather = _gather(extent, layer, f"{layer.name} gather")
     work = before(gather, products(extent, layer), extent.hides("forward"))
     return (*work, *adapter_forward(extent, layer.target))
 
@@ -58,17 +59,21 @@ def column_forward(extent: Extent, layer: Linear) -> Operations:
 def row_forward(extent: Extent, layer: Linear) -> Operations:
     """Multiply, then sum the partial outputs."""
     reduce = _sum_over_ranks(extent, f"{layer.name} reduce")
-    work = after(products(extent, layer), reduce, extent.hides("forward"))
+    cast = _cast(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs, transposed=True)
+    work = after((*cast, *products(extent, layer)), reduce, extent.hides("forward"))
     return (*work, *adapter_forward(extent, layer.target))
 
 
 def column_backward(extent: Extent, layer: Linear) -> Operations:
     """Input gradient beside the second gather, then weight gradient beside the sum over ranks."""
     hidden = extent.hides("backward")
-    gather = _if_split(extent, tensor_collective(extent, f"{layer.name} gather again", "all_gather"))
+    unused = extent.frozen and not extent.adapts(layer.target)
+    gather = () if unused else _gather(extent, layer, f"{layer.name} gather again")
     reduce = _sum_over_ranks(extent, f"{layer.name} gradient reduce")
+    cast = _cast(extent, layer, f"{layer.name} gradient", extent.tokens * layer.outputs, transposed=True)
+    transposed = _transpose(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs)
     return (
-        *before(gather, input_gradients(extent, layer), hidden),
+        *before(gather, (*cast, *input_gradients(extent, layer), *transposed), hidden),
         *adapter_backward(extent, layer.target),
         *before(reduce, weight_gradients(extent, layer), hidden),
     )
@@ -76,10 +81,17 @@ def column_backward(extent: Extent, layer: Linear) -> Operations:
 
 def row_backward(extent: Extent, layer: Linear) -> Operations:
     """Gather the output gradient (sequence parallelism only), then both gradients."""
-    gather = _if_split(extent, tensor_collective(extent, f"{layer.name} gradient gather", "all_gather"))
+    gather = _gather(extent, layer, f"{layer.name} gradient gather")
     full = extent.shard.tensor_overlap == "full"
+    name, elements = f"{layer.name} gradient", extent.tokens * layer.outputs
+    if extent.splits_sequence:  # cast before it is gathered
+        cast = _cast(extent, layer, name, extent.rows * layer.outputs, transposed=False)
+        transposed = _transpose(extent, layer, name, elements)
+    else:
+        cast, transposed = _cast(extent, layer, name, elements, transposed=True), ()
     return (
-        *before(gather, input_gradients(extent, layer), full),
+        *cast,
+        *before(gather, (*input_gradients(extent, layer), *transposed), full),
         *adapter_backward(extent, layer.target),
         *weight_gradients(extent, layer),
     )
@@ -88,7 +100,7 @@ def row_backward(extent: Extent, layer: Linear) -> Operations:
 def products(extent: Extent, layer: Linear) -> Operations:
     """The forward products (tokens x inputs) by (inputs x width)."""
     return (
-        *cast(extent, layer, f"{layer.name} input", layer.inputs),
+        *_weight_cast(extent, layer),
         *(_product(extent, layer, layer.name, width, layer.inputs) for width in layer.widths),
     )
 
@@ -100,7 +112,7 @@ def input_gradients(extent: Extent, layer: Linear) -> Operations:
     add = (elementwise(extent, f"{layer.name} gradient sum", traffic, more),) if more else ()
     name = f"{layer.name} input gradient"
     return (
-        *cast(extent, layer, f"{layer.name} gradient", layer.outputs),
+        *_weight_cast(extent, layer),
         *(_product(extent, layer, name, layer.inputs, width) for width in layer.widths),
         *add,
     )
@@ -117,19 +129,39 @@ def weight_gradients(extent: Extent, layer: Linear) -> Operations:
     )
 
 
-def cast(extent: Extent, layer: Linear, name: str, columns: int) -> Operations:
-    """To fp8, plain and transposed: read 2 B and write 1 + 1 B in one kernel, or in two passes.
+def _cast(extent: Extent, layer: Linear, name: str, elements: int, *, transposed: bool) -> Operations:
+    """To fp8: read 2 B, write 1 B, and 1 B more for the transposed copy that weight gradients need.
 
-    Weight gradients need the transposed copy, so frozen matrices do without. Weights are cast once
-    per step, with the optimizer.
+    Hopper multiplies fp8 operands in one layout only (Transformer Engine, cast_transpose). Delayed
+    scaling takes the scale from earlier steps; dynamic scaling reads the tensor once more to find it.
+    The input of a column-parallel product is cast by the norm before it.
     """
     if layer.precision != "fp8":
         return ()
-    elements = extent.tokens * columns
-    if extent.frozen:
-        return (elementwise(extent, f"{name} cast", 3 * elements),)
-    fused = extent.fused
-    return (elementwise(extent, f"{name} cast", elements * (4 if fused else 5), 1 if fused else 2),)
+    more = (transposed and not extent.frozen) + 2 * extent.scales_dynamically
+    return (elementwise(extent, f"{name} cast", (3 + more) * elements, 1 + extent.scales_dynamically),)
+
+
+def _transpose(extent: Extent, layer: Linear, name: str, elements: int) -> Operations:
+    """The transposed copy of what was gathered, or kept, in fp8: read and write 1 B."""
+    if layer.precision != "fp8" or extent.frozen:
+        return ()
+    return (elementwise(extent, f"{name} transpose", 2 * elements),)
+
+
+def _weight_cast(extent: Extent, layer: Linear) -> Operations:
+    """Dynamic scaling casts weights at each use (torchao); else they are cast once per step, with the optimizer."""
+    if layer.precision != "fp8" or extent.frozen or not extent.scales_dynamically:
+        return ()
+    return (elementwise(extent, f"{layer.name} weight cast", 5 * layer.inputs * layer.outputs, 2),)
+
+
+def _gather(extent: Extent, layer: Linear, name: str) -> Operations:
+    """All-gather along the sequence, in fp8 if the product is; nothing without sequence parallelism."""
+    if not extent.splits_sequence:
+        return ()
+    element = 1 if layer.precision == "fp8" else extent.element
+    return (collective(name, "all_gather", "tensor", element * extent.tokens * extent.hidden),)
 
 
 def _product(extent: Extent, layer: Linear, name: str, n: int, k: int) -> Operation:
@@ -138,7 +170,3 @@ def _product(extent: Extent, layer: Linear, name: str, n: int, k: int) -> Operat
 
 def _sum_over_ranks(extent: Extent, name: str) -> Operations:
     return tensor_collective(extent, name, "reduce_scatter" if extent.splits_sequence else "all_reduce")
-
-
-def _if_split(extent: Extent, traffic: Operations) -> Operations:
-    return traffic if extent.splits_sequence else ()

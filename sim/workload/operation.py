@@ -66,8 +66,12 @@ class Shard:
     microbatch: int = 1  # sequences
     sequence_length: int = 2048  # tokens, before context parallelism
     precision: str = "bf16"
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Literal["none", "selective", "alternate", "full"] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     fused_kernels: bool = True
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
+    fp8_scaling: Literal["delayed", "dynamic"] = "delayed"
+    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled"] = "vocabulary_parallel"
+    gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
+    reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]

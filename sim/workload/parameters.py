@@ -129,6 +129,7 @@ def hardware_flops_per_token(
     again = {
         "none": 0.0,
         "selective": 0.0 if model.attention == "flash" else core_flops_per_token(model, sequence_length),
+        "alternate": 2.0 * model.hidden * alternate_columns(model),
         "full": layer_flops_per_token(model, sequence_length),
     }
     return model_flops_per_token(model, sequence_length, lora) + model.layers * again[recompute]
@@ -137,6 +138,12 @@ def hardware_flops_per_token(
 def layer_flops_per_token(model: Transformer, sequence_length: int) -> float:
     """One forward pass of one layer [FLOP]: 2 per weight, and the attention core."""
     return 2.0 * model.hidden * matrix_columns(model) + core_flops_per_token(model, sequence_length)
+
+
+def alternate_columns(model: Transformer) -> int:
+    """Columns of the products that alternate recomputation repeats: key, attention output, and up if gated."""
+    attention = (model.heads + kv_head_count(model)) * head_width(model)
+    return attention + (model.ffn if model.activation in GATED else 0)
 
 
 def core_flops_per_token(model: Transformer, sequence_length: int) -> float:

@@ -7,6 +7,8 @@ one, or one for a frozen matrix; `Operation.flops` counts what runs.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sim.spec.records import Transformer
 from sim.workload.attention import attention_backward, attention_forward, core_recompute
 from sim.workload.elementwise import (
@@ -23,21 +25,27 @@ from sim.workload.elementwise import (
 )
 from sim.workload.ends import embedding_backward, embedding_forward, head_backward, head_forward
 from sim.workload.extent import Extent, extent_of
-from sim.workload.kernels import Operations
-from sim.workload.linear import Linear, column_backward, column_forward, linear, row_backward, row_forward
+from sim.workload.kernels import Operations, unit_copy
+from sim.workload.linear import Linear, column_backward, column_forward, linear, products, row_backward, row_forward
 from sim.workload.lora import adapter_parameters
 from sim.workload.operation import Block, Shard
-from sim.workload.parameters import PASSES, passes_of_weights
+from sim.workload.parameters import PASSES, embedding_parameters, head_parameters, layer_parameters, passes_of_weights
 
 
 def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> Block:
     """One transformer layer; `gradient_bytes` [B] per element of the accumulated weight gradient."""
     extent = extent_of(model, shard, gradient_bytes)
+    parameters = layer_parameters(model, shard.tensor).total
+    gathered = unit_copy(extent, "weights", shard.gather_copy * parameters)
     return Block(
         name="layer",
-        forward=_layer_forward(extent),
-        recompute=_layer_recompute(extent),
-        backward=(*_feed_forward_backward(extent), *_attention_backward(extent)),
+        forward=(*gathered, *_layer_forward(extent)),
+        recompute=(*gathered, *_layer_recompute(extent)),
+        backward=(
+            *_feed_forward_backward(extent),
+            *_attention_backward(extent),
+            *unit_copy(extent, "gradients", shard.reduce_copy * parameters),
+        ),
         model_flops=_layer_flops(extent),
     )
 
@@ -45,7 +53,10 @@ def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) ->
 def embedding_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> Block:
     """Token lookup, learned positions and dropout; no matrix product, so no model FLOPs."""
     extent = extent_of(model, shard, gradient_bytes)
-    return Block("embedding", embedding_forward(extent), (), embedding_backward(extent), 0.0)
+    parameters = embedding_parameters(model, shard.tensor)
+    gathered = unit_copy(extent, "weights", shard.gather_copy * parameters)
+    reduced = unit_copy(extent, "gradients", shard.reduce_copy * parameters)
+    return Block("embedding", (*gathered, *embedding_forward(extent)), (), (*embedding_backward(extent), *reduced), 0.0)
 
 
 def head_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> Block:
@@ -53,7 +64,10 @@ def head_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> 
     extent = extent_of(model, shard, gradient_bytes)
     product = 2.0 * extent.tokens * extent.hidden * extent.vocab
     flops = passes_of_weights(shard.lora) * product
-    return Block("head", head_forward(extent), (), head_backward(extent), flops)
+    parameters = head_parameters(model, shard.tensor)
+    gathered = unit_copy(extent, "weights", shard.gather_copy * parameters)
+    reduced = unit_copy(extent, "gradients", shard.reduce_copy * parameters)
+    return Block("head", (*gathered, *head_forward(extent)), (), (*head_backward(extent), *reduced), flops)
 
 
 def _layer_flops(extent: Extent) -> float:
@@ -70,14 +84,38 @@ def _layer_forward(extent: Extent) -> Operations:
 
 
 def _layer_recompute(extent: Extent) -> Operations:
-    """Full recomputation repeats the forward pass with its collectives."""
+    """Full recomputation repeats the forward pass with its collectives, the others parts of it."""
     match extent.shard.recompute:
         case "full":
             return _layer_forward(extent)
         case "selective":
             return core_recompute(extent)
+        case "alternate":
+            return _alternate_recompute(extent)
         case _:
             return ()
+
+
+def _alternate_recompute(extent: Extent) -> Operations:
+    """Everything but the attention core, sums over ranks and every other product.
+
+    In issue order (query, key, value, output, gate, up, down) the first product and every second one
+    after it are kept (TorchTitan, activation checkpointing, selective_ac_option "op"); what follows
+    the last kept tensor is not needed.
+    """
+    qkv, out, up, _ = _linears(extent)
+    key = replace(qkv, widths=(extent.key_width,))
+    second = column_forward(extent, replace(up, widths=(extent.ffn,))) if extent.gated else ()
+    return (
+        *norm_forward(extent, "attention norm"),
+        *column_forward(extent, key),
+        *layout_forward(extent),
+        *products(extent, out),
+        *residual_forward(extent, "attention"),
+        *norm_forward(extent, "feed-forward norm"),
+        *second,
+        *activation_forward(extent),
+    )
 
 
 def _attention_forward(extent: Extent) -> Operations:

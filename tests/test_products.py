@@ -1,0 +1,81 @@
+"""Matrix products on an accelerator: published rates, tiles, alignment, and the spread of boards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sim.engine.compute import operation_time
+from sim.engine.products import is_misaligned, slowest_of
+from sim.spec.load import load_experiment
+from sim.spec.records import Accelerator
+from sim.workload.operation import Operation
+from support import ROOT
+
+
+def accelerator(experiment: str, *overrides: str) -> Accelerator:
+    path = ROOT / "experiments" / f"{experiment}.yaml"
+    node = load_experiment(path, overrides).experiment.cluster.node  # type: ignore[union-attr]
+    assert isinstance(node.accelerator, Accelerator)
+    return node.accelerator
+
+
+A100 = accelerator("sc21-1.7b")
+H100 = accelerator("llama3-8b-dgx-h100")
+
+
+def product(m: int, n: int, k: int, batch: int = 1, precision: str = "bf16") -> Operation:
+    traffic = 2.0 * batch * (m * k + k * n + m * n)
+    return Operation("product", "matmul", 2.0 * batch * m * n * k, traffic, precision, batch, m, n, k)
+
+
+def rate(operation: Operation, device: Accelerator) -> float:
+    return operation.flops / operation_time(operation, device)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "published"),
+    [
+        (A100, "fp16", 257e12),  # Horace He 2024: cuBLAS, normally distributed inputs
+        (H100, "bf16", 720e12 * 755 / 834),  # SemiAnalysis 2024, times sustained over short-lived (ml-engineering)
+        (H100, "fp8", 1280e12 * 755 / 834),
+    ],
+)
+def test_a_product_of_8192_cubed_runs_at_the_published_rate(
+    device: Accelerator, precision: str, published: float
+) -> None:
+    # 1 %: the profile gives three digits
+    assert rate(product(8192, 8192, 8192, precision=precision), device) == pytest.approx(published, rel=0.01)
+
+
+def test_heads_that_start_between_loads_fall_to_the_vector_units() -> None:
+    wide, odd = product(2048, 2048, 112, batch=32), product(2048, 2048, 108, batch=32)
+    assert (is_misaligned(wide), is_misaligned(odd)) == (False, True)
+    assert not is_misaligned(product(2048, 50257, 1024))  # one matrix: libraries cope
+    assert rate(odd, A100) < A100.vector.fp32 < rate(wide, A100)  # type: ignore[operator]
+
+
+def test_a_smaller_tile_is_taken_where_it_fills_the_last_wave_better() -> None:
+    one_tile = A100.model_copy(update={"matrix": A100.matrix.model_copy(update={"halves_tiles": False})})
+    narrow, large = product(2048, 2048, 8192), product(16384, 16384, 8192)
+    assert rate(narrow, A100) > 1.2 * rate(narrow, one_tile)
+    assert rate(large, A100) == pytest.approx(rate(large, one_tile), rel=0.02)
+
+
+def test_padding_of_a_tile_costs_its_arithmetic() -> None:
+    full, cut = product(128 * 128, 8192, 8192), product(128 * 128 - 120, 8192, 8192)
+    assert operation_time(cut, A100) == pytest.approx(operation_time(full, A100), rel=0.01)
+
+
+def test_more_boards_have_a_slower_slowest() -> None:
+    shares = [slowest_of(H100, boards).matrix.efficiency / H100.matrix.efficiency for boards in (1, 8, 1024)]
+    # expected largest of 8 and of 1,024 normal values: 1.42 and 3.25 standard deviations
+    assert shares == pytest.approx([1.0, 1 - 1.43 * 0.0175, 1 - 3.23 * 0.0175], abs=5e-4)
+    alike = H100.model_copy(update={"matrix": H100.matrix.model_copy(update={"spread": 0.0})})
+    assert slowest_of(alike, 1024) == alike
+
+
+def test_a_memory_bound_operation_does_not_wait_for_the_slowest_board() -> None:
+    copy = replace(product(1, 1, 1), kind="elementwise", flops=0.0, bytes_moved=1e9)
+    assert operation_time(copy, slowest_of(H100, 4096)) == operation_time(copy, H100)
