@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sim.run.feeding import Feeding
+from sim.run.saving import CheckpointCosts
 
 BREAKDOWN = (
     "compute",
@@ -190,6 +191,7 @@ class Result:
     version: str
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
+    checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""

@@ -13,6 +13,7 @@ from rich.text import Text
 from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult, Trust
 from sim.report import human
 from sim.report.energy import cost_rows, energy_rows
+from sim.report.storage import checkpoint_rows, input_rows
 
 LABELS = {
     "compute": "compute",
@@ -59,6 +60,8 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *_section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
         *_section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
         *_section("Links", _links(result.utilization.links)),
+        *_section("Training data", _labelled(list(input_rows(result)))),
+        *_section("Checkpoints", _labelled(list(checkpoint_rows(result)))),
         *_section("Energy", _labelled(list(energy_rows(result)))),
         *_section("Cost", _labelled(list(cost_rows(result.cost)) if result.cost else [])),
         *_section("Notes", *_notes(result)),

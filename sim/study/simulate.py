@@ -21,6 +21,7 @@ from sim.metrics.memory import memory_result
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
 from sim.plan.plan import Plan
 from sim.run.feeding import Feeding, feed, supply_of
+from sim.run.saving import CheckpointCosts, checkpoint_costs
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import accounts
@@ -119,6 +120,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         memory=memory_result(run.plan),
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
         input=run.feeding,
+        checkpoint=_checkpoint(run, lived),
         run=whole,
         energy=energy,
         cost=cost,
@@ -172,6 +174,14 @@ def one_life(run: Simulated) -> tuple[PreparedLife, Life] | None:
         return None
     prepared = prepare_life(experiment, run)
     return prepared, prepared.live(experiment.seed)
+
+
+def _checkpoint(run: Simulated, lived: tuple[PreparedLife, Life] | None) -> CheckpointCosts | None:
+    """What a save costs, if the experiment saves: as known from its life, or asked now."""
+    if run.setup.experiment.checkpoint is None:
+        return None
+    saving = lived[0].inputs.saving if lived else None
+    return saving.costs if saving else checkpoint_costs(run.plan, run.trace.time)
 
 
 def run_result(training: Training, step: StepResult, lived: tuple[PreparedLife, Life] | None) -> RunResult | None:

@@ -1,0 +1,45 @@
+"""Checkpoints and training data as sections of the text report.
+
+Public: `checkpoint_rows`, `input_rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.metrics.result import Result
+from sim.report import human
+
+Row = tuple[str, str, str]  # label, value, remark
+LIMITS = {"storage": "storage", "decompression": "decompression on the host", "preprocessing": "host cores"}
+
+
+def checkpoint_rows(result: Result) -> Iterator[Row]:
+    """What a save and a restart cost."""
+    costs = result.checkpoint
+    if costs is None:
+        return
+    yield "size", human.traffic(costs.bytes), "all shards"
+    yield "training stands still", human.duration(costs.blocking_s), ""
+    if costs.drain_s:
+        slower = human.percent(costs.drain_slowdown - 1)
+        yield "then drains for", human.duration(costs.drain_s), f"steps take {slower} longer meanwhile"
+    yield "restart reads for", human.duration(costs.restore_s), "all ranks at once"
+    if costs.peer_blocking_s:
+        yield "copy to a peer costs", human.duration(costs.peer_blocking_s), ""
+        yield "restart from peers", human.duration(costs.peer_restore_s), ""
+
+
+def input_rows(result: Result) -> Iterator[Row]:
+    """How fast training data comes, beside how fast it is wanted."""
+    data = result.input
+    if data is None:
+        return
+    supplied = data.supplied_samples_per_s
+    yield "wanted", f"{human.digits(data.wanted_samples_per_s)} samples/s", ""
+    if supplied is not None:
+        yield "supplied", f"{human.digits(supplied)} samples/s", "by the slowest stage" if data.limit == "none" else ""
+    limited = f"limited by {LIMITS[data.limit]}" if data.limit in LIMITS else "hardly any wait"
+    yield "accelerators busy", human.percent(data.accelerator_utilization), limited
+    if data.fill_s:
+        yield "shuffle buffer fills in", human.duration(data.fill_s), ""
