@@ -144,7 +144,8 @@ class Rental(Record):
     on_demand: DollarsPerHour | None = Field(default=None, ge=0, description="without commitment")
     reserved: DollarsPerHour | None = Field(default=None, ge=0, description="committed for a term")
     spot: DollarsPerHour | None = Field(default=None, ge=0, description="may be taken away")
-    spot_preemption: Seconds | None = Field(default=None, gt=0, description="mean time until a spot node is taken away")
+    spot_preemption: Seconds | None = Field(default=None, gt=0, description="mean time until a spot node is taken away; never if absent")
+    spot_return: Seconds = Field(default=600.0, ge=0, description="mean time until another spot node is there in its place")
 
 
 class Purchase(Record):

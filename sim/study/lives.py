@@ -24,6 +24,7 @@ from sim.run.saving import checkpoint_costs
 from sim.spec.records import Experiment
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
+from sim.study.preemption import is_preempted, with_preemption
 from sim.study.simulate import Simulated, simulate_step
 from sim.study.step_times import StepTimes
 
@@ -52,6 +53,7 @@ def has_life(experiment: Experiment) -> bool:
         experiment.failures is not None
         or experiment.checkpoint is not None
         or experiment.training.time_limit is not None
+        or is_preempted(Setup(experiment).prices)
     )
 
 
@@ -67,6 +69,7 @@ def prepare_life(experiment: Experiment, step: Simulated | None = None) -> Prepa
     setup, failures = run.setup, experiment.failures
     if not isinstance(failures, Failures):
         failures = Failures(name="none")
+    failures = with_preemption(failures, setup.prices)
     inputs = LifeInputs(
         target_steps=_target_steps(setup),
         nodes=len(times.slots),
