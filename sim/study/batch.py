@@ -1,6 +1,6 @@
 """What a worker does: simulate a batch of experiments, whatever comes of each.
 
-Public: `run_batch`, `run_one`, `content_key`, `Batch`.
+Public: `run_batch`, `run_one`, `content_key`, `code_version`, `Batch`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import sim
 from sim.errors import ConfigError, Problem, SimError
@@ -21,16 +23,29 @@ from sim.study.store import Outcome
 Batch = tuple[list[Outcome], float]  # outcomes in order, and the seconds they took
 
 
+PHYSICS = ("units.py", "rng.py", "spec", "cluster", "workload", "plan", "engine", "run", "metrics", "study/simulate.py")
+
+
+@cache
+def code_version() -> str:
+    """The version of the program, and a digest of the code that results depend on."""
+    package, digest = Path(sim.__file__).parent, hashlib.sha256()
+    for part in PHYSICS:
+        for file in sorted((package / part).rglob("*.py")) or [package / part]:
+            digest.update(file.read_bytes())
+    return f"{sim.__version__}+{digest.hexdigest()[:12]}"
+
+
 def content_key(experiment: Experiment) -> str:
-    """Key of a resolved experiment: the same for the same input, seed and version, whatever it is called."""
+    """Key of a resolved experiment: the same for the same input, seed and code, whatever it is called."""
     text = experiment.model_dump_json(exclude={"name", "description"})
-    return hashlib.sha256(f"{sim.__version__}\n{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{code_version()}\n{text}".encode()).hexdigest()
 
 
 def run_batch(experiments: Sequence[Experiment], version: str) -> Batch:
-    """Simulate each; raises ConfigError if this process runs another version than the one that asks."""
-    if version != sim.__version__:
-        message = f"a worker runs clustersim {sim.__version__}, this is {version}"
+    """Simulate each; raises ConfigError if this process runs other code than `version`, that of the one who asks."""
+    if version != code_version():
+        message = f"a worker runs clustersim {code_version()}, this is {version}"
         raise ConfigError(Problem("", "", message, "install the same version on all machines"))
     began = time.perf_counter()
     outcomes = [run_one(experiment) for experiment in experiments]

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import sim
 from sim.errors import ConfigError, Problem
 from sim.spec.records import Experiment
-from sim.study.batch import Batch, run_batch
+from sim.study.batch import Batch, code_version, run_batch
 
 TIMEOUT_S = 15
 
@@ -38,7 +37,7 @@ class OnDask:
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
-        future: Future[Batch] = self.executor.submit(run_batch, list(experiments), sim.__version__)
+        future: Future[Batch] = self.executor.submit(run_batch, list(experiments), code_version())
         return future
 
     def renew(self) -> None:

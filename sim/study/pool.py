@@ -14,9 +14,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Protocol
 
-import sim
 from sim.spec.records import Experiment
-from sim.study.batch import Batch, run_batch
+from sim.study.batch import Batch, code_version, run_batch
 
 
 class Workers(Protocol):
@@ -47,7 +46,7 @@ class InThisProcess:
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Run a batch."""
         future: Future[Batch] = Future()
-        future.set_result(run_batch(experiments, sim.__version__))
+        future.set_result(run_batch(experiments, code_version()))
         return future
 
     def renew(self) -> None:
@@ -71,7 +70,7 @@ class LocalProcesses:
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
         try:
-            return self.pool.submit(run_batch, experiments, sim.__version__)
+            return self.pool.submit(run_batch, experiments, code_version())
         except BrokenProcessPool as error:
             future: Future[Batch] = Future()
             future.set_exception(error)

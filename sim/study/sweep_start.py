@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import sim
 from sim.errors import ConfigError, Problem
 from sim.report.jsonout import dumps
 from sim.spec.overrides import Override
+from sim.study.batch import code_version
 from sim.study.pool import InThisProcess, LocalProcesses, Workers, processors
 from sim.study.store import Store
 from sim.study.sweep import Progress, sweep
@@ -69,7 +69,7 @@ def _workers(number: int | None, scheduler: str | None) -> Workers:
 def _write_manifest(study: LoadedStudy, folder: Path) -> None:
     manifest = {
         "name": study.name,
-        "version": sim.__version__,
+        "version": code_version(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "study": study.study.model_dump(mode="json", exclude={"base"}),
