@@ -22,7 +22,7 @@ from sim.run.troubles import Troubles
 from sim.spec.reliability import Delay
 
 Waiting = Generator[Event, Any, Any]
-HOPELESS = 1000  # times the healthy training time, after which a life without a limit ends
+HOPELESS = 100  # times the healthy training time, after which a life without a limit ends
 
 
 def live(inputs: LifeInputs, seed: int) -> Life:

@@ -88,8 +88,8 @@ class Pool:
             self.faults[node] -= 1
             if self.faults[node] == 0:
                 del self.faults[node]
-                keep_warm = len(self.warm) < self.recovery.warm_spares
-                (self.warm if keep_warm else self.cold).append(node)
+                wanted = self.empty or len(self.warm) < self.recovery.warm_spares
+                (self.warm if wanted else self.cold).append(node)
         self.returned()
 
     def fill(self) -> tuple[int, int]:

@@ -89,5 +89,5 @@ class Recovery(Record):
     initialise: Seconds = Field(default=5.0, ge=0, description="communicators and libraries, whatever the size of the job")
     initialise_per_rank: Seconds = Field(default=0.0025, ge=0, description="the part of it that grows with ranks; 2.5 ms: MegaScale, under 5 s at 2,048 and 30 s at 10,000; 0.5 s: a stock TCP store")
     repair_crew: Count | None = Field(default=None, ge=1, description="repairs that go on at a time; no limit if absent")
-    when_short: Literal["wait", "shrink", "stop"] = Field(default="wait", description="spares run out: wait for repairs, go on with fewer data-parallel replicas, or give up")
+    when_short: Literal["wait", "shrink", "stop"] = Field(default="wait", description="spares run out: wait for repairs, go on with fewer data-parallel replicas until the next restart, or give up")
     min_replicas: Count = Field(default=1, ge=1, description="shrink: replicas below which the job waits")
