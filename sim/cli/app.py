@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from sim import __version__
-from sim.cli import catalogue, files, output, plan, results, run, sweep, timeline, validate
+from sim.cli import calibrate, catalogue, files, output, plan, results, run, sensitivity, sweep, timeline, validate
 
 app = typer.Typer(
     name="clustersim",
@@ -25,12 +25,14 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)
+app.command("sensitivity")(sensitivity.sensitivity)
 app.command("check")(files.check)
 app.command("list")(catalogue.list_)
 app.command("explain")(files.explain)
 app.command("schema")(files.schema)
 app.command("timeline")(timeline.timeline)
 app.command("validate")(validate.validate)
+app.add_typer(calibrate.app, name="calibrate")
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 

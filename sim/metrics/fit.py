@@ -6,7 +6,7 @@ rest is linear in start, ramp and 1/rate, so every such split is solved and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 MIN_POINTS = 4
+ROUNDS = 5
+OUTLYING = 3.0  # times the median error, from which on a size counts for less
 
 
 @dataclass(frozen=True)
@@ -35,33 +37,39 @@ class CollectiveFit:
 def fit_collective(size: Floats, traffic: Floats, seconds: Floats) -> CollectiveFit:
     """The curve nearest to `seconds` (n,) at messages of `size` bytes (n,) that move `traffic` bytes (n,).
 
-    Raises ValueError with fewer than four sizes, or if time does not grow with size.
+    Sizes far off the curve, as one disturbed measurement is, count for less (Huber's weights). Raises
+    ValueError with fewer than four sizes, or if time does not grow with size.
     """
     order = np.argsort(size)
     size, traffic, seconds = size[order], traffic[order], seconds[order]
     if len(np.unique(size)) < MIN_POINTS:
         raise ValueError(f"{len(np.unique(size))} message sizes; at least {MIN_POINTS} are needed")
-    found = [_with_floor(size, traffic, seconds, n) for n in range(len(size) - MIN_POINTS + 2)]
-    fits = [fit for fit in found if fit is not None]
-    if not fits:
+    weight, fit = np.ones(len(size)), None
+    for _ in range(ROUNDS):
+        fit = _best(size, traffic, seconds, weight)
+        errors = np.abs(fit.seconds(size, traffic) / seconds - 1)
+        far = OUTLYING * np.median(errors)
+        weight = np.minimum(1.0, far / np.maximum(errors, far)) if far > 0 else weight
+    assert fit is not None
+    return replace(fit, error=float(errors.mean()), worst=float(errors.max()))
+
+
+def _best(size: Floats, traffic: Floats, seconds: Floats, weight: Floats) -> CollectiveFit:
+    """The best of all curves with 0, 1, 2, ... sizes held by the floor."""
+    fits = [_with_floor(size, traffic, seconds, weight, n) for n in range(len(size) - MIN_POINTS + 2)]
+    known = [fit for fit in fits if fit is not None]
+    if not known:
         raise ValueError("time does not grow with the message size, so no rate can be told")
-    return min(fits, key=lambda fit: _squares(fit, size, traffic, seconds))
+    return min(known, key=lambda fit: float(np.sum(weight * (fit.seconds(size, traffic) / seconds - 1) ** 2)))
 
 
-def _squares(fit: CollectiveFit, size: Floats, traffic: Floats, seconds: Floats) -> float:
-    return float(np.sum((fit.seconds(size, traffic) / seconds - 1) ** 2))
-
-
-def _with_floor(size: Floats, traffic: Floats, seconds: Floats, n: int) -> CollectiveFit | None:
+def _with_floor(size: Floats, traffic: Floats, seconds: Floats, weight: Floats, n: int) -> CollectiveFit | None:
     """The best curve whose floor holds the `n` smallest sizes; None if it has no rate."""
-    floor = float(np.sum(1 / seconds[:n]) / np.sum(1 / seconds[:n] ** 2)) if n else 0.0
-    columns = np.stack([np.ones(len(size) - n), np.sqrt(size[n:]), traffic[n:]], axis=1) / seconds[n:, None]
-    start, ramp, slowness = _non_negative(columns, np.ones(len(size) - n))
-    if slowness <= 0:
-        return None
-    raw = CollectiveFit(floor, start, ramp, 1 / slowness, 0.0, 0.0)
-    errors = np.abs(raw.seconds(size, traffic) / seconds - 1)
-    return CollectiveFit(floor, start, ramp, 1 / slowness, float(errors.mean()), float(errors.max()))
+    relative = np.sqrt(weight) / seconds
+    floor = float(np.sum(weight[:n] / seconds[:n]) / np.sum(weight[:n] / seconds[:n] ** 2)) if n else 0.0
+    columns = np.stack([np.ones(len(size) - n), np.sqrt(size[n:]), traffic[n:]], axis=1) * relative[n:, None]
+    start, ramp, slowness = _non_negative(columns, np.sqrt(weight[n:]))
+    return CollectiveFit(floor, start, ramp, 1 / slowness, 0.0, 0.0) if slowness > 0 else None
 
 
 def _non_negative(columns: Floats, target: Floats) -> tuple[float, float, float]:

@@ -1,0 +1,69 @@
+"""The verbs under `calibrate`: measurements of the user's own hardware, as files to build on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option, Typer
+
+from sim.cli import output
+from sim.cli.run import AsJson
+
+app = Typer(
+    name="calibrate",
+    help="Make platform and accelerator files from measurements of your own.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Target = Annotated[Path | None, Option("--output", "-o", metavar="FILE", help="Write the definition there.")]
+Force = Annotated[bool, Option("--force", help="Replace the file if it exists.")]
+
+
+@app.command("collectives")
+def collectives(
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="Standard output of nccl-tests, one or more runs.")],
+    node: Annotated[str, Option("--node", metavar="NAME", help="Kind of server it ran on, as in `clustersim list`.")],
+    collective: Annotated[
+        Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"] | None,
+        Option("--collective", help="What was run, where the output does not say it."),
+    ] = None,
+    in_place: Annotated[bool, Option("--in-place", help="Take the in-place columns.")] = False,
+    name: Annotated[str, Option("--name", help="Name of the new server kind; NODE-measured if absent.")] = "",
+    target: Target = None,
+    force: Force = False,
+    json: AsJson = False,
+) -> int:
+    """Fit start-up, ramp and saturation of your collectives.
+
+    The result is a kind of server that extends NODE. Give runs inside one server and over several, an
+    all-reduce and an all-gather, to learn most. Without --output the definition is printed.
+    """
+    from sim.spec.fragment import check_target
+    from sim.study.calibrate_collectives import calibrate_collectives
+    from sim.study.nccl_tests import read_tables
+
+    if target:
+        check_target(target, force)
+    column = "in-place" if in_place else "out-of-place"
+    tables = [table for file in files for table in read_tables(file, column, collective)]
+    calibration = calibrate_collectives(tables, node, name)
+    for remark in calibration.remarks:
+        output.say(remark)
+    if json:
+        output.emit_json(calibration.to_json())
+    else:
+        from sim.report.calibration import print_collectives
+
+        output.emit_rich(lambda console: print_collectives(calibration, console))
+    _write(calibration.text, target, json)
+    return output.FINE
+
+
+def _write(text: str, target: Path | None, json: bool) -> None:
+    """The definition into its file, or on stdout if there is none and nothing else needs it."""
+    if target:
+        target.write_text(text, encoding="utf-8")
+        output.say(f"wrote {target}")
+    elif not json:
+        output.emit(f"\n{text}")
