@@ -12,6 +12,7 @@ from sim.report import human
 
 Row = tuple[str, str, str]  # label, value, remark
 LEVELS = {"accelerator": "one accelerator", "node": "its node", "job": "nodes of the job", "site": "whole site"}
+PARTS = {"memory": "host memory", "switches": "local switches", "network": "network switches"}
 
 
 def energy_rows(result: Result) -> Iterator[Row]:
@@ -20,21 +21,20 @@ def energy_rows(result: Result) -> Iterator[Row]:
     if energy is None:
         return
     span = "the training" if result.run else "a step"
-    tdp = human.signed_percent(energy.total_kwh / energy.tdp_kwh - 1)
-    yield (
-        "modelled",
-        human.energy(energy.total_kwh),
-        f"{span}; board limit x hours {human.energy(energy.tdp_kwh)}, {tdp}",
-    )
+    sited = result.manifest.get("site") is not None
+    more = human.signed_percent(energy.total_kwh / energy.tdp_kwh - 1)
+    yield "modelled", human.energy(energy.total_kwh), span if sited else f"{span}, cooling left out"
+    yield "TDP x hours", human.energy(energy.tdp_kwh), f"as model cards count; modelled {more}"
     yield "power", human.power(energy.mean_power_w), _power(energy)
     yield "tokens", f"{human.digits(energy.tokens_per_joule)} /J", _per_token(energy)
-    if result.manifest.get("site") is None:
+    if not sited:
         return
     yield from _carbon(energy)
+    yield from _states(energy)
     for name, part in energy.parts_kwh.items():
         if part > 0:
             remark = _phases(energy) if name == "accelerators" else ""
-            yield name, human.energy(part), f"{human.percent(part / energy.total_kwh)}{remark}"
+            yield PARTS.get(name, name), human.energy(part), f"{human.percent(part / energy.total_kwh)}{remark}"
     for name, level in energy.power.items():
         yield LEVELS[name], human.power(level.mean_w), _swing(level)
 
@@ -54,6 +54,14 @@ def _carbon(energy: EnergyResult) -> Iterator[Row]:
         yield "carbon", human.carbon(energy.carbon_kg), f"CO2e, {human.digits(per_kwh)} g/kWh"
     if energy.embodied_kg is not None:
         yield "embodied", human.carbon(energy.embodied_kg), "CO2e, share of making the hardware"
+
+
+def _states(energy: EnergyResult) -> Iterator[Row]:
+    """Where a run does more than train: what the site draws in each of its phases, and the largest swing."""
+    if len(energy.states_w) > 1:
+        most, least = max(energy.states_w, key=energy.states_w.__getitem__), min(energy.states_w.values())
+        others = ", ".join(f"{name.replace('_', ' ')} {human.power(watts)}" for name, watts in energy.states_w.items())
+        yield "swing", human.power(energy.states_w[most] - least), others
 
 
 def _phases(energy: EnergyResult) -> str:

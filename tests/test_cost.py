@@ -1,0 +1,119 @@
+"""Cost: rent, purchase and electricity, per run, step and token, and spot nodes that are taken away."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from sim.metrics.result import CostResult, Result
+from sim.report.text import report_text
+from sim.spec.catalogue import list_catalogue
+from sim.spec.energy import Prices
+from sim.spec.load import load_definition, load_experiment
+from sim.spec.sources import uncovered_numbers
+from sim.study.preemption import CAUSE, with_preemption
+from sim.study.simulate import simulate
+
+
+@cache
+def run(name: str, *overrides: str) -> Result:
+    return simulate(load_experiment(name, overrides).experiment)
+
+
+def cost_of(result: Result) -> CostResult:
+    assert result.cost is not None
+    return result.cost
+
+
+def elapsed(result: Result) -> float:
+    assert result.run is not None
+    return result.run.elapsed_s
+
+
+def test_without_prices_nothing_costs() -> None:
+    assert run("gpt3-175b-a100").cost is None
+
+
+def test_rent_is_accelerator_hours_times_the_price_and_includes_electricity() -> None:
+    result = run("llama3-8b-dgx-h100", "prices=aws-p5", "site=google-oregon")
+    cost = cost_of(result)
+    assert list(cost.usd) == ["rental", "total"]
+    assert cost.usd["total"] == pytest.approx(8 * elapsed(result) / 3600 * 98.32 / 8, rel=1e-3)
+    assert cost.usd_per_accelerator_hour == pytest.approx(12.29)
+    reserved = cost_of(run("llama3-8b-dgx-h100", "prices=aws-p5", "prices.pay=reserved"))
+    assert reserved.usd["total"] / cost.usd["total"] == pytest.approx(6.88 / 12.29)
+
+
+def test_an_own_cluster_costs_electricity_write_off_and_upkeep() -> None:
+    result = run("gpt3-175b-energy")
+    cost, energy = cost_of(result), result.energy
+    assert energy is not None
+    years = elapsed(result) / (365.25 * 86400)
+    assert cost.usd["electricity"] == pytest.approx(0.08 * energy.total_kwh)
+    assert cost.usd["write_off"] == pytest.approx(128 * 170_000 * years / 4)
+    assert cost.usd["upkeep"] == pytest.approx(128 * 170_000 * years * 0.05)
+    assert sum(usd for part, usd in cost.usd.items() if part != "total") == pytest.approx(cost.usd["total"], rel=1e-12)
+
+
+def test_cost_per_step_and_per_token_belong_to_the_same_run() -> None:
+    result = run("gpt3-175b-energy")
+    cost = cost_of(result)
+    assert result.run is not None
+    assert cost.usd_per_step is not None
+    assert cost.usd_per_million_tokens is not None
+    assert cost.usd_per_step * result.run.steps == pytest.approx(cost.usd["total"])
+    tokens = result.run.steps * 1536 * 2048
+    assert cost.usd_per_million_tokens * tokens / 1e6 == pytest.approx(cost.usd["total"])
+
+
+def test_electricity_alone_is_a_cost_where_only_the_site_is_known() -> None:
+    cost = cost_of(run("gpt3-175b-a100", "site=google-iowa"))
+    assert list(cost.usd) == ["electricity", "total"]
+
+
+def test_spot_nodes_are_taken_away_and_the_run_takes_longer() -> None:
+    """Without checkpoints every preemption starts the training anew; the bill follows the time."""
+    base = ("training.tokens=20B", "prices=aws-p5", "seed=2")
+    calm, struck = run("llama3-8b-dgx-h100", *base), run("llama3-8b-dgx-h100", *base, "prices.pay=spot")
+    assert struck.run is not None
+    assert struck.run.failures_by_cause[CAUSE] > 0
+    assert elapsed(struck) > 1.5 * elapsed(calm)
+    assert cost_of(struck).usd["rental"] == pytest.approx(4.9 * 8 * elapsed(struck) / 3600)
+
+
+def test_preemptions_come_at_the_rate_of_the_price_list() -> None:
+    """2,048 nodes for 54 days, one in 400 days each: 276 are expected, 17 is the spread."""
+    spot = ("prices=aws-p5", "prices.pay=spot", "prices.rental.spot_preemption=400 days")
+    struck = run("llama3-405b-54-days", *spot).run
+    assert struck is not None
+    assert struck.failures_by_cause[CAUSE] == pytest.approx(276, abs=4 * 17)
+
+
+def test_nothing_is_preempted_unless_spot_is_paid() -> None:
+    prices, failures = load_definition("prices", "aws-p5"), load_definition("failures", "llama3-h100")
+    assert isinstance(prices, Prices)
+    assert with_preemption(failures, prices) is failures  # type: ignore[arg-type]
+    spot = prices.model_copy(update={"pay": "spot"})
+    modes = with_preemption(failures, spot).modes  # type: ignore[arg-type]
+    assert modes[-1].cause == CAUSE
+    assert modes[-1].mtbf == 86400
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("site", "prices") for name in list_catalogue(kind)]
+)
+def test_every_price_and_intensity_has_a_source(kind: str, name: str) -> None:
+    record = load_definition(kind, name)
+    assert uncovered_numbers(record) == []
+    assert getattr(record, "name", "") == name
+
+
+def test_the_report_says_what_it_costs_in_eighty_columns() -> None:
+    text = report_text(run("gpt3-175b-energy"))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for word in ("carbon", "write off", "per million tokens", "prices of 2022", "TDP", "kWh per billion tokens"):
+        assert word in text
+    short = report_text(run("gpt3-175b-a100"))
+    assert "Cost" not in short
+    assert "carbon" not in short
