@@ -1,0 +1,49 @@
+"""The verb `sensitivity`: what a little more of each resource is worth."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import BadParameter, Option
+
+from sim.cli import output
+from sim.cli.run import AsJson, Overrides, Source
+
+
+def sensitivity(
+    source: Source,
+    overrides: Overrides = None,
+    by: Annotated[
+        str, Option("--by", metavar="SHARE", help="How much more of each resource, as 10 % or 0.1.")
+    ] = "10 %",
+    workers: Annotated[
+        int | None, Option("--workers", "-j", min=1, help="Processes; as many as processors if absent.")
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Simulate an experiment again with more of each resource: rates, links, memory, storage, reliability.
+
+    Resources that the experiment does not have are left out.
+    """
+    from sim.report.sensitivity import print_sensitivity
+    from sim.spec.load import load_experiment
+    from sim.study.sensitivity import sensitivity_report
+
+    report = sensitivity_report(load_experiment(source, overrides or []).experiment, _share(by), workers)
+    if json:
+        output.emit_json(report.to_json())
+    else:
+        output.emit_rich(lambda console: print_sensitivity(report, console))
+    return output.FINE
+
+
+def _share(text: str) -> float:
+    from sim.units import QuantityError, parse_fraction
+
+    try:
+        share = parse_fraction(text)
+    except QuantityError as error:
+        raise BadParameter(str(error), param_hint="--by") from None
+    if share == 0:
+        raise BadParameter("nothing changes by 0", param_hint="--by")
+    return share
