@@ -22,7 +22,7 @@ from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.spec.storage import Checkpointing
 from sim.study.simulate import simulate_step
-from sim.workload.parameters import total_parameters
+from sim.workload.parameters import total_parameters, trained_parameters
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}
 SAVE: Fields = {"interval": 1800.0, "host_copy_bandwidth": 1e10}
@@ -132,6 +132,16 @@ def test_who_writes_under_zero() -> None:
     saved = saved_bytes(plan, Checkpointing(writers="one_replica"))
     n = total_parameters(plan.model, 512)
     assert saved == pytest.approx([n * (2 + 12 / 8)] + [n * 12 / 8] * 7)
+
+
+def test_adapters_are_saved_and_frozen_weights_read_again() -> None:
+    lora = {"rank": 8}
+    plan = plan_of(experiment({}, {}, parallelism={"tensor": 2}, training={"lora": lora}))
+    layers, n = 4, total_parameters(plan.model, 512)
+    trained = trained_parameters(plan.model, plan.shard.lora, 1, layers, n)
+    assert 0 < trained < 0.05 * n
+    assert saved_bytes(plan, Checkpointing()).sum() == pytest.approx(14 * trained)
+    assert needed_bytes(plan, Checkpointing()).sum() == pytest.approx(4 * (14 * trained + 2 * n))
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -264,6 +274,22 @@ def test_a_plan_with_waiting_transfers_runs_as_without() -> None:
     both = with_transfers(step.plan, files, training=True)
     loads = [sum(flow_set.coefficient.sum() for flow_set in plan.flows) for plan in (both, step.plan)]
     assert loads[0] - loads[1] == pytest.approx(32 * 5)  # adapter, leaf, spine, adapter of the server, drives
+
+
+def test_transfers_of_many_sizes_drain_one_after_another() -> None:
+    """More different ends than steps are simulated: the rest goes on at the last pace, here the exact one."""
+    shape: dict[str, Any] = {**TWO, "nodes": 20, "training": {"global_batch": 20}}
+    step = simulate_step(experiment({"mode": "asynchronous"}, {**ON_FABRIC, "servers": 40}, **shape))
+    plan, alone = step.plan, step.trace.time
+    gradients = plan.software.gradient_comm_bytes * total_parameters(plan.model, 512)
+    longer = alone + 2 * 19 / 20 * gradients / 25e9  # the ring has half of an adapter while anyone drains
+    assert plan.cluster.storage is not None
+    each_step = 25e9 * alone  # moved by a rank in a longer step
+    sizes = np.array([each_step * (turn + 0.5) for turn in range(20)])
+    files = file_transfers(plan, plan.cluster.storage, sizes, np.inf, write=True)
+    drain = drain_beside(plan, files, alone)
+    assert drain.seconds == pytest.approx(19.5 * longer, rel=0.03)
+    assert drain.slowdown == pytest.approx(longer / alone, rel=0.05)
 
 
 def test_copies_in_the_memory_of_a_peer() -> None:

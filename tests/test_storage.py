@@ -25,6 +25,7 @@ from sim.study.simulate import simulate_step
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}
 LAYERS: dict[str, Any] = {"parallelism": {"tensor": 8}, "training": {"global_batch": 32}}
+DRIVES = {True: ("storage-port-storage", "host-nvme"), False: ("storage-storage-port", "nvme-host")}
 KINDS: dict[str, Fields] = {
     "a network of its own": {},
     "stripes on a network of its own": {"stripe": 2, "network": {"kind": "own", "node_bandwidth": 3e9}},
@@ -167,6 +168,36 @@ def test_folding_does_not_move_a_transfer(storage: Fields) -> None:
     for write in (True, False):
         alike = [seconds(plan, 1e9, write=write, ranks=slice(0, 24)) for plan in (folded, flat)]
         assert alike[0] == pytest.approx(alike[1], rel=1e-9)
+
+
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.integers(0, 1),
+    st.lists(st.sampled_from([0.0, 1e6, 3e9]), min_size=32, max_size=32),
+)
+@settings(max_examples=25)
+def test_every_byte_arrives_as_often_as_it_is_kept(kind: str, failed: int, sizes: list[float]) -> None:
+    """What leaves the ranks reaches drives `replication` times, and comes back once; no failed server takes part."""
+    plan = plan_of({**KINDS[kind], "failed_servers": failed}, simulation={"prune": "off"})
+    cluster, storage = plan.cluster, plan.cluster.storage
+    assert storage is not None
+    size = np.array(sizes)
+    for write in (True, False):
+        transfers = file_transfers(plan, storage, size, np.inf, write=write)
+        carried = np.zeros(cluster.links.n)
+        for name, (flows, _) in transfers.flows.items():
+            np.add.at(carried, flows.link, flows.coefficient * transfers.size[name])
+        by_kind: dict[str, float] = {}
+        for link in np.flatnonzero(carried).tolist():
+            by_kind[cluster.link_kind(link)] = by_kind.get(cluster.link_kind(link), 0.0) + carried[link]
+            names = cluster.link_name(link)
+            assert storage.is_local or failed == 0 or "storage3" not in names
+        drives = sum(part for kind, part in by_kind.items() if kind in DRIVES[write])
+        copies = storage.spec.replication if write else 1
+        assert drives == pytest.approx(copies * size.sum(), rel=1e-12)
+        if storage.has_own_network:
+            near = "host-storage-switch" if write else "storage-switch-host"
+            assert by_kind.get(near, 0.0) == pytest.approx(size.sum(), rel=1e-12)
 
 
 def test_failed_servers_leave_their_load_to_the_others() -> None:

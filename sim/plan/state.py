@@ -1,7 +1,8 @@
 """The training state as the ranks hold it: what each of them saves, and what it must have to go on.
 
 State is weights and optimizer state. With 16-bit weights, a 32-bit master copy and two 32-bit moments
-it takes 14 bytes per parameter; ZeRO decides which part of it ranks share.
+it takes 14 bytes per parameter; ZeRO decides which part of it ranks share. Beside adapters, only they are
+saved, but frozen weights are read again.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from sim.plan.plan import Plan
 from sim.spec.storage import Checkpointing
-from sim.workload.extent import element_bytes
+from sim.workload.extent import element_bytes, weight_bytes
 from sim.workload.memory import optimizer_state_bytes
-from sim.workload.parameters import embedding_parameters, total_parameters
+from sim.workload.parameters import embedding_parameters, total_parameters, trained_parameters
 
 Floats = NDArray[np.float64]
 
@@ -40,20 +41,37 @@ def distinct_bytes(plan: Plan, save: Checkpointing) -> Floats:
 
 
 def needed_bytes(plan: Plan, save: Checkpointing) -> Floats:
-    """Bytes that each rank must hold to go on, (n_ranks,)."""
+    """Bytes that each rank must read to go on, (n_ranks,): its state, and weights that are frozen."""
     weights, optimizer = state_bytes(plan, save)
-    return _parameters(plan) * (weights / _sharers(plan, 3) + optimizer / _sharers(plan, 1))
+    state = _parameters(plan) * (weights / _sharers(plan, 3) + optimizer / _sharers(plan, 1))
+    return state + _frozen_bytes(plan) / _sharers(plan, 3)
+
+
+def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
+    """The same, where replicas read a part each, (n_ranks,)."""
+    return distinct_bytes(plan, save) + _frozen_bytes(plan) / _replicas(plan)
 
 
 def _parameters(plan: Plan) -> Floats:
-    """Parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what they all hold."""
-    tensor, stages = plan.grid.size["tensor"], len(plan.chunks)
-    held = [float(sum(s.parameters for chunk in chunks for s in chunk.segments)) for chunks in plan.chunks]
-    if plan.model.tied_embeddings and stages > 1:
+    """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold."""
+    tensor, stages, lora = plan.grid.size["tensor"], len(plan.chunks), plan.shard.lora
+    held = [float(sum(s.trained for chunk in chunks for s in chunk.segments)) for chunks in plan.chunks]
+    if plan.model.tied_embeddings and stages > 1 and lora is None:
         held[-1] -= embedding_parameters(plan.model, tensor)
-    total = total_parameters(plan.model, plan.shard.sequence_length)
-    share = np.array(held) / sum(held) * total / tensor
+    every = total_parameters(plan.model, plan.shard.sequence_length)
+    trained = trained_parameters(plan.model, lora, 1, plan.model.layers, every)
+    share = np.array(held) / sum(held) * trained / tensor
     return np.asarray(share[plan.grid.coordinate["pipeline"]])
+
+
+def _frozen_bytes(plan: Plan) -> Floats:
+    """Bytes of frozen weights beside adapters that the rank and its replicas stand for, (n_ranks,)."""
+    if plan.shard.lora is None:
+        return np.zeros(plan.grid.n_ranks)
+    layers = np.array([sum(chunk.layers for chunk in chunks) for chunks in plan.chunks]) / plan.model.layers
+    every = total_parameters(plan.model, plan.shard.sequence_length) / plan.grid.size["tensor"]
+    each = every * weight_bytes(plan.shard.precision, plan.shard.lora)
+    return np.asarray(layers[plan.grid.coordinate["pipeline"]] * each)
 
 
 def _replicas(plan: Plan) -> int:

@@ -51,6 +51,8 @@ class Transfers:
 def file_transfers(plan: Plan, storage: StorageSystem, size: Floats, pace: float, *, write: bool) -> Transfers:
     """A file of size[rank] bytes in storage for each rank, (n_ranks,), none if 0; `pace`: what one rank moves [B/s]."""
     ranks = np.flatnonzero(size > 0)
+    if not len(ranks):
+        return Transfers(plan.cluster, {}, {})
     loads = _file_loads(plan, storage, ranks, write)
     cluster, loads = _limited(plan.cluster, storage, loads, size[ranks], pace, write)
     members = ranks[:, None].astype(np.int32)

@@ -20,7 +20,7 @@ from sim.cluster.storage import StorageSystem
 from sim.engine.transfers import Drain, drain_beside, transfer_seconds
 from sim.errors import PlanError, Problem
 from sim.plan.plan import Plan
-from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
+from sim.plan.state import needed_bytes, saved_bytes, shared_bytes
 from sim.plan.transfers import Transfers, file_transfers, peer_transfers, replica_transfers
 from sim.spec.storage import Checkpointing
 from sim.units import DATA, format_quantity
@@ -115,7 +115,7 @@ class _Saver:
     def _restore(self) -> float:
         """Every rank reads what it needs; or each byte is read once, and replicas pass it on."""
         needed = needed_bytes(self.plan, self.save)
-        read = needed if self.save.restore == "each" else distinct_bytes(self.plan, self.save)
+        read = needed if self.save.restore == "each" else shared_bytes(self.plan, self.save)
         stored = read / self.save.compression_ratio
         pace = self._pace(self.save.decompression_bandwidth, copying=True)
         files = file_transfers(self.plan, self.storage, stored, pace, write=False)

@@ -62,7 +62,7 @@ class Checkpointing(Record):
     peer_interval_steps: Count = Field(default=1, ge=1, description="steps between copies to the peer (mode in_memory)")
     bytes_per_parameter: float | None = Field(default=None, gt=0, description="saved bytes per parameter; from the precision if absent: 14 with 16-bit weights, 32-bit master copy and Adam moments, 12 with 32-bit weights; 10 leaves the master copy out, 2 saves 16-bit weights alone")
     writers: Literal["all", "one_replica"] = Field(default="all", description="all: equal replicas of a shard write a part each; one_replica: the first writes all of it")
-    restore: Literal["each", "broadcast"] = Field(default="each", description="each: every rank reads its state; broadcast: one replica reads and passes it on over the network")
+    restore: Literal["each", "broadcast"] = Field(default="each", description="each: every rank reads all that it needs; broadcast: every byte is read once, and replicas pass it on over the network")
     compression_ratio: float = Field(default=1.0, ge=1, description="bytes before compression over bytes after it")
     compression_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="input rate of compression, per rank; no cost if absent")
     decompression_bandwidth: BytesPerSecond | None = Field(default=None, gt=0, description="output rate of decompression, per rank; no cost if absent")
