@@ -9,7 +9,20 @@ import typer
 from typer import Option
 
 from sim import __version__
-from sim.cli import calibrate, catalogue, files, output, plan, results, run, sensitivity, sweep, timeline, validate
+from sim.cli import (
+    calibrate,
+    catalogue,
+    files,
+    output,
+    plan,
+    results,
+    run,
+    scale,
+    sensitivity,
+    sweep,
+    timeline,
+    validate,
+)
 
 app = typer.Typer(
     name="clustersim",
@@ -25,6 +38,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)
+app.command("scale")(scale.scale)
 app.command("sensitivity")(sensitivity.sensitivity)
 app.command("check")(files.check)
 app.command("list")(catalogue.list_)
