@@ -11,6 +11,7 @@ from sim.report.text import report_text
 from sim.spec.catalogue import list_catalogue
 from sim.spec.energy import Prices
 from sim.spec.load import load_definition, load_experiment
+from sim.spec.reliability import Failures
 from sim.spec.sources import uncovered_numbers
 from sim.study.preemption import CAUSE, with_preemption
 from sim.study.simulate import simulate
@@ -93,9 +94,10 @@ def test_preemptions_come_at_the_rate_of_the_price_list() -> None:
 def test_nothing_is_preempted_unless_spot_is_paid() -> None:
     prices, failures = load_definition("prices", "aws-p5"), load_definition("failures", "llama3-h100")
     assert isinstance(prices, Prices)
-    assert with_preemption(failures, prices) is failures  # type: ignore[arg-type]
+    assert isinstance(failures, Failures)
+    assert with_preemption(failures, prices) is failures
     spot = prices.model_copy(update={"pay": "spot"})
-    modes = with_preemption(failures, spot).modes  # type: ignore[arg-type]
+    modes = with_preemption(failures, spot).modes
     assert modes[-1].cause == CAUSE
     assert modes[-1].mtbf == 86400
 

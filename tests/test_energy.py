@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from sim.engine.power import Board, Work
 from sim.errors import ConfigError
 from sim.metrics.energy import consumption, embodied_carbon, tdp_energy
+from sim.metrics.energy_curve import power_curves
 from sim.metrics.energy_plant import efficiency, network_power
 from sim.metrics.energy_run import span_energy
+from sim.metrics.energy_step import activity_of
 from sim.metrics.result import EnergyResult, Result
 from sim.run.life_inputs import Span, State
 from sim.spec.carbon import Grid, grid_of
@@ -88,13 +90,11 @@ def test_power_over_time_is_that_of_every_row_in_turn() -> None:
     """The slow way: add up the rows of one rank class at each moment."""
     simulated = prepare_step(load_experiment("gpt3-175b-a100", ("training.global_batch=256",)).experiment).run()
     trace, job = simulated.trace, simulated.job
-    from sim.metrics.energy_curve import power_curves
-    from sim.metrics.energy_step import added_joules, row_actions
-
+    activity = activity_of(trace, job)
     one = np.zeros((1, len(job.ranks)))
     one[0, 3] = 1
-    curve = power_curves(trace, job, one, samples=50)[0]
-    added, acts = added_joules(trace, job), row_actions(trace)
+    curve = power_curves(activity, one, samples=50)[0]
+    added, acts = activity.added(), activity.of_row
     edges = np.linspace(0, trace.time, 51)
     slow = np.full(50, job.board.waiting)
     rows = [(trace.start[r], trace.end[r], added[acts[r]]) for r in range(len(acts)) if _on(trace, int(acts[r]), 3)]
@@ -243,7 +243,7 @@ def test_a_life_with_failures_accounts_for_every_second() -> None:
 
 def test_spans_add_up_and_down_nodes_draw_nothing() -> None:
     simulated = prepare_step(load_experiment("gpt3-175b-a100").experiment).run()
-    levels = consumption(simulated.trace, simulated.job, simulated.cluster, None).levels
+    levels = consumption(activity_of(simulated.trace, simulated.job), None).levels
     state = State(8, ())
     whole = span_energy([Span(0, 100, "training", 100, 128, 0, 0, state)], levels)
     parts = span_energy(
@@ -264,9 +264,7 @@ def test_spans_add_up_and_down_nodes_draw_nothing() -> None:
 def test_overhead_that_does_not_fall_with_the_load_weighs_more_on_an_idle_cluster() -> None:
     site = {"pue": 1.5, "fixed_overhead": 0.4}
     simulated = prepare_step(load_experiment("quickstart").experiment).run()
-    plant = consumption(
-        simulated.trace, simulated.job, simulated.cluster, Site.from_si({"name": "s"} | site)
-    ).levels.plant
+    plant = consumption(activity_of(simulated.trace, simulated.job), Site.from_si({"name": "s"} | site)).levels.plant
     assert plant.cooling(plant.rated) == pytest.approx(0.5 * plant.rated)
     idle = plant.draw(0.0, 0, 1)
     assert idle["cooling"] > 0.5 * (sum(idle.values()) - idle["cooling"])

@@ -20,6 +20,7 @@ import pytest
 from sim.metrics.energy import Consumption, consumption
 from sim.metrics.energy_plant import efficiency
 from sim.metrics.energy_run import Levels
+from sim.metrics.energy_step import activity_of
 from sim.spec.load import load_experiment
 from sim.study.simulate import prepare_step
 
@@ -98,7 +99,7 @@ WORKLOADS = {"gpt3": gpt3, "bert": bert, "lora": lora}
 def used(run: Metered) -> tuple[Consumption, int, int]:
     """What the run draws, its replicas, and its samples per step."""
     simulated = prepare_step(load_experiment(experiment(run)).experiment).run()
-    spent = consumption(simulated.trace, simulated.job, simulated.cluster, None)
+    spent = consumption(activity_of(simulated.trace, simulated.job), None)
     return spent, simulated.setup.data, simulated.setup.training.global_batch
 
 

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cluster.cluster import Cluster
-from sim.engine.ranks import Job
-from sim.engine.trace import Trace
 from sim.metrics.energy_curve import Floats, power_curves
 from sim.metrics.energy_plant import Plant, efficiency
 from sim.metrics.energy_run import Levels, SpanEnergy, span_energy
-from sim.metrics.energy_step import step_energy
+from sim.metrics.energy_step import Activity, step_energy
 from sim.metrics.result import EnergyResult, PowerLevel
 from sim.run.life_inputs import Span
 from sim.spec.carbon import Grid, grid_of
@@ -55,10 +52,11 @@ class Consumption:
         return span_energy(spans, self.levels, self.grid)
 
 
-def consumption(trace: Trace, job: Job, cluster: Cluster, site: Site | None) -> Consumption:
+def consumption(activity: Activity, site: Site | None) -> Consumption:
     """What the job of a simulated step draws. Raises ConfigError if the grid's file cannot be read."""
+    job, cluster = activity.job, activity.job.plan.cluster
     nodes = len(np.unique(cluster.node_of(job.plan.grid.accelerator)))
-    levels = Levels(Plant(cluster, site), job.board, step_energy(trace, job), nodes)
+    levels = Levels(Plant(cluster, site), job.board, step_energy(activity), nodes)
     tdp = levels.step.ranks * cluster.accelerator.power.tdp
     return Consumption(levels, grid_of(site) if site else None, tdp)
 
@@ -106,16 +104,16 @@ def node_power(levels: Levels) -> float:
     return output / efficiency(plant.node.supply, output)
 
 
-def power_levels(trace: Trace, job: Job, used: Consumption, rank: int) -> dict[str, PowerLevel]:
+def power_levels(activity: Activity, used: Consumption, rank: int) -> dict[str, PowerLevel]:
     """Power over one step of an accelerator of class `rank`, its node, the job's nodes and the whole site."""
-    levels, plant = used.levels, used.levels.plant
+    job, levels, plant = activity.job, used.levels, used.levels.plant
     place, classes = plant.cluster.node_of(job.plan.grid.accelerator), job.plan.partition.rank
     here = place == place[job.ranks[rank].representative]
     weights = np.zeros((3, len(job.ranks)))
     weights[0, rank] = 1.0
     weights[1] = np.bincount(classes[here], minlength=len(job.ranks))
     weights[2] = np.bincount(classes, minlength=len(job.ranks))
-    one, node, all_ranks = power_curves(trace, job, weights)
+    one, node, all_ranks = power_curves(activity, weights)
     return _levels(levels, one, node, int(here.sum()), all_ranks)
 
 

@@ -12,26 +12,25 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.ranks import Job
 from sim.engine.trace import Trace
-from sim.metrics.energy_step import added_joules, row_actions, spread
+from sim.metrics.energy_step import Activity
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SAMPLES = 128
 
 
-def power_curves(trace: Trace, job: Job, weights: Floats, samples: int = SAMPLES) -> Floats:
+def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) -> Floats:
     """Power of sets of accelerators of the job over a step, (n_sets, samples), means over equal times [W].
 
     weights: (n_sets, n_rank_classes), how many accelerators of each class are in each set.
     """
-    joules, acts = added_joules(trace, job), row_actions(trace)
+    trace, joules = activity.trace, activity.added()
     duration = trace.end - trace.start
-    base = job.board.waiting * weights.sum(axis=1, keepdims=True)
+    base = activity.job.board.waiting * weights.sum(axis=1, keepdims=True)
     curves = np.empty((len(weights), samples))
     for number, weight in enumerate(weights):
-        added = (joules * spread(trace, weight))[acts]
+        added = (joules * activity.spread(weight))[activity.of_row]
         watts = np.divide(added, duration, out=np.zeros_like(added), where=duration > 0)
         curves[number] = _means(trace, watts, samples)
     curves += base

@@ -9,6 +9,7 @@ as there are ranks, rows of skipped periods as often as they happened.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,36 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 COMMUNICATION, WAITING, IDLE = "communication", "waiting", "idle"
 PHASES = (MATRIX, MEMORY, COMMUNICATION, WAITING, IDLE)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a step did, as far as it takes energy.
+
+    of_row: (n_rows,) action of each row of the trace. matrix, memory: (n_actions,) joules of computation on
+    each member of an action; busy: seconds it needs at full speed; sent: bytes that each member sends, and
+    receives as many. owner, member: (n,) actions with each of their rank classes.
+    """
+
+    trace: Trace
+    job: Job
+    of_row: Ints
+    matrix: Floats
+    memory: Floats
+    busy: Floats
+    sent: Floats
+    owner: Ints
+    member: Ints
+
+    def spread(self, weight: Floats) -> Floats:
+        """Sum of `weight`, one for each rank class, over the members of each action, (n_actions,)."""
+        total: Floats = np.bincount(self.owner, weight[self.member], len(self.busy)).astype(np.float64)
+        return total
+
+    def added(self) -> Floats:
+        """Energy that each action adds to the waiting power of each member, (n_actions,) [J]."""
+        board = self.job.board
+        return self.matrix + self.memory - board.waiting * self.busy + board.per_byte_sent * self.sent
 
 
 @dataclass(frozen=True)
@@ -41,51 +72,49 @@ class StepEnergy:
         return sum(self.phases.values()) / self.seconds
 
 
-def step_energy(trace: Trace, job: Job) -> StepEnergy:
-    """Energy of the accelerators of a job over one step, by phase."""
-    counts = np.array([rank.count for rank in job.ranks], dtype=np.float64)
-    actions = trace.program.actions
-    happened = np.bincount(row_actions(trace), trace.weights(), len(actions)) * spread(trace, counts)
-    phases = {phase: float(happened @ _computed(actions, phase)) for phase in (MATRIX, MEMORY)}
-    phases[COMMUNICATION] = float(happened @ _sent(actions)) * job.board.per_byte_sent
-    ranks = sum(rank.count for rank in job.ranks)
-    phases[WAITING] = job.board.waiting * (ranks * trace.time - float(happened @ _busy(actions)))
-    return StepEnergy(trace.time, phases, ranks)
-
-
-def added_joules(trace: Trace, job: Job) -> Floats:
-    """Energy that each action adds to the waiting power of each member, (n_actions,) [J]."""
-    actions, board = trace.program.actions, job.board
-    computed = _computed(actions, MATRIX) + _computed(actions, MEMORY)
-    return computed - board.waiting * _busy(actions) + board.per_byte_sent * _sent(actions)
-
-
-def spread(trace: Trace, weight: Floats) -> Floats:
-    """Sum of `weight`, one for each rank class, over the members of each action, (n_actions,)."""
-    actions = trace.program.actions
+def activity_of(trace: Trace, job: Job) -> Activity:
+    """What a step did, in arrays."""
+    actions, templates = trace.program.actions, trace.program.templates
+    rows = [_row(action) for action in actions]
+    matrix, memory, busy, sent = np.array(rows).reshape(-1, 4).T
     members = [trace.flow_ranks[action.flow] if action.flow >= 0 else action.ranks for action in actions]
-    owner = np.repeat(np.arange(len(actions)), [len(each) for each in members])
-    flat = np.array([rank for each in members for rank in each], dtype=np.int64)
-    total: Floats = np.bincount(owner, weight[flat], len(actions)).astype(np.float64)
-    return total
-
-
-def row_actions(trace: Trace) -> Ints:
-    """Action of each row, (n,)."""
-    acts = np.array([template.action for template in trace.program.templates], dtype=np.int64)
-    return acts[trace.template]
-
-
-def _computed(actions: list[Action], phase: str) -> Floats:
-    return np.array([sum(joules for name, joules in action.joules if name == phase) for action in actions])
-
-
-def _busy(actions: list[Action]) -> Floats:
-    return np.array([action.busy for action in actions])
-
-
-def _sent(actions: list[Action]) -> Floats:
-    """Bytes that each member of an action sends, and receives as many."""
-    return np.array(
-        [action.size if action.flow >= 0 else sum(size for _, size in action.carried) for action in actions]
+    return Activity(
+        trace,
+        job,
+        np.array([template.action for template in templates], dtype=np.int64)[trace.template],
+        matrix,
+        memory,
+        busy,
+        sent,
+        np.repeat(np.arange(len(actions)), [len(each) for each in members]),
+        np.array(list(chain.from_iterable(members)), dtype=np.int64),
     )
+
+
+def _row(action: Action) -> tuple[float, float, float, float]:
+    if action.flow >= 0:
+        return 0.0, 0.0, 0.0, action.size
+    matrix = memory = sent = 0.0
+    for phase, joules in action.joules:
+        if phase == MATRIX:
+            matrix = joules
+        else:
+            memory = joules
+    for _, size in action.carried:
+        sent += size
+    return matrix, memory, action.busy, sent
+
+
+def step_energy(activity: Activity) -> StepEnergy:
+    """Energy of the accelerators of a job over one step, by phase."""
+    trace, job = activity.trace, activity.job
+    counts = np.array([rank.count for rank in job.ranks], dtype=np.float64)
+    happened = np.bincount(activity.of_row, trace.weights(), len(activity.busy)) * activity.spread(counts)
+    ranks = sum(rank.count for rank in job.ranks)
+    phases = {
+        MATRIX: float(happened @ activity.matrix),
+        MEMORY: float(happened @ activity.memory),
+        COMMUNICATION: float(happened @ activity.sent) * job.board.per_byte_sent,
+        WAITING: job.board.waiting * (ranks * trace.time - float(happened @ activity.busy)),
+    }
+    return StepEnergy(trace.time, phases, ranks)

@@ -8,6 +8,7 @@ from sim.engine.ranks import Job
 from sim.engine.trace import Trace
 from sim.metrics.cost import cost_result
 from sim.metrics.energy import consumption, energy_result, power_levels
+from sim.metrics.energy_step import activity_of
 from sim.metrics.result import CostResult, EnergyResult
 from sim.run.life_inputs import Span
 from sim.spec.setup import Setup
@@ -22,10 +23,11 @@ def accounts(
     grid's carbon intensity cannot be read.
     """
     setup, cluster = Setup(job.plan.experiment), job.plan.cluster
-    used = consumption(trace, job, cluster, setup.site)
+    activity = activity_of(trace, job)
+    used = consumption(activity, setup.site)
     step_tokens = setup.training.global_batch * setup.training.sequence_length
     happened = tuple(spans) or used.whole(steps * trace.time)
-    levels = power_levels(trace, job, used, rank)
+    levels = power_levels(activity, used, rank)
     energy = energy_result(used, happened, steps * step_tokens, levels)
     seconds = sum(span.seconds for span in happened)
     size = cluster.n_nodes, cluster.n_accelerators
