@@ -83,6 +83,9 @@ def growth() -> Iterator[Row]:
         name = f"step, {run['accelerators']:,} accelerators"
         yield time_row(f"{name}: planning", Sample(tuple(run["planning_s"])))
         yield time_row(f"{name}: simulation", Sample(tuple(run["simulation_s"])), limit, ratio)
+        accounting, simulation = Sample(tuple(run["accounting_s"])), min(run["simulation_s"])
+        share = f"x{accounting.least / simulation:.2f} of the simulation (budget x0.1)"
+        yield time_row(f"{name}: energy and cost", accounting, 0.1 * simulation, share)
     for run in runs:
         ratio = f"x{run['peak_bytes'] / first['peak_bytes']:.2f} of the first (budget x2)" if run is last else ""
         peak = run["peak_bytes"] / 1e6

@@ -10,25 +10,30 @@ from typing import Any
 
 from bench.measure import peak_memory
 from sim.spec.load import load_experiment
+from sim.study.accounts import accounts
 from sim.study.simulate import prepare_step
 
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
-    """Simulate one step again and again: times of planning and of simulating [s], events, peak memory [B]."""
+    """Simulate one step again and again: times of planning, simulating and accounting [s], events, peak memory [B]."""
     loaded = load_experiment(experiment, overrides).experiment
-    planning, simulating = [], []
+    planning, simulating, accounting = [], [], []
     for _ in range(int(repetitions)):
         begin = time.perf_counter()
         prepared = prepare_step(loaded)
         ready = time.perf_counter()
         done = prepared.run()
         planning.append(ready - begin)
-        simulating.append(time.perf_counter() - ready)
+        simulated = time.perf_counter()
+        simulating.append(simulated - ready)
+        accounts(done.job, done.trace, 0, steps=1)
+        accounting.append(time.perf_counter() - simulated)
         events, ranks = done.trace.events, done.setup.ranks
         del prepared, done
     return {
         "planning_s": planning,
         "simulation_s": simulating,
+        "accounting_s": accounting,
         "seconds": [plan + run for plan, run in zip(planning, simulating, strict=True)],
         "events": events,
         "accelerators": ranks,
