@@ -9,7 +9,7 @@ alone. If somebody comes near before it is on its links, it is called back and j
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,6 +68,19 @@ class FlowTable:
                 met[f].update(flows)
         return tuple(frozenset(m) for m in met)
 
+    @cached_property
+    def near(self) -> tuple[int, ...]:
+        """The same as sets of bits: bit k of entry f says that classes f and k cross one link."""
+        return tuple(sum(1 << k for k in met) for met in self._conflicts)
+
+    @cached_property
+    def by_flow(self) -> tuple[Ints, Ints, Floats]:
+        """First entry of each class (one more at the end); link and coefficient of the entries, shared links only."""
+        shared = np.flatnonzero(self.link < self.n_shared)
+        order = shared[np.argsort(self.flow[shared], kind="stable")]
+        start = np.searchsorted(self.flow[order], np.arange(self.n_flows + 1))
+        return start, self.link[order], self.coefficient[order]
+
 
 class Flow(Event):
     """Bytes on their way, and the event of their arrival: what is left at `since`, and the rate from then on."""
@@ -93,8 +106,10 @@ class Network:
         self.rates_alone = table.solo_rates()
         self.solo: list[float] = self.rates_alone.tolist()
         self.conflicts = table.conflicts()
+        self.near = table.near
         self.active: dict[int, list[Flow]] = {}
         self.coming: dict[int, list[Flow]] = {}  # flows that start up near others
+        self.active_bits = self.coming_bits = 0  # their classes
         self.n_joins = 0  # of such flows
         self._on_ring: list[Callable[[Event], None]] = [self._rung]
         self.bytes_moved = [0.0] * table.n_flows
@@ -107,12 +122,12 @@ class Network:
         now = self.env._now
         flow = Flow(kind, size, owner, done, now + latency)
         self.bytes_moved[kind] += size
-        near = self.conflicts[kind]
-        if self.active.keys().isdisjoint(near) and self.coming.keys().isdisjoint(near):
-            self.active[kind] = [flow]
+        near = self.near[kind]
+        if not near & (self.active_bits | self.coming_bits):
+            self._enter(flow)
             self._run(flow, self.solo[kind])
             return flow
-        for other in sorted(near & self.active.keys()):
+        for other in _bits(near & self.active_bits):
             self._call_back(other, now)
         if latency > 0:
             self._await(flow)
@@ -123,28 +138,45 @@ class Network:
     def _call_back(self, kind: int, now: float) -> None:
         """Flows that are still starting up lose the end that was set for them."""
         for flow in [flow for flow in self.active[kind] if flow.since > now]:
-            self._leave(self.active, flow)
+            self._leave(flow)
             self._await(flow)
 
     def _await(self, flow: Flow) -> None:
         self.coming.setdefault(flow.kind, []).append(flow)
+        self.coming_bits |= 1 << flow.kind
         flow.coming, flow.rate = True, 0.0
         self._ring(flow, flow.since)
 
     def _join(self, flow: Flow) -> None:
         """Start to move bytes now, beside whoever is there."""
-        crowded = not self.active.keys().isdisjoint(self.conflicts[flow.kind])
-        self.active.setdefault(flow.kind, []).append(flow)
+        crowded = self.near[flow.kind] & self.active_bits
+        self._enter(flow)
         if crowded:
             self._mark(flow.kind)
         else:
             self._run(flow, self.solo[flow.kind])
 
-    @staticmethod
-    def _leave(flows: dict[int, list[Flow]], flow: Flow) -> None:
-        flows[flow.kind].remove(flow)
-        if not flows[flow.kind]:
-            del flows[flow.kind]
+    def _enter(self, flow: Flow) -> None:
+        self.active.setdefault(flow.kind, []).append(flow)
+        self.active_bits |= 1 << flow.kind
+
+    def _leave(self, flow: Flow) -> None:
+        flows = self.active[flow.kind]
+        flows.remove(flow)
+        if not flows:
+            del self.active[flow.kind]
+            self.active_bits ^= 1 << flow.kind
+
+    def _come(self, flow: Flow) -> None:
+        """A flow that was called back has started up."""
+        flow.coming = False
+        self.n_joins += 1
+        flows = self.coming[flow.kind]
+        flows.remove(flow)
+        if not flows:
+            del self.coming[flow.kind]
+            self.coming_bits ^= 1 << flow.kind
+        self._join(flow)
 
     def note_alone(self, kinds: list[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
@@ -182,14 +214,11 @@ class Network:
             return
         flow.rings_at = NEVER
         if flow.coming:
-            flow.coming = False
-            self.n_joins += 1
-            self._leave(self.coming, flow)
-            self._join(flow)
+            self._come(flow)
             return
         self._note_use(flow)
-        self._leave(self.active, flow)
-        if not self.active.keys().isdisjoint(self.conflicts[flow.kind]):
+        self._leave(flow)
+        if self.near[flow.kind] & self.active_bits:
             self._mark(flow.kind)
         flow.done(flow.owner)
 
@@ -203,24 +232,23 @@ class Network:
 
     def _resolve(self, _: Event) -> None:
         changed, self._changed = self._changed, {}
-        seen: set[int] = set()
+        unseen = self.active_bits
         for kind in changed:
-            region = self._region(kind, seen)
+            region, unseen = self._region(kind, unseen)
             if region:
                 self._share(region)
 
-    def _region(self, kind: int, seen: set[int]) -> list[int]:
-        """Active classes that `kind` reaches over shared links, not yet seen, sorted."""
-        found, stack, now = [], [kind], self.env._now
-        expanded = {kind}
+    def _region(self, kind: int, unseen: int) -> tuple[list[int], int]:
+        """Active classes among the `unseen` that `kind` reaches over shared links, sorted; and who is unseen still."""
+        found: list[int] = []
+        stack, now = [kind], self.env._now
         while stack:
-            met = self.conflicts[stack.pop()] & self.active.keys()
-            near = sorted(k for k in met if k not in seen and self.active[k][0].since <= now)
-            seen.update(near)
-            found += near
-            stack += [k for k in near if k not in expanded]
-            expanded.update(near)
-        return sorted(found)
+            near = self.near[stack.pop()] & unseen
+            unseen ^= near
+            moving = [k for k in _bits(near) if self.active[k][0].since <= now]
+            found += moving
+            stack += moving
+        return sorted(found), unseen
 
     def _share(self, region: list[int]) -> None:
         now = self.env.now
@@ -257,15 +285,22 @@ class Network:
 
 def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:
     """Max-min rates of the flows in `key`, B/s per flow. Raises CertificateError if asked to check."""
-    count = np.zeros(table.n_flows)
-    for kind, number in key:
-        count[kind] = number
-    used = (count[table.flow] > 0) & (table.link < table.n_shared)
-    kinds, flow = np.unique(table.flow[used], return_inverse=True)
-    links, link = np.unique(table.link[used], return_inverse=True)
-    coefficient = table.coefficient[used] * count[table.flow[used]]
-    capacity = table.capacity[links]
+    start, links, coefficients = table.by_flow
+    kinds, count = np.array(key).T
+    width = start[kinds + 1] - start[kinds]
+    flow = np.repeat(np.arange(len(kinds)), width)
+    entry = np.arange(len(flow)) + np.repeat(start[kinds] - np.cumsum(width) + width, width)
+    used, link = np.unique(links[entry], return_inverse=True)
+    coefficient, capacity = coefficients[entry] * count[flow], table.capacity[used]
     rate = max_min_rates(flow, link, coefficient, capacity, len(kinds))
     if check and (fault := certificate(flow, link, coefficient, capacity, rate)):
         raise CertificateError(f"rate allocation of flow classes {key} is not max-min fair: {fault}")
     return dict(zip(kinds.tolist(), rate.tolist(), strict=True))
+
+
+def _bits(number: int) -> Iterator[int]:
+    """Places of the bits that are set, lowest first."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
