@@ -211,6 +211,15 @@ def test_checkpoints_must_fit() -> None:
         costs_of({"keep": 1}, {"capacity": 2.9 * size, "kind": "replicated", "replication": 3})
 
 
+def test_copies_must_fit_into_host_memory() -> None:
+    size = costs_of({}).bytes
+    tight = {"host": {"memory": 0.9 * size}}
+    assert costs_of({}, node=tight).bytes == size
+    with pytest.raises(ConfigError, match="of host memory, a node has"):
+        costs_of({"mode": "asynchronous"}, node=tight)
+    assert costs_of({"mode": "asynchronous"}, node={"host": {"memory": 1.1 * size}}).bytes == size
+
+
 # --- beside training --------------------------------------------------------------------------------
 
 TWO: Fields = {

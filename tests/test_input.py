@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -15,11 +14,14 @@ from simpy.core import Environment
 
 from sim.engine.pipe import SharedPipe
 from sim.errors import ConfigError
+from sim.report.text import report_text
 from sim.run.feeding import Supply, feed, supply_of
+from sim.run.saving import checkpoint_costs
+from sim.spec.checks import check_experiment
 from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.spec.storage import InputPipeline
+from sim.spec.storage import Checkpointing, InputPipeline
 from sim.study.simulate import simulate, simulate_step
 
 # Record and its deviation [B], records of a batch, step [s], least accelerator utilization to pass, files of records:
@@ -319,7 +321,28 @@ def test_wrong_input_is_explained(storage: str, data: str, message: str) -> None
 
 def test_work_on_samples_needs_cores() -> None:
     made = fed({"record": 1e6, "preprocessing": 0.01}, node={"host": {"cores": 0}})
-    from sim.spec.checks import check_experiment
-
     assert any("no known cores" in str(problem) for problem in check_experiment(made))
-    assert replace(supply(1, 1.0, {"record": 1.0})).cores == 0
+
+
+def test_the_report_says_what_holds_data_back_and_what_a_save_costs() -> None:
+    made = fed({"record": 1e9, "workers": 2})
+    text = report_text(simulate(made.model_copy(update={"checkpoint": Checkpointing(interval_steps=10)})))
+    rows = {line.split("  ")[1].strip(): line for line in text.splitlines() if line.startswith("  ")}
+    assert "limited by storage" in rows["accelerators busy"]
+    assert "8.000 samples/s" in rows["supplied"]
+    assert "1.172 GB" in rows["size"]  # 14 bytes for each of 83.7 million parameters
+    assert "Training data" not in report_text(simulate(fed(None)))
+    assert "Checkpoints" not in report_text(simulate(fed(None)))
+
+
+def test_a_drain_beside_a_step_that_waits_has_its_time_too() -> None:
+    """Steps twice as long, half of them waiting: a drain that loses nothing takes no longer."""
+    on_fabric = {"network": {"kind": "compute"}}
+    save = Checkpointing.from_si({"mode": "asynchronous", "interval_steps": 10, "host_copy_bandwidth": 1e10})
+    found = []
+    for data in (None, {"record": 1e9, "workers": 2}):
+        made = fed(data, on_fabric).model_copy(update={"checkpoint": save})
+        run = simulate_step(made)
+        found.append(checkpoint_costs(run.plan, run.trace.time))
+    assert found[1].drain_s == pytest.approx(found[0].drain_s, rel=0.05)
+    assert 1 <= found[1].drain_slowdown <= found[0].drain_slowdown * (1 + 1e-9)

@@ -19,6 +19,7 @@ from sim.engine.transfers import transfer_seconds
 from sim.errors import ConfigError
 from sim.plan.plan import Plan, build_plan
 from sim.plan.transfers import file_transfers
+from sim.spec.checks import check_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.simulate import simulate_step
@@ -49,8 +50,8 @@ def cluster_of(storage: Fields, *, merge: bool = False, **others: Any) -> Cluste
 
 def plan_of(storage: Fields, **others: Any) -> Plan:
     made = experiment(storage, **others)
-    options = made.simulation
-    return build_plan(made, build_cluster(Setup(made).cluster, merge_sprayed=options.prune == "auto"))
+    merge = made.simulation.prune == "auto"
+    return build_plan(made, build_cluster(Setup(made).cluster, made.degradations, merge_sprayed=merge))
 
 
 def seconds(plan: Plan, size: float, *, write: bool = True, pace: float = np.inf, ranks: slice = slice(None)) -> float:
@@ -162,6 +163,16 @@ def test_servers_drawn_as_one_are_as_good(storage: Fields, write: bool) -> None:
     assert each.cluster.storage.capacity == one.cluster.storage.capacity
 
 
+def test_a_slow_server_is_not_drawn_with_the_others() -> None:
+    slow = "storage1/port->storage1"
+    plain = plan_of({"servers": 4})
+    hurt = plan_of({"servers": 4}, degradations=[{"link": slow, "factor": 0.5}])
+    other = plan_of({"servers": 4}, degradations=[{"link": "node0/nic0->switch0", "factor": 0.5}])
+    assert seconds(hurt, 1e9) == pytest.approx(2 * seconds(plain, 1e9))  # every file has a stripe on it
+    assert other.cluster.links.n == plain.cluster.links.n
+    assert seconds(other, 1e9) == pytest.approx(seconds(plain, 1e9))
+
+
 @pytest.mark.parametrize("storage", KINDS.values(), ids=KINDS)
 def test_folding_does_not_move_a_transfer(storage: Fields) -> None:
     folded, flat = (plan_of(storage, simulation={"fold": fold, "certificate": True}) for fold in ("auto", "off"))
@@ -257,8 +268,6 @@ def test_local_drives_serve_their_own_node() -> None:
     ],
 )
 def test_wrong_storage_is_explained(storage: Fields, others: dict[str, Any], message: str) -> None:
-    from sim.spec.checks import check_experiment
-
     shape: dict[str, Any] = {"nodes": 4, "training": {"global_batch": 32}} | others
     found = check_experiment(experiment(storage, **shape))
     assert any(message in str(problem) for problem in found), found

@@ -43,8 +43,8 @@ def build_cluster(
     merge_sprayed: see `merged`. Raises ConfigError if the network does not fit the nodes or a name is not found.
     """
     node, accelerator = _resolved(spec)
-    if merge_sprayed and not any(degradation.link for degradation in degradations):
-        spec = merged(spec)
+    if merge_sprayed:
+        spec = merged(spec, [degradation.link for degradation in degradations if degradation.link])
     server = build_server(node)
     if isinstance(spec.fabric, TorusFabric):
         server = without_adapters(server)
@@ -73,17 +73,19 @@ def build_cluster(
     return _degrade(cluster, degradations) if degradations else cluster
 
 
-def merged(spec: ClusterSpec) -> ClusterSpec:
+def merged(spec: ClusterSpec, named: Sequence[str] = ()) -> ClusterSpec:
     """A sprayed fat-tree with its equal spines, and cores, drawn as one; storage servers likewise (`pooled`).
 
     Where every flow spreads evenly over all of them they carry the same load at any time, so one of
-    their summed capacity is exactly as good, and a path is one link instead of dozens.
+    their summed capacity is exactly as good, and a path is one link instead of dozens. What one of the
+    links `named` may be part of stays as it is.
     """
-    if isinstance(spec.storage, Storage):
-        spec = spec.model_copy(update={"storage": pooled(spec.storage)})
-    if spec.routing.kind != "spray" or not isinstance(spec.fabric, FatTreeFabric):
-        return spec
-    return spec.model_copy(update={"fabric": spec.fabric.model_copy(update={"spines": 1, "cores": 1})})
+    changed: dict[str, object] = {}
+    if isinstance(spec.storage, Storage) and not any("storage" in link for link in named):
+        changed["storage"] = pooled(spec.storage)
+    if spec.routing.kind == "spray" and isinstance(spec.fabric, FatTreeFabric) and not named:
+        changed["fabric"] = spec.fabric.model_copy(update={"spines": 1, "cores": 1})
+    return spec.model_copy(update=changed)
 
 
 def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:

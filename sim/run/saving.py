@@ -66,6 +66,7 @@ class _Saver:
         state = saved_bytes(self.plan, self.save)
         stored = state / self.save.compression_ratio
         self._check_capacity(float(stored.sum()))
+        self._check_host_memory(state)
         if self.save.mode == "synchronous":
             blocking, drain = self._write(stored, copying=True), Drain(0.0, 0.0)
         else:
@@ -134,6 +135,17 @@ class _Saver:
         needed = needed_bytes(self.plan, self.save)
         moved = transfer_seconds(self.plan, peer_transfers(self.plan, needed, back=True))
         return moved + self._copy_s(needed)
+
+    def _check_host_memory(self, state: Floats) -> None:
+        """Raise PlanError if the copies a node holds, for itself and its peer, do not fit into its memory."""
+        memory = self.plan.cluster.node.host.memory
+        copies = {"synchronous": 0, "asynchronous": 1, "in_memory": 2}[self.save.mode]
+        node = self.plan.cluster.node_of(self.plan.grid.accelerator)
+        wanted = copies * float(np.bincount(node, state).max())
+        if memory and wanted > memory:
+            size, room = format_quantity(wanted, DATA), format_quantity(memory, DATA)
+            message = f"copies of the state take {size} of host memory, a node has {room}"
+            raise PlanError(Problem("", "checkpoint.mode", message, "use synchronous, or writers: all"))
 
     def _check_capacity(self, stored: float) -> None:
         """Raise PlanError if the checkpoints that are kept do not fit."""
