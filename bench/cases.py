@@ -14,6 +14,9 @@ CALLBACKS = 200_000
 GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
 GROWN = "llama3-405b-h100"
 EVENTFUL = "korthikanti-1t-full"  # 64 stages, 512 microbatches
+SWEPT = "gpt3-175b-a100"
+POINT_MS = 20.0
+ANEW = "simulation.reuse=off"  # every planning is a first one
 REPLICA = 128  # accelerators of one replica of GROWN
 REPLICA_BATCH = 16  # sequences per step of one replica of GROWN
 
@@ -94,15 +97,24 @@ def growth() -> Iterator[Row]:
 
 def _grown(accelerators: int) -> Any:
     replicas = accelerators // REPLICA
-    settings = ("cluster=dgx-h100-superpod", f"nodes={accelerators // 8}", f"parallelism.data={replicas}")
+    settings = ("cluster=dgx-h100-superpod", f"nodes={accelerators // 8}", f"parallelism.data={replicas}", ANEW)
     return in_child("step", GROWN, "5", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
 
 
 def all_reduce() -> Iterator[Row]:
     """A step that is little else than one all-reduce over 4,096 accelerators, for which ASTRA-sim takes 116 s."""
-    settings = ("cluster=dgx-h100-superpod", "nodes=512", "workload.layers=1", "parallelism={data: 4096}")
+    settings = ("cluster=dgx-h100-superpod", "nodes=512", "workload.layers=1", "parallelism={data: 4096}", ANEW)
     run = in_child("step", "quickstart", "5", *settings, "training.global_batch=4096")
     yield time_row("all-reduce over 4,096 accelerators", Sample(tuple(run["seconds"])), 0.1)
+
+
+def points() -> Iterator[Row]:
+    """Designs of a sweep: 100 a second on two cores, where the placement is that of the one before and where not."""
+    for what, settings in (("known placement", ()), ("new placement", (ANEW,))):
+        run = in_child("point", SWEPT, "30", *settings)
+        taken = Sample(tuple(1e3 * value for value in run["seconds"]))
+        ratio = f"{1e3 / taken.least:.0f} points/s and core"
+        yield Row(f"point, {SWEPT}, {what}", taken.least, taken.median, "ms", POINT_MS, ratio=ratio)
 
 
 def cold_starts() -> Iterator[Row]:

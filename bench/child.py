@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.measure import peak_memory
+from bench.measure import peak_memory, timed
 from sim.spec.load import load_experiment
 from sim.study.accounts import accounts
-from sim.study.simulate import prepare_step
+from sim.study.simulate import prepare_step, simulate
 
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
@@ -41,7 +41,14 @@ def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
     }
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {"step": step}
+def point(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
+    """Predict one design again and again in a warm process, as a sweep does: whole times [s]."""
+    loaded = load_experiment(experiment, overrides).experiment
+    simulate(loaded)
+    return {"seconds": list(timed(lambda: simulate(loaded), int(repetitions)).values)}
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "point": point}
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](*sys.argv[2:])))
