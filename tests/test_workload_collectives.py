@@ -93,9 +93,25 @@ def test_backward_overlap_hides_the_second_gather_by_the_input_gradient() -> Non
 
 def test_full_overlap_hides_every_layer_collective_by_products() -> None:
     block = layer_block(GPT, replace(SPLIT, tensor_overlap="full", precision="fp8"))
-    assert all(operation.hidden_by for operation in collectives(everything(block)))
     assert beside(block.forward, "qkv gather") == ["qkv"]
-    assert beside(block.forward, "attention output reduce") == ["attention output input cast", "attention output"]
+    assert beside(block.forward, "attention output reduce") == ["attention output"]
+    exposed = [operation.name for operation in collectives(everything(block)) if not operation.hidden_by]
+    assert exposed == ["attention output reduce", "feed-forward down reduce"]  # the last part of each
+
+
+def test_what_leaves_part_by_part_adds_up_and_ends_after_the_work() -> None:
+    block = layer_block(GPT, replace(SPLIT, tensor_overlap="full"))
+    early, last = [operation for operation in block.forward if operation.name == "attention output reduce"]
+    assert (early.message, last.message) == (0.75 * HIDDEN_BYTES, 0.25 * HIDDEN_BYTES)
+    assert (early.hidden_by, last.hidden_by) == (1, 0)
+    product = named(block.forward, "attention output")
+    assert (product.kernels, product.rounds) == (4, 2)
+    assert named(block.forward, "qkv").kernels == 8  # a part for each rank
+
+
+def test_parts_of_a_product_do_the_same_work() -> None:
+    whole, parts = (layer_block(GPT, replace(SPLIT, tensor_overlap=how)) for how in ("none", "full"))
+    assert flops(everything(whole)) == flops(everything(parts))
 
 
 def test_vocabulary_is_split_and_joined() -> None:

@@ -10,6 +10,7 @@ Matrix Multiplication Background User's Guide, sections 2.3 and 3).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from statistics import NormalDist
 
@@ -26,6 +27,11 @@ def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, ban
     """Seconds of arithmetic at `rate` [FLOP/s] when all processors are busy, and of writing at `bandwidth` [B/s]."""
     if is_misaligned(operation) and accelerator.vector.fp32:
         return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
+    if operation.rounds > 1:
+        m = ceil(operation.m / operation.rounds)
+        part = replace(operation, rounds=1, m=m, flops=2.0 * operation.batch * m * operation.n * operation.k)
+        arithmetic, writing = matmul_time(part, accelerator, rate, bandwidth)
+        return operation.rounds * arithmetic, operation.rounds * writing
     full = operation.flops / rate
     writing = OUTPUT_BYTES * operation.m * operation.n * operation.batch / bandwidth
     tilings = _tilings(operation, accelerator.matrix)

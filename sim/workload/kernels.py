@@ -9,6 +9,8 @@ from sim.workload.operation import CollectiveKind, GroupKind, Operation
 
 Operations = tuple[Operation, ...]
 RANDOM_NUMBER_FLOPS = 2 * 40
+SPLITS = 4  # parts in which the result of a product leaves
+STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
 
 
 def matmul(name: str, shape: tuple[int, int, int], precision: str, element: int, batch: int = 1) -> Operation:
@@ -82,13 +84,35 @@ def tensor_collective(extent: Extent, name: str, kind: CollectiveKind) -> Operat
 
 
 def before(traffic: Operations, work: Operations, hidden: bool) -> Operations:
-    """Traffic then work; when `hidden` the traffic runs beside all of the work."""
+    """Traffic then work; when `hidden` the traffic, which the work does not need, runs beside all of it."""
     return (*(_beside(traffic, work) if hidden else traffic), *work)
 
 
-def after(work: Operations, traffic: Operations, hidden: bool) -> Operations:
-    """Work then the traffic of its result; when `hidden` it leaves piece by piece beside the work."""
-    return (*_beside(traffic, work), *work) if hidden else (*work, *traffic)
+def arriving(extent: Extent, traffic: Operations, work: Operations, hidden: bool) -> Operations:
+    """Traffic then work on what it brings; when `hidden`, products begin with the rank's own rows.
+
+    The rows of the others arrive one rank at a time (Transformer Engine user buffers, ring exchange;
+    PyTorch, fused_all_gather_matmul), so each product has a part for each rank.
+    """
+    return before(traffic, _in_parts(work, extent.shard.tensor) if hidden and traffic else work, hidden)
+
+
+def leaving(work: Operations, traffic: Operations, hidden: bool) -> Operations:
+    """Work then the traffic of its result; when `hidden` it leaves part by part, the last after the work.
+
+    Four parts are what Transformer Engine user buffers take by default (method pipeline, num_splits).
+    """
+    if not (hidden and traffic):
+        return (*work, *traffic)
+    early = tuple(replace(each, message=each.message * (1 - 1 / SPLITS)) for each in traffic)
+    last = tuple(replace(each, message=each.message / SPLITS) for each in traffic)
+    return (*_beside(early, work), *_in_parts(work, SPLITS), *last)
+
+
+def _in_parts(work: Operations, parts: int) -> Operations:
+    """Products in `parts` kernels along m, of which some run at a time and share their last wave."""
+    rounds = -(-parts // STREAMS)
+    return tuple(replace(each, rounds=rounds, kernels=parts) if each.kind == "matmul" else each for each in work)
 
 
 def _beside(traffic: Operations, work: Operations) -> Operations:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from sim.workload.extent import Extent
 from sim.workload.kernels import (
     Operations,
-    after,
+    arriving,
     before,
     collective,
     elementwise,
+    leaving,
     matmul,
     tensor_collective,
     weight_gradient,
@@ -52,7 +53,7 @@ def linear(extent: Extent, name: str, inputs: int, widths: tuple[int, ...]) -> L
 def column_forward(extent: Extent, layer: Linear) -> Operations:
     """Gather the sequence (sequence parallelism only), then multiply."""
     gather = _gather(extent, layer, f"{layer.name} gather")
-    work = before(gather, products(extent, layer), extent.hides("forward"))
+    work = arriving(extent, gather, products(extent, layer), extent.hides("forward"))
     return (*work, *adapter_forward(extent, layer.target))
 
 
@@ -60,8 +61,8 @@ def row_forward(extent: Extent, layer: Linear) -> Operations:
     """Multiply, then sum the partial outputs."""
     reduce = _sum_over_ranks(extent, f"{layer.name} reduce")
     cast = _cast(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs, transposed=True)
-    work = after((*cast, *products(extent, layer)), reduce, extent.hides("forward"))
-    return (*work, *adapter_forward(extent, layer.target))
+    work = leaving(products(extent, layer), reduce, extent.hides("forward"))
+    return (*cast, *work, *adapter_forward(extent, layer.target))
 
 
 def column_backward(extent: Extent, layer: Linear) -> Operations:
@@ -91,7 +92,8 @@ def row_backward(extent: Extent, layer: Linear) -> Operations:
         cast, transposed = _cast(extent, layer, name, elements, transposed=True), ()
     return (
         *cast,
-        *before(gather, (*input_gradients(extent, layer), *transposed), full),
+        *arriving(extent, gather, input_gradients(extent, layer), full),
+        *transposed,
         *adapter_backward(extent, layer.target),
         *weight_gradients(extent, layer),
     )

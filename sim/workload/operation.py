@@ -38,6 +38,7 @@ class Operation:
     n: int = 0
     k: int = 0
     kernels: int = 1  # kernel launches
+    rounds: int = 1  # a product computed in so many parts along m, one after the other
     collective: CollectiveKind | None = None
     group: GroupKind | None = None
     message: float = 0.0  # B
