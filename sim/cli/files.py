@@ -40,13 +40,22 @@ def _problems(source: str, overrides: list[str]) -> list[Problem]:
 
 
 def explain(
-    key: Annotated[str, Argument(metavar="KEY", help="A key path such as parallelism.tensor, or its end.")] = "",
+    key: Annotated[
+        str, Argument(metavar="KEY|run", help="A key path such as parallelism.tensor, or its end; or `run`.")
+    ] = "",
+    source: Annotated[str, Argument(metavar="[FILE|NAME]", help="The experiment, after `run`.")] = "",
+    overrides: Overrides = None,
     json: AsJson = False,
 ) -> int:
-    """Say what a key of the input means.
+    """Say what a key of the input means, or why a run takes as long as it does.
 
-    Prints its type, unit, bounds, default and purpose; without a KEY the keys of an experiment.
+    `explain KEY` prints its type, unit, bounds, default and purpose; without a KEY the keys of an
+    experiment. `explain run NAME` simulates the experiment and changes of it.
     """
+    if key == "run" and source:
+        return _explain_run(source, overrides or [], json)
+    if source:
+        raise BadParameter("only `explain run` takes an experiment", param_hint="[FILE|NAME]")
     from sim.spec.document import explain as explanation
 
     text = explanation(key)
@@ -54,6 +63,22 @@ def explain(
         output.emit_json({"key": key, "text": text})
     else:
         output.emit_lines([text])
+    return output.FINE
+
+
+def _explain_run(source: str, overrides: list[str], json: bool) -> int:
+    from functools import partial
+
+    from sim.cli.progress import bar
+    from sim.report.why import print_why
+    from sim.spec.load import load_experiment
+    from sim.study.why import why
+
+    told = why(load_experiment(source, overrides).experiment, partial(bar, "simulating one step"))
+    if json:
+        output.emit_json(told.to_json())
+    else:
+        output.emit_rich(lambda console: print_why(told, console))
     return output.FINE
 
 
