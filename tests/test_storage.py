@@ -272,3 +272,10 @@ def test_wrong_storage_is_explained(storage: Fields, others: dict[str, Any], mes
     found = check_experiment(experiment(storage, **shape))
     assert any(message in str(problem) for problem in found), found
     assert all(problem.suggestion for problem in found)
+
+
+def test_stripes_without_end_are_refused() -> None:
+    many = {"servers": 100_000, "stripe": 99_000, "read_bandwidth": 1e12, "write_bandwidth": 1e12}
+    plan = plan_of({**many, "network": {"kind": "own"}}, nodes=8, training={"global_batch": 64})
+    with pytest.raises(ConfigError, match="set it to 62500 or less"):
+        seconds(plan, 1e9)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.cluster.hops import join_links, to_routes, uniform_links
 from sim.cluster.storage import StorageSystem
+from sim.errors import PlanError, Problem
 from sim.plan.flows import FlowSet, send_flows, sum_loads
 from sim.plan.fold import identity_partition, refine
 from sim.plan.plan import JobFlows, Plan, fold_structure, job_flows
@@ -24,6 +25,7 @@ from sim.plan.prune import Covers, distinct
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 FILE_KEY, PEER_KEY = 20, 21  # feed the hash that chooses among equal paths
+MOST_STRIPES = 4_000_000  # each loads half a dozen links
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def with_transfers(plan: Plan, transfers: Transfers, *, training: bool) -> Plan:
 def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) -> Loads:
     """The paths of one file per rank, stripe by stripe."""
     n, width = len(ranks), 1 if storage.is_local else storage.spec.stripe or storage.n_working
+    _check_stripes(n, width)
     file = np.repeat(np.arange(n), width)
     server = (file * width + np.tile(np.arange(width), n)) % storage.n_working
     accelerator = plan.grid.accelerator[ranks][file]
@@ -131,6 +134,14 @@ def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) ->
     latency = np.full(n, storage.spec.requests.latency)
     latency += routes.latency.reshape(n, width).max(axis=1)
     return Loads(file[stripe], routes.link, routes.share / width, latency)
+
+
+def _check_stripes(files: int, width: int) -> None:
+    """Raise PlanError for more stripes than memory holds."""
+    if files * width > MOST_STRIPES:
+        message = f"{files} files over {width} servers each are more than {MOST_STRIPES} stripes"
+        way_out = f"set it to {MOST_STRIPES // files} or less, or give storage a network of its own"
+        raise PlanError(Problem("", "cluster.storage.stripe", message, way_out))
 
 
 def _limited(
