@@ -10,15 +10,14 @@ from sim.engine.compute import operation_time
 from sim.engine.products import is_misaligned, slowest_of
 from sim.spec.load import load_experiment
 from sim.spec.records import Accelerator
+from sim.spec.setup import Setup
 from sim.workload.operation import Operation
 from support import ROOT
 
 
 def accelerator(experiment: str, *overrides: str) -> Accelerator:
     path = ROOT / "experiments" / f"{experiment}.yaml"
-    node = load_experiment(path, overrides).experiment.cluster.node  # type: ignore[union-attr]
-    assert isinstance(node.accelerator, Accelerator)
-    return node.accelerator
+    return Setup(load_experiment(path, overrides).experiment).accelerator
 
 
 A100 = accelerator("sc21-1.7b")
