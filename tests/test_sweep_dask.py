@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sweep_cases import QUICK, size_of_quick
 
 from sim.errors import ConfigError
 from sim.study.on_dask import OnDask
 from sim.study.sweep_start import run_study
-from sweep_cases import QUICK, size_of_quick
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -69,5 +69,5 @@ def test_workers_of_other_code_are_refused(cluster: Any, monkeypatch: pytest.Mon
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.study.on_dask.TIMEOUT_S", 0.3)
-    with pytest.raises(ConfigError, match="--scheduler: no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
+    with pytest.raises(ConfigError, match=r"--scheduler: no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         OnDask("tcp://127.0.0.1:9")

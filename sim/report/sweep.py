@@ -47,10 +47,12 @@ def print_summary(summary: SweepSummary, console: Console) -> None:
 
 def _listing(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name, value in zip(_short(list(rows[0])), rows[0].values(), strict=True):
-        table.add_column(name, justify="left" if isinstance(value, str) else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    for name, value, column in zip(_short(list(rows[0])), rows[0].values(), zip(*cells, strict=True), strict=True):
+        width = max(map(len, column))
+        table.add_column(name, justify="left" if isinstance(value, str) else "right", overflow="fold", min_width=width)
+    for row in cells:
+        table.add_row(*row)
     return table
 
 

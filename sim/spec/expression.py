@@ -76,11 +76,9 @@ def parse_expression(text: str) -> Expression:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        column = getattr(error, "offset", None)
-        raise ExpressionError(
-            f"{show_value(text)} is not an expression{f', column {column}' if column else ''}",
-            "write it like parallelism.tensor <= 8",
-        ) from None
+        column = getattr(error, "offset", 0) or len(text.strip()) + 1
+        message = f"{show_value(text)} is not an expression, column {column}"
+        raise ExpressionError(message, "write it like parallelism.tensor <= 8") from None
     _refuse_strangers(tree)
     return Expression(text.strip(), tree, tuple(_names(tree)))
 

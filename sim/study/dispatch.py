@@ -18,7 +18,6 @@ from sim.study.store import Outcome
 BATCH_S = 0.25  # of work in a batch: sending one costs milliseconds
 MOST = 256  # experiments in a batch
 GROWTH = 4
-AHEAD = 2  # batches per worker that are under way, so that none waits
 
 Job = tuple[str, Experiment]  # content key, and what to simulate
 Recorder = Callable[[dict[str, Outcome]], None]
@@ -33,7 +32,7 @@ def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder) -> None:
     size, flying = 1, dict[Future[Batch], list[Job]]()
     suspects: list[Job] = []
     while True:
-        while not suspects and len(flying) < AHEAD * workers.count and (batch := list(islice(jobs, size))):
+        while not suspects and len(flying) < workers.slots and (batch := list(islice(jobs, size))):
             flying[_send(workers, batch)] = batch
         if not flying:
             if not suspects:

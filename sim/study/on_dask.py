@@ -12,6 +12,7 @@ from typing import Any
 from sim.errors import ConfigError, Problem
 from sim.spec.records import Experiment
 from sim.study.batch import Batch, code_version, run_batch
+from sim.study.pool import AHEAD
 
 TIMEOUT_S = 15
 
@@ -30,10 +31,10 @@ class OnDask:
         self.executor = self.client.get_executor(pure=False)
 
     @property
-    def count(self) -> int:
-        """Threads of all workers, and at least one, so that work waits for the first worker."""
+    def slots(self) -> int:
+        """Batches to have under way: two for each thread of all workers, and some for the first worker to come."""
         threads: dict[str, int] = self.client.nthreads()
-        return max(1, sum(threads.values()))
+        return AHEAD * max(1, sum(threads.values()))
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""

@@ -1,6 +1,6 @@
 """Where batches run: in this process, or in processes of this machine.
 
-Public: `Workers`, `InThisProcess`, `LocalProcesses`, `processors`.
+Public: `Workers`, `InThisProcess`, `LocalProcesses`, `processors`, `AHEAD`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from threading import Thread
 from typing import Protocol
 
 from sim.spec.records import Experiment
-from sim.study.batch import Batch, code_version, run_batch
+from sim.study.batch import Batch, run_batch
+
+AHEAD = 2  # batches per worker that are under way, the one it is at included
 
 
 class Workers(Protocol):
@@ -24,8 +26,8 @@ class Workers(Protocol):
     lost: tuple[type[BaseException], ...]  # what a future raises if the process that ran it died
 
     @property
-    def count(self) -> int:
-        """Batches that run at the same time."""
+    def slots(self) -> int:
+        """Batches to have under way, so that no worker waits."""
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
@@ -41,12 +43,12 @@ class InThisProcess:
     """One batch at a time, here and now."""
 
     lost: tuple[type[BaseException], ...] = ()
-    count = 1
+    slots = 1
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Run a batch."""
         future: Future[Batch] = Future()
-        future.set_result(run_batch(experiments, code_version()))
+        future.set_result(run_batch(experiments))
         return future
 
     def renew(self) -> None:
@@ -62,7 +64,7 @@ class LocalProcesses:
     lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count, self.slots = count, AHEAD * count
         self.context = get_context("forkserver" if hasattr(os, "fork") else "spawn")
         self.context.set_forkserver_preload(["sim.study.batch"])
         self.renew()
@@ -70,7 +72,7 @@ class LocalProcesses:
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
         try:
-            return self.pool.submit(run_batch, experiments, code_version())
+            return self.pool.submit(run_batch, experiments)
         except BrokenProcessPool as error:
             future: Future[Batch] = Future()
             future.set_exception(error)

@@ -1,0 +1,86 @@
+"""The Python interface: its docstrings run, and it says what the command says."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sim
+import sim.api
+from sim.errors import Problem
+from support import ROOT, Cli
+
+
+def test_docstrings_run() -> None:
+    failed, tried = doctest.testmod(sim.api)
+    assert failed == 0
+    assert tried > 10
+
+
+@pytest.mark.parametrize("page", ["api.md"])
+def test_examples_of_the_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
+    assert failed == 0
+    assert tried > 5
+
+
+def test_importing_is_quick_because_nothing_is_loaded() -> None:
+    code = "import sim, sys; print(sorted(name for name in sys.modules if name.startswith('sim.') or name == 'numpy'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_attributes_are_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'sim' has no attribute 'simulat'"):
+        _ = sim.simulat  # type: ignore[attr-defined]
+    assert {"check", "simulate", "sweep", "ConfigError", "__version__"} <= set(dir(sim))
+
+
+def test_simulate_is_what_the_command_prints(cli: Cli) -> None:
+    ours = sim.simulate("quickstart", set={"training.microbatch": 2}, seed=3)
+    printed = json.loads(cli("run", "quickstart", "--set", "training.microbatch=2", "--seed", 3, "--json").out)
+    assert ours.seed == 3
+    assert printed["step"] == ours.to_json()["step"]
+
+
+def test_sources_may_be_paths_and_mappings(tmp_path: Path) -> None:
+    name = sim.simulate("quickstart")
+    path = ROOT / "experiments" / "quickstart.yaml"
+    written = {
+        "cluster": "dgx-h100",
+        "nodes": 1,
+        "workload": "llama3-8b",
+        "parallelism": {"tensor": 8, "sequence_parallel": True},
+        "training": {"global_batch": 64, "sequence_length": 8192, "tokens": "1B"},
+    }
+    assert sim.simulate(path).step == sim.simulate(str(path)).step == sim.simulate(written).step == name.step
+
+
+def test_nested_changes_keep_what_stands_beside_them() -> None:
+    result = sim.simulate("quickstart", cluster={"node": {"accelerator": {"memory": {"capacity": "10 GiB"}}}})
+    assert result.memory.capacity_bytes == 10 * 2**30
+    assert not result.memory.fits
+
+
+def test_check_lists_problems_with_places(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("cluster: dgx-h100\nworkload: llama3-8b\ntraining: {global_batch: 64, sequence_length: 8k}\n")
+    assert sim.check(file, "experiment") == sim.check(str(file), "experiment")
+    file.write_text(file.read_text().replace("8k", "'8 KiB'"))
+    (problem,) = sim.check(file)
+    assert isinstance(problem, Problem)
+    assert problem.where == f"{file}:3:30"
+
+
+def test_sweeps_go_to_dataframes_where_pandas_is_there() -> None:
+    pandas = pytest.importorskip("pandas")
+    axes = [{"key": "training.microbatch", "values": [1, 2]}]
+    frame = sim.sweep({"base": "quickstart", "axes": axes}).to_dataframe()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame["training.microbatch"]) == [1, 2]
