@@ -261,7 +261,7 @@ def test_when_spares_run_out(policy: str, outcome: str) -> None:
     """One node of 16 fails for an hour, without a spare. A replica has two nodes; the other becomes a spare."""
     rescue = recovery(warm_spares=0, when_short=policy)
     inputs = one_failure(
-        2000.0, recovery=rescue, step_time=lambda state: 10.0, failures=failures(log={"file": "", "nodes": 16})
+        2005.0, recovery=rescue, step_time=lambda state: 10.0, failures=failures(log={"file": "", "nodes": 16})
     )
     life = live(inputs, 0)
     assert life.outcome == outcome
@@ -273,7 +273,7 @@ def test_when_spares_run_out(policy: str, outcome: str) -> None:
         assert life.spans[-1].state.replicas == 7
         nodes = [(span.busy_nodes, span.spare_nodes, span.down_nodes) for span in life.spans]
         assert list(dict.fromkeys(nodes)) == [(16, 0, 0), (14, 1, 1), (14, 2, 0)], "it grows at the next restart only"
-        rest = (life.elapsed_s - 2000) / 10
+        rest = (life.elapsed_s - 2005) / 10
         assert rest * 7 / 8 == pytest.approx(1000 - 200), "every step brings 7/8 of the tokens"
         assert life.badput_s["slow_parts"] == pytest.approx(800 * 10 * (8 / 7 - 1))
 
