@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option, Typer
 
 from sim.cli import output
 from sim.cli.run import AsJson
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from sim.study.device import Progress
 
 app = Typer(
     name="calibrate",
@@ -58,6 +63,64 @@ def collectives(
         output.emit_rich(lambda console: print_collectives(calibration, console))
     _write(calibration.text, target, json)
     return output.FINE
+
+
+@app.command("device")
+def device(
+    where: Annotated[
+        str, Option("--device", metavar="DEVICE", help="cuda, cuda:1, or cpu for the processor of this host.")
+    ] = "cuda",
+    base: Annotated[
+        str, Option("--base", metavar="NAME", help="Accelerator with the data sheet to lay the measurements over.")
+    ] = "",
+    name: Annotated[str, Option("--name", help="Name of the new accelerator.")] = "",
+    target: Target = None,
+    force: Force = False,
+    json: AsJson = False,
+) -> int:
+    """Time this host's GPU with PyTorch and write an accelerator file.
+
+    Matrix products, attention, memory, launches, power; then a whole layer, measured and predicted. With
+    --base the peaks are those of its data sheet, without it the best rates that were seen.
+    """
+    from contextlib import ExitStack
+
+    from sim.spec.fragment import check_target
+    from sim.spec.load import load_definition
+    from sim.study.calibrate_device import calibrate_device
+    from sim.study.device import measure_device
+    from sim.study.torch_device import torch_backend
+
+    if target:
+        check_target(target, force)
+    if base:
+        load_definition("accelerator", base)
+    with ExitStack() as stack:
+        measured = measure_device(torch_backend(where), _progress(stack))
+    calibration = calibrate_device(measured, base, name)
+    if json:
+        output.emit_json(calibration.to_json())
+    else:
+        from sim.report.calibration import print_device
+
+        output.emit_rich(lambda console: print_device(calibration, console))
+    _write(calibration.text, target, json)
+    return output.FINE
+
+
+def _progress(stack: ExitStack) -> Progress:
+    """A bar on stderr; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return lambda done, total, what: None
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    bar = stack.enter_context(Bar(*columns, console=console, transient=True))
+    task = bar.add_task("", total=None)
+    return lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
 def _write(text: str, target: Path | None, json: bool) -> None:

@@ -70,3 +70,98 @@ class Calibration:
             ],
             "remarks": list(self.remarks),
         }
+
+
+# --- accelerators ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product of (m x k) by (k x n)."""
+
+    precision: str
+    m: int
+    n: int
+    k: int
+    seconds: float
+
+    @property
+    def flops(self) -> float:
+        """Multiply and add counted apart."""
+        return 2.0 * self.m * self.n * self.k
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s."""
+        return self.flops / self.seconds
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A transformer layer with a gated feed-forward and causal attention, and the batch it is run with."""
+
+    hidden: int
+    heads: int
+    ffn: int
+    sequence_length: int
+    microbatch: int
+    precision: str
+
+    @property
+    def attention_flops(self) -> float:
+        """Forward FLOPs of the causal attention core: two products over half of the scores."""
+        return 2.0 * self.microbatch * self.sequence_length**2 * self.hidden
+
+
+@dataclass(frozen=True)
+class DeviceMeasurement:
+    """Everything that was timed on one device: seconds, bytes per second, watts."""
+
+    device: str
+    kind: str  # gpu or cpu
+    versions: dict[str, str]
+    clocks: dict[str, str]  # clock domain to its rate while busy, as text
+    compute_units: int
+    memory: float  # bytes
+    products: tuple[Product, ...]
+    layer: LayerShape
+    attention_forward: float  # s
+    attention_backward: float  # s
+    streaming: float  # B/s of an elementwise kernel
+    optimizer: float  # B/s of an Adam step
+    launch: float  # s, device side
+    issue: float  # s, host side, eager
+    layer_forward: float  # s
+    layer_backward: float  # s
+    watts: dict[str, float]  # by phase; empty without a meter
+    limit: float | None = None  # W, board limit
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """The whole layer: measured, and what the profile makes of it [s]."""
+
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Of the time: positive is too slow."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class DeviceCalibration:
+    """The measured accelerator: its definition, and the layer it was not made from."""
+
+    measurement: DeviceMeasurement
+    base: str
+    name: str
+    text: str
+    shares: dict[str, float]  # what was written of the matrix unit, attention and memory
+    forward: LayerCheck
+    backward: LayerCheck
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {**asdict(self), "layer_errors": {"forward": self.forward.error, "backward": self.backward.error}}

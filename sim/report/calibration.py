@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sim.metrics.calibration import Calibration
+from sim.metrics.calibration import Calibration, DeviceCalibration, LayerCheck
 from sim.report import human
-from sim.units import DATA_RATE, TIME, format_quantity
+from sim.units import DATA_RATE, POWER, TIME, WORK_RATE, format_quantity
 
 
 def print_collectives(calibration: Calibration, console: Console) -> None:
@@ -33,3 +33,46 @@ def print_collectives(calibration: Calibration, console: Console) -> None:
     console.print(
         Text("fit: mean error of the fitted curve; platform: of a simulation with the file below", style="dim")
     )
+
+
+def print_device(calibration: DeviceCalibration, console: Console) -> None:
+    """Rates by kind of work, power by phase, and the layer measured against predicted."""
+    measured = calibration.measurement
+    versions = ", ".join(f"{name} {version}" for name, version in measured.versions.items())
+    console.print(Text(f"{measured.device}, {measured.compute_units} processors ({versions})", style="bold"))
+    console.print(_products(calibration))
+    rows = {
+        "attention forward": format_quantity(measured.attention_forward, TIME),
+        "attention backward": format_quantity(measured.attention_backward, TIME),
+        "elementwise": format_quantity(measured.streaming, DATA_RATE),
+        "optimizer": format_quantity(measured.optimizer, DATA_RATE),
+        "kernel launch": format_quantity(measured.launch, TIME),
+        "host issue": format_quantity(measured.issue, TIME),
+        **{f"power, {phase}": format_quantity(watts, POWER) for phase, watts in measured.watts.items()},
+        **{key: human.percent(share) for key, share in calibration.shares.items()},
+    }
+    for name, value in rows.items():
+        console.print(Text(f"  {name:<28}{value:>12}"))
+    if not measured.watts:
+        console.print(Text("  no power meter: NVML and its bindings (nvidia-ml-py) are needed", style="dim"))
+    console.print(Text("The layer that the profile was not made from", style="bold"))
+    console.print(Text(f"  forward   {_check(calibration.forward)}"))
+    console.print(Text(f"  backward  {_check(calibration.backward)}"))
+
+
+def _products(calibration: DeviceCalibration) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for number, name in enumerate(("products", "shapes", "slowest", "fastest", "at m x n x k")):
+        table.add_column(name, justify="right" if number else "left")
+    products = calibration.measurement.products
+    for precision in dict.fromkeys(each.precision for each in products):
+        mine = sorted((each for each in products if each.precision == precision), key=lambda each: each.rate)
+        best = mine[-1]
+        rates = (format_quantity(each.rate, WORK_RATE) for each in (mine[0], best))
+        table.add_row(precision, str(len(mine)), *rates, f"{best.m} x {best.n} x {best.k}")
+    return table
+
+
+def _check(layer: LayerCheck) -> str:
+    measured, predicted = (format_quantity(seconds, TIME) for seconds in (layer.measured, layer.predicted))
+    return f"{measured:>10} measured, {predicted:>10} predicted: {human.signed_percent(layer.error)}"

@@ -1,0 +1,213 @@
+"""Timing a device into an accelerator file, with a device whose every rate is known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.cli.app import call
+from sim.engine.compute import operation_time
+from sim.metrics.calibration import DeviceMeasurement, LayerShape
+from sim.spec.load import load_definition
+from sim.spec.records import Accelerator
+from sim.spec.sources import uncovered_numbers
+from sim.study import torch_device
+from sim.study.calibrate_device import KERNEL, calibrate_device
+from sim.study.device import ADAM_BYTES, PLANS, Kernel, measure_device
+from sim.workload.operation import Operation
+
+KNOWN = {"efficiency": 0.71, "fp8_efficiency": 0.62, "memory": 0.83, "forward": 0.5, "backward": 0.4, "launch": 4e-6}
+BYTES = {"fp8": 1, "tf32": 4}
+
+
+@dataclass
+class Fake:
+    """An H100 that takes exactly as long as its own profile says: a kernel is its time."""
+
+    kind: str = "gpu"
+    device: str = "Fake H100"
+    versions: dict[str, str] = field(default_factory=lambda: {"torch": "0.0"})
+    compute_units: int = 132
+    memory: float = 80 * 2.0**30
+    precisions: tuple[str, ...] = ("bf16", "tf32", "fp8")
+    meter: bool = True
+
+    def __post_init__(self) -> None:
+        known = [f"matrix.efficiency={KNOWN['efficiency']}", f"matrix.fp8_efficiency={KNOWN['fp8_efficiency']}"]
+        known += [f"memory.efficiency={KNOWN['memory']}", f"launch={KNOWN['launch']} s"]
+        known += [f"attention.{KERNEL}.{way}={KNOWN[way]}" for way in ("forward", "backward")]
+        profile = load_definition("accelerator", "h100-sxm", known)
+        assert isinstance(profile, Accelerator)
+        self.profile = profile
+
+    def _takes(self, seconds: float) -> Kernel:
+        return lambda: seconds
+
+    def matmul(self, m: int, n: int, k: int, precision: str) -> Kernel:
+        size = BYTES.get(precision, 2)
+        moved = float(size * (m * k + k * n) + max(size, 2) * m * n)
+        product = Operation("product", "matmul", 2.0 * m * n * k, moved, precision, m=m, n=n, k=k)
+        return self._takes(operation_time(product, self.profile))
+
+    def attention(self, shape: LayerShape, backward: bool) -> Kernel:
+        forward = shape.attention_flops / 989.4e12 / KNOWN["forward"]
+        return self._takes(forward + (2.5 * shape.attention_flops / 989.4e12 / KNOWN["backward"] if backward else 0.0))
+
+    def layer(self, shape: LayerShape, backward: bool) -> Kernel:
+        return self._takes(0.030 if backward else 0.010)
+
+    def scale(self, elements: int) -> Kernel:
+        return self._takes(8 * elements / 3.35e12 / KNOWN["memory"])
+
+    def adam(self, elements: int) -> Kernel:
+        return self._takes(ADAM_BYTES * elements / 2e12)
+
+    def launch(self) -> float:
+        return KNOWN["launch"]
+
+    def issue(self) -> float:
+        return 9e-6
+
+    def seconds(self, kernel: Kernel) -> float:
+        time = kernel()
+        assert isinstance(time, float)
+        return time
+
+    def watts(self, kernel: Kernel | None, seconds: float) -> float | None:
+        return (640.0 if kernel else 75.0) if self.meter else None
+
+    def limit(self) -> float | None:
+        return 700.0 if self.meter else None
+
+    def clocks(self) -> dict[str, str]:
+        return {"core": "1755 MHz"}
+
+
+@pytest.fixture(scope="module")
+def measured() -> DeviceMeasurement:
+    return measure_device(Fake())
+
+
+def loaded(text: str, folder: Path) -> Accelerator:
+    path = folder / "measured.yaml"
+    path.write_text(text, encoding="utf-8")
+    accelerator = load_definition("accelerator", path)
+    assert isinstance(accelerator, Accelerator)
+    return accelerator
+
+
+class TestMeasuring:
+    def test_every_shape_precision_and_phase_is_timed(self, measured: DeviceMeasurement) -> None:
+        assert len(measured.products) == 3 * len(PLANS["gpu"].edges) ** 3
+        assert {product.precision for product in measured.products} == {"bf16", "tf32", "fp8"}
+        assert list(measured.watts) == ["idle", "matrix", "attention", "memory", "layer"]
+        assert measured.watts["idle"] < measured.watts["matrix"]
+        assert measured.layer_backward == pytest.approx(0.020)
+        assert measured.optimizer == pytest.approx(2e12)
+
+    def test_progress_ends_at_the_total(self) -> None:
+        seen: list[tuple[int, int]] = []
+        measure_device(Fake(precisions=("bf16",)), lambda done, total, what: seen.append((done, total)))
+        assert seen[0] == (0, 32)
+        assert seen[-1] == (32, 32)
+
+    def test_a_device_without_a_meter_has_no_watts(self) -> None:
+        made = calibrate_device(measure_device(Fake(meter=False)), "h100-sxm")
+        assert made.measurement.watts == {}
+        assert "power" not in made.text
+
+
+class TestProfile:
+    def test_known_rates_come_back_over_a_data_sheet(self, measured: DeviceMeasurement, tmp_path: Path) -> None:
+        made = calibrate_device(measured, "h100-sxm", "mine", date(2026, 1, 2))
+        profile = loaded(made.text, tmp_path)
+        assert profile.name == "mine"
+        assert profile.matrix.peak.bf16 == 989.4e12
+        assert profile.matrix.efficiency == pytest.approx(KNOWN["efficiency"], rel=0.01)
+        assert profile.matrix.fp8_efficiency == pytest.approx(KNOWN["fp8_efficiency"], rel=0.01)
+        assert profile.memory.efficiency == pytest.approx(KNOWN["memory"], rel=0.01)
+        assert profile.launch == pytest.approx(KNOWN["launch"], rel=0.01)
+        fused = profile.attention[KERNEL]
+        assert (fused.forward, fused.backward) == (pytest.approx(0.5, rel=0.01), pytest.approx(0.4, rel=0.01))
+        assert (profile.power.tdp, profile.power.idle) == (700.0, 75.0)
+
+    def test_the_file_says_when_where_and_with_what(self, measured: DeviceMeasurement, tmp_path: Path) -> None:
+        made = calibrate_device(measured, "h100-sxm", today=date(2026, 1, 2))
+        for word in ("2026-01-02", "Fake H100", "torch 0.0", "core clock 1755 MHz", "matrix 640 W"):
+            assert word in made.text
+        profile = loaded(made.text, tmp_path)
+        assert profile.name == "fake-h100-measured"
+        assert uncovered_numbers(profile) == []
+
+    def test_without_a_data_sheet_the_best_rates_are_the_peaks(
+        self, measured: DeviceMeasurement, tmp_path: Path
+    ) -> None:
+        profile = loaded(calibrate_device(measured).text, tmp_path)
+        best = max(product.rate for product in measured.products if product.precision == "bf16")
+        assert profile.matrix.peak.bf16 == pytest.approx(best, rel=0.001)
+        assert profile.memory.capacity == pytest.approx(80 * 2**30, rel=0.001)
+        assert profile.matrix.compute_units == 132
+        assert 0.9 < profile.matrix.efficiency <= 1.0
+        assert uncovered_numbers(profile) == []
+
+    def test_the_layer_is_predicted_from_the_profile(self, measured: DeviceMeasurement) -> None:
+        """4,096 wide over 8,192 tokens: 24 h^2-like weights at 700 TFLOP/s take about 6 ms forward."""
+        made = calibrate_device(measured, "h100-sxm")
+        assert 0.004 < made.forward.predicted < 0.010
+        assert 1.5 < made.backward.predicted / made.forward.predicted < 3.5
+        assert made.forward.error == pytest.approx(made.forward.predicted / 0.010 - 1)
+
+
+class TestCommand:
+    def test_without_pytorch_it_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch", None)
+        assert call(["calibrate", "device"]) == 3
+        assert "PyTorch, which is not installed" in capsys.readouterr().err
+
+    def test_without_a_gpu_it_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch", _torch_without_gpu())
+        assert call(["calibrate", "device"]) == 3
+        assert "sees no GPU here; run it where nvidia-smi shows one" in capsys.readouterr().err
+
+    def test_a_file_and_a_report(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "mine.yaml"
+        monkeypatch.setattr(torch_device, "torch_backend", lambda where: Fake(precisions=("bf16",)))
+        words = ["calibrate", "device", "--base", "h100-sxm", "-o", str(target)]
+        assert call(words) == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in ("bf16", "attention forward", "power, idle", "predicted"))
+        assert isinstance(load_definition("accelerator", target), Accelerator)
+        assert call(words) == 3
+        assert "exists already" in capsys.readouterr().err
+        assert call([*words, "--force", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["measurement"]["device"] == "Fake H100"
+
+    def test_an_unknown_base_is_found_before_anything_is_timed(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(torch_device, "torch_backend", _must_not_run)
+        assert call(["calibrate", "device", "--base", "h100-sxmm"]) == 3
+        assert "did you mean h100-sxm" in capsys.readouterr().err
+
+
+def _torch_without_gpu() -> Any:
+    no: Callable[[], bool] = lambda: False  # noqa: E731
+    cuda = type("cuda", (), {"is_available": staticmethod(no)})
+    return type("torch", (), {"cuda": cuda})
+
+
+def _must_not_run(where: str) -> Fake:
+    raise AssertionError(f"{where} was opened")
