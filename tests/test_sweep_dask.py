@@ -25,7 +25,7 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-class Starts(distributed.diagnostics.plugin.SchedulerPlugin):  # type: ignore[misc]
+class Starts(distributed.diagnostics.plugin.SchedulerPlugin):  # type: ignore[misc, name-defined]
     """Counts how often each batch was given to a worker."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any, NoReturn
@@ -74,7 +74,10 @@ def varying(axis: Axis, node: Node) -> Varying:
     key = axis.key or ""
     if axis.values is not None:
         return make((key,), levels=tuple(Level(((key, item),)) for item in node.value["values"].value))
-    return _ranged(make, key, axis.range or axis.log_range, node.value[forms[0]])
+    try:
+        return _ranged(make, key, axis.range or axis.log_range, node.value[forms[0]])
+    except ConfigError as error:
+        raise ConfigError([replace(item, key=f"{forms[0]}.{item.key}") for item in error.problems]) from None
 
 
 def shown_value(key: str, value: Any) -> Any:

@@ -172,10 +172,17 @@ def _check_sampling(study: Study, axes: Sequence[Varying]) -> Iterator[Problem]:
         more = "is missing: how many points?" if method != "full" else "is for samples; full takes all points"
         yield Problem("", "sampling.points", more)
     if method == "full" and not study.search:
-        for axis in axes:
-            if axis.between:
-                message = f"the range of {axis.keys[0]} is open, and all of its points are asked for"
-                yield Problem("", "axes", message, "give it a step, a factor or a count, or sample")
+        yield from _open_ranges(study, axes)
+
+
+def _open_ranges(study: Study, axes: Sequence[Varying]) -> Iterator[Problem]:
+    numbers = {axis.key: number for number, axis in enumerate(study.axes)}
+    for axis in axes:
+        if axis.between:
+            message = "this range is open, and all of its points are asked for"
+            yield Problem(
+                "", f"axes.{numbers[axis.keys[0]]}", message, "give it a step, a factor or a count, or sample"
+            )
 
 
 _CHECKS = (_check_keys, _check_conditions, _check_names, _check_sampling)
