@@ -143,6 +143,9 @@ def test_a_life_with_failures_accounts_for_every_second() -> None:
     assert lived.run.failures > 100
     assert sum(energy.parts_kwh.values()) == pytest.approx(energy.total_kwh, rel=EXACT)
     assert sum(energy.phases_kwh.values()) == pytest.approx(energy.parts_kwh["accelerators"], rel=EXACT)
+    whole = energy.power["run"]
+    assert sum(whole.samples_w) * whole.sample_s == pytest.approx(energy.total_kwh * KWH, rel=EXACT)
+    assert whole.low_w < whole.mean_w < whole.peak_w
     training = energy.states_w["training"]
     assert energy.step_kwh * lived.run.steps < energy.total_kwh < training * lived.run.elapsed_s / KWH
     assert training - energy.states_w["checkpoint_blocking"] > 4e6  # a swing of megawatts at each save

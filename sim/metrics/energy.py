@@ -12,7 +12,7 @@ import numpy as np
 
 from sim.metrics.energy_curve import Floats, power_curves
 from sim.metrics.energy_plant import Plant, efficiency
-from sim.metrics.energy_run import Levels, SpanEnergy, span_energy
+from sim.metrics.energy_run import Levels, SpanEnergy, run_curve, span_energy
 from sim.metrics.energy_step import Activity, step_energy
 from sim.metrics.result import EnergyResult, PowerLevel
 from sim.run.life_inputs import Span
@@ -64,7 +64,7 @@ def consumption(activity: Activity, site: Site | None) -> Consumption:
 def energy_result(
     used: Consumption, spans: Sequence[Span], tokens: float, power: dict[str, PowerLevel]
 ) -> EnergyResult:
-    """Energy of spans in which `tokens` were trained. power: of one step, by level."""
+    """Energy of spans in which `tokens` were trained. power: over time, by level."""
     spent, step = used.spend(spans), used.spend(used.whole(used.levels.step.seconds))
     accelerator_hours = used.ranks * spent.seconds / 3600
     return EnergyResult(
@@ -115,6 +115,11 @@ def power_levels(activity: Activity, used: Consumption, rank: int) -> dict[str, 
     weights[2] = np.bincount(classes, minlength=len(job.ranks))
     one, node, all_ranks = power_curves(activity, weights)
     return _levels(levels, one, node, int(here.sum()), all_ranks)
+
+
+def run_level(used: Consumption, spans: Sequence[Span]) -> PowerLevel:
+    """Power of the site over a run."""
+    return _level(*run_curve(spans, used.levels))
 
 
 def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_ranks: Floats) -> dict[str, PowerLevel]:

@@ -39,18 +39,24 @@ def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) ->
 
 def _means(trace: Trace, watts: Floats, samples: int) -> Floats:
     """Mean over each sample of the power that rows add while they act, (samples,) [W]; watts: (n_rows,)."""
-    width = trace.time / samples
-    edges = np.arange(1, samples + 1) * width
-    energy = np.zeros(samples)
+    total = np.zeros(samples)
     for rows, later in _copies(trace):
         acting = rows[watts[rows] != 0]
-        power = np.tile(watts[acting], len(later))
-        for times, sign in ((trace.start, 1.0), (trace.end, -1.0)):
-            moments = np.add.outer(later, times[acting]).ravel()
-            place = np.minimum((moments / width).astype(np.int64), samples - 1)
-            begun = np.cumsum(np.bincount(place, power, samples))
-            before = np.cumsum(np.bincount(place, power * moments, samples))
-            energy += sign * (edges * begun - before)
+        start, end = (np.add.outer(later, times[acting]).ravel() for times in (trace.start, trace.end))
+        total += sampled(start, end, np.tile(watts[acting], len(later)), trace.time, samples)
+    return total
+
+
+def sampled(start: Floats, end: Floats, watts: Floats, length: float, samples: int = SAMPLES) -> Floats:
+    """Means over equal samples of 0 to `length` of what draws watts[i] from start[i] to end[i], (samples,) [W]."""
+    width = length / samples
+    edges = np.arange(1, samples + 1) * width
+    energy = np.zeros(samples)
+    for times, sign in ((start, 1.0), (end, -1.0)):
+        place = np.minimum((times / width).astype(np.int64), samples - 1)
+        begun = np.cumsum(np.bincount(place, watts, samples))
+        before = np.cumsum(np.bincount(place, watts * times, samples))
+        energy += sign * (edges * begun - before)
     return np.diff(energy, prepend=0.0) / width
 
 

@@ -7,10 +7,13 @@ waits for nodes they are idle. Training on slowed parts is taken at the power of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from sim.engine.power import Board
+from sim.metrics.energy_curve import SAMPLES, Floats, sampled
 from sim.metrics.energy_plant import PARTS, Plant
 from sim.metrics.energy_step import IDLE, PHASES, WAITING, StepEnergy
 from sim.run.life_inputs import Span, State
@@ -74,14 +77,8 @@ def span_energy(spans: Iterable[Span], levels: Levels, grid: Grid | None = None)
     """Energy of spans, every node of the cluster counted once; nodes that are down draw nothing."""
     parts, phases = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PHASES, 0.0)
     by_state: dict[str, tuple[float, float]] = {}
-    known: dict[tuple[str, int, int], tuple[dict[str, float], dict[str, float]]] = {}
     carbon = seconds = 0.0
-    for span in spans:
-        idle = max(span.spare_nodes, levels.plant.cluster.n_nodes - span.busy_nodes - span.down_nodes)
-        key = span.phase, span.busy_nodes, idle
-        if key not in known:
-            known[key] = _draw(levels, *key)
-        drawn, running = known[key]
+    for span, drawn, running in _drawn(spans, levels):
         total = sum(drawn.values()) * span.seconds
         _add(parts, drawn, span.seconds)
         _add(phases, running, span.seconds)
@@ -91,6 +88,25 @@ def span_energy(spans: Iterable[Span], levels: Levels, grid: Grid | None = None)
         seconds += span.seconds
     states = {phase: energy / time for phase, (energy, time) in by_state.items() if time}
     return SpanEnergy(seconds, parts, phases, states, carbon if grid else None)
+
+
+def run_curve(spans: Iterable[Span], levels: Levels) -> tuple[Floats, float]:
+    """Power of the site over a run, means over equal samples [W], and the length of a sample [s]."""
+    rows = [(span.start, span.end, sum(drawn.values()) * span.seconds) for span, drawn, _ in _drawn(spans, levels)]
+    start, end, joules = np.array([row for row in rows if row[1] > row[0]]).T
+    length = float(end.max())
+    return sampled(start, end, joules / (end - start), length), length / SAMPLES
+
+
+def _drawn(spans: Iterable[Span], levels: Levels) -> Iterator[tuple[Span, dict[str, float], dict[str, float]]]:
+    """Spans with the power of every part, and of the accelerators by phase [W]."""
+    known: dict[tuple[str, int, int], tuple[dict[str, float], dict[str, float]]] = {}
+    for span in spans:
+        idle = max(span.spare_nodes, levels.plant.cluster.n_nodes - span.busy_nodes - span.down_nodes)
+        key = span.phase, span.busy_nodes, idle
+        if key not in known:
+            known[key] = _draw(levels, *key)
+        yield span, *known[key]
 
 
 def _draw(levels: Levels, phase: str, busy: int, idle: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -11,7 +11,13 @@ from sim.metrics.result import CostResult, EnergyResult, PowerLevel, Result
 from sim.report import human
 
 Row = tuple[str, str, str]  # label, value, remark
-LEVELS = {"accelerator": "one accelerator", "node": "its node", "job": "nodes of the job", "site": "whole site"}
+LEVELS = {
+    "accelerator": "one accelerator",
+    "node": "its node",
+    "job": "nodes of the job",
+    "site": "whole site",
+    "run": "site, whole run",
+}
 PARTS = {"memory": "host memory", "switches": "local switches", "network": "network switches"}
 
 
@@ -36,7 +42,7 @@ def energy_rows(result: Result) -> Iterator[Row]:
             remark = _phases(energy) if name == "accelerators" else ""
             yield PARTS.get(name, name), human.energy(part), f"{human.percent(part / energy.total_kwh)}{remark}"
     for name, level in energy.power.items():
-        yield LEVELS[name], human.power(level.mean_w), _swing(level)
+        yield LEVELS[name], human.power(level.mean_w), f"{_swing(level)}{'' if name == 'run' else ' over a step'}"
 
 
 def _power(energy: EnergyResult) -> str:
@@ -71,7 +77,7 @@ def _phases(energy: EnergyResult) -> str:
 
 
 def _swing(level: PowerLevel) -> str:
-    return f"{human.power(level.low_w)} to {human.power(level.peak_w)} over a step"
+    return f"{human.power(level.low_w)} to {human.power(level.peak_w)}"
 
 
 def cost_rows(cost: CostResult) -> Iterator[Row]:

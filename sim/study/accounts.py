@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sim.engine.ranks import Job
 from sim.engine.trace import Trace
 from sim.metrics.cost import cost_result
-from sim.metrics.energy import consumption, energy_result, power_levels
+from sim.metrics.energy import consumption, energy_result, power_levels, run_level
 from sim.metrics.energy_step import activity_of
 from sim.metrics.result import CostResult, EnergyResult
 from sim.run.life_inputs import Span
@@ -26,8 +26,10 @@ def accounts(
     activity = activity_of(trace, job)
     used = consumption(activity, setup.site)
     step_tokens = setup.training.global_batch * setup.training.sequence_length
-    happened = tuple(spans) or used.whole(steps * trace.time)
+    happened = tuple(spans) or used.whole(max(1, steps) * trace.time)
     levels = power_levels(activity, used, rank)
+    if spans:
+        levels["run"] = run_level(used, spans)
     energy = energy_result(used, happened, steps * step_tokens, levels)
     seconds = sum(span.seconds for span in happened)
     size = cluster.n_nodes, cluster.n_accelerators
