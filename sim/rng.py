@@ -1,6 +1,6 @@
 """Named random streams; the only place randomness comes from.
 
-Public: `stream`. A stream depends on the seed and its name alone: not on the order in which
+Public: `stream`, `Generator`. A stream depends on the seed and its name alone: not on the order in which
 streams are asked for, not on the process, not on the hash seed of the interpreter.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+
+Generator = np.random.Generator
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from math import exp, gamma
 
-import numpy as np
-
+from sim.rng import Generator
 from sim.spec.reliability import Delay
 
 
-def draw(delay: Delay, generator: np.random.Generator) -> float:
+def draw(delay: Delay, generator: Generator) -> float:
     """A time from the distribution of `delay` [s]."""
     match delay.kind:
         case "fixed":

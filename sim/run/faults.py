@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.rng import stream
+from sim.rng import Generator, stream
 from sim.run.delay import lognormal_median, weibull_scale
 from sim.spec.reliability import FailureMode, Failures, Frailty
 
@@ -115,7 +115,7 @@ def _renewals(
     mode: FailureMode,
     count: tuple[int, int],
     frailty_at: Callable[[int], float],
-    generator: np.random.Generator,
+    generator: Generator,
 ) -> Iterator[Strike]:
     """Every part with its own clock, started anew when it fails."""
     places, parts = count
@@ -135,7 +135,7 @@ def _renewals(
         heappush(again, (time + _gap(mode, generator) / max(frailty_at(place), 1e-12), index))
 
 
-def _residuals(mode: FailureMode, n: int, generator: np.random.Generator) -> Floats:
+def _residuals(mode: FailureMode, n: int, generator: Generator) -> Floats:
     """Time from a random moment to the next failure: a uniform share of a gap drawn by its length, (n,) s."""
     uniform, shape = generator.random(n), mode.shape
     if mode.law == "weibull":
@@ -145,7 +145,7 @@ def _residuals(mode: FailureMode, n: int, generator: np.random.Generator) -> Flo
     return uniform * longer * lognormal_median(mode.mtbf, shape)
 
 
-def _gap(mode: FailureMode, generator: np.random.Generator) -> float:
+def _gap(mode: FailureMode, generator: Generator) -> float:
     if mode.law == "weibull":
         return weibull_scale(mode.mtbf, mode.shape) * float(generator.weibull(mode.shape))
     return lognormal_median(mode.mtbf, mode.shape) * float(np.exp(mode.shape * generator.standard_normal()))

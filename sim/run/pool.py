@@ -61,9 +61,10 @@ class Pool:
             self.faults[node] += 1
             if node in self.slot_of:
                 self._vacate(self.slot_of[node])
-            for spares in (self.warm, self.cold):
-                if node in spares:
-                    spares.remove(node)
+            elif node in self.warm:
+                self.warm.remove(node)
+            elif node in self.cold:
+                self.cold.remove(node)
         if isfinite(repair_s):
             self.coming += 1
             self.env.process(self._repair(tuple(nodes), repair_s, queued))
