@@ -36,6 +36,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "fabric": {"fabric": LEAF_SPINE | {"leaf_oversubscription": 4.0}},
     "routing": {"routing": {"kind": "ecmp", "seed": 3}},
     "nodes": {"nodes": 5},
+    "power limit": {"power": {"limit": 200.0}},
+    "slow kind": {"accelerator": {"matrix": {"peak": {"bf16": 1e14, "fp16": 1e14}, "efficiency": 0.5}}},
     "fold": {"simulation": {"fold": "off"}},
     "prune": {"simulation": {"prune": "off"}},
 }

@@ -12,7 +12,7 @@ Temperature and what it does to leakage are left out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from sim.engine.compute import Times, matrix_rate, operation_times, streaming_rate, sustained_share
@@ -21,6 +21,7 @@ from sim.spec.records import Accelerator
 from sim.workload.operation import Operation
 
 MATRIX, MEMORY = "matrix", "memory"  # phases of computation
+KNOWN_OPERATIONS = 20_000  # that a board remembers
 HALVINGS = 30  # of the range of clocks: 1e-9 of the highest
 # Where a profile does not say; assumptions that lie between those of the profiles that do.
 CLOCKED_SHARE = 0.1  # of the range from idle to the board limit, drawn by waiting
@@ -44,6 +45,7 @@ class Board:
     accelerator: Accelerator
     setting: PowerSetting
     attention_kernel: str = "cudnn"
+    known: dict[tuple[Operation, float], Work] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def idle(self) -> float:
@@ -86,6 +88,14 @@ class Board:
 
     def run(self, operation: Operation, speed: float = 1.0) -> Work:
         """Time and energy of a computation; `speed` is that of the accelerator relative to a healthy one."""
+        key = operation, speed
+        if key not in self.known:
+            if len(self.known) >= KNOWN_OPERATIONS:
+                self.known.clear()
+            self.known[key] = self._run(operation, speed)
+        return self.known[key]
+
+    def _run(self, operation: Operation, speed: float) -> Work:
         times = operation_times(operation, self.accelerator, self.attention_kernel)
         if times.at() == 0:
             return Work(0.0, 0.0, MATRIX)

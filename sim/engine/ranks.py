@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.engine.power import Board
 from sim.engine.products import slowest_of
+from sim.memo import Memo
 from sim.plan.flows import FlowSet
-from sim.plan.fold import first_of_class, mix
+from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
 from sim.workload.operation import Operation
@@ -130,19 +132,56 @@ class Job:
     def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
         """What eager issue adds: kernels times issue cost, less what the device needs anyway.
 
-        That is with each collective alone on its links: who shares them must not depend on folding.
+        Launches that block hide nothing: the host issues a kernel when the one before has ended. What
+        the device needs is with each collective alone on its links: who shares them must not depend on folding.
         """
         issue = self.plan.software.host_issue
         if issue == 0:
             return 0.0
         kernels = sum(operation.kernels for operation in operations)
+        if self.plan.software.blocking_launches:
+            return kernels * issue
         rate = {kind: self.flows[flow].group.rate for kind, flow in rank.flows.items()}
         alone = [replace(t, seconds=t.latency + t.size / rate[t.group]) if t.group else t for t in timed]
         return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
 
 
+@dataclass(frozen=True)
+class Quotient:
+    """What folding leaves of a layout: the part of a job that knows no work."""
+
+    cluster: Cluster
+    ranks: tuple[RankClass, ...]
+    flows: tuple[FlowClass, ...]
+    table: FlowTable
+
+
+_quotients: WeakKeyDictionary[Partition, Quotient] = WeakKeyDictionary()  # of the layouts that are kept
+_boards: Memo[Board] = Memo(limit=16)
+
+
 def build_job(plan: Plan) -> Job:
     """Representatives of the folded plan, with what they need to know about the network."""
+    folded = _quotients.get(plan.partition)
+    if folded is None or folded.cluster is not plan.cluster:
+        folded = _quotients[plan.partition] = _quotient(plan)
+    return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), _board(plan))
+
+
+def _board(plan: Plan) -> Board:
+    """The slowest accelerator of the job; kept with the times it knows unless nothing is to be used again."""
+    slowest = slowest_of(plan.cluster.accelerator, plan.grid.n_ranks)
+    setting, kernel = plan.experiment.power, plan.software.attention_kernel
+
+    def make() -> Board:
+        return Board(slowest, setting, kernel)
+
+    if plan.experiment.simulation.reuse == "off":
+        return make()
+    return _boards.get((slowest.model_dump_json(), setting, kernel), make, lambda board: 1.0)
+
+
+def _quotient(plan: Plan) -> Quotient:
     table = flow_table(plan)
     rank_of = plan.partition.rank
     columns = _flow_columns(plan)
@@ -155,9 +194,7 @@ def build_job(plan: Plan) -> Job:
         inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
         profile = (float(speed[rank]), inner)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
-    slowest = slowest_of(plan.cluster.accelerator, plan.grid.n_ranks)
-    board = Board(slowest, plan.experiment.power, plan.software.attention_kernel)
-    return Job(plan, tuple(ranks), flows, table, table.conflicts(), board)
+    return Quotient(plan.cluster, tuple(ranks), flows, table)
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:

@@ -54,9 +54,9 @@ class Structure:
         return len(self.flow_label)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Partition:
-    """Class of each rank, link, and flow (per FlowSet), numbered from 0 by first occurrence."""
+    """Class of each rank, link, and flow (per FlowSet), numbered from 0 by first occurrence; equal only to itself."""
 
     rank: Ints
     link: Ints
