@@ -34,7 +34,9 @@ def calibrate_collectives(tables: Sequence[Table], base: str, name: str = "", to
     for each in fitted:
         _check_size(each.table, node, base)
     name = name or f"{node.name}-measured"
-    measured, values, sources, remarks = node, {}, {}, list(_remarks(tables))
+    measured, remarks = node, _remarks(tables)
+    values: dict[str, dict[str, float]] = {}
+    sources: dict[str, str] = {}
     for tell in (_local_ring, _switch, _network):
         for part, fields, each in tell(fitted, measured):
             values.setdefault(part, {}).update(fields)

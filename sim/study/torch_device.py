@@ -49,7 +49,7 @@ class TorchBackend:
         self.torch, self.name = torch, device
         self.kind = "cpu" if device.startswith("cpu") else "gpu"
         self.versions = {"torch": str(torch.__version__), "python": platform.python_version()}
-        self.meter: Any = None
+        self.meter: _Meter | None = None
         if self.kind == "gpu":
             self._describe_gpu()
         else:
