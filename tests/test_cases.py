@@ -94,8 +94,8 @@ def test_no_two_cases_share_a_name() -> None:
 def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> None:
     stacks = {table: {Setup(case.load().experiment).software.name for case in cases_of(table)} for table in CASES}
     assert {table: names for table, names in stacks.items() if len(names) > 1} == {
-        "bloom_tuning": {"deepspeed", "deepspeed-bf16"},
-        "dgxc_h100": {"nemo", "fsdp-compile"},
+        "bloom_tuning": {"deepspeed-blocking", "deepspeed-bf16"},
+        "dgxc_h100": {"nemo", "maxtext"},
         "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
         "torchtitan": {"fsdp", "fsdp-compile", "fsdp-compile-async-tp"},
     }

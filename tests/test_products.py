@@ -11,6 +11,7 @@ from sim.engine.products import is_misaligned, slowest_of
 from sim.spec.load import load_experiment
 from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
+from sim.study.simulate import simulate
 from sim.workload.operation import Operation
 from support import ROOT
 
@@ -78,3 +79,15 @@ def test_more_boards_have_a_slower_slowest() -> None:
 def test_a_memory_bound_operation_does_not_wait_for_the_slowest_board() -> None:
     copy = replace(product(1, 1, 1), kind="elementwise", flops=0.0, bytes_moved=1e9)
     assert operation_time(copy, slowest_of(H100, 4096)) == operation_time(copy, H100)
+
+
+def test_blocking_launches_hide_nothing_of_what_the_host_needs() -> None:
+    path = ROOT / "experiments" / "sc21-1.7b.yaml"
+    usual, blocking = (
+        simulate(load_experiment(path, [f"software.blocking_launches={flag}"]).experiment).step.breakdown_s
+        for flag in ("false", "true")
+    )
+    layers, kernels, passes = 24, 15, 3  # at least fifteen kernels forward, again before and as many in the backward
+    assert usual["other"] < 1e-3
+    assert blocking["other"] > layers * kernels * passes * 50e-6
+    assert blocking["compute"] == pytest.approx(usual["compute"])
