@@ -42,6 +42,7 @@ def sweep(
     parquet: Annotated[
         Path | None, Option("--parquet", metavar="FILE", help="Also write the table as Parquet.")
     ] = None,
+    html: Annotated[Path | None, Option("--html", metavar="FILE", help="Also write a page for the browser.")] = None,
     json: AsJson = False,
 ) -> int:
     """Simulate every point of a study, and keep the results.
@@ -63,6 +64,12 @@ def sweep(
     for path, write in ((csv, table.to_csv), (parquet, table.to_parquet)):
         if path:
             _export(path, write)
+    if html:
+        from sim.report.page.study import study_page
+        from sim.study.study_page import study_view
+
+        view = study_view(table, study.name, study.study.description, str(parquet or table.path or ""))
+        _export(html, lambda path: path.write_text(study_page(view), encoding="utf-8"))
     if json:
         output.emit_json(table.to_json())
     else:
@@ -71,12 +78,12 @@ def sweep(
     return output.FINE if table.counts().get("ok") else output.MISSED
 
 
-def _export(path: Path, write: Callable[[Path], None]) -> None:
+def _export(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except Exception as error:
-        raise BadParameter(f"{path}: {str(error).splitlines()[0]}", param_hint="--csv or --parquet") from None
+        raise BadParameter(f"{path}: {str(error).splitlines()[0]}", param_hint="--csv, --parquet or --html") from None
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Table:
         self.store = store
         self.path = store.path
         self.keys = keys  # what varies
+        self.directions = objectives  # column, whether more is better
         self.objectives = tuple(text for text, _ in objectives)
         self.order = "DESC" if objectives and objectives[0][1] else "ASC"
 

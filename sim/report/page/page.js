@@ -62,6 +62,36 @@
       for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
     });
   }
+  // A study: choosing a row of the table shows all numbers of its point.
+  const pointData = document.getElementById("point-data");
+  if (pointData) {
+    const numbers = JSON.parse(pointData.textContent), place = document.getElementById("point");
+    const show = (point) => {
+      const rows = Object.entries(numbers[point] || {}).map(([key, value]) => {
+        const row = document.createElement("tr");
+        for (const text of [key, typeof value === "object" ? JSON.stringify(value) : String(value)]) {
+          const cell = document.createElement("td");
+          cell.textContent = text;
+          row.append(cell);
+        }
+        return row;
+      });
+      const heading = document.createElement("h3"), table = document.createElement("table");
+      heading.textContent = "Point " + point;
+      table.append(...rows);
+      place.replaceChildren(heading, table);
+      place.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    };
+    for (const row of document.querySelectorAll("#points tbody tr")) {
+      const first = row.cells[0], link = document.createElement("a");
+      link.href = "#point-" + first.textContent;
+      link.textContent = first.textContent;
+      first.replaceChildren(link);
+    }
+    const follow = () => { const found = /^#point-(.+)$/.exec(location.hash); if (found) show(found[1]); };
+    window.addEventListener("hashchange", follow);
+    follow();
+  }
   for (const button of document.querySelectorAll(".copy")) {
     button.addEventListener("click", () => {
       navigator.clipboard?.writeText(button.nextElementSibling.textContent);
