@@ -1,6 +1,6 @@
 """Documentation from the declarations: what each key is, for people and for editors.
 
-Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`.
+Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `STUDY`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sim.errors import ConfigError, Problem
 from sim.spec.catalogue import CATALOGUE
 from sim.spec.record import Record
 from sim.spec.records import Experiment
+from sim.spec.study import Study
 from sim.spec.walk import choices, dimension_of, is_record, kind_of, members
 from sim.units import COUNT, FRACTION, format_quantity
 
@@ -25,7 +26,17 @@ _BOUNDS = (
     (Gt, "gt", "more than"), (Ge, "ge", "at least"), (Lt, "lt", "less than"), (Le, "le", "at most"),
     (MinLen, "min_length", "entries: at least"), (MaxLen, "max_length", "at most"),
 )  # fmt: skip
-_PLAIN = {str: "text", bool: "true or false", int: "whole number", float: "number", dict: "mapping of text to text"}
+_PLAIN = {
+    str: "text",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    dict: "mapping of text to text",
+    Any: "any value",
+}
+
+
+STUDY = "study."  # begins the paths of keys that stand in a study
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,8 @@ class Entry:
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Every key that can stand in an experiment, in the order of declaration."""
-    return tuple(_walk(Experiment, ""))
+    """Every key that can stand in an experiment, in the order of declaration; then those of a study."""
+    return (*_walk(Experiment, ""), *_walk(Study, STUDY))
 
 
 def explain(key_path: str = "") -> str:
@@ -171,7 +182,8 @@ def _type_text(field: FieldInfo) -> str:
 
 
 def _option_text(options: tuple[Any, ...]) -> Iterator[str]:
-    if str in options and len(options) > 1:
+    named = str in options and any(is_record(option) or get_origin(option) is dict for option in options)
+    if named:
         yield "name, path"
     if choices(options):
         yield ("one of " if len(choices(options)) > 1 else "") + ", ".join(choices(options))
@@ -181,8 +193,8 @@ def _option_text(options: tuple[Any, ...]) -> Iterator[str]:
         origin = get_origin(option) or option
         if origin is tuple:
             yield f"list; each {' or '.join(_option_text(_items(option)[:1]))}"
-        elif origin in _PLAIN and not (origin is str and len(options) > 1):
-            yield _PLAIN[origin]
+        elif origin in _PLAIN and not (origin is str and named):
+            yield "mapping" if option == dict[str, Any] else _PLAIN[origin]
 
 
 def _default_text(field: FieldInfo) -> str:

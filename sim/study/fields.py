@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any, get_args, get_type_hints
 
 from sim.metrics.result import LinkUse, Result
-from sim.spec.document import entries
+from sim.spec.document import STUDY, Entry, entries
 from sim.spec.expression import Lookup
 from sim.spec.record import Record
 from sim.spec.records import Experiment
@@ -123,19 +123,23 @@ def nearest(name: str, results: bool) -> str:
     return f"did you mean {' or '.join(close)}?" if close else way_out
 
 
+def _entries() -> list[Entry]:
+    return [entry for entry in entries() if not entry.path.startswith(STUDY)]
+
+
 @cache
 def _keys() -> frozenset[str]:
-    return frozenset(entry.path for entry in entries())
+    return frozenset(entry.path for entry in _entries())
 
 
 @cache
 def _open_keys() -> frozenset[str]:
-    return frozenset(entry.path for entry in entries() if "dict[" in str(entry.field.annotation))
+    return frozenset(entry.path for entry in _entries() if "dict[" in str(entry.field.annotation))
 
 
 @cache
 def _input_names() -> tuple[str, ...]:
-    return (*DERIVED, *(entry.path for entry in entries() if entry.path not in DERIVED))
+    return (*DERIVED, *(entry.path for entry in _entries() if entry.path not in DERIVED))
 
 
 @cache

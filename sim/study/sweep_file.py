@@ -179,7 +179,7 @@ def _open_ranges(study: Study, axes: Sequence[Varying]) -> Iterator[Problem]:
     numbers = {axis.key: number for number, axis in enumerate(study.axes)}
     for axis in axes:
         if axis.between:
-            message = "this range is open, and all of its points are asked for"
+            message = "this range is open, and all its points are asked for"
             yield Problem(
                 "", f"axes.{numbers[axis.keys[0]]}", message, "give it a step, a factor or a count, or sample"
             )
