@@ -12,7 +12,7 @@ from typing import Any
 from sim.errors import ConfigError, Problem
 from sim.spec.problems import near
 from sim.spec.record import RecordT
-from sim.spec.records import Experiment
+from sim.spec.records import Experiment, Parallelism
 from sim.spec.setup import Setup
 
 Values = tuple[Any, ...]
@@ -121,6 +121,8 @@ def key_of(name: str) -> str:
     short = {axis.name: axis.key for axis in AXES}
     if name in short or name in short.values():
         return short.get(name, name)
+    if name in Parallelism.model_fields:
+        return f"parallelism.{name}"
     if name.startswith(("parallelism.", "software.")):
         return name
     raise ConfigError(Problem("--space", name, "is no key that a plan can vary", near(name, list(short))))

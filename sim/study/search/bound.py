@@ -207,7 +207,8 @@ def _sends(job: Job, role: str, message: Floats) -> Floats:
 def step_bound(times: Times, exchange: Exchange, job: Job) -> Floats:
     """Seconds of a step at least, (K,)."""
     begin, passes, sends = _begin(times, exchange), *_busy(times)
-    stream = passes + sends + np.maximum(times.microbatches * exchange.serial - exchange.first, 0.0)
+    between = np.maximum(sends, times.microbatches * exchange.between - exchange.first)
+    stream = passes + times.microbatches * exchange.serial + between
     tail = exchange.last.copy()
     tail[[0, -1]] = np.maximum(tail[[0, -1]], exchange.embedding)
     tail += exchange.optimizer + exchange.weights

@@ -30,7 +30,8 @@ class Exchange:
     """Seconds by stage, (stages,) each.
 
     first: before the first forward pass can begin. opening: before it can end. each: of the communicator for
-    a microbatch, beside the passes. serial: of the passes themselves for a microbatch, waiting for weights.
+    a microbatch, beside the passes. serial: that the passes of a microbatch wait for weights in their midst.
+    between: that they wait for weights before they begin, maybe while the result of the last one is sent.
     closing: of the communicator from the first sum of the last microbatch on. last: between the end of the
     last backward pass and the optimizer. optimizer, weights: of the optimizer, and of sending its result.
     """
@@ -39,6 +40,7 @@ class Exchange:
     opening: Floats
     each: Floats
     serial: Floats
+    between: Floats
     closing: Floats
     last: Floats
     optimizer: Floats
@@ -63,15 +65,15 @@ class Exchanges:
                 exchange = exchange or data_parallel(job, Program())
                 self.known[key] = _stage(job, exchange, rank)
             stages.append(self.known[key])
-        first, opening, each, serial, closing, last, optimizer, weights = np.array(stages).T
-        return Exchange(first, opening, each, serial, closing, last, optimizer, weights, _embedding(job))
+        first, opening, each, serial, between, closing, last, optimizer, weights = np.array(stages).T
+        return Exchange(first, opening, each, serial, between, closing, last, optimizer, weights, _embedding(job))
 
 
 def _stage(job: Job, exchange: DataParallel, rank: RankClass) -> tuple[float, ...]:
     update = optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision)
     optimizer = alone(job, rank, Sequence(update)).seconds
     if "gradient" not in rank.flows:
-        return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0
+        return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0
     costs = _Costs(job, exchange, rank)
     return *(costs.sharded() if exchange.zero == 3 else costs.replicated()), optimizer, costs.new_weights()
 
@@ -94,18 +96,22 @@ class _Costs:
         if not self.software.gradient_overlap:
             total = self.exchange.parameters(self.rank)
             last = self.sum(total) + self.over_replicas(total)
-            return first, opening, 0.0, 0.0, 0.0, last
+            return first, opening, 0.0, 0.0, 0.0, 0.0, last
         sums = self.total(self.sum, [each.trained for each in self.segments])
         often = self.zero == 2 and len(self.job.plan.chunks) == 1
-        return first, opening, sums if often else 0.0, 0.0, 0.0 if often else sums, self.last(self.segments[0])
+        each, closing = (sums, 0.0) if often else (0.0, sums)
+        return first, opening, each, 0.0, 0.0, closing, self.last(self.segments[0])
 
     def sharded(self) -> tuple[float, ...]:
         """ZeRO-3: every pass of a segment waits for its weights, and scatters its gradients."""
         gathers = 2 * self.total(self.gather, [each.parameters for each in self.segments])
         scatters = self.total(self.sum, [each.trained for each in self.segments])
         first = self.gather(self.segments[0].parameters)
-        serial = 0.0 if self.software.parameter_prefetch else gathers
-        return first, 0.0, gathers + scatters, serial, 0.0, self.last(self.segments[0])
+        each, last = gathers + scatters, self.last(self.segments[0])
+        if self.software.parameter_prefetch:
+            return first, 0.0, each, 0.0, 0.0, 0.0, last
+        between = sum(self.gather(chunk[0].parameters) + self.gather(chunk[-1].parameters) for chunk in self.chunks)
+        return first, 0.0, each, gathers - between, between, 0.0, last
 
     @staticmethod
     def total(cost: Callable[[float], float], sizes: Iterable[float]) -> float:

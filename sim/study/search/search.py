@@ -35,7 +35,6 @@ from sim.study.search.space import Space, open_space
 from sim.study.search.table import Ints, Table
 from sim.study.store import Outcome
 
-AHEAD = 2  # simulations that wait for each process
 UNTRIED, SIMULATED, NO_FIT, FAILED = range(4)
 
 Progress = Callable[[str, float], None]  # told what is being done, and the share of it that is
@@ -143,7 +142,7 @@ class _Hunt:
                 self.status[row] = NO_FIT
                 continue
             running[workers.submit([self.plan(row)])] = row
-            if len(running) >= AHEAD * workers.count:
+            if len(running) >= workers.slots:
                 self._collect(running)
             progress("simulating", self._share(place, order, floors))
         while running:

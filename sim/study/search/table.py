@@ -48,6 +48,8 @@ class Table:
 
     def groups(self, keys: Iterable[str]) -> Iterator[Ints]:
         """Rows that agree in `keys`, group by group."""
+        if not self.n:
+            return
         mixed = np.zeros(self.n, dtype=np.int64)
         for key in keys:
             mixed = mixed * len(self.values[key]) + self.column[key]

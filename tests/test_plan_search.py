@@ -1,0 +1,345 @@
+"""The plan search is exact: rules and memory are those of a run, bounds are below it, the best is the best."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plans import BESIDE, CASES, CUBE_MESH, LEAF_SPINE, small_experiment
+
+from sim.cluster.build import build_cluster
+from sim.errors import ConfigError, PlanError
+from sim.metrics.memory import fits
+from sim.metrics.planning import PlanSearch
+from sim.spec.checks import CHECKS, check_experiment
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+from sim.study.search.axes import AXES, axes_of, with_values
+from sim.study.search.best import ParetoFront, TopPlans
+from sim.study.search.bound import Bounds
+from sim.study.search.files import open_question, winning_file
+from sim.study.search.rules import check_repeats, forbidden
+from sim.study.search.search import search_plans, winner_of
+from sim.study.search.space import open_space
+from sim.study.search.table import Table
+from sim.study.simulate import simulate, simulate_step
+from support import Cli
+
+EXACT = 1e-9
+MODEL = {"layers": 8, "hidden": 512, "heads": 8, "ffn": 2048}
+CHIPS = {"accelerators": 4, "nics": {"count": 4, "bandwidth": 25e9, "latency": 1e-6}}
+BASES: dict[str, dict[str, Any]] = {
+    "one server": {"nodes": 1, "training": {"global_batch": 16}},
+    "two servers, everything beside": {
+        "nodes": 2, "software": {**BESIDE, "pipeline_overlap": True, "tensor_overlap": "backward"},
+    },
+    "shares sent and gathered": {"nodes": 2, "software": {"scatter_gather": True, "gradient_bucket": 2e7}},
+    "no prefetch, slow host": {
+        "nodes": 2, "software": {"gradient_overlap": True, "overlap_slowdown": 0.2, "host_issue": 2e-5},
+    },
+    "slow host, weights ahead": {"nodes": 2, "software": {**BESIDE, "host_issue": 5e-5, "step_overhead": 0.01}},
+    "four to one, hashed": {
+        "nodes": 4, "fabric": LEAF_SPINE | {"leaf_oversubscription": 4.0}, "software": BESIDE,
+        "routing": {"kind": "ecmp", "queue_pairs": 2}, "training": {"global_batch": 64},
+    },
+    "sprayed, one slow": {
+        "nodes": 4, "fabric": LEAF_SPINE, "routing": {"kind": "spray"}, "software": {"pipeline_overlap": True},
+        "degradations": [
+            {"accelerator": "node0/gpu1", "factor": 0.7}, {"link": "node1/nic0->unit0/leaf0", "factor": 0.5},
+        ],
+    },
+    "cube mesh": {"nodes": 2, "node": CUBE_MESH, "software": BESIDE},
+}  # fmt: skip
+
+
+def base(name: str) -> Experiment:
+    given = BASES[name]
+    node = {**CHIPS, **given.get("node", {})} if "node" not in given else given["node"]
+    training = {"global_batch": 32, "sequence_length": 512, **given.get("training", {})}
+    return small_experiment(**{**given, "model": MODEL, "node": node, "training": training})
+
+
+def bounds_of(experiment: Experiment, table: Table) -> Bounds:
+    cluster = build_cluster(Setup(experiment).cluster, experiment.degradations)
+    return Bounds(experiment, cluster, with_values(experiment, table.choice(0)))
+
+
+def sample(table: Table, count: int, seed: int = 0) -> Table:
+    rows = sorted(random.Random(seed).sample(range(table.n), min(count, table.n)))
+    return table.take(np.array(rows))
+
+
+def some(table: Table) -> list[dict[str, Any]]:
+    return [table.choice(row) for row in range(table.n)]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_bound_is_never_above_the_simulated_step(name: str) -> None:
+    experiment = base(name)
+    space = open_space(experiment, axes_of({}))
+    part = sample(space.table, 14, seed=len(name))
+    bounds = bounds_of(experiment, space.table).of(part)
+    shares = []
+    for choice, bound in zip(some(part), bounds, strict=True):
+        time = simulate_step(with_values(experiment, choice)).trace.time
+        assert bound <= time * (1 + EXACT), choice
+        shares.append(bound / time)
+    assert np.median(shares) > 0.7  # and it says something
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_bound_holds_for_any_job(data: st.DataObject) -> None:
+    experiment = small_experiment(**CASES[data.draw(st.sampled_from(sorted(CASES)))])
+    space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}))
+    part = space.table.take(np.array([data.draw(st.integers(0, space.table.n - 1))]))
+    bound = bounds_of(experiment, space.table).of(part)[0]
+    assert bound <= simulate_step(with_values(experiment, part.choice(0))).trace.time * (1 + EXACT)
+
+
+def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
+    experiment = base("two servers, everything beside")
+    part = sample(open_space(experiment, axes_of({})).table, 30)
+    together = bounds_of(experiment, part).of(part)
+    alone = [bounds_of(experiment, part).of(part.take(np.array([row])))[0] for row in range(part.n)]
+    assert together == pytest.approx(alone, rel=1e-12)
+
+
+# --- rules ------------------------------------------------------------------------------------
+
+
+def whole(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> Table:
+    """All plans, also those that a rule forbids."""
+    table = Table({}, {})
+    for axis in axes_of(limits):
+        table = table.with_axis(axis, Setup(experiment))
+    return table
+
+
+def test_rules_forbid_what_checks_object_to() -> None:
+    experiment = small_experiment(nodes=2, node=CHIPS, model=MODEL | {"layers": 6}, training={"global_batch": 24})
+    table = whole(experiment, {"data": (1, 2, 3), "context": (1, 2, 3), "shard_group": (None, 2)})
+    part = sample(table, 400)
+    keys = frozenset(axis.key for axis in AXES)
+    for rule in CHECKS:
+        bad, complete = forbidden(rule, part, experiment, keys)
+        assert complete
+        said = [bool(list(rule(Setup(with_values(experiment, choice))))) for choice in some(part)]
+        assert bad.tolist() == said, rule.__name__
+
+
+def test_space_holds_what_no_rule_forbids_and_counts_the_rest() -> None:
+    experiment = small_experiment(nodes=1, node=CHIPS, model=MODEL | {"layers": 6}, training={"global_batch": 12})
+    limits = {"recompute": ("none",), "schedule": ("1f1b",)}
+    space, table = open_space(experiment, axes_of(limits)), whole(experiment, limits)
+    assert space.enumerated == table.n == space.table.n + sum(space.forbidden.values())
+    rules = (*CHECKS, check_repeats)
+    valid = [choice for choice in some(table) if not check_experiment(with_values(experiment, choice), rules)]
+    assert sorted(map(str, some(space.table))) == sorted(map(str, valid))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"parallelism.sequence_parallel": True}, {"parallelism.zero_stage": 3}, {"parallelism.zero_stage": 1}],
+)
+def test_a_plan_that_repeats_another_is_equal_to_it(values: dict[str, Any]) -> None:
+    experiment = small_experiment(
+        nodes=1, parallelism={"pipeline": 8, "virtual_stages": 1}, model={"layers": 8}, software=BESIDE
+    )
+    repeated = with_values(experiment, values)
+    assert list(check_repeats(Setup(repeated)))
+    one, other = simulate(experiment), simulate(repeated)
+    assert (one.step, one.memory) == (other.step, other.memory)
+
+
+# --- the best plan ----------------------------------------------------------------------------
+
+
+ONE_WAY: dict[str, Sequence[Any]] = {"context": (1,), "recompute": ("none",), "schedule": ("1f1b",)}
+SPACES: dict[str, dict[str, Sequence[Any]]] = {
+    "one server": ONE_WAY | {"microbatch": (1, 4)},
+    "two servers, everything beside": {
+        "tensor": (2,), "microbatch": (4,), "recompute": ("none",), "zero_stage": (0, 1, 3), "virtual_stages": (1, 2),
+    },
+    "shares sent and gathered": {
+        "microbatch": (4,), "recompute": ("selective",), "zero_stage": (0, 1), "context": (1,),
+    },
+    "no prefetch, slow host": ONE_WAY | {"tensor": (1, 2), "microbatch": (4,)},
+    "four to one, hashed": ONE_WAY | {
+        "tensor": (4,), "pipeline": (2, 4), "microbatch": (4,), "schedule": ("1f1b", "gpipe"), "zero_stage": (0, 1),
+    },
+}  # fmt: skip
+
+
+def exhaustive(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> list[tuple[float, dict[str, Any]]]:
+    """Every valid plan that fits and repeats no other, with its time, best first."""
+    plans = [(choice, with_values(experiment, choice)) for choice in some(whole(experiment, limits))]
+    valid = [
+        (choice, plan)
+        for choice, plan in plans
+        if not check_experiment(plan, (*CHECKS, check_repeats)) and fits(Setup(plan))
+    ]
+    timed = [(simulate_step(plan).trace.time, choice) for choice, plan in valid]
+    return sorted(timed, key=lambda each: each[0])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_search_finds_what_trying_everything_finds(name: str) -> None:
+    experiment, limits = base(name), SPACES[name]
+    everything = exhaustive(experiment, limits)
+    found = search_plans(experiment, limits, top=1, jobs=1)
+    assert found.complete
+    assert found.plans[0].step_s == pytest.approx(everything[0][0], rel=EXACT)
+    assert found.simulated < len(everything)
+    assert _total(found) == found.enumerated
+
+
+def test_all_of_the_best_are_found() -> None:
+    experiment, limits = base("one server"), SPACES["one server"]
+    unique = open_space(experiment, axes_of(limits)).table
+    times = sorted(simulate_step(with_values(experiment, choice)).trace.time for choice in some(unique))
+    found = search_plans(experiment, limits, top=7, jobs=1)
+    assert [plan.step_s for plan in found.plans] == pytest.approx(times[:7], rel=EXACT)
+
+
+def test_pareto_set_is_that_of_trying_everything() -> None:
+    experiment = base("one server")
+    limits = SPACES["one server"] | {"microbatch": (4,), "data": (1, 2, 4)}
+    found = search_plans(experiment, limits, ("time", "energy"), jobs=1)
+    worth = set()
+    for choice in some(open_space(experiment, axes_of(limits)).table):
+        result = simulate(with_values(experiment, choice))
+        assert result.energy is not None
+        worth.add((result.step.time_s, result.energy.total_kwh))
+    best = {w for w in worth if not any(o[0] <= w[0] and o[1] <= w[1] and o != w for o in worth)}
+    assert {(plan.worth["time"], plan.worth["energy"]) for plan in found.plans} == best
+
+
+def test_plans_that_do_not_fit_are_left_out() -> None:
+    experiment = small_experiment(
+        nodes=1, node=CHIPS, model=MODEL, training={"global_batch": 16, "sequence_length": 512},
+        accelerator={"memory": {"capacity": 1e9, "bandwidth": 2e12}},
+    )  # fmt: skip
+    found = search_plans(experiment, {"context": (1,), "microbatch": (1, 4)}, top=1, jobs=1)
+    assert found.no_fit > 0
+    assert simulate(winner_of(experiment, found)).memory.fits
+
+
+def test_alternatives_are_the_best_with_another_value() -> None:
+    experiment, limits = base("one server"), SPACES["one server"]
+    found = search_plans(experiment, limits, top=1, jobs=1)
+    everything = exhaustive(experiment, limits)
+    for each in found.alternatives:
+        chosen = found.plans[0].values[each.key]
+        true = min(time for time, choice in everything if choice[each.key] != chosen)
+        assert found.plans[0].step_s <= true * (1 + EXACT)
+        assert each.step_s <= true * (1 + EXACT)
+        assert each.proven or each.step_s == pytest.approx(true, rel=EXACT)
+
+
+def _total(search: PlanSearch) -> int:
+    fates = search.no_fit + search.bounded + search.simulated + search.untried + sum(search.failed.values())
+    return fates + sum(search.forbidden.values())
+
+
+def test_interrupted_search_tells_the_best_so_far() -> None:
+    def stop(what: str, share: float) -> None:
+        if what == "simulating" and share > 0:
+            raise KeyboardInterrupt
+
+    found = search_plans(base("one server"), SPACES["one server"], top=30, jobs=1, progress=stop)
+    assert not found.complete
+    assert found.untried > 0
+    assert _total(found) == found.enumerated
+
+
+def test_no_valid_plan_is_told_with_the_rules() -> None:
+    with pytest.raises(PlanError, match=r"none of \d+ plans is valid: .*heads"):
+        search_plans(base("one server"), {"tensor": (3,), "pipeline": (1,), "context": (1,)}, jobs=1)
+
+
+@pytest.mark.parametrize(("objective", "what"), [("speed", "no objective"), ("cost", "nothing has a price")])
+def test_wrong_objective_is_refused(objective: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        search_plans(base("one server"), {}, (objective,), jobs=1)
+
+
+def test_what_is_kept() -> None:
+    top, front = TopPlans(2), ParetoFront()
+    for row, worth in enumerate([(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 3.0)]):
+        top.add(row, np.array(worth))
+        front.add(row, np.array(worth))
+    assert top.rows == [1, 2]
+    assert front.rows == [1, 2, 0]
+    assert [top.beats(np.array([bound])) for bound in (2.1, 2.0)] == [True, False]
+    assert [front.beats(np.array(bound)) for bound in ((2.0, 2.5), (2.0, 2.0))] == [True, False]
+
+
+# --- files and the command --------------------------------------------------------------------
+
+
+LIMITS = (
+    "tensor=1,2",
+    "pipeline=1,2",
+    "context=1",
+    "microbatch=1,2",
+    "recompute=none",
+    "schedule=1f1b",
+    "zero_stage=3",
+)
+
+
+def test_limits_are_read_as_in_a_file() -> None:
+    space = [
+        "order=[[tensor, data, context, expert, pipeline]]",
+        "training.recompute=none,full",
+        "software.tensor_overlap=full",
+    ]
+    question = open_question("quickstart", [], space)
+    assert question.limits == {
+        "parallelism.order": (("tensor", "data", "context", "expert", "pipeline"),),
+        "training.recompute": ("none", "full"),
+        "software.tensor_overlap": ("full",),
+    }
+
+
+@pytest.mark.parametrize("text", ["tensor", "tensor=", "colour=1", "tensor=two", "recompute=some"])
+def test_wrong_limits_are_refused(text: str, cli: Cli) -> None:
+    outcome = cli("plan", "quickstart", "--space", text)
+    assert outcome.code == 3
+    assert "Traceback" not in outcome.err
+
+
+def test_command_prints_the_best_and_writes_a_file_that_runs(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "best.yaml"
+    options = [part for limit in LIMITS for part in ("--space", limit)]
+    outcome = cli("plan", "llama3-8b-dgx-h100", *options, "-o", file, "-j", 1, "--top", 3)
+    assert outcome.code == 0, outcome.err
+    assert "The best plans" in outcome.out
+    assert "simulated" in outcome.out
+    run = cli("run", file, "--json")
+    assert run.code == 0, run.err
+    again = open_question(str(file), [], [])
+    assert f"{simulate(again.loaded.experiment).step.time_s:.2f} s" in outcome.out
+
+
+def test_model_and_cluster_are_enough(cli: Cli) -> None:
+    training = ("--set", "training.global_batch=16", "--set", "training.sequence_length=1024")
+    options = [part for limit in LIMITS for part in ("--space", limit)]
+    outcome = cli("plan", "--workload", "llama3-8b", "--cluster", "dgx-h100", *training, *options, "-j", 1, "--json")
+    assert outcome.code == 0, outcome.err
+    assert '"enumerated"' in outcome.out
+
+
+def test_winning_file_keeps_the_experiment_but_its_measurement() -> None:
+    question = open_question("korthikanti-22b-full", [], ["tensor=8", "microbatch=4", "zero_stage=0"])
+    found = search_plans(question.loaded.experiment, question.limits, top=1, jobs=1)
+    text = winning_file(question.loaded, found)
+    assert "\nmeasured:" not in text
+    assert "name: korthikanti-22b-full-best" in text
