@@ -79,3 +79,8 @@ def test_power_stays_within_the_limit_and_time_falls_with_it(flops: float, moved
     slowest = board("h100-sxm", clock=0.12 * 1.98e9).run(operation)
     assert power(tight.run(operation)) <= max(low, power(slowest)) * (1 + 1e-6)
     assert tight.run(operation).seconds >= loose.run(operation).seconds * (1 - 1e-9)
+
+
+def test_polling_keeps_to_the_limit_too() -> None:
+    assert board("h100-sxm", limit=120.0).waiting == pytest.approx(120.0, rel=1e-6)
+    assert board("h100-sxm", limit=300.0).waiting == board("h100-sxm").waiting

@@ -55,7 +55,8 @@ class Board:
     @cached_property
     def waiting(self) -> float:
         """Power while a resident kernel polls for data [W]."""
-        return self.base(self._allowed)
+        limit = self.accelerator.power.tdp if self.setting.limit is None else self.setting.limit
+        return self.base(self._highest(self.base, self._allowed, limit))
 
     @cached_property
     def per_byte(self) -> float:
