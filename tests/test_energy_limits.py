@@ -17,8 +17,9 @@ import pytest
 
 from sim.engine.power import Board
 from sim.spec.energy import PowerSetting
-from sim.spec.load import load_definition
+from sim.spec.load import load_definition, load_experiment
 from sim.spec.records import Accelerator, FusedAttention
+from sim.study.simulate import simulate
 from sim.workload.operation import Operation
 
 TABLE = Path(__file__).parent / "data" / "zeus_power_limits.csv"
@@ -102,6 +103,34 @@ def test_energy_is_least_at_about_sixty_percent_of_the_limit(name: str, network:
     assert limits[best][1] < 0.9
     if name == "a40":  # static power makes very low limits costly
         assert limits[100][1] > 1.2
+
+
+@pytest.mark.parametrize(("name", "precision", "tolerance"), [("v100", "fp32", 0.05), ("a40", "tf32", 0.10)])
+def test_bert_through_the_whole_simulator(name: str, precision: str, tolerance: float) -> None:
+    """BERT-base on SQuAD as a step of kernels, nothing from the table but what it is compared with.
+
+    Precision is PyTorch's default on the board; sequences of 384, a batch of 16, PyTorch's separate kernels.
+    """
+    curve, tdp = curves(name)["bert_squad"], accelerator(BOARDS[name]).power.tdp
+    node = {"name": "host", "accelerator": BOARDS[name], "accelerators": 1}
+    step = {
+        "cluster": {"name": "single", "nodes": 1, "node": node},
+        "software": "fsdp",
+        "workload": {
+            "kind": "transformer", "layers": 12, "hidden": 768, "heads": 12, "ffn": 3072, "vocab": 30592,
+            "attention": "unfused", "dropout": True,
+        },
+        "training": {"global_batch": 16, "microbatch": 16, "sequence_length": 384, "precision": precision},
+    }  # fmt: skip
+    found = {}
+    for limit in curve:
+        result = simulate(load_experiment(step, (f"power.limit={min(limit, tdp):.0f} W",)).experiment)
+        assert result.energy is not None
+        found[limit] = result.step.time_s, result.step.time_s * result.energy.accelerator_power_w
+    seconds, joules = found[max(curve)]
+    assert mean(abs(seconds / found[limit][0] / curve[limit][0] - 1) for limit in curve) < tolerance
+    assert mean(abs(found[limit][1] / joules / curve[limit][1] - 1) for limit in curve) < tolerance
+    assert joules / seconds == pytest.approx(curve[max(curve)][2], rel=0.15)
 
 
 def test_a_network_that_hardly_computes_ignores_the_limit() -> None:
