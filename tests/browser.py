@@ -38,11 +38,16 @@ class Visit:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(file.as_uri())
         self.page.wait_for_function("document.body.dataset.ready === 'yes'")
+
+    def _hear(self, message: Any) -> None:
+        """Keep errors and warnings, but not what the software graphics driver says of its speed."""
+        if message.type in ("error", "warning") and "GL Driver Message" not in message.text:
+            self.complaints.append(message.text)
 
     @property
     def strangers(self) -> list[str]:

@@ -14,9 +14,13 @@ from sim.metrics.result import Result
 from sim.report import human
 from sim.report.page.compare import compare_page
 from sim.report.page.frame import Figure, Section, code, page, table
+from sim.report.page.study import StudyView, study_page
 from sim.spec.load import load_experiment
 from sim.study.page import page_of
 from sim.study.simulate import simulate
+from sim.study.store import Store
+from sim.study.study_page import study_view
+from sim.study.sweep_table import Table
 from support import Cli
 
 CHANGES = ["parallelism.tensor=2", "parallelism.pipeline=2", "training.global_batch=16"]
@@ -115,6 +119,60 @@ def test_a_page_of_two_results(browser: Any, result: Result, tmp_path: Path) -> 
     assert visit.complaints == []
     assert visit.column("changes", 1) == ["training.microbatch"]
     assert "step.time_s" in visit.column("metrics", 1)
+
+
+def study_rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "point": n, "seed": 0, "nodes": 8 * 2 ** (n % 4), "kind": "ab"[n // 4 % 2],
+            "status": "ok" if n % 7 else "error",
+            "reason": "" if n % 7 else "broke", "pareto": n == 1, "step.time_s": 10.0 / (1 + n % 4) + n / count,
+            "energy.total_kwh": 5.0 + n % 4, "step.tokens_per_s": 1e4 * (1 + n % 4),
+        }
+        for n in range(count)
+    ]  # fmt: skip
+
+
+OBJECTIVES = (("step.time_s", False), ("energy.total_kwh", False))
+
+
+def test_a_page_of_a_study(browser: Any, tmp_path: Path) -> None:
+    rows = study_rows(40)
+    view = StudyView("s", "d", ("nodes", "kind"), OBJECTIVES, {"ok": 34, "error": 6}, 40, rows)
+    (tmp_path / "s.html").write_text(study_page(view), encoding="utf-8")
+    visit = Visit(browser, tmp_path / "s.html")
+    visit.draw_all()
+    assert visit.complaints == []
+    assert visit.strangers == []
+    front = visit.page.evaluate("document.getElementById('plot-pareto').data[1]")
+    assert (front["x"], front["y"]) == ([rows[1]["step.time_s"]], [rows[1]["energy.total_kwh"]])
+    curves = visit.page.evaluate("document.getElementById('plot-scaling').data")
+    assert [curve["name"] for curve in curves if curve["name"] != "ideal"] == ["kind a", "kind b"]
+    visit.page.click("#points tbody tr:nth-child(4) a")
+    visit.page.wait_for_selector("#point h3")
+    assert "Point 3" in visit.page.inner_text("#point")
+    assert "energy.total_kwh\t8" in visit.page.inner_text("#point")
+    assert "error: broke" in visit.column("points", 6)
+
+
+def test_a_page_of_very_many_points_shows_a_sample_and_the_density_of_all(tmp_path: Path) -> None:
+    store = Store()
+    rows = study_rows(100_000)
+    store.connection.execute(
+        """CREATE TABLE points AS SELECT range AS point, 0 AS seed, 8 * 2 ** (range % 4) AS nodes, 'ok' AS status,
+        '' AS reason, range % 1000 = 0 AS pareto, range / 1e5 AS "step.time_s", range % 4 AS "energy.total_kwh"
+        FROM range(100000)"""
+    )
+    view = study_view(Table(store, ("nodes",), OBJECTIVES), "s", "d", "all.parquet")
+    assert view.total == len(rows)
+    assert len(view.rows) <= 1000
+    assert sum(row["pareto"] for row in view.rows) == 100
+    assert view.density is not None
+    assert sum(map(sum, view.density.counts)) == 100_000
+    text = study_page(view)
+    assert len(text.encode()) < 8e6
+    assert "all.parquet" in text
+    store.close()
 
 
 class TestFrame:

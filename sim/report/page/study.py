@@ -65,8 +65,8 @@ def _headlines(view: StudyView, good: Rows) -> Iterator[tuple[str, str, str]]:
         known = [row for row in good if row.get(column) is not None]
         if known:
             best = (max if more else min)(known, key=lambda row: row[column])
-            where = ", ".join(f"{_short(key)} {best.get(key)}" for key in view.keys)
-            yield f"{'most' if more else 'least'} {column}", human.digits(best[column]), where
+            where = ", ".join(f"{_short(key)} {best.get(key)}" for key in _free(good, view.keys))
+            yield f"{'most' if more else 'least'} {_short(column)}", human.digits(best[column]), where
 
 
 def _sampled(view: StudyView) -> Iterator[Part]:
@@ -82,9 +82,23 @@ def _objectives(view: StudyView, good: Rows) -> Iterator[Figure]:
     if len(view.objectives) >= 2:
         yield _pareto(view, good)
     for number, (column, _) in enumerate(view.objectives):
-        for key in view.keys:
-            if _varies(good, key):
-                yield _against(number, key, column, good)
+        for key in _free(good, view.keys):
+            yield _against(number, key, column, good)
+
+
+def _free(rows: Rows, keys: Sequence[str]) -> list[str]:
+    """The keys that vary on their own: not those that follow from an earlier one."""
+    free: list[str] = []
+    for key in keys:
+        if _varies(rows, key) and not any(_follows(rows, key, other) for other in free):
+            free.append(key)
+    return free
+
+
+def _follows(rows: Rows, key: str, other: str) -> bool:
+    """Whether each value of `other` goes with one value of `key`."""
+    pairs = {(str(row.get(other)), str(row.get(key))) for row in rows}
+    return len(pairs) == len({first for first, _ in pairs})
 
 
 def _pareto(view: StudyView, good: Rows) -> Figure:
@@ -156,7 +170,7 @@ def _scaling(view: StudyView, good: Rows) -> Iterator[Figure]:
     size = next((key for key in view.keys if key in NODES and _varies(good, key)), None)
     if size is None or not any(row.get(TOKENS) for row in good):
         return
-    others = [key for key in view.keys if key != size]
+    others = [key for key in _free(good, [size, *view.keys]) if key != size]
     curves: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in good:
         curves[tuple(row.get(key) for key in others)].append(row)
