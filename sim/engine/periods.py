@@ -13,8 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from simpy.events import Event, EventPriority
 
 from sim.engine.network import Flow
@@ -23,7 +21,6 @@ from sim.engine.trace import Repeat
 if TYPE_CHECKING:
     from sim.engine.executor import Alarm, Executor
 
-Ints = NDArray[np.int64]
 LOOK_PRIORITY = EventPriority(3)  # after the network has settled
 KEPT_SNAPSHOTS = 4
 TOLERANCE = 1e-12  # relative to the time of the state
@@ -61,7 +58,6 @@ class PeriodSkipper:
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
         self.parts = {part.beat: part for part in find_parts(executor)}
-        self._arrays: dict[int, tuple[Ints, Ints]] = {}
 
     def after(self, stream: int, position: int) -> None:
         """Called when an instruction of `stream` is done; plans a look at the end of the instant."""
@@ -103,12 +99,6 @@ class PeriodSkipper:
             return timer.since - clock if timer.since > clock else timer.left_at(clock) / timer.rate
         return self.executor.rings_at[timer.stream] - clock
 
-    def _program(self, stream: int) -> tuple[Ints, Ints]:
-        if stream not in self._arrays:
-            run = self.executor
-            self._arrays[stream] = np.array(run.templates[stream]), np.array(run.indices[stream])
-        return self._arrays[stream]
-
     def _repetitions(self, part: Part, before: Snapshot, now: Snapshot) -> int:
         """How many more times the part does what it did between the two states."""
         shifts = {s: (a, b - a) for s, a, b in zip(part.streams, before.positions, now.positions, strict=True) if b > a}
@@ -118,19 +108,18 @@ class PeriodSkipper:
         return min(self._stream_repetitions(s, first, shift, index_shift) for s, (first, shift) in shifts.items())
 
     def _index_shift(self, s: int, first: int, shift: int) -> int:
-        _, index = self._program(s)
-        return int(index[first + shift] - index[first]) if first + shift < len(index) else 0
+        index = self.executor.indices[s]
+        return index[first + shift] - index[first] if first + shift < len(index) else 0
 
     def _stream_repetitions(self, s: int, first: int, shift: int, index_shift: int) -> int:
         """Whole periods ahead in which the program equals the period from `first`, shifted.
 
         One instruction beyond the last skipped one must match too: it is the one waiting or running.
         """
-        template, index = self._program(s)
-        equal = (template[first + shift :] == template[first : len(template) - shift]) & (
-            index[first + shift :] - index[first : len(index) - shift] == index_shift
-        )
-        run = len(equal) if equal.all() else int(np.argmin(equal))
+        template, index = self.executor.templates[s], self.executor.indices[s]
+        run = _common(template[first + shift :], template[first : len(template) - shift])
+        later = [each + index_shift for each in index[first : first + run]]
+        run = _common(index[first + shift : first + shift + run], later)
         return max(run - 1, 0) // shift
 
     def _others_stand_still(self, part: Part, shifts: dict[int, tuple[int, int]]) -> bool:
@@ -172,6 +161,18 @@ class PeriodSkipper:
             run.network.bytes_moved[flow] += times * (b - a)
         kinds = self._kinds({s: (a, shift[s]) for s, a in zip(part.streams, before.positions, strict=True)})
         run.jump(shift, kinds, index_shift, times, period)
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """How many elements two lists of one length have in common from the start."""
+    low, high = 0, len(one) + 1  # so many are common; so many are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _phase(timer: Alarm | Flow | None, clock: float) -> str:
