@@ -25,7 +25,7 @@ from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.batch import Batch
-from sim.study.judge import OK
+from sim.study.judge import ERROR, OK
 from sim.study.pool import InThisProcess, LocalProcesses, processors
 from sim.study.search.axes import CONTEXT, TENSOR, axes_of, with_values
 from sim.study.search.best import Best, best_of
@@ -143,10 +143,10 @@ class _Hunt:
                 continue
             running[workers.submit([self.plan(row)])] = row
             if len(running) >= workers.slots:
-                self._collect(running)
+                self._collect(running, workers)
             progress("simulating", self._share(place, order, floors))
         while running:
-            self._collect(running)
+            self._collect(running, workers)
 
     def _floors(self) -> Floats:
         """What each plan is worth at least, (n, objectives)."""
@@ -162,11 +162,16 @@ class _Hunt:
         worst = self._worth(self.fields[rows[-1]])[0]
         return place / max(1, int(np.searchsorted(floors[order, 0], worst, side="right")))
 
-    def _collect(self, running: dict[Future[Batch], int]) -> None:
-        """Take in at least one finished simulation."""
+    def _collect(self, running: dict[Future[Batch], int], workers: LocalProcesses | InThisProcess) -> None:
+        """Take in at least one finished simulation; one whose process died counts as failed."""
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             row = running.pop(future)
-            self._take(row, future.result()[0][0])
+            try:
+                outcome = future.result()[0][0]
+            except workers.lost:
+                workers.renew()
+                outcome = Outcome(ERROR, "the process that ran it ended")
+            self._take(row, outcome)
 
     def _take(self, row: int, outcome: Outcome) -> None:
         if outcome.status != OK:
