@@ -212,10 +212,12 @@ def _plan_causes(row: Row) -> Iterator[str]:
     if not row.fits:
         yield "the plan does not fit into memory here, so it ran differently"
     if plan.head_dim % 8:
-        yield f"heads {plan.head_dim} wide, no multiple of 8, miss the fast matrix kernels"
+        yield f"heads {plan.head_dim} wide, no multiple of 8: unfused attention runs on the vector units"
     if attention_share(plan) >= _LARGE_ATTENTION:
         share = attention_share(plan)
         yield f"attention is {share:.0%} of the arithmetic: sequences of {plan.sequence_length} tokens"
+    if plan.context > 2:
+        yield f"sequences split over {plan.context} ranks, taken as balanced and exchanged beside the attention"
     if plan.hidden // plan.tensor <= 1024:
         yield f"small matrices: hidden {plan.hidden} over tensor {plan.tensor}"
     if plan.microbatch * plan.sequence_length // plan.context <= 2048:
