@@ -47,8 +47,8 @@ def _busiest(link: LinkUse | None) -> dict[str, Any]:
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
+        value = vars(value)
+    if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):

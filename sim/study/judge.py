@@ -101,11 +101,12 @@ def _worth(objective: Expression, more_is_better: bool, lookup: Lookup) -> float
 def pareto(worths: Mapping[int, Sequence[tuple[float, ...]]]) -> set[int]:
     """The points that no other beats: by the mean over their seeds, no objective worse and one better."""
     means = {point: tuple(fmean(column) for column in zip(*rows, strict=True)) for point, rows in worths.items()}
-    best: dict[int, tuple[float, ...]] = {}
-    for point, mean in sorted(means.items(), key=lambda item: (item[1], item[0])):
-        if not any(_beats(other, mean) for other in best.values()):
-            best[point] = mean
-    return set(best)
+    best: list[tuple[float, ...]] = []
+    for mean in sorted(set(means.values())):
+        if not any(_beats(other, mean) for other in best):
+            best.append(mean)
+    kept = set(best)
+    return {point for point, mean in means.items() if mean in kept}
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
