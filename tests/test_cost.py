@@ -91,6 +91,16 @@ def test_preemptions_come_at_the_rate_of_the_price_list() -> None:
     assert struck.failures_by_cause[CAUSE] == pytest.approx(276, abs=4 * 17)
 
 
+def test_spares_beside_the_cluster_are_paid_for_and_draw_power() -> None:
+    """A tenth more nodes that wait; 192 cold ones are paid for in both."""
+    price = ("prices=aws-p5",)
+    without, spared = (run("llama3-405b-54-days", *price, f"recovery.warm_spares={n}") for n in (0, 205))
+    assert cost_of(spared).usd["total"] / cost_of(without).usd["total"] == pytest.approx(1 + 205 / (2048 + 192))
+    assert spared.energy is not None
+    assert without.energy is not None
+    assert spared.energy.phases_kwh["idle"] > without.energy.phases_kwh["idle"] + 150 * 8 * 0.07 * 54 * 24
+
+
 def test_nothing_is_preempted_unless_spot_is_paid() -> None:
     prices, failures = load_definition("prices", "aws-p5"), load_definition("failures", "llama3-h100")
     assert isinstance(prices, Prices)

@@ -19,8 +19,8 @@ def accounts(
 ) -> tuple[EnergyResult, CostResult | None]:
     """Energy and cost of `steps` steps, which took `spans`; without spans they follow one another.
 
-    rank: class of the accelerator whose power over time is shown. Raises ConfigError if the file of the
-    grid's carbon intensity cannot be read.
+    rank: class of the accelerator whose power over time is shown. Spares beside the cluster are paid for, and
+    nodes that are down. Raises ConfigError if the file of the grid's carbon intensity cannot be read.
     """
     setup, cluster = Setup(job.plan.experiment), job.plan.cluster
     activity = activity_of(trace, job)
@@ -32,6 +32,9 @@ def accounts(
         levels["run"] = run_level(used, spans)
     energy = energy_result(used, happened, steps * step_tokens, levels)
     seconds = sum(span.seconds for span in happened)
-    size = cluster.n_nodes, cluster.n_accelerators
+    recovery = setup.experiment.recovery
+    reserve = recovery.warm_spares + recovery.cold_spares if spans else 0
+    nodes = max(cluster.n_nodes, used.levels.nodes + reserve)
+    size = nodes, nodes * cluster.accelerators_per_node
     cost = cost_result(setup.prices, setup.site, energy, seconds, size, (steps, steps * step_tokens))
     return energy, cost
