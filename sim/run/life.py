@@ -5,7 +5,6 @@ Public: `live`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Iterable
 from math import ceil, inf, nextafter
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from simpy import Environment, Event
 from sim.rng import stream
 from sim.run.delay import draw
 from sim.run.ledger import Ledger
-from sim.run.life_inputs import Incident, Life, LifeInputs, Slow, State
+from sim.run.life_inputs import Fault, Incident, Life, LifeInputs, Slow, State
 from sim.run.pace import Pace
 from sim.run.pool import Pool
 from sim.run.troubles import Troubles
@@ -50,7 +49,7 @@ class Job:
         self.standstill, self.planned = 0.0, -1.0  # seconds of a pause, or of a planned stop, that is to come
         self.tainted = inf  # since when the state holds corrupt results
         self.lost_slots: set[int] = set()  # since the job last trained
-        self.counts: Counter[str] = Counter()
+        self.faults: list[Fault] = []
         self.incidents: list[Incident] = []
         self.open: Incident | None = None
         self.starts = 0
@@ -80,7 +79,7 @@ class Job:
             badput_s=badput,
             steps_lost=pace.trained - pace.done,
             checkpoints=pace.checkpoints,
-            failures_by_cause=dict(sorted(self.counts.items())),
+            faults=tuple(self.faults),
             incidents=tuple(self.incidents),
             spans=tuple(self.ledger.spans),
             repairs=tuple(self.pool.repairs),
@@ -230,12 +229,16 @@ class Job:
 
     # --- what happens to it -------------------------------------------------------------------
 
+    def note(self, cause: str, component: str, nodes: tuple[int, ...], effect: str) -> None:
+        """Count something that struck the job."""
+        self.faults.append(Fault(self.env.now, cause, component, nodes, effect))
+
     def interrupt(
         self, cause: str, component: str, nodes: tuple[int, ...], slots: Iterable[int] = (), cutoff: float = inf
     ) -> None:
         """The job dies; `slots` lost what was in their memory, and only states taken by `cutoff` are good."""
         self.settle()
-        self.counts[cause] += 1
+        self.note(cause, component, nodes, "stop")
         lost = set(slots)
         self.lost_slots |= lost
         self.slow = [part for part in self.slow if part.component == "switch" or part.slot not in lost]

@@ -1,10 +1,11 @@
 """What the life of a job is made from, and what comes out of it.
 
-Public: `LifeInputs`, `Saving`, `Outage`, `Slow`, `State`, `Life`, `Incident`, `Span`, `Repair`, `BADPUT`.
+Public: `LifeInputs`, `Saving`, `Outage`, `Slow`, `State`, `Life`, `Fault`, `Incident`, `Span`, `Repair`, `BADPUT`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -93,6 +94,16 @@ class Span(NamedTuple):
     state: State
 
 
+class Fault(NamedTuple):
+    """Something that struck the job, whatever came of it."""
+
+    time: float
+    cause: str
+    component: str
+    nodes: tuple[int, ...]
+    effect: str  # stop, pause, slow, or planned
+
+
 @dataclass
 class Incident:
     """Something that stopped the job."""
@@ -125,7 +136,7 @@ class Life:
     badput_s: dict[str, float]  # keys BADPUT
     steps_lost: float
     checkpoints: int  # persistent ones that became durable
-    failures_by_cause: dict[str, int]  # events that struck the job, planned stops included
+    faults: tuple[Fault, ...]  # planned stops included
     incidents: tuple[Incident, ...]
     spans: tuple[Span, ...]
     repairs: tuple[Repair, ...]
@@ -134,7 +145,12 @@ class Life:
     @property
     def failures(self) -> int:
         """Events that struck the job."""
-        return sum(self.failures_by_cause.values())
+        return len(self.faults)
+
+    @property
+    def failures_by_cause(self) -> dict[str, int]:
+        """How many there were of each."""
+        return dict(sorted(Counter(fault.cause for fault in self.faults).items()))
 
     @property
     def goodput(self) -> float:

@@ -105,18 +105,18 @@ class Troubles:
         repair_s = draw(mode.repair or mode.duration, self.random)
         cut = self.job.inputs.blast[switch]
         if mode.effect == "pause":
-            self._pause(mode)
+            self._pause(mode, ())
         elif cut:
             self._lose(cut, repair_s, mode.cause, "switch")
         else:
-            self.job.counts[mode.cause] += 1
+            self.job.note(mode.cause, "switch", (), "slow")
             self._slow_down(Slow("switch", switch, 0, 0.0), repair_s)
 
     def _affect(self, mode: FailureMode, strike: Strike, nodes: tuple[int, ...]) -> None:
         effects: dict[str, Callable[[], None]] = {
             "stop": lambda: self._stop(mode, nodes),
-            "pause": lambda: self._pause(mode),
-            "slow": lambda: self._slow(mode, strike),
+            "pause": lambda: self._pause(mode, nodes),
+            "slow": lambda: self._slow(mode, strike, nodes),
             "corrupt": lambda: self._corrupt(mode, nodes),
             "planned": lambda: self._plan(mode),
         }
@@ -143,19 +143,19 @@ class Troubles:
         """Slots of those nodes that are in the job."""
         return [slot for node in nodes if (slot := self.pool.slot_of.get(node)) is not None]
 
-    def _pause(self, mode: FailureMode) -> None:
+    def _pause(self, mode: FailureMode, nodes: tuple[int, ...]) -> None:
         if self.job.phase == "training":
-            self.job.counts[mode.cause] += 1
+            self.job.note(mode.cause, mode.component, nodes, "pause")
             self.job.pause(draw(mode.duration, self.random))
 
     def _plan(self, mode: FailureMode) -> None:
         """A planned stop; one that falls into an outage takes no time of its own."""
-        self.job.counts[mode.cause] += 1
+        self.job.note(mode.cause, mode.component, (), "planned")
         if self.job.phase == "training" and not self.job.struck:
             self.job.plan_stop(draw(mode.duration, self.random))
 
-    def _slow(self, mode: FailureMode, strike: Strike) -> None:
-        self.job.counts[mode.cause] += 1
+    def _slow(self, mode: FailureMode, strike: Strike, nodes: tuple[int, ...]) -> None:
+        self.job.note(mode.cause, mode.component, nodes, "slow")
         part = Slow(mode.component, strike.place, strike.part, mode.speed)
         self._slow_down(part, draw(mode.duration, self.random))
 
