@@ -96,6 +96,15 @@ class TestFit:
         assert fit.rate == pytest.approx(3e11, rel=0.02)
         assert fit.worst == pytest.approx(0.6, abs=0.02)
 
+    def test_a_ramp_that_ends(self) -> None:
+        """Up to some message chunks grow, then they are as large as they get."""
+        size = np.array(SIZES, np.float64)
+        known = np.array([max(5e-5, 4e-5 + min(2.5e-4, 6e-8 * sqrt(s)) + s * 1.9 / 3.8e11) for s in SIZES])
+        fit = fit_collective(size, 1.9 * size, known)
+        assert fit.rate == pytest.approx(3.8e11, rel=0.01)
+        assert fit.ramp == pytest.approx(6e-8, rel=0.02)
+        assert fit.limit == pytest.approx(2.5e-4, rel=0.1)  # it ends between two of the sizes
+
     def test_too_few_sizes(self) -> None:
         few = np.array([1.0, 2.0, 3.0])
         with pytest.raises(ValueError, match="3 message sizes; at least 4"):

@@ -89,12 +89,12 @@ def floor_and_ramp(tuning: CollectiveTuning, nodes: int, message: float) -> tupl
     The best chunk grows with the square root of the message, and with it the time to fill the pipeline,
     until chunks are as large as the library's buffers.
     """
-    if nodes == 1:
-        return tuning.floor, tuning.ramp * sqrt(message)
-    floor = tuning.floor if tuning.floor_network is None else tuning.floor_network
-    ramp = tuning.ramp if tuning.ramp_network is None else tuning.ramp_network
-    limit = inf if tuning.ramp_limit_network is None else tuning.ramp_limit_network
-    return floor, min(limit, ramp * sqrt(message))
+    floor, ramp, limit = tuning.floor, tuning.ramp, tuning.ramp_limit
+    if nodes > 1:
+        floor = floor if tuning.floor_network is None else tuning.floor_network
+        ramp = ramp if tuning.ramp_network is None else tuning.ramp_network
+        limit = limit if tuning.ramp_limit_network is None else tuning.ramp_limit_network
+    return floor, min(inf if limit is None else limit, ramp * sqrt(message))
 
 
 def _ways(kind: str, message: float, group: Group, node: Node) -> list[tuple[Cost, float]]:

@@ -1,11 +1,12 @@
 """Start-up, ramp and saturation of a measured collective by least squares of the relative error.
 
-Time = max(floor, start + ramp sqrt(S) + bytes/rate). For a given number of sizes that the floor holds, the
-rest is linear in start, ramp and 1/rate, so every such split is solved and the best one kept.
+Time = max(floor, start + min(limit, ramp sqrt(S)) + bytes/rate). For a given number of sizes that the floor
+holds and a given end of the ramp, the rest is linear in start, ramp and 1/rate, so these are tried out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -15,23 +16,30 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 MIN_POINTS = 4
 ROUNDS = 5
+ENDING = 0.6  # share of the squares that the end of a ramp must leave at most, to be believed
+EXACT = 1e-4  # relative error that is none
 OUTLYING = 3.0  # times the median error, from which on a size counts for less
 
 
 @dataclass(frozen=True)
 class CollectiveFit:
-    """Seconds, seconds per square root of byte, bytes per second; `error`: mean size of the relative error."""
+    """Seconds, seconds per square root of byte, bytes per second; `error`: mean size of the relative error.
+
+    `limit`: longest ramp [s], None if it goes on to the largest message.
+    """
 
     floor: float
     start: float
     ramp: float
     rate: float
-    error: float
-    worst: float
+    limit: float | None = None
+    error: float = 0.0
+    worst: float = 0.0
 
     def seconds(self, size: Floats, traffic: Floats) -> Floats:
         """Time of messages of `size` bytes that move `traffic` bytes, same shape."""
-        return np.maximum(self.floor, self.start + self.ramp * np.sqrt(size) + traffic / self.rate)
+        ramp = np.minimum(np.inf if self.limit is None else self.limit, self.ramp * np.sqrt(size))
+        return np.maximum(self.floor, self.start + ramp + traffic / self.rate)
 
 
 def fit_collective(size: Floats, traffic: Floats, seconds: Floats) -> CollectiveFit:
@@ -55,21 +63,40 @@ def fit_collective(size: Floats, traffic: Floats, seconds: Floats) -> Collective
 
 
 def _best(size: Floats, traffic: Floats, seconds: Floats, weight: Floats) -> CollectiveFit:
-    """The best of all curves with 0, 1, 2, ... sizes held by the floor."""
-    fits = [_with_floor(size, traffic, seconds, weight, n) for n in range(len(size) - MIN_POINTS + 2)]
-    known = [fit for fit in fits if fit is not None]
-    if not known:
+    """The best of all curves; one whose ramp ends must be much better than one whose ramp goes on."""
+
+    def squares(fit: CollectiveFit) -> float:
+        return float(np.sum(weight * (fit.seconds(size, traffic) / seconds - 1) ** 2))
+
+    def tried(floors: Iterable[int], ends: Iterable[float]) -> list[tuple[float, CollectiveFit, int, float]]:
+        found = [(_with_floor(size, traffic, seconds, weight, n, end), n, end) for n in floors for end in ends]
+        return [(squares(fit), fit, n, end) for fit, n, end in found if fit is not None]
+
+    floors = range(len(size) - MIN_POINTS + 2)
+    going_on = tried(floors, [np.inf])
+    if not going_on:
         raise ValueError("time does not grow with the message size, so no rate can be told")
-    return min(known, key=lambda fit: float(np.sum(weight * (fit.seconds(size, traffic) / seconds - 1) ** 2)))
+    least, best, held, _ = min(going_on, key=lambda each: each[0])
+    ending = tried([held], size[held:])
+    if ending:
+        end = min(ending, key=lambda each: each[0])[3]
+        less, other, _, _ = min(tried(floors, [end]), key=lambda each: each[0])
+        if less < ENDING * least - len(size) * EXACT**2:
+            return other
+    return best
 
 
-def _with_floor(size: Floats, traffic: Floats, seconds: Floats, weight: Floats, n: int) -> CollectiveFit | None:
-    """The best curve whose floor holds the `n` smallest sizes; None if it has no rate."""
+def _with_floor(
+    size: Floats, traffic: Floats, seconds: Floats, weight: Floats, n: int, end: float
+) -> CollectiveFit | None:
+    """The best curve with the `n` smallest sizes on its floor and a ramp up to `end` bytes; None without a rate."""
     relative = np.sqrt(weight) / seconds
     floor = float(np.sum(weight[:n] / seconds[:n]) / np.sum(weight[:n] / seconds[:n] ** 2)) if n else 0.0
-    columns = np.stack([np.ones(len(size) - n), np.sqrt(size[n:]), traffic[n:]], axis=1) * relative[n:, None]
-    start, ramp, slowness = _non_negative(columns, np.sqrt(weight[n:]))
-    return CollectiveFit(floor, start, ramp, 1 / slowness, 0.0, 0.0) if slowness > 0 else None
+    columns = [np.ones(len(size) - n), np.sqrt(np.minimum(size[n:], end)), traffic[n:]]
+    weighted = np.stack(columns, axis=1) * relative[n:, None]
+    start, ramp, slowness = _non_negative(weighted, np.sqrt(weight[n:]))
+    limit = float(ramp * np.sqrt(end)) if ramp > 0 and np.isfinite(end) else None
+    return CollectiveFit(floor, start, ramp, 1 / slowness, limit) if slowness > 0 else None
 
 
 def _non_negative(columns: Floats, target: Floats) -> tuple[float, float, float]:

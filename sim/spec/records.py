@@ -123,8 +123,9 @@ class CollectiveTuning(Record):
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
     ramp: float = Field(default=0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
+    ramp_limit: Seconds | None = Field(default=None, ge=0, description="longest ramp, with chunks at their largest; no limit if absent")
     ramp_network: float | None = Field(default=None, ge=0, description="the same between nodes; ramp if absent")
-    ramp_limit_network: Seconds | None = Field(default=None, ge=0, description="longest ramp between nodes, with chunks at their largest; no limit if absent")
+    ramp_limit_network: Seconds | None = Field(default=None, ge=0, description="the same as ramp_limit between nodes; ramp_limit if absent")
 
 
 class Host(Record):

@@ -81,7 +81,7 @@ def _local_ring(fitted: Sequence[Fitted], node: Node) -> Told:
         return []
     turns = (2 if best.table.collective == "all_reduce" else 1) * (best.table.ranks - 1)
     steps = {"ring_hop": best.fit.start / turns, "tree_hop": best.fit.start / (2 * (best.table.ranks - 1))}
-    tuning = {"floor": best.fit.floor, **steps, "ramp": best.fit.ramp}
+    tuning = {"floor": best.fit.floor, **steps, **_ramp(best.fit)}
     return [("local", {"efficiency": best.fit.rate / node.local.bandwidth}, best), ("collectives", tuning, best)]
 
 
@@ -92,8 +92,12 @@ def _switch(fitted: Sequence[Fitted], node: Node) -> Told:
         return []
     n = best.table.ranks
     share = best.fit.rate * (1 + 1 / n) / bus_factor("all_reduce", n) / node.local.bandwidth
-    tuning = {"floor": best.fit.floor, "in_network": best.fit.start, "ramp": best.fit.ramp}
+    tuning = {"floor": best.fit.floor, "in_network": best.fit.start, **_ramp(best.fit)}
     return [("local", {"reduction_efficiency": share}, best), ("collectives", tuning, best)]
+
+
+def _ramp(fit: CollectiveFit) -> dict[str, float]:
+    return {"ramp": fit.ramp, **({"ramp_limit": fit.limit} if fit.limit is not None else {})}
 
 
 def _adds(each: Fitted, node: Node) -> bool:
@@ -120,6 +124,7 @@ def _network(fitted: Sequence[Fitted], node: Node) -> Told:
         "ring_hop_network": max(0.0, (fit.start - inside * tuning.ring_hop) / between - hop),
         "tree_hop_network": max(0.0, (fit.start - 2 * (per_node - 1) * tuning.tree_hop) / levels - hop),
         "ramp_network": fit.ramp,
+        **({"ramp_limit_network": fit.limit} if fit.limit is not None else {}),
     }
     efficiency = {"efficiency": rate / (adapters * node.nics.bandwidth)}
     return [("nics", efficiency, best), ("collectives", steps, best)]
@@ -131,7 +136,8 @@ def _with(node: Node, part: str, fields: dict[str, float]) -> Node:
 
 def _written(values: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
     """The fields as a person would write them: times with units, shares and ramps as numbers."""
-    times = {key for key in CollectiveTuning.model_fields if key != "tree_efficiency" and not key.startswith("ramp")}
+    numbers = {"tree_efficiency", "ramp", "ramp_network"}
+    times = CollectiveTuning.model_fields.keys() - numbers
     return {
         part: {key: quantity_text(v, TIME) if key in times else float(f"{v:.5g}") for key, v in fields.items()}
         for part, fields in values.items()
