@@ -26,8 +26,8 @@ from sim.study.simulate import prepare_step
 
 IMMERSED = "smc-h100-immersion"
 EVERY, VALIDATION = 384, 173  # samples between evaluations, and in one: rules of the LoRA benchmark
-# Between training and evaluation nothing computes for about 3 s. From times alone: metered times to train of the
-# SMC runs, less their steps and evaluations, over the evaluations in them, give 0 to 4 s.
+# Assumption: around each evaluation nothing computes for 3 s. The meters did not set it, times bound it: those of the
+# 8 and 64 node runs, less steps of 0.54 and 0.65 s and evaluations, leave 0 to 5 s for 8 to 16 evaluations a run.
 PAUSE_S = 3.0
 
 
