@@ -259,8 +259,10 @@ class Job:
         return lost
 
     def _peers_hold(self) -> bool:
-        """Whether each lost node's peer, its neighbour, is still there."""
-        n, lost = self.inputs.nodes, self.lost_slots
+        """Whether there are peers, and each lost node's peer, its neighbour, is still there."""
+        n, lost, saving = self.inputs.nodes, self.lost_slots, self.inputs.saving
+        if saving is None or not saving.peer_steps:
+            return False
         return n > 1 and not any((slot ^ 1 if slot ^ 1 < n else slot - 1) in lost for slot in lost)
 
     def pause(self, seconds: float) -> None:

@@ -40,10 +40,9 @@ class PreparedLife:
         """One life."""
         return live(self.inputs, seed)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What could not be simulated as asked, known once lives have been lived."""
-        return tuple(self.step_times.reasons)
+    def notes(self, life: Life) -> tuple[str, ...]:
+        """What of this life could not be simulated as asked."""
+        return self.step_times.doubts({span.state for span in life.spans})
 
 
 def has_life(experiment: Experiment) -> bool:

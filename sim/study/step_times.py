@@ -6,7 +6,7 @@ Public: `StepTimes`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,7 +34,7 @@ class StepTimes:
     plan: Plan
     healthy_s: float
     known: dict[State, float] = field(default_factory=dict)
-    reasons: dict[str, None] = field(default_factory=dict)  # why the step engine could not be asked
+    reasons: dict[State, set[str]] = field(default_factory=dict)  # where the step engine could not be asked, and why
     cluster: Cluster = field(init=False)  # with every switch on its own
     slots: list[int] = field(init=False)  # cluster node of each node of the job
 
@@ -47,10 +47,18 @@ class StepTimes:
 
     def __call__(self, state: State) -> float:
         """Seconds of one step."""
-        alike = State(state.replicas, tuple(self._representatives(state.slow)))
+        alike = self._alike(state)
         if alike not in self.known:
             self.known[alike] = self._ask(alike)
         return self.known[alike]
+
+    def doubts(self, states: Iterable[State]) -> tuple[str, ...]:
+        """Why the step time of some of `states` could not be asked for, or not in full."""
+        return tuple(sorted({reason for state in states for reason in self.reasons.get(self._alike(state), ())}))
+
+    def _alike(self, state: State) -> State:
+        """The state that stands for all that are like this one."""
+        return State(state.replicas, tuple(self._representatives(state.slow))) if state.slow else state
 
     def _representatives(self, slow: tuple[Slow, ...]) -> Iterator[Slow]:
         """The same parts at the first places of their classes."""
@@ -89,7 +97,7 @@ class StepTimes:
         try:
             return simulate_step(self._degraded(state)).trace.time
         except SimError as error:
-            self.reasons[f"a step with slow parts was not simulated ({error}); the slowest part sets its time"] = None
+            self._doubt(state, f"a step with slow parts was not simulated ({error}); the slowest part sets its time")
             return self.healthy_s / min((part.speed for part in state.slow if part.speed), default=1.0)
 
     def _degraded(self, state: State) -> Experiment:
@@ -103,19 +111,22 @@ class StepTimes:
         slow = [part for part in state.slow if part.component != "switch"]
         return experiment.model_copy(
             update={
-                "cluster": self._thinned([part.slot for part in state.slow if part.component == "switch"]),
+                "cluster": self._thinned(state),
                 "training": setup.training.model_copy(update={"global_batch": batch}),
                 "parallelism": setup.parallelism.model_copy(update={"data": state.replicas, "placement": placement}),
                 "degradations": (*experiment.degradations, *(self._degradation(part) for part in slow)),
             }
         )
 
-    def _thinned(self, lost: list[int]) -> ClusterSpec:
+    def _doubt(self, state: State, reason: str) -> None:
+        self.reasons.setdefault(state, set()).add(reason)
+
+    def _thinned(self, state: State) -> ClusterSpec:
         cluster = self.cluster
-        for switch in lost:
+        for switch in [part.slot for part in state.slow if part.component == "switch"]:
             spec = without_switch(cluster, int(switch_vertices(self.cluster)[switch]))
             if spec is None:
-                self.reasons["the capacity that a lost switch takes away is not known for this network"] = None
+                self._doubt(state, "the capacity that a lost switch takes away is not known for this network")
                 continue
             cluster = build_cluster(spec)
         return cluster.spec
