@@ -14,10 +14,6 @@ from sim.metrics.result import BREAKDOWN
 from sim.report import human
 from sim.report.text import LABELS
 
-SHORT = {
-    "tensor": "tp", "context": "cp", "pipeline": "pp", "data": "dp", "virtual_stages": "vs", "microbatch": "mb",
-    "sequence_parallel": "sp", "zero_stage": "zero", "shard_group": "shard",
-}  # fmt: skip
 WORTH = {"time": ("step", human.step_time), "energy": ("energy/step", human.energy), "cost": ("USD/step", human.digits)}
 
 
@@ -34,10 +30,11 @@ def print_search(search: PlanSearch, console: Console) -> None:
     title = "The best plans" if len(search.objectives) == 1 else f"Best in {' and '.join(search.objectives)}"
     console.print(f"\n{title}{'' if search.complete else ', of those tried so far'}", style="bold")
     console.print(_plans(search))
+    console.print(f"  {_shared(search)}")
     console.print(f"\nThe step of the {'best plan' if len(search.objectives) == 1 else 'first'}", style="bold")
     console.print(_step(search.plans[0]))
     if search.alternatives:
-        console.print("\nWhy not another", style="bold")
+        console.print("\nWhy not another: step time of the best plan with it, everything else free", style="bold")
         console.print(_alternatives(search))
 
 
@@ -63,13 +60,12 @@ def _fates(search: PlanSearch) -> Iterator[tuple[int, str]]:
 
 
 def _plans(search: PlanSearch) -> Table:
-    keys = _telling(search)
+    keys = _differing(search)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in (*(WORTH[objective][0] for objective in search.objectives), "MFU", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
     for key in keys:
-        name = key.rpartition(".")[2]
-        table.add_column(SHORT.get(name, name), justify="right", overflow="fold")
+        table.add_column(_name(key), justify="right")
     for plan in search.plans:
         worth = [WORTH[objective][1](plan.worth[objective]) for objective in search.objectives]
         memory = human.percent(plan.memory_bytes / search.capacity_bytes)
@@ -77,10 +73,21 @@ def _plans(search: PlanSearch) -> Table:
     return table
 
 
-def _telling(search: PlanSearch) -> list[str]:
-    """Keys that had a choice, and those that are not one or none."""
+def _differing(search: PlanSearch) -> list[str]:
+    """Keys in which the plans shown differ."""
     first = search.plans[0].values
-    return [key for key in first if any(p.values[key] not in (1, None) for p in search.plans)]
+    return [key for key in first if any(plan.values[key] != first[key] for plan in search.plans)]
+
+
+def _shared(search: PlanSearch) -> str:
+    """What all plans shown have in common."""
+    different, first = _differing(search), search.plans[0].values
+    shared = {key: value for key, value in first.items() if key not in different and value is not None}
+    return ", ".join(f"{_name(key)} {_value(value)}" for key, value in shared.items())
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", " ")
 
 
 def _value(value: Any) -> str:
@@ -105,12 +112,11 @@ def _alternatives(search: PlanSearch) -> Table:
     table = Table.grid(padding=(0, 2))
     best = search.plans[0]
     for each in sorted(search.alternatives, key=lambda each: each.step_s):
-        name = each.key.rpartition(".")[2].replace("_", " ")
-        chosen = f"{name} {_value(best.values[each.key])}"
+        chosen = f"{_name(each.key)} {_value(best.values[each.key])}"
         table.add_row(f"  {chosen}", f"with {_value(each.value)}", _loss(each, best))
     return table
 
 
 def _loss(each: Alternative, best: FoundPlan) -> str:
     slower = human.signed_percent(each.step_s / best.step_s - 1)
-    return f"{slower if not each.proven else f'{slower} or more'} in step time, everything else free"
+    return f"{slower} or more" if each.proven else slower
