@@ -103,7 +103,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class PowerLevel:
-    """Power at one level, over one step or a run [W]: means over equal samples of `sample_s`, their mean, most and least."""
+    """Power at one level, over a step or a run [W]: means over equal samples, their mean, most and least."""
 
     mean_w: float
     peak_w: float
@@ -130,7 +130,7 @@ class EnergyResult:
     accelerator_power_w: float = 0.0  # mean over a step and the job's accelerators
     node_power_w: float = 0.0  # mean over a step and the job's nodes, at the plug
     states_w: dict[str, float] = field(default_factory=dict)  # of the site, in each phase of the run
-    power: dict[str, PowerLevel] = field(default_factory=dict)  # accelerator, node, job, site; run: of the site, where more than steps happens
+    power: dict[str, PowerLevel] = field(default_factory=dict)  # accelerator, node, job, site; run: the site in a life
 
 
 @dataclass(frozen=True)
