@@ -28,7 +28,7 @@ from sim.study.store import Store
 from sim.study.sweep import sweep
 from sim.study.sweep_file import LoadedStudy, load_study
 from sim.study.sweep_start import run_study
-from support import Cli
+from support import ROOT, Cli
 
 MICROBATCHES = {"key": "training.microbatch", "values": [1, 2, 4]}
 
@@ -508,3 +508,14 @@ def test_shipped_studies_run_at_their_corners(name: str) -> None:
     assert fields[0] != fields[1]
     assert all(math.isfinite(item["step.time_s"]) for item in fields)
     assert loaded.study.description
+
+
+def test_the_study_of_the_guide_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "sweep.md").read_text(encoding="utf-8")
+    file = tmp_path / "mine.yaml"
+    file.write_text(page.split("```yaml\n")[1].split("```")[0])
+    loaded = load_study(file)
+    assert (loaded.name, loaded.size) == ("mine", 30)
+    points = list(loaded.points())
+    outcomes = [run_one(loaded.base.changed(points[place].changes)).status for place in (1, 11)]
+    assert outcomes == ["ok", "ok"]
