@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
 from sim.cluster.build import build_cluster
 from sim.cluster.export import summary
+from sim.engine.collectives import floor_and_ramp
 from sim.spec.catalogue import list_catalogue
 from sim.spec.load import load_definition
 from sim.spec.records import Accelerator, ClusterSpec, FatTreeFabric, Node
@@ -73,7 +73,8 @@ def bus_bandwidth(size: float, start: float, node: Node, rate: float) -> float:
     """2(n-1)/n S over the time that the start-up, the ramp and the rate [B/s of bus bandwidth] give."""
     traffic = 2 * (node.accelerators - 1) / node.accelerators * size
     tuning = node.collectives
-    return traffic / max(tuning.floor, start + tuning.ramp * math.sqrt(size) + traffic / rate)
+    floor, ramp = floor_and_ramp(tuning, 1, size)
+    return traffic / max(floor, start + ramp + traffic / rate)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_RINGS)
