@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sim.cluster.build import build_cluster
-from sim.errors import PlanError
+from sim.errors import PlanError, SimError
 from sim.metrics.memory import fits
 from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
 from sim.spec.records import Experiment
@@ -35,6 +35,8 @@ from sim.study.search.space import Space, open_space
 from sim.study.search.table import Ints, Table
 from sim.study.store import Outcome
 
+ENDED = "the process that ran it ended"
+PATIENCE = 4  # processes that may end so while nothing has been simulated
 UNTRIED, SIMULATED, NO_FIT, FAILED = range(4)
 
 Progress = Callable[[str, float], None]  # told what is being done, and the share of it that is
@@ -169,8 +171,12 @@ class _Hunt:
             try:
                 outcome = future.result()[0][0]
             except workers.lost:
+                if not self.fields and self.failed[ENDED] >= PATIENCE:
+                    raise SimError(
+                        "processes end before they have simulated anything; --workers 1 may tell why"
+                    ) from None
                 workers.renew()
-                outcome = Outcome(ERROR, "the process that ran it ended")
+                outcome = Outcome(ERROR, ENDED)
             self._take(row, outcome)
 
     def _take(self, row: int, outcome: Outcome) -> None:
