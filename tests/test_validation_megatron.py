@@ -5,8 +5,8 @@ recomputation. Narayanan et al. 2021 (SC'21, arXiv 2104.04473), table 1: weak sc
 billion parameters, published as TFLOP/s per GPU and turned into seconds by the paper's own formula.
 
 One hardware profile and one software stack per paper serve all of them: nothing is fitted to one run.
-10 % on each run: the papers leave open what is worth some percent (clocks, adapters, padding of the
-vocabulary), their rounding alone is 0.4 %, and plans worth comparing differ by more.
+2.5 % on average and 6 % on each run of the first, 4 and 8 % of the second: the papers leave open what is
+worth some percent (clocks, adapters, padding of the vocabulary), and their rounding alone is 0.4 %.
 """
 
 from __future__ import annotations
@@ -19,14 +19,9 @@ from sim.spec.load import load_experiment
 from sim.study.simulate import simulate
 from support import ROOT
 
-WITHIN = 0.10
 EXPERIMENTS = ROOT / "experiments"
 KORTHIKANTI = sorted(EXPERIMENTS.glob("korthikanti-*.yaml"))
 SC21 = sorted(EXPERIMENTS.glob("sc21-*.yaml"))
-
-
-def name_of(path: Path) -> str:
-    return path.stem
 
 
 def error_of(path: Path) -> float:
@@ -42,11 +37,8 @@ def test_both_tables_are_there() -> None:
     assert len(SC21) >= 7
 
 
-@pytest.mark.parametrize("path", KORTHIKANTI, ids=name_of)
-def test_korthikanti_table_5(path: Path) -> None:
-    assert abs(error_of(path)) < WITHIN
-
-
-@pytest.mark.parametrize("path", SC21, ids=name_of)
-def test_sc21_table_1(path: Path) -> None:
-    assert abs(error_of(path)) < WITHIN
+@pytest.mark.parametrize(("paths", "mean", "worst"), [(KORTHIKANTI, 0.025, 0.06), (SC21, 0.04, 0.08)])
+def test_step_times_are_near_the_published(paths: list[Path], mean: float, worst: float) -> None:
+    sizes = [abs(error_of(path)) for path in paths]
+    assert sum(sizes) / len(sizes) < mean
+    assert max(sizes) < worst
