@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.measure import peak_memory, timed
 from sim.spec.load import load_experiment
-from sim.study.accounts import accounts
+from sim.study.accounts import open_accounts
 from sim.study.simulate import prepare_step, simulate
 
 
@@ -26,7 +26,8 @@ def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
         planning.append(ready - begin)
         simulated = time.perf_counter()
         simulating.append(simulated - ready)
-        accounts(done.job, done.trace, 0, steps=1)
+        book = open_accounts(done.job, done.trace)
+        book.bill(book.used.spend(book.whole(1)), 1, book.levels(0), lived=False)
         accounting.append(time.perf_counter() - simulated)
         events, ranks = done.trace.events, done.setup.ranks
         del prepared, done

@@ -6,11 +6,12 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
-from lives import DAY, constant, costs, failures, job, recovery, saving
+from lives import DAY, constant, failures, job, recovery, saving
 
-from sim.run.best_interval import best_saving_steps, mean_time_between_stops, saving_steps
+from sim.run.best_interval import Trials, saving_steps
 from sim.run.interval import daly, daly_2003, expected_ettr, expected_total_time, young
 from sim.run.life import live
+from sim.run.rates import mean_time_between_stops
 from sim.spec.storage import Checkpointing
 
 MINUTE = 60.0
@@ -97,13 +98,14 @@ def test_time_between_stops_adds_all_rates() -> None:
 
 
 def test_policies() -> None:
-    inputs = job(failures=failures({"mtbf": 16 * 4 * 3600.0}))
-    price = costs(blocking=60.0)
-    assert saving_steps(inputs, Checkpointing(interval_steps=7), price) == 7
-    assert saving_steps(inputs, Checkpointing.from_si({"interval": 604.0}), price) == 60
-    assert saving_steps(inputs, Checkpointing(policy="young"), price) == round(young(60, 4 * 3600) / 10)
-    assert saving_steps(inputs, Checkpointing(policy="daly"), price) == round(daly(60, 4 * 3600) / 10)
-    assert saving_steps(job(), Checkpointing(policy="daly"), price) == 1000, "nothing fails: save once, at the end"
+    price = saving(blocking=60.0)
+    inputs = job(failures=failures({"mtbf": 16 * 4 * 3600.0}), saving=price)
+    assert saving_steps(inputs, Checkpointing(interval_steps=7)) == 7
+    assert saving_steps(inputs, Checkpointing.from_si({"interval": 604.0})) == 60
+    assert saving_steps(inputs, Checkpointing(policy="young")) == round(young(60, 4 * 3600) / 10)
+    assert saving_steps(inputs, Checkpointing(policy="daly")) == round(daly(60, 4 * 3600) / 10)
+    calm = job(saving=price)
+    assert saving_steps(calm, Checkpointing(policy="daly")) == 1000, "nothing fails: save once, at the end"
 
 
 def test_the_best_interval_is_where_daly_says() -> None:
@@ -114,7 +116,7 @@ def test_the_best_interval_is_where_daly_says() -> None:
         recovery=recovery(detect={"mean": 300}),
         saving=saving(blocking=60.0),
     )
-    best = best_saving_steps(inputs, costs(blocking=60.0), keep=2, seeds=3)
+    best = Trials(inputs).best()
     formula = daly(60, 4 * 3600) / 10
     assert formula / 2 < best < formula * 2
 

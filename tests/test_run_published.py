@@ -14,7 +14,7 @@ from scipy.stats import poisson
 
 from sim.run.life import live
 from sim.spec.load import load_experiment
-from sim.study.lives import PreparedLife, life_result, prepare_life
+from sim.study.lives import PreparedLife, prepare_life
 
 LLAMA3 = {  # The Llama 3 Herd of Models (arXiv 2407.21783), Table 5, and 47 planned interruptions
     "faulty_gpu": 148, "gpu_hbm3_memory": 72, "software_bug": 54, "network_switch_or_cable": 35,
@@ -77,15 +77,3 @@ def test_a_prepared_life_travels_to_other_processes() -> None:
     known = prepared("llama3-405b-54-days")
     copy = pickle.loads(pickle.dumps(known))
     assert copy.live(3) == known.live(3)
-
-
-def test_the_result_adds_up() -> None:
-    known = prepared("llama3-405b-54-days")
-    lives = [known.live(seed) for seed in range(4)]
-    result = life_result(known, lives)
-    productive = fmean(life.productive_s for life in lives)
-    assert productive + sum(result.badput_s.values()) == pytest.approx(result.elapsed_s, rel=1e-9)
-    assert result.goodput == pytest.approx(productive / result.elapsed_s)
-    assert result.time_to_train_s["p5"] <= result.time_to_train_s["p95"]
-    assert result.outcome == "time_limit"
-    assert len(result.incidents) == len(lives[0].incidents)

@@ -61,11 +61,9 @@ def consumption(activity: Activity, site: Site | None) -> Consumption:
     return Consumption(levels, grid_of(site) if site else None, tdp)
 
 
-def energy_result(
-    used: Consumption, spans: Sequence[Span], tokens: float, power: dict[str, PowerLevel]
-) -> EnergyResult:
-    """Energy of spans in which `tokens` were trained. power: over time, by level."""
-    spent, step = used.spend(spans), used.spend(used.whole(used.levels.step.seconds))
+def energy_result(used: Consumption, spent: SpanEnergy, tokens: float, power: dict[str, PowerLevel]) -> EnergyResult:
+    """What was spent while `tokens` were trained. power: over time, by level."""
+    step = used.spend(used.whole(used.levels.step.seconds))
     accelerator_hours = used.ranks * spent.seconds / 3600
     return EnergyResult(
         total_kwh=spent.joules / KWH,

@@ -25,21 +25,26 @@ WITHOUT_NODES = "waiting"  # the span in which the job waits for nodes
 
 @dataclass(frozen=True)
 class SpanEnergy:
-    """Energy of some spans [J]: by part and by phase of the accelerators; power by state [W]; carbon [kg].
+    """Energy of some spans [J]: by part and by phase of the accelerators; carbon [kg].
 
-    states: mean power of the whole site in each phase of the run that occurred.
+    stretches: energy of the whole site and seconds in each phase of the run that occurred.
     """
 
     seconds: float
     parts: dict[str, float]
     phases: dict[str, float]
-    states: dict[str, float]
+    stretches: dict[str, tuple[float, float]]
     carbon: float | None
 
     @property
     def joules(self) -> float:
         """Energy of everything."""
         return sum(self.parts.values())
+
+    @property
+    def states(self) -> dict[str, float]:
+        """Mean power of the whole site in each phase of the run that occurred [W]."""
+        return {phase: joules / seconds for phase, (joules, seconds) in self.stretches.items() if seconds}
 
 
 @dataclass(frozen=True)
@@ -76,18 +81,17 @@ class Levels:
 def span_energy(spans: Iterable[Span], levels: Levels, grid: Grid | None = None) -> SpanEnergy:
     """Energy of spans, every node of the cluster counted once; nodes that are down draw nothing."""
     parts, phases = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PHASES, 0.0)
-    by_state: dict[str, tuple[float, float]] = {}
+    stretches: dict[str, tuple[float, float]] = {}
     carbon = seconds = 0.0
     for span, drawn, running in _drawn(spans, levels):
         total = sum(drawn.values()) * span.seconds
         _add(parts, drawn, span.seconds)
         _add(phases, running, span.seconds)
-        energy, time = by_state.get(span.phase, (0.0, 0.0))
-        by_state[span.phase] = energy + total, time + span.seconds
+        energy, time = stretches.get(span.phase, (0.0, 0.0))
+        stretches[span.phase] = energy + total, time + span.seconds
         carbon += total * grid.mean(span.start, span.end) if grid else 0.0
         seconds += span.seconds
-    states = {phase: energy / time for phase, (energy, time) in by_state.items() if time}
-    return SpanEnergy(seconds, parts, phases, states, carbon if grid else None)
+    return SpanEnergy(seconds, parts, phases, stretches, carbon if grid else None)
 
 
 def run_curve(spans: Iterable[Span], levels: Levels) -> tuple[Floats, float]:

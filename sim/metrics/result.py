@@ -84,8 +84,31 @@ class IncidentResult:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How a quantity varies from life to life."""
+
+    mean: float
+    p5: float
+    p50: float
+    p95: float
+    half_width: float | None  # of the 95 % confidence interval of the mean; None: a single life
+    low: float
+    high: float
+    counts: tuple[int, ...]  # lives in equal bins from low to high
+
+
+@dataclass(frozen=True)
+class BestInterval:
+    """The time between persistent saves with the best mean goodput in simulation, beside the one used."""
+
+    interval_s: float
+    goodput: float
+    goodput_used: float  # of the interval used, in the same lives
+
+
+@dataclass(frozen=True)
 class RunResult:
-    """The whole training. A run without faults has one value for every quantile."""
+    """The whole training: one life, or means over many. Without faults every quantile is the same."""
 
     time_to_train_s: dict[str, float]  # mean, p5, p50, p95
     steps: int
@@ -99,6 +122,12 @@ class RunResult:
     failures_by_cause: dict[str, float] = field(default_factory=dict)  # planned stops and slow parts included
     checkpoint_interval_s: float | None = None  # training time between persistent saves, without faults
     incidents: tuple[IncidentResult, ...] = ()  # of the first seed
+    seeds: int = 1  # lives
+    outcomes: dict[str, int] = field(default_factory=dict)  # lives by outcome
+    # of several lives: time_to_train_s, goodput, lost_work_s, failures, energy_kwh, usd
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    expected_by_cause: dict[str, float] = field(default_factory=dict)  # what the rates promise for the mean time
+    best_interval: BestInterval | None = None  # None: not asked for, or nothing is saved or fails
 
 
 @dataclass(frozen=True)

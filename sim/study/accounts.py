@@ -1,40 +1,63 @@
-"""Energy and cost of a simulated run: of its whole training, with or without failures, else of one step."""
+"""Energy and cost of a simulated job: of its whole training, with or without failures, else of one step.
+
+Public: `Accounts`, `open_accounts`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sim.engine.ranks import Job
 from sim.engine.trace import Trace
 from sim.metrics.cost import cost_result
-from sim.metrics.energy import consumption, energy_result, power_levels, run_level
-from sim.metrics.energy_step import activity_of
-from sim.metrics.result import CostResult, EnergyResult
+from sim.metrics.energy import Consumption, consumption, energy_result, power_levels, run_level
+from sim.metrics.energy_run import SpanEnergy
+from sim.metrics.energy_step import Activity, activity_of
+from sim.metrics.result import CostResult, EnergyResult, PowerLevel
 from sim.run.life_inputs import Span
 from sim.spec.setup import Setup
 
 
-def accounts(
-    job: Job, trace: Trace, rank: int, steps: int, spans: Sequence[Span] = ()
-) -> tuple[EnergyResult, CostResult | None]:
-    """Energy and cost of `steps` steps, which took `spans`; without spans they follow one another.
+@dataclass(frozen=True)
+class Accounts:
+    """What a job draws and costs, for any stretch of time and number of steps."""
 
-    rank: class of the accelerator whose power over time is shown. Spares beside the cluster are paid for, and
-    nodes that are down. Raises ConfigError if the file of the grid's carbon intensity cannot be read.
-    """
-    setup, cluster = Setup(job.plan.experiment), job.plan.cluster
-    activity = activity_of(trace, job)
-    used = consumption(activity, setup.site)
-    step_tokens = setup.training.global_batch * setup.training.sequence_length
-    happened = tuple(spans) or used.whole(max(1, steps) * trace.time)
-    levels = power_levels(activity, used, rank)
-    if spans:
-        levels["run"] = run_level(used, spans)
-    energy = energy_result(used, happened, steps * step_tokens, levels)
-    seconds = sum(span.seconds for span in happened)
-    recovery = setup.experiment.recovery
-    reserve = recovery.warm_spares + recovery.cold_spares if spans else 0
-    nodes = max(cluster.n_nodes, used.levels.nodes + reserve)
-    size = nodes, nodes * cluster.accelerators_per_node
-    cost = cost_result(setup.prices, setup.site, energy, seconds, size, (steps, steps * step_tokens))
-    return energy, cost
+    setup: Setup
+    activity: Activity
+    used: Consumption
+
+    def whole(self, steps: int) -> tuple[Span, ...]:
+        """Spans of `steps` steps that follow one another; at least one."""
+        return self.used.whole(max(1, steps) * self.used.levels.step.seconds)
+
+    def levels(self, rank: int, spans: Sequence[Span] = ()) -> dict[str, PowerLevel]:
+        """Power over a step of an accelerator of class `rank` and what is above it; of the site over a life."""
+        levels = power_levels(self.activity, self.used, rank)
+        return levels | {"run": run_level(self.used, spans)} if spans else levels
+
+    def bill(
+        self, spent: SpanEnergy, steps: int, power: dict[str, PowerLevel], lived: bool
+    ) -> tuple[EnergyResult, CostResult | None]:
+        """Energy and cost of `steps` steps for which that was spent.
+
+        lived: spares beside the cluster are paid for, and nodes that are down.
+        """
+        setup = self.setup
+        tokens = steps * setup.training.global_batch * setup.training.sequence_length
+        energy = energy_result(self.used, spent, tokens, power)
+        cost = cost_result(setup.prices, setup.site, energy, spent.seconds, self._size(lived), (steps, tokens))
+        return energy, cost
+
+    def _size(self, lived: bool) -> tuple[int, int]:
+        """Nodes and accelerators that are paid for."""
+        cluster, recovery = self.activity.job.plan.cluster, self.setup.experiment.recovery
+        reserve = recovery.warm_spares + recovery.cold_spares if lived else 0
+        nodes = max(cluster.n_nodes, self.used.levels.nodes + reserve)
+        return nodes, nodes * cluster.accelerators_per_node
+
+
+def open_accounts(job: Job, trace: Trace) -> Accounts:
+    """Accounts of a simulated step. Raises ConfigError if the file of the grid's intensity cannot be read."""
+    setup, activity = Setup(job.plan.experiment), activity_of(trace, job)
+    return Accounts(setup, activity, consumption(activity, setup.site))

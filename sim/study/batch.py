@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,20 +42,30 @@ def content_key(experiment: Experiment) -> str:
     return hashlib.sha256(f"{code_version()}\n{text}".encode()).hexdigest()
 
 
-def run_batch(experiments: Sequence[Experiment], version: str | None = None) -> Batch:
-    """Simulate each; raises ConfigError if `version`, that of the one who asks, is given and not that of this code."""
+def run_batch(
+    experiments: Sequence[Experiment], version: str | None = None, fields: Callable[[Experiment], str] | None = None
+) -> Batch:
+    """Simulate each; `fields` makes JSON of an experiment, a flattened result if absent.
+
+    Raises ConfigError if `version`, that of the one who asks, is given and not that of this code.
+    """
     if version is not None and version != code_version():
         message = f"a worker runs clustersim {code_version()}, this is {version}"
         raise ConfigError(Problem("", "", message, "install the same version on all machines"))
     began = time.perf_counter()
-    outcomes = [run_one(experiment) for experiment in experiments]
+    outcomes = [run_one(experiment, fields or whole_result) for experiment in experiments]
     return outcomes, time.perf_counter() - began
 
 
-def run_one(experiment: Experiment) -> Outcome:
+def whole_result(experiment: Experiment) -> str:
+    """The flattened result of an experiment."""
+    return json.dumps(flatten(simulate(experiment)), allow_nan=False)
+
+
+def run_one(experiment: Experiment, fields: Callable[[Experiment], str] = whole_result) -> Outcome:
     """The outcome of one experiment; what goes wrong is told in it."""
     try:
-        return Outcome(OK, "", json.dumps(flatten(simulate(experiment)), allow_nan=False))
+        return Outcome(OK, "", fields(experiment))
     except ConfigError as error:
         return Outcome(INVALID, first_line(error))
     except SimError as error:

@@ -1,29 +1,31 @@
 """The whole training of an experiment: what a step and a save cost, then lives of the job.
 
-Public: `prepare_life`, `run_life`, `PreparedLife`, `has_life`, `life_result`.
+Public: `prepare_life`, `PreparedLife`, `Lived`, `has_life`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 
-import numpy as np
-
 from sim.cluster.outage import nodes_behind
 from sim.errors import ConfigError, Problem
 from sim.metrics.breakdown import critical_rank, rank_time
-from sim.metrics.result import IncidentResult, RunResult
-from sim.run.best_interval import saving_steps
+from sim.metrics.long_run import LifeSummary, Tally
+from sim.metrics.result import BestInterval, IncidentResult, RunResult
+from sim.report import human
+from sim.run.best_interval import Trials, saving_steps
 from sim.run.fault_log import Outage, read_fault_log
-from sim.run.life import live
+from sim.run.life import HOPELESS, live
 from sim.run.life_inputs import Life, LifeInputs, Saving
+from sim.run.rates import expected_by_cause, mean_time_between_stops
 from sim.run.saving import checkpoint_costs
 from sim.spec.records import Experiment
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
+from sim.study.accounts import Accounts
 from sim.study.preemption import is_preempted, with_preemption
 from sim.study.simulate import Simulated, simulate_step
 from sim.study.step_times import StepTimes
@@ -40,9 +42,81 @@ class PreparedLife:
         """One life."""
         return live(self.inputs, seed)
 
-    def notes(self, life: Life) -> tuple[str, ...]:
-        """What of this life could not be simulated as asked."""
-        return self.step_times.doubts({span.state for span in life.spans})
+    def lived(self, seed: int, book: Accounts) -> Lived:
+        """One life, and what it cost."""
+        life = self.live(seed)
+        spent = book.used.spend(life.spans)
+        _, cost = book.bill(spent, life.steps, {}, lived=True)
+        summary = LifeSummary(
+            seed=seed,
+            outcome=life.outcome,
+            elapsed_s=life.elapsed_s,
+            productive_s=life.productive_s,
+            steps=life.steps,
+            steps_lost=life.steps_lost,
+            stops=len(life.incidents),
+            checkpoints=life.checkpoints,
+            badput_s=life.badput_s,
+            failures_by_cause=life.failures_by_cause,
+            spent=spent,
+            usd=cost.usd["total"] if cost else None,
+            notes=self.step_times.doubts({span.state for span in life.spans}),
+        )
+        return Lived(self, life, summary)
+
+    def result(self, tally: Tally, life: Life) -> RunResult:
+        """Lives as the result reports them; `life` is the first of them."""
+        inputs, whole = self.inputs, tally.result()
+        running = whole.elapsed_s - whole.badput_s["detection"] - whole.badput_s["waiting"]
+        saving = inputs.saving
+        return replace(
+            whole,
+            expected_by_cause=expected_by_cause(inputs, whole.elapsed_s, running),
+            checkpoint_interval_s=saving.steps * self.step_times.healthy_s if saving else None,
+            incidents=tuple(
+                IncidentResult(i.time, i.cause, i.component, i.nodes, i.action, i.downtime_s, i.lost_steps)
+                for i in life.incidents
+            ),
+        )
+
+    def endings(self, run: RunResult) -> Iterator[str]:
+        """How lives ended that did not reach their last step."""
+        target, limit = self.inputs.target_steps, self.inputs.time_limit_s
+        limited = f"the time limit of {human.duration(limit)}" if limit else f"{HOPELESS} times the time without faults"
+        reasons = {"time_limit": f"at {limited}", "no_spares": "when no spare was left to wait for"}
+        for outcome, reason in reasons.items():
+            if outcome in run.outcomes and target < inf:
+                who = "the run" if run.seeds == 1 else f"{run.outcomes[outcome]} of {run.seeds} lives"
+                mean = "" if run.seeds == 1 else " (mean of all lives)"
+                yield f"{who} ended {reason}, after {human.count(run.steps)} of {human.count(target)} steps{mean}"
+
+    def best_interval(self) -> BestInterval | None:
+        """The best time between saves, by simulation; None if nothing is saved or nothing stops the job."""
+        saving = self.inputs.saving
+        if saving is None or mean_time_between_stops(self.inputs) == inf:
+            return None
+        trials = Trials(self.inputs)
+        used, best = trials.goodput(saving.steps), trials.best()
+        return BestInterval(best * self.step_times.healthy_s, trials.goodput(best), used)
+
+
+@dataclass(frozen=True)
+class Lived:
+    """A life, what it came from, and what is kept of it where there are many."""
+
+    prepared: PreparedLife
+    life: Life
+    summary: LifeSummary
+
+    def result(self) -> RunResult:
+        """This one life as the result reports it."""
+        tally = Tally()
+        tally.add(self.summary)
+        return self.prepared.result(tally, self.life)
+
+    def notes(self, run: RunResult) -> tuple[str, ...]:
+        """What a reader should know about the life that `run` tells of."""
+        return (*self.prepared.endings(run), *self.summary.notes)
 
 
 def has_life(experiment: Experiment) -> bool:
@@ -54,11 +128,6 @@ def has_life(experiment: Experiment) -> bool:
         or experiment.training.time_limit is not None
         or is_preempted(Setup(experiment).prices)
     )
-
-
-def run_life(experiment: Experiment, seed: int) -> Life:
-    """One life of a resolved and checked experiment. Raises ConfigError, Deadlock."""
-    return prepare_life(experiment).live(seed)
 
 
 def prepare_life(experiment: Experiment, step: Simulated | None = None) -> PreparedLife:
@@ -116,33 +185,6 @@ def _with_saving(inputs: LifeInputs, run: Simulated, experiment: Experiment) -> 
         return inputs
     costs = checkpoint_costs(run.plan, run.trace.time)
     peer_steps = checkpoint.peer_interval_steps if checkpoint.mode == "in_memory" else 0
-    inputs = replace(inputs, saving=Saving(costs, 1, peer_steps, checkpoint.keep))
-    return replace(inputs, saving=Saving(costs, saving_steps(inputs, checkpoint, costs), peer_steps, checkpoint.keep))
-
-
-def life_result(prepared: PreparedLife, lives: list[Life]) -> RunResult:
-    """One or many lives as the result reports them: time-to-train by quantile, means of the rest."""
-    saving = prepared.inputs.saving
-    elapsed = np.array([life.elapsed_s for life in lives])
-    quantiles = np.quantile(elapsed, (0.05, 0.5, 0.95)).tolist()
-    n = len(lives)
-    return RunResult(
-        time_to_train_s=dict(zip(("mean", "p5", "p50", "p95"), (float(elapsed.mean()), *quantiles), strict=True)),
-        steps=round(sum(life.steps for life in lives) / n),
-        goodput=sum(life.productive_s for life in lives) / float(elapsed.sum()),
-        badput_s={key: sum(life.badput_s[key] for life in lives) / n for key in lives[0].badput_s},
-        failures=round(sum(len(life.incidents) for life in lives) / n),
-        checkpoints=round(sum(life.checkpoints for life in lives) / n),
-        failures_by_cause={
-            cause: sum(life.failures_by_cause.get(cause, 0) for life in lives) / n
-            for cause in sorted({cause for life in lives for cause in life.failures_by_cause})
-        },
-        outcome=Counter(life.outcome for life in lives).most_common(1)[0][0],
-        elapsed_s=float(elapsed.mean()),
-        steps_lost=sum(life.steps_lost for life in lives) / n,
-        checkpoint_interval_s=saving.steps * prepared.step_times.healthy_s if saving else None,
-        incidents=tuple(
-            IncidentResult(i.time, i.cause, i.component, i.nodes, i.action, i.downtime_s, i.lost_steps)
-            for i in lives[0].incidents
-        ),
-    )
+    saving = Saving(costs, 1, peer_steps, checkpoint.keep)
+    steps = saving_steps(replace(inputs, saving=saving), checkpoint)
+    return replace(inputs, saving=replace(saving, steps=steps))

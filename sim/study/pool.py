@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -17,6 +17,7 @@ from typing import Protocol
 from sim.spec.records import Experiment
 from sim.study.batch import Batch, run_batch
 
+Fields = Callable[[Experiment], str]  # what is wanted of an experiment, as JSON
 AHEAD = 2  # batches per worker that are under way, the one it is at included
 
 
@@ -40,15 +41,18 @@ class Workers(Protocol):
 
 
 class InThisProcess:
-    """One batch at a time, here and now."""
+    """One batch at a time, here and now; `fields` as in `run_batch`."""
 
     lost: tuple[type[BaseException], ...] = ()
     slots = 1
 
+    def __init__(self, fields: Fields | None = None) -> None:
+        self.fields = fields
+
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Run a batch."""
         future: Future[Batch] = Future()
-        future.set_result(run_batch(experiments))
+        future.set_result(run_batch(experiments, fields=self.fields))
         return future
 
     def renew(self) -> None:
@@ -59,12 +63,12 @@ class InThisProcess:
 
 
 class LocalProcesses:
-    """`count` processes that import the simulator once and end with this one."""
+    """`count` processes that import the simulator once and end with this one; `fields` as in `run_batch`."""
 
     lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
 
-    def __init__(self, count: int) -> None:
-        self.count, self.slots = count, AHEAD * count
+    def __init__(self, count: int, fields: Fields | None = None) -> None:
+        self.count, self.slots, self.fields = count, AHEAD * count, fields
         self.context = get_context("forkserver" if hasattr(os, "fork") else "spawn")
         self.context.set_forkserver_preload(["sim.study.batch"])
         self.renew()
@@ -72,7 +76,7 @@ class LocalProcesses:
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
         try:
-            return self.pool.submit(run_batch, experiments)
+            return self.pool.submit(run_batch, experiments, fields=self.fields)
         except BrokenProcessPool as error:
             future: Future[Batch] = Future()
             future.set_exception(error)

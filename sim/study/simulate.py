@@ -24,14 +24,13 @@ from sim.run.feeding import Feeding, feed, supply_of
 from sim.run.saving import CheckpointCosts, checkpoint_costs
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
-from sim.study.accounts import accounts
+from sim.study.accounts import Accounts, open_accounts
 from sim.study.reuse import plan_step
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
 if TYPE_CHECKING:
-    from sim.run.life_inputs import Life
-    from sim.study.lives import PreparedLife
+    from sim.study.lives import Lived
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,25 @@ def simulate_step(experiment: Experiment) -> Simulated:
 Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """The result of a run, with the life it tells of."""
+
+    result: Result
+    book: Accounts
+    lived: Lived | None  # None: nothing but steps happens
+
+
 def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
     """Predict one run: step time and where it goes, memory, utilization, time-to-train.
 
     `watch` is entered while the step runs and given a function that says how much of it is done.
     """
+    return predict(experiment, watch).result
+
+
+def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
+    """The same, with more than is reported."""
     began = time.perf_counter()
     prepared = prepare_step(experiment)
     with watch(prepared.executor.progress) if watch else nullcontext():
@@ -107,11 +120,13 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
     rank = critical_rank(run.trace)
     critical = rank_time(run.trace, rank)
     step = step_result(run, critical)
-    lived = one_life(run)
-    whole = run_result(experiment.training, step, lived)
-    spans = lived[1].spans if lived else ()
-    energy, cost = accounts(run.job, run.trace, rank, whole.steps if whole else 1, spans)
-    return Result(
+    book = open_accounts(run.job, run.trace)
+    lived = one_life(run, book)
+    whole = lived.result() if lived else untroubled(experiment.training, step)
+    steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
+    spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
+    energy, cost = book.bill(spent, steps, book.levels(rank, spans), lived is not None)
+    result = Result(
         name=experiment.name,
         description=experiment.description,
         accelerators=run.setup.ranks,
@@ -126,7 +141,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         cost=cost,
         trust=trust_of(experiment),
         comparison=compare(experiment, step),
-        notes=(*notes(run), *(lived[0].notes(lived[1]) if lived else ())),
+        notes=(*notes(run), *(lived.notes(whole) if lived and whole else ())),
         folding=folding(run),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -134,6 +149,7 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
         version=sim.__version__,
         manifest=experiment.model_dump(mode="json"),
     )
+    return Predicted(result, book, lived)
 
 
 def step_result(run: Simulated, critical: RankTime) -> StepResult:
@@ -165,31 +181,24 @@ def accelerator_shares(critical: RankTime, seconds: float) -> dict[str, float]:
     return {"compute_busy": compute, "comm_busy": comm, "idle": 1.0 - compute - comm}
 
 
-def one_life(run: Simulated) -> tuple[PreparedLife, Life] | None:
+def one_life(run: Simulated, book: Accounts) -> Lived | None:
     """The whole training under the experiment's own seed, if anything but steps happens in it."""
     from sim.study.lives import has_life, prepare_life  # it asks for steps, here
 
     experiment = run.setup.experiment
-    if not has_life(experiment):
-        return None
-    prepared = prepare_life(experiment, run)
-    return prepared, prepared.live(experiment.seed)
+    return prepare_life(experiment, run).lived(experiment.seed, book) if has_life(experiment) else None
 
 
-def _checkpoint(run: Simulated, lived: tuple[PreparedLife, Life] | None) -> CheckpointCosts | None:
+def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
     """What a save costs, if the experiment saves: as known from its life, or asked now."""
     if run.setup.experiment.checkpoint is None:
         return None
-    saving = lived[0].inputs.saving if lived else None
+    saving = lived.prepared.inputs.saving if lived else None
     return saving.costs if saving else checkpoint_costs(run.plan, run.trace.time)
 
 
-def run_result(training: Training, step: StepResult, lived: tuple[PreparedLife, Life] | None) -> RunResult | None:
-    """The whole training: as it was lived, or without faults and saves steps times step time."""
-    from sim.study.lives import life_result
-
-    if lived:
-        return life_result(lived[0], [lived[1]])
+def untroubled(training: Training, step: StepResult) -> RunResult | None:
+    """The whole training without faults and saves: steps times step time."""
     if training.tokens is None:
         return None
     steps = ceil(training.tokens / (training.global_batch * training.sequence_length))

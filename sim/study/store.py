@@ -67,10 +67,10 @@ class Row:
 class Store:
     """An open file of results; one process at a time. In memory without a path."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, file: str = FILE) -> None:
         import duckdb
 
-        self.path = None if folder is None else folder / FILE
+        self.path = None if folder is None else folder / file
         try:
             self.connection: DuckDBPyConnection = duckdb.connect(str(self.path or ":memory:"))
         except duckdb.IOException as error:
