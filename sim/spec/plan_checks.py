@@ -169,6 +169,19 @@ def check_expert(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.expert", message, "set expert to 1")
 
 
+def check_adapters(setup: Setup) -> Iterator[Problem]:
+    """Each matrix has one adapter, narrower than the hidden state."""
+    lora = setup.training.lora
+    if lora is None:
+        return
+    twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
+    if twice:
+        yield finding("training.lora.targets", f"these appear twice:{listed(twice)}", "name each once")
+    if lora.rank >= setup.workload.hidden:
+        message = f"rank {lora.rank} is no less than hidden {setup.workload.hidden}"
+        yield finding("training.lora.rank", message, "an adapter saves nothing then; 8 to 64 is usual")
+
+
 PLAN_CHECKS: tuple[Check, ...] = (
     check_ranks_fit_cluster,
     check_heads_divide,
@@ -184,4 +197,5 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_shard_group,
     check_positions,
     check_expert,
+    check_adapters,
 )
