@@ -88,11 +88,11 @@ def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[Measure
             for case in load_cases(file):
                 yield _loaded(file.stem, case.name, file, lambda case=case: case.load(overrides).experiment)  # type: ignore[misc]
         elif named or _may_be_measured(file):
-            run = _loaded(_folder(file), file.stem, file, lambda: load_experiment(file, overrides).experiment)
-            if named or run.problem or (run.experiment and run.experiment.measured):
-                yield run
+            experiment = load_experiment(file, overrides).experiment
+            if named or experiment.measured:
+                yield _loaded(_folder(file), file.stem, file, lambda: experiment)
     except ConfigError as error:
-        yield Measured(file.stem, file.stem, file, None, _reason(error))
+        yield Measured(_folder(file), file.stem, file, None, _reason(error))
 
 
 def _may_be_measured(file: Path) -> bool:
