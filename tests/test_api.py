@@ -22,14 +22,6 @@ def test_docstrings_run() -> None:
     assert tried > 10
 
 
-@pytest.mark.parametrize("page", ["api.md"])
-def test_examples_of_the_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False)
-    assert failed == 0
-    assert tried > 5
-
-
 def test_importing_is_quick_because_nothing_is_loaded() -> None:
     code = "import sim, sys; print(sorted(name for name in sys.modules if name.startswith('sim.') or name == 'numpy'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

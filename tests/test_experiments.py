@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-from sim.cli.app import call
 from sim.metrics.result import BREAKDOWN, Result
 from sim.report.jsonout import from_json, result_text
 from sim.report.text import report_text
 from sim.study.single import run_experiment
-from support import ROOT, Cli
+from support import ROOT
 
 NAMES = sorted(file.stem for file in (ROOT / "experiments").glob("*.yaml"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @cache
 def result_of(name: str) -> Result:
     """The result of a catalogue experiment, simulated once per process."""
     return run_experiment(name)
-
-
-def commands(page: Path) -> list[str]:
-    """The `clustersim` lines of the bash blocks of a page."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    lines = (line.strip() for block in blocks for line in block.splitlines())
-    return [line for line in lines if line.startswith("clustersim ")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,22 +79,3 @@ def test_says_where_its_measurement_comes_from(name: str) -> None:
     text = (ROOT / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     assert "description:" in text
     assert "measured:" not in text or "source:" in text
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_of_the_documentation_work(
-    page: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for line in commands(page):
-        outcome = cli(*shlex.split(line, comments=True)[1:])
-        assert outcome.code == 0, f"{line}: {outcome.err}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_experiments_of_the_documentation_are_valid(page: Path, tmp_path: Path) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    for number, block in enumerate(block for block in blocks if "cluster:" in block):
-        file = tmp_path / f"block{number}.yaml"
-        file.write_text(block, encoding="utf-8")
-        assert call(["check", str(file)]) == 0
