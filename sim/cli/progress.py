@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event, Thread
+
+from sim.cli import output
 
 PATIENCE_S = 1.0  # before a bar is shown
 REFRESH_S = 0.2
@@ -38,3 +41,37 @@ def _watch(label: str, fraction: Callable[[], float], over: Event) -> None:
         task = progress.add_task(label, total=1.0)
         while not over.wait(REFRESH_S):
             progress.update(task, completed=fraction())
+
+
+@contextmanager
+def counted(label: str, what: str, folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with rate and time left, if it is a terminal; on Ctrl-C, how to go on.
+
+    It is told how many `what` are done, and how many there are; they are kept in `folder`.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    reached = [0, 0]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(label, total=None, rate="")
+
+            def show(done: int, total: int) -> None:
+                reached[:] = done, total
+                speed = bar.tasks[0].speed
+                bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+
+            yield show
+    except KeyboardInterrupt:
+        done, total = reached
+        output.say(f"{done} of {total} {what} are kept in {folder}; the same command goes on from there")
+        raise

@@ -15,6 +15,7 @@ Overrides = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.microbatch=2. May be repeated."),
 ]
+MOST = 1000  # lives if only a precision is given
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -22,22 +23,41 @@ def run(
     source: Source,
     overrides: Overrides = None,
     seed: Annotated[int | None, Option("--seed", min=0, help="Seed of all random streams.")] = None,
+    seeds: Annotated[
+        int | None, Option("--seeds", metavar="N", min=1, help="Live the run N times, under seeds that count up.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        Option("--precision", metavar="SHARE", help="Stop when the mean is known to this share, such as 1 %."),
+    ] = None,
+    jobs: Annotated[
+        int | None, Option("--jobs", "-j", min=1, help="Processes for --seeds; as many as processors if absent.")
+    ] = None,
     json: AsJson = False,
     directory: Annotated[
-        Path | None, Option("--output", "-o", metavar="DIR", help="Also write result.json and manifest.json there.")
+        Path | None,
+        Option("--output", "-o", metavar="DIR", help="Also write result.json, manifest.json and events.jsonl there."),
     ] = None,
 ) -> int:
     """Simulate one experiment.
 
-    Exit code 1 says that it ran, but does not fit into memory or missed the tolerance of its measurement.
+    With --seeds, lives are kept as they end, in DIR or results/NAME, and the same command goes on after an
+    interruption. Exit code 1 says that it ran, but does not fit into memory or missed the tolerance of its
+    measurement.
     """
-    from sim.cli.progress import bar
-    from sim.study.single import meets_expectations, run_experiment, write_result
+    from sim.cli.progress import bar, counted
+    from sim.study.seeds import Seeds
+    from sim.study.single import default_folder, meets_expectations, run_experiment
 
     folder = writable(directory) if directory else None
-    result = run_experiment(source, overrides or [], seed, partial(bar, "simulating one step"))
-    if folder:
-        write_result(result, folder)
+    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    close = share(precision, "--precision") if precision else None
+    many = Seeds(seeds or MOST, close, jobs) if seeds or close else None
+    if many:
+        with counted(Path(source).stem, "lives", folder or default_folder(Path(source).stem)) as progress:
+            result = run_experiment(source, changes, None, many, progress, folder)
+    else:
+        result = run_experiment(source, changes, partial(bar, "simulating one step"), folder=folder)
     if json:
         output.emit_json(result.to_json())
     else:
@@ -45,6 +65,19 @@ def run(
 
         output.emit_rich(lambda console: print_report(result, console))
     return output.FINE if meets_expectations(result) else output.MISSED
+
+
+def share(text: str, option: str) -> float:
+    """The share that `option` gives, such as `1 %` or 0.01; not 0."""
+    from sim.units import QuantityError, parse_fraction
+
+    try:
+        value = parse_fraction(text)
+    except QuantityError as error:
+        raise BadParameter(str(error), param_hint=option) from None
+    if value == 0:
+        raise BadParameter("0 changes nothing", param_hint=option)
+    return value
 
 
 def writable(directory: Path) -> Path:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from typer import BadParameter, Option
+from typer import Option
 
 from sim.cli import output
-from sim.cli.run import AsJson, Overrides, Source
+from sim.cli.run import AsJson, Overrides, Source, share
 
 
 def sensitivity(
@@ -29,21 +29,9 @@ def sensitivity(
     from sim.spec.load import load_experiment
     from sim.study.sensitivity import sensitivity_report
 
-    report = sensitivity_report(load_experiment(source, overrides or []).experiment, _share(by), workers)
+    report = sensitivity_report(load_experiment(source, overrides or []).experiment, share(by, "--by"), workers)
     if json:
         output.emit_json(report.to_json())
     else:
         output.emit_rich(lambda console: print_sensitivity(report, console))
     return output.FINE
-
-
-def _share(text: str) -> float:
-    from sim.units import QuantityError, parse_fraction
-
-    try:
-        share = parse_fraction(text)
-    except QuantityError as error:
-        raise BadParameter(str(error), param_hint="--by") from None
-    if share == 0:
-        raise BadParameter("nothing changes by 0", param_hint="--by")
-    return share

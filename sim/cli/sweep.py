@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
 from sim.cli import output
 from sim.cli.run import AsJson, Overrides
-
-if TYPE_CHECKING:
-    from sim.study.sweep_file import LoadedStudy
 
 
 class Where(StrEnum):
@@ -51,6 +47,7 @@ def sweep(
     command goes on after an interruption. A point that fails is a row with its reason. Exit code 1 says that
     no point met the constraints.
     """
+    from sim.cli.progress import counted
     from sim.report.sweep import print_summary
     from sim.study.sweep_file import load_study
     from sim.study.sweep_start import default_folder, run_study
@@ -59,7 +56,7 @@ def sweep(
         raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
     study = load_study(source, overrides or [])
     folder = directory or default_folder(study)
-    with _progress(study, folder) as progress:
+    with counted(study.name, "points", folder) as progress:
         table = run_study(study, folder=folder, workers=workers, scheduler=scheduler, progress=progress)
     for path, write in ((csv, table.to_csv), (parquet, table.to_parquet)):
         if path:
@@ -84,34 +81,3 @@ def _export(path: Path, write: Callable[[Path], object]) -> None:
         write(path)
     except Exception as error:
         raise BadParameter(f"{path}: {str(error).splitlines()[0]}", param_hint="--csv, --parquet or --html") from None
-
-
-@contextmanager
-def _progress(study: LoadedStudy, folder: Path) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with rate and time left, if it is a terminal; on Ctrl-C, how to go on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    reached = [0, 0]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(study.name, total=None, rate="")
-
-            def show(done: int, total: int) -> None:
-                reached[:] = done, total
-                speed = bar.tasks[0].speed
-                bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
-
-            yield show
-    except KeyboardInterrupt:
-        done, total = reached
-        output.say(f"{done} of {total} points are kept in {folder}; the same command goes on from there")
-        raise

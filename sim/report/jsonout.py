@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from sim.metrics.result import Result
 def dumps(document: Any) -> str:
     """One JSON document, the same bytes for the same content, with a newline at its end."""
     return json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_lines(rows: Iterable[Any], file: Path) -> None:
+    """Write one JSON document to a line."""
+    with file.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def result_text(result: Result) -> str:

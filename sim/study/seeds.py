@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]  # lives that are done, lives in all
 
 @dataclass(frozen=True)
 class Seeds:
-    """How many lives, and when fewer will do.
+    """How many lives, in how many processes (one per processor if None), and when fewer will do.
 
     precision: stop when half the 95 % confidence interval of the mean time-to-train and of the mean goodput is
     below this share of the mean; looked at every `ROUND` lives, in the order of their seeds.
@@ -46,26 +46,26 @@ class Seeds:
 
     number: int
     precision: float | None = None
+    jobs: int | None = None
 
 
 def run_seeds(
     predicted: Predicted,
     experiment: Experiment,
     seeds: Seeds,
-    jobs: int | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """The result over many lives; `predicted` is that of the first. Raises ConfigError, SimError.
 
-    `jobs` processes, one per processor if None. What `folder` holds already is not lived again.
+    What `folder` holds already is not lived again.
     """
     if predicted.lived is None:
         message = "nothing in this experiment depends on the seed of a life"
         raise ConfigError(Problem("--seeds", "", message, "give it failures, or leave --seeds out"))
-    store = Store(folder, FILE)
+    store = Store(made(folder), FILE)
     try:
-        count = min(processors() if jobs is None else jobs, seeds.number)
+        count = min(seeds.jobs or processors(), seeds.number)
         crew = LocalProcesses(count, life_fields) if count > 1 else InThisProcess(life_fields)
         try:
             many = _Many(experiment, seeds, store, progress or (lambda done, total: None))
@@ -75,6 +75,17 @@ def run_seeds(
         return _result(predicted, predicted.lived, many.tally())
     finally:
         store.close()
+
+
+def made(folder: Path | None) -> Path | None:
+    """The folder, made if it is not there. Raises ConfigError."""
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot be written: {error.strerror}"
+        raise ConfigError(Problem(str(folder), "", message, "choose another folder with -o")) from None
+    return folder
 
 
 # --- one life ---------------------------------------------------------------------------------

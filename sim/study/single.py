@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import platform
+import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sim.metrics.event_log import life_events
 from sim.metrics.result import Result
-from sim.report.jsonout import dumps, result_text
+from sim.report.jsonout import dumps, result_text, write_lines
 from sim.spec.load import load_experiment
-from sim.study.simulate import Watch, simulate
+from sim.study.seeds import Progress, Seeds, run_seeds
+from sim.study.simulate import Watch, predict
 
 LIBRARIES = ("networkx", "numpy", "pydantic", "simpy")
 
 
 def run_experiment(
-    source: str, overrides: list[str] | None = None, seed: int | None = None, watch: Watch | None = None
+    source: str,
+    overrides: list[str] | None = None,
+    watch: Watch | None = None,
+    seeds: Seeds | None = None,
+    progress: Progress | None = None,
+    folder: Path | None = None,
 ) -> Result:
-    """Load an experiment by file or name, change it by `key=value` texts, and simulate it.
+    """Load an experiment by file or name, change it by `key=value` texts, and simulate it, with `seeds` many times.
 
+    Everything is written into `folder`, which must exist; without it lives are kept in `default_folder`.
     Raises ConfigError for wrong input, PlanError where the plan does not suit cluster or model.
     """
-    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    return simulate(load_experiment(source, changes).experiment, watch)
+    began = time.perf_counter()
+    experiment = load_experiment(source, overrides or []).experiment
+    predicted = predict(experiment, watch)
+    result, lived = predicted.result, predicted.lived
+    if seeds and seeds.number > 1:
+        kept = folder or default_folder(experiment.name)
+        result = run_seeds(predicted, experiment, seeds, kept, progress)
+    if result.run and lived:
+        result = replace(result, run=replace(result.run, best_interval=lived.prepared.best_interval()))
+    result = replace(result, wall_s=time.perf_counter() - began)
+    if folder:
+        write_result(result, folder)
+        if lived:
+            write_lines(life_events(lived.life), folder / "events.jsonl")
+    return result
 
 
 def meets_expectations(result: Result) -> bool:
@@ -43,6 +66,11 @@ def write_result(result: Result, directory: Path) -> None:
     """Write result.json and manifest.json into `directory`, which must exist."""
     (directory / "result.json").write_text(result_text(result), encoding="utf-8")
     (directory / "manifest.json").write_text(dumps(manifest(result)), encoding="utf-8")
+
+
+def default_folder(name: str) -> Path:
+    """Where what is computed once lies if nothing else is said."""
+    return Path("results") / name
 
 
 def manifest(result: Result) -> dict[str, Any]:
