@@ -89,6 +89,7 @@ class Table:
             best=bool(self.objectives),
             n_rows=len(good),
             rows=_dicts(good.limit(MOST).project(", ".join(map(quoted, there)))),
+            keys=self.keys,
             failures=failures,
         )
 
