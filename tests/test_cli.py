@@ -309,7 +309,7 @@ class TestRun:
 
 
 def _raise(error: BaseException) -> Callable[..., Any]:
-    def function(*_: object) -> None:
+    def function(*_: object, **__: object) -> None:
         raise error
 
     return function

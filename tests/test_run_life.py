@@ -232,7 +232,7 @@ def test_the_line_of_one_incident() -> None:
     life = live(inputs, dealt_to_the_job(inputs))
     start = 5 + 7 + 0.5 * 128
     (incident,) = life.incidents
-    assert incident.action == "1 warm spares"
+    assert incident.action == "1 warm spare"
     assert incident.downtime_s == pytest.approx(20 + 30 + 40 + start + 11)
     assert incident.lost_steps == pytest.approx((777 - start) / 10 - 70)
     expected = {"detection": 50, "waiting": 40, "initialisation": 2 * start, "restore": 11}
@@ -267,7 +267,7 @@ def test_when_spares_run_out(policy: str, outcome: str) -> None:
     assert life.outcome == outcome
     if policy == "wait":
         assert life.badput_s["waiting"] == pytest.approx(HOUR)
-        assert life.incidents[0].action == "1 warm spares, waited for repair"
+        assert life.incidents[0].action == "1 warm spare, waited for repair"
     if policy == "shrink":
         assert life.incidents[0].action == "went on with 7 of 8 replicas"
         assert life.spans[-1].state.replicas == 7
@@ -281,7 +281,7 @@ def test_when_spares_run_out(policy: str, outcome: str) -> None:
 def test_cold_spares_take_longer() -> None:
     inputs = one_failure(2000.0, recovery=recovery(warm_spares=0, cold_spares=50, boot={"mean": 900}))
     life = live(inputs, dealt_to_the_job(inputs))
-    assert life.incidents[0].action == "1 cold spares"
+    assert life.incidents[0].action == "1 cold spare"
     assert life.badput_s["waiting"] == pytest.approx(900)
 
 

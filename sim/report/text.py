@@ -13,6 +13,8 @@ from rich.text import Text
 from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult, Trust
 from sim.report import human
 from sim.report.energy import cost_rows, energy_rows
+from sim.report.layout import ASCII_FILL, BLOCK_FILL, grid, labelled, section, share_row
+from sim.report.long_run import interval_rows, long_run
 from sim.report.storage import checkpoint_rows, input_rows
 
 LABELS = {
@@ -33,9 +35,6 @@ METRICS = {
     "tokens_per_s_per_accelerator": ("tokens/s per accelerator", human.digits),
     "model_tflops_per_accelerator": ("TFLOP/s per accelerator", human.digits),
 }
-BAR_WIDTH = 34
-BLOCK_FILL = "▏▎▍▌▋▊▉█"
-ASCII_FILL = "#"
 KINDS = 8  # kinds of links shown
 
 
@@ -56,46 +55,25 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
     fill = ASCII_FILL if ascii_only else BLOCK_FILL
     return Group(
         *_headline(result),
-        *_section("Result", _key_figures(result)),
-        *_section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
-        *_section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
-        *_section("Links", _links(result.utilization.links)),
-        *_section("Training data", _labelled(list(input_rows(result)))),
-        *_section("Checkpoints", _labelled(list(checkpoint_rows(result)))),
-        *_section("Energy", _labelled(list(energy_rows(result)))),
-        *_section("Cost", _labelled(list(cost_rows(result.cost)) if result.cost else [])),
-        *_section("Notes", *_notes(result)),
-        *_section("Simulation", _simulation(result)),
+        *section("Result", _key_figures(result)),
+        *section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
+        *section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
+        *section("Links", _links(result.utilization.links)),
+        *section("Training data", labelled(list(input_rows(result)))),
+        *section("Checkpoints", labelled([*checkpoint_rows(result), *interval_rows(result.run)])),
+        *(long_run(result.run, fill) if result.run else ()),
+        *section("Energy", labelled(list(energy_rows(result)))),
+        *section("Cost", labelled(list(cost_rows(result.cost)) if result.cost else [])),
+        *section("Notes", *_notes(result)),
+        *section("Simulation", _simulation(result)),
     )
-
-
-def _section(title: str, *body: RenderableType | None) -> Iterator[RenderableType]:
-    shown = [part for part in body if part is not None]
-    if shown:
-        yield Text(f"\n{title}", style="bold")
-        yield Padding(Group(*shown), (0, 0, 0, 2))
-
-
-def _grid(*justify: str) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for side in justify:
-        table.add_column(justify="right" if side == "right" else "left", no_wrap=side != "fold", overflow="fold")
-    return table
-
-
-def _labelled(rows: list[tuple[str, str, str]]) -> RenderableType | None:
-    """Rows of label, value and remark."""
-    table = _grid("left", "right", "fold")
-    for row in rows:
-        table.add_row(*row)
-    return table if rows else None
 
 
 def _headline(result: Result) -> Iterator[RenderableType]:
     yield Text(result.name, style="bold") + Text(
         f"  {result.description}" if result.description else "", style="not bold"
     )
-    table = _grid("left", "fold")
+    table = grid("left", "fold")
     table.add_row("accelerators", human.count(result.accelerators))
     for label, value in result.setup.items():
         table.add_row(label.replace("_", " "), value)
@@ -111,7 +89,7 @@ def _device(result: Result) -> str:
 
 def _key_figures(result: Result) -> RenderableType:
     step = result.step
-    table = _grid("left", "fold")
+    table = grid("left", "fold")
     table.add_row("step time", Text(human.step_time(step.time_s), style="bold"))
     table.add_row("throughput", f"{human.digits(step.tokens_per_s)} tokens/s")
     table.add_row("per accelerator", _per_accelerator(step))
@@ -164,24 +142,13 @@ def _within(error: float, tolerance: float) -> Text:
 
 def _breakdown(step: StepResult, fill: str) -> RenderableType:
     size, unit = human.pick(step.time_s, human.STEP)
-    table = _grid("left", "right", "right", "left")
+    table = grid("left", "right", "right", "left")
     for part in BREAKDOWN:
         seconds = step.breakdown_s.get(part, 0.0)
         if seconds > 0:
-            table.add_row(*_share_row(LABELS[part], seconds, step.time_s, size, unit, fill))
+            table.add_row(*share_row(LABELS[part], seconds, step.time_s, size, unit, fill))
     table.add_row("step", f"{step.time_s / size:,.3f} {unit}", human.percent(1.0), style="bold")
     return table
-
-
-def _share_row(label: str, part: float, whole: float, size: float, unit: str, fill: str) -> tuple[str, str, str, str]:
-    share = part / whole
-    return label, f"{part / size:,.3f} {unit}", human.percent(share), _bar(share, fill)
-
-
-def _bar(share: float, fill: str) -> str:
-    """A bar of `share` of the full width; `fill` lists the parts of a cell, emptiest first."""
-    full, part = divmod(round(BAR_WIDTH * len(fill) * min(share, 1.0)), len(fill))
-    return fill[-1] * full + (fill[part - 1] if part else "")
 
 
 def _overlap(result: Result) -> RenderableType | None:
@@ -200,10 +167,10 @@ def _overlap(result: Result) -> RenderableType | None:
 
 def _memory(memory: MemoryResult, fill: str) -> RenderableType:
     size, unit = human.pick(memory.capacity_bytes, human.SIZE)
-    table = _grid("left", "right", "right", "left")
+    table = grid("left", "right", "right", "left")
     for label, part in memory.parts.items():
         if part > 0:
-            table.add_row(*_share_row(label, part, memory.capacity_bytes, size, unit, fill))
+            table.add_row(*share_row(label, part, memory.capacity_bytes, size, unit, fill))
     share = memory.peak_bytes_per_accelerator / memory.capacity_bytes
     peak = f"{memory.peak_bytes_per_accelerator / size:,.3f} {unit}"
     table.add_row("peak", peak, human.percent(share), f"of {human.size(memory.capacity_bytes)}", style="bold")
@@ -234,7 +201,7 @@ def _links(links: tuple[LinkUse, ...]) -> RenderableType | None:
     busiest = _busiest(links)
     if not busiest:
         return None
-    table = _grid("left", "right", "fold", "right", "right", "right")
+    table = grid("left", "right", "fold", "right", "right", "right")
     table.add_row("kind", "links", "busiest", "mean", "peak", "per step", style="dim")
     for link, total in busiest[:KINDS]:
         shares = human.percent(link.mean), human.percent(link.peak)

@@ -198,7 +198,7 @@ class Job:
         self.change_state()
 
     def _note_action(self, warm: int, cold: int, waits: int) -> None:
-        said = [f"{warm} warm spares"] * bool(warm) + [f"{cold} cold spares"] * bool(cold)
+        said = [f"{n} {kind} spare{'s' * (n > 1)}" for n, kind in ((warm, "warm"), (cold, "cold")) if n]
         said += ["waited for repair"] * waits
         if self.replicas < self.inputs.replicas:
             said.append(f"went on with {self.replicas} of {self.inputs.replicas} replicas")
