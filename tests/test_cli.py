@@ -137,11 +137,15 @@ class TestCheck:
 
 class TestList:
     def test_shows_every_definition_with_a_line(self, cli: Cli) -> None:
-        outcome = cli("list")
-        assert outcome.code == 0
-        assert "invalid" not in outcome.out
-        for file in definitions():
-            assert f"\n  {file.stem} " in outcome.out
+        for kind in CATALOGUE:
+            outcome = cli("list", kind)
+            assert outcome.code == 0
+            assert "invalid" not in outcome.out
+            assert all(f"\n  {name} " in outcome.out for name in list_catalogue(kind))
+
+    def test_shows_every_name_of_every_kind(self, cli: Cli) -> None:
+        names = {name for line in cli("list").out.splitlines() for name in line.strip(" ,").split(", ")}
+        assert names >= {file.stem for file in definitions()}
 
     @pytest.mark.parametrize("kind", ["experiment", "experiments"])
     def test_shows_one_kind(self, cli: Cli, kind: str) -> None:

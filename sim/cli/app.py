@@ -29,7 +29,6 @@ app = typer.Typer(
     help="Simulate the training of large models on a cluster described in YAML.",
     epilog="Exit codes: 0 fine; 1 ran, but does not fit or missed its tolerance; 2 usage; 3 invalid input; "
     "4 internal error or deadlock; 130 interrupted.",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option, Typer
 
-from sim.cli import output
+from sim.cli import complete, output
 from sim.cli.run import AsJson
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = Typer(
     name="calibrate",
-    help="Make platform and accelerator files from measurements of your own.",
+    help="Make hardware files from measurements of your own.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -28,7 +28,15 @@ Force = Annotated[bool, Option("--force", help="Replace the file if it exists.")
 @app.command("collectives")
 def collectives(
     files: Annotated[list[Path], Argument(metavar="FILE...", help="Standard output of nccl-tests, one or more runs.")],
-    node: Annotated[str, Option("--node", metavar="NAME", help="Kind of server it ran on, as in `clustersim list`.")],
+    node: Annotated[
+        str,
+        Option(
+            "--node",
+            metavar="NAME",
+            help="Kind of server it ran on, as in `clustersim list`.",
+            autocompletion=complete.nodes,
+        ),
+    ],
     collective: Annotated[
         Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"] | None,
         Option("--collective", help="What was run, where the output does not say it."),
@@ -71,7 +79,13 @@ def device(
         str, Option("--device", metavar="DEVICE", help="cuda, cuda:1, or cpu for the processor of this host.")
     ] = "cuda",
     base: Annotated[
-        str, Option("--base", metavar="NAME", help="Accelerator with the data sheet to lay the measurements over.")
+        str,
+        Option(
+            "--base",
+            metavar="NAME",
+            help="Accelerator with the data sheet to lay the measurements over.",
+            autocompletion=complete.accelerators,
+        ),
     ] = "",
     name: Annotated[str, Option("--name", help="Name of the new accelerator.")] = "",
     target: Target = None,

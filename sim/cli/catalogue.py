@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Option
 
-from sim.cli import output
+from sim.cli import complete, output
 from sim.cli.run import AsJson, Overrides
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def list_(
-    what: Annotated[str | None, Argument(metavar="KIND|NAME", help="A kind, a name or a file.")] = None,
+    what: Annotated[
+        str | None,
+        Argument(metavar="KIND|NAME", help="A kind, a name or a file.", autocompletion=complete.kinds_and_definitions),
+    ] = None,
     everything: Annotated[bool, Option("--all", help="List every part of a cluster, not the first few.")] = False,
     export: Annotated[
         Path | None, Option("--export", metavar="FILE", help="Write the network to FILE.graphml or FILE.json.")
@@ -24,10 +27,10 @@ def list_(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> int:
-    """Show the catalogue, or a cluster's parts.
+    """Show the catalogue, one kind of it, a definition, or a cluster's parts.
 
-    Kinds are accelerator, node, cluster, workload, software and experiment. A cluster is listed by
-    its nodes, adapters, switches and links, whose names serve in `degradations`.
+    A cluster is listed by its nodes, adapters, switches and links, whose names serve in `degradations`; any
+    other name as its file has it.
     """
     from sim.cli.kinds import kind_called
     from sim.spec.load import CATALOGUE
@@ -41,23 +44,17 @@ def list_(
 
 
 def _list_kinds(kinds: list[str], as_json: bool) -> int:
+    from sim.report.oneline import print_kind, print_overview
     from sim.spec.load import list_catalogue
 
-    lines = {kind: {name: _line(kind, name) for name in list_catalogue(kind)} for kind in kinds}
     if as_json:
-        output.emit_json(lines)
+        output.emit_json({kind: {name: _line(kind, name) for name in list_catalogue(kind)} for kind in kinds})
+    elif len(kinds) > 1:
+        output.emit_rich(lambda console: print_overview({kind: list(list_catalogue(kind)) for kind in kinds}, console))
     else:
-        output.emit_lines(_kind_lines(lines))
+        lines = {name: _line(kinds[0], name) for name in list_catalogue(kinds[0])}
+        output.emit_rich(lambda console: print_kind(kinds[0], lines, console))
     return output.FINE
-
-
-def _kind_lines(kinds: dict[str, dict[str, str]]) -> list[str]:
-    text: list[str] = []
-    for kind, names in kinds.items():
-        width = max(map(len, names), default=0)
-        text += [*([""] if text else []), kind]
-        text += [f"  {name:<{width}}  {line}".rstrip() for name, line in names.items()]
-    return text
 
 
 def _line(kind: str, name: str) -> str:

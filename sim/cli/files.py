@@ -6,13 +6,16 @@ from typing import Annotated
 
 from typer import Argument, BadParameter
 
-from sim.cli import output
+from sim.cli import complete, output
 from sim.cli.run import AsJson, Overrides
 from sim.errors import ConfigError, Problem
 
 
 def check(
-    sources: Annotated[list[str], Argument(metavar="FILE|NAME...", help="Files of any kind, or names.")],
+    sources: Annotated[
+        list[str],
+        Argument(metavar="FILE|NAME...", help="Files of any kind, or names.", autocompletion=complete.definitions),
+    ],
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> int:
@@ -41,13 +44,20 @@ def _problems(source: str, overrides: list[str]) -> list[Problem]:
 
 def explain(
     key: Annotated[
-        str, Argument(metavar="KEY|run", help="A key path such as parallelism.tensor, or its end; or `run`.")
+        str,
+        Argument(
+            metavar="KEY|run",
+            help="A key path such as parallelism.tensor, or its end; or `run`.",
+            autocompletion=complete.explainable,
+        ),
     ] = "",
-    source: Annotated[str, Argument(metavar="[FILE|NAME]", help="The experiment, after `run`.")] = "",
+    source: Annotated[
+        str, Argument(metavar="[FILE|NAME]", help="The experiment, after `run`.", autocompletion=complete.experiments)
+    ] = "",
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> int:
-    """Say what a key of the input means, or why a run takes as long as it does.
+    """Explain a key of the input, or the time of a run.
 
     `explain KEY` prints its type, unit, bounds, default and purpose; without a KEY the keys of an
     experiment. `explain run NAME` simulates the experiment and changes of it.
@@ -83,7 +93,9 @@ def _explain_run(source: str, overrides: list[str], json: bool) -> int:
 
 
 def schema(
-    kind: Annotated[str, Argument(metavar="KIND", help="The kind of file.")] = "experiment",
+    kind: Annotated[
+        str, Argument(metavar="KIND", help="The kind of file.", autocompletion=complete.kinds)
+    ] = "experiment",
 ) -> int:
     """Print a JSON Schema for editors.
 

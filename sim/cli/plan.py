@@ -9,18 +9,29 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
-from sim.cli import output
+from sim.cli import complete, output
 from sim.cli.run import AsJson, Overrides
 
 
 def plan(
     source: Annotated[
-        str | None, Argument(metavar="[FILE|NAME]", help="An experiment; its own plan need not be valid.")
+        str | None,
+        Argument(
+            metavar="[FILE|NAME]",
+            help="An experiment; its own plan need not be valid.",
+            autocompletion=complete.experiments,
+        ),
     ] = None,
     workload: Annotated[
-        str | None, Option("--workload", metavar="NAME", help="A model, instead of an experiment.")
+        str | None,
+        Option(
+            "--workload", metavar="NAME", help="A model, instead of an experiment.", autocompletion=complete.workloads
+        ),
     ] = None,
-    cluster: Annotated[str | None, Option("--cluster", metavar="NAME", help="A cluster, beside --workload.")] = None,
+    cluster: Annotated[
+        str | None,
+        Option("--cluster", metavar="NAME", help="A cluster, beside --workload.", autocompletion=complete.clusters),
+    ] = None,
     overrides: Overrides = None,
     space: Annotated[
         list[str] | None,
@@ -49,7 +60,12 @@ def plan(
 
     if (source is None) == (workload is None) or (workload is None) != (cluster is None):
         raise BadParameter("give an experiment, or --workload and --cluster", param_hint="FILE|NAME")
-    named: dict[str, object] = {"name": f"{workload}-on-{cluster}", "workload": workload, "cluster": cluster, "training": {}}
+    named: dict[str, object] = {
+        "name": f"{workload}-on-{cluster}",
+        "workload": workload,
+        "cluster": cluster,
+        "training": {},
+    }
     question = open_question(source or named, overrides or [], space or [])
     wanted = [name.strip() for name in objectives.split(",")]
     with _progress() as progress:

@@ -18,7 +18,7 @@ Html = Annotated[Path | None, Option("--html", metavar="FILE", help="Write a pag
 
 
 def report(source: Stored, json: AsJson = False, html: Html = None) -> int:
-    """Print a stored result again, or write it as a page with pictures."""
+    """Print a stored result, or write it as a page."""
     from sim.report.jsonout import read_result
     from sim.report.text import print_report
 

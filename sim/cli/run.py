@@ -8,12 +8,24 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
-from sim.cli import output
+from sim.cli import complete, output
 
-Source = Annotated[str, Argument(metavar="FILE|NAME", help="An experiment file, or a name from `clustersim list`.")]
+Source = Annotated[
+    str,
+    Argument(
+        metavar="FILE|NAME",
+        help="An experiment file, or a name from `clustersim list`.",
+        autocompletion=complete.experiments,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.microbatch=2. May be repeated."),
+    Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value, such as training.microbatch=2. May be repeated.",
+        autocompletion=complete.keys,
+    ),
 ]
 MOST = 1000  # lives if only a precision is given
 AsJson = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]

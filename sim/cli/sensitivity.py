@@ -21,8 +21,9 @@ def sensitivity(
     ] = None,
     json: AsJson = False,
 ) -> int:
-    """Simulate an experiment again with more of each resource: rates, links, memory, storage, reliability.
+    """Tell what a little more of each resource is worth.
 
+    The experiment is simulated again with more of each: rates, links, memory, storage, reliability.
     Resources that the experiment does not have are left out.
     """
     from sim.report.sensitivity import print_sensitivity

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
-from sim.cli import output
+from sim.cli import complete, output
 from sim.cli.run import AsJson, Overrides
 
 
@@ -21,7 +21,14 @@ class Where(StrEnum):
 
 
 def sweep(
-    source: Annotated[str, Argument(metavar="FILE|NAME", help="A study file, or a name from `clustersim list study`.")],
+    source: Annotated[
+        str,
+        Argument(
+            metavar="FILE|NAME",
+            help="A study file, or a name from `clustersim list study`.",
+            autocompletion=complete.studies,
+        ),
+    ],
     overrides: Overrides = None,
     directory: Annotated[
         Path | None,

@@ -40,7 +40,7 @@ def validate(
         Option("--residuals", metavar="FILE", help="Also write the errors as the table that trust bands are made of."),
     ] = None,
 ) -> int:
-    """Predict measured runs and tell how far off the predictions are.
+    """Predict measured runs, and tell how far off that is.
 
     Without an argument these are the published runs that come with the program. Exit code 1 says that a
     run failed or missed the tolerance that it names.

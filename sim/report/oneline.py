@@ -1,8 +1,13 @@
-"""Every kind of definition in one line."""
+"""What the catalogue holds: kinds, and every definition in one line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 
 from sim.report import human
 from sim.spec.energy import Prices, Site
@@ -12,6 +17,39 @@ from sim.spec.reliability import Failures
 from sim.spec.storage import Storage
 from sim.spec.study import Study
 from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
+
+KINDS = {
+    "experiment": "complete runs, for `clustersim run NAME`",
+    "study": "many runs, for `clustersim sweep NAME`",
+    "cluster": "nodes and the network between them",
+    "workload": "models",
+    "software": "how a training stack issues work",
+    "accelerator": "devices, with the source of every number",
+    "node": "servers",
+    "storage": "storage systems",
+    "failures": "what breaks, and how often",
+    "site": "cooling and the carbon of electricity",
+    "prices": "what renting or owning costs",
+}
+
+
+def print_overview(names: Mapping[str, Sequence[str]], console: Console) -> None:
+    """Print the names of every kind, and what the kind is."""
+    for kind in sorted(names, key=list(KINDS).index):
+        console.print(f"{kind}: {KINDS[kind]}", style="bold")
+        console.print(Padding(", ".join(names[kind]), (0, 0, 1, 2)))
+    console.print("`clustersim list KIND` has a line for each, `clustersim list NAME` all that it says.")
+
+
+def print_kind(kind: str, lines: Mapping[str, str], console: Console) -> None:
+    """Print every definition of a kind with its line."""
+    console.print(f"{kind}: {KINDS[kind]}", style="bold")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, line in lines.items():
+        table.add_row(f"  {name}", line)
+    console.print(table)
 
 
 @singledispatch
@@ -33,9 +71,10 @@ def _(record: Accelerator) -> str:
 @one_line.register
 def _(record: Node) -> str:
     rate = human.bit_rate(record.nics.bandwidth)
-    network = f"{record.nics.count} x {rate} adapters" if record.nics.count and record.nics.bandwidth else "no network"
-    local = f"{record.local.kind.replace('_', ' ')} of {format_quantity(record.local.bandwidth, DATA_RATE)} each"
-    return f"{record.accelerators} x {named(record.accelerator)}, {local}, {network}"
+    network = f"{record.nics.count} x {rate}" if record.nics.count and record.nics.bandwidth else "no network"
+    kind = record.local.kind.replace("_", " ")
+    local = f", {kind} {format_quantity(record.local.bandwidth, DATA_RATE)}" if record.local.kind != "none" else ""
+    return f"{record.accelerators} x {named(record.accelerator)}{local}, {network}"
 
 
 @one_line.register
