@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.errors import ConfigError, Problem
 from sim.metrics.result import Result
+from sim.report.notebook import NotebookResult
 from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.study.simulate import simulate as simulate_experiment
@@ -48,7 +49,8 @@ def simulate(source: str | Path | Mapping[str, Any] | Experiment, *, set: Change
         ...
     sim.errors.ConfigError: --set 1: nodes: 'two' is not a count; write a whole number such as 96, 1e9 or 300B
     """
-    return simulate_experiment(load_experiment(source, _overrides(set, keys)).experiment)
+    result = simulate_experiment(load_experiment(source, _overrides(set, keys)).experiment)
+    return NotebookResult(**vars(result))
 
 
 def sweep(

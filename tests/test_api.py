@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +78,21 @@ def test_sweeps_go_to_dataframes_where_pandas_is_there() -> None:
     frame = sim.sweep({"base": "quickstart", "axes": axes}).to_dataframe()
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame["training.microbatch"]) == [1, 2]
+
+
+def test_notebooks_show_results_as_reports(cli: Cli) -> None:
+    result = sim.simulate("quickstart")
+    shown = result._repr_html_()  # type: ignore[attr-defined]
+    assert shown.startswith("<pre ")
+    assert not re.search(r"<(script|link|img)|https?:|var\(", shown)
+    text = [line.rstrip() for line in html.unescape(re.sub("<[^>]+>", "", shown)).splitlines()]
+    printed = cli("run", "quickstart").out.splitlines()
+    assert [line for line in text if "step time" in line] == [line for line in printed if "step time" in line]
+    assert {"Result", "Where the step goes", "Links"} <= {*text}
+
+
+def test_notebooks_show_sweeps_as_tables() -> None:
+    table = sim.sweep({"base": "quickstart", "axes": [{"key": "training.microbatch", "values": [1, 2]}]})
+    shown = table._repr_html_()
+    assert "2 rows: 2 ok" in shown
+    assert "microbatch" in shown

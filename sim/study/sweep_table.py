@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.report.sweep import SweepSummary
+from sim.report.notebook import notebook_html
+from sim.report.sweep import SweepSummary, print_summary
 from sim.study.judge import CONSTRAINT, NO_FIT, OK, STATUSES, Judge, Verdict, pareto
 from sim.study.store import Row, Store, quoted
 
@@ -117,6 +118,10 @@ class Table:
     def to_parquet(self, path: str | Path) -> None:
         """Write the table as Parquet."""
         self.store.export(Path(path), "parquet")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the outcome as the command prints it."""
+        return notebook_html(lambda console: print_summary(self.summary("sweep", ""), console))
 
     def close(self) -> None:
         """Let go of the file; the table cannot be read any more."""
