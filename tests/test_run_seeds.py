@@ -25,6 +25,7 @@ from sim.metrics.result import Result
 from sim.report.jsonout import from_json, result_text
 from sim.report.text import report_text
 from sim.run.life_inputs import BADPUT
+from sim.spec.records import Experiment
 from sim.study import seeds as module
 from sim.study.seeds import ROUND, Seeds, run_seeds
 from sim.study.simulate import predict, simulate
@@ -182,7 +183,7 @@ def test_a_life_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """What was lived before is kept."""
     whole = module.life_fields
 
-    def broken(experiment: module.Experiment) -> str:
+    def broken(experiment: Experiment) -> str:
         if experiment.seed == 3:
             raise SimError("no more")
         return whole(experiment)
@@ -202,7 +203,12 @@ def test_lives_that_are_there_are_not_lived_again(tmp_path: Path, monkeypatch: p
     first = many(Seeds(6, jobs=1), tmp_path)
     asked: list[int] = []
     whole = module.life_fields
-    monkeypatch.setattr(module, "life_fields", lambda each: asked.append(each.seed) or whole(each))
+
+    def counting(experiment: Experiment) -> str:
+        asked.append(experiment.seed)
+        return whole(experiment)
+
+    monkeypatch.setattr(module, "life_fields", counting)
     assert timeless(many(Seeds(6, jobs=1), tmp_path)) == timeless(first)
     assert asked == []
     many(Seeds(9, jobs=1), tmp_path)
