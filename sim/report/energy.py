@@ -72,8 +72,8 @@ def _states(energy: EnergyResult) -> Iterator[Row]:
 
 def _phases(energy: EnergyResult) -> str:
     whole = sum(energy.phases_kwh.values())
-    shares = [f"{name} {100 * part / whole:.0f} %" for name, part in energy.phases_kwh.items() if part > 0.005 * whole]
-    return f": {', '.join(shares)}"
+    shares = [f"{name} {100 * part / whole:.0f}" for name, part in energy.phases_kwh.items() if part > 0.005 * whole]
+    return f": {', '.join(shares)} %"
 
 
 def _swing(level: PowerLevel) -> str:

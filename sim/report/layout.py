@@ -27,9 +27,9 @@ def section(title: str, *body: RenderableType | None) -> Iterator[RenderableType
         yield Padding(Group(*shown), (0, 0, 0, 2))
 
 
-def grid(*justify: str) -> Table:
+def grid(*justify: str, gap: int = 2) -> Table:
     """A table without lines; each column is left, right, or fold: left and broken where it is too long."""
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, gap))
     for side in justify:
         table.add_column(justify="right" if side == "right" else "left", no_wrap=side != "fold", overflow="fold")
     return table

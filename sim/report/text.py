@@ -201,7 +201,7 @@ def _links(links: tuple[LinkUse, ...]) -> RenderableType | None:
     busiest = _busiest(links)
     if not busiest:
         return None
-    table = grid("left", "right", "fold", "right", "right", "right")
+    table = grid("left", "right", "fold", "right", "right", "right", gap=1)  # names are long
     table.add_row("kind", "links", "busiest", "mean", "peak", "per step", style="dim")
     for link, total in busiest[:KINDS]:
         shares = human.percent(link.mean), human.percent(link.peak)
@@ -244,8 +244,7 @@ def _folding(folding: dict[str, int]) -> list[str]:
         classes = folding.get(f"{single}_classes")
         if classes is not None:
             total = folding.get(plural)
-            of = f"{human.count(total)} {plural} in " if total is not None else f"{plural} in "
-            parts.append(f"{of}{human.count(classes)} classes")
-    text = ["folded: " + ", ".join(parts)] if parts else []
+            parts.append(f"{f'{human.count(total)} ' if total else ''}{plural} to {human.count(classes)}")
+    text = [f"folded: {', '.join(parts)} classes"] if parts else []
     skipped = folding.get("skipped_periods", 0)
     return [*text, f"{human.count(skipped)} repeating periods advanced at once"] if skipped else text
