@@ -2,7 +2,8 @@
 
 In the README and the pages under docs/, in the order of a page, in one folder per page:
 
-- a `yaml` block that begins with a comment such as `# mine.yaml` is written to that file and checked,
+- a `yaml` or `txt` block that begins with a comment such as `# mine.yaml` is written to that file; one in YAML is
+  checked, unless it lies in a folder (a table of measurements),
 - a line of a `bash` block that begins with `clustersim` is called; `# exit code 3` at its end says what to expect,
 - a `text` block shows what the command before it prints: names and layout as they are, numbers within 15 %,
 - a `python` block runs, as a doctest if it has prompts.
@@ -41,12 +42,18 @@ class Page:
     names: dict[str, object] = field(default_factory=lambda: {"__name__": "__main__"})
 
     def yaml(self, text: str) -> None:
-        name = re.match(r"# (\S+\.ya?ml)\n", text)
-        if name:
-            file = Path(name[1])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+        file = self.txt(text)
+        if file and not file.parent.name:
             assert self.cli("check", file).err == ""
+
+    def txt(self, text: str) -> Path | None:
+        name = re.match(r"# (\S+\.\w+)\n", text)
+        if name is None:
+            return None
+        file = Path(name[1])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
 
     def bash(self, text: str) -> None:
         for line in text.replace("\\\n", " ").splitlines():
