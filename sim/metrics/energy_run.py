@@ -7,8 +7,9 @@ waits for nodes they are idle. Training on slowed parts is taken at the power of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from sim.metrics.energy_step import IDLE, PHASES, WAITING, StepEnergy
 from sim.run.life_inputs import Span, State
 from sim.spec.carbon import Grid
 
+Site = tuple[str, int, int]  # phase of the run, nodes in the job, idle nodes
+Watts = dict[str, float]
 TRAINING = ("training", "redo")
 WITHOUT_NODES = "waiting"  # the span in which the job waits for nodes
 
@@ -55,6 +58,7 @@ class Levels:
     board: Board
     step: StepEnergy
     nodes: int
+    known: dict[Site, tuple[Watts, Watts]] = field(default_factory=dict, compare=False)
 
     def accelerators(self, phase: str, busy: int) -> dict[str, float]:
         """Power of the accelerators of `busy` job nodes by phase [W]."""
@@ -71,6 +75,21 @@ class Levels:
         drawn[IDLE] += (busy * per_node - used) * self.board.idle
         return drawn
 
+    def site(self, span: Span) -> Site:
+        """What the power of the site depends on."""
+        idle = max(span.spare_nodes, self.plant.cluster.n_nodes - span.busy_nodes - span.down_nodes)
+        return span.phase, span.busy_nodes, idle
+
+    def draw(self, site: Site) -> tuple[Watts, Watts]:
+        """Power of a state by part, and of its accelerators by phase [W]."""
+        if site not in self.known:
+            phase, busy, idle = site
+            running = self.accelerators(phase, busy)
+            drawn = self.plant.draw(sum(running.values()), busy, idle)
+            running[IDLE] += self.plant.unused(idle)
+            self.known[site] = drawn, running
+        return self.known[site]
+
     def whole(self, seconds: float) -> Span:
         """A span of nothing but training, all other nodes of the cluster idle."""
         return Span(
@@ -82,43 +101,29 @@ def span_energy(spans: Iterable[Span], levels: Levels, grid: Grid | None = None)
     """Energy of spans, every node of the cluster counted once; nodes that are down draw nothing."""
     parts, phases = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PHASES, 0.0)
     stretches: dict[str, tuple[float, float]] = {}
-    carbon = seconds = 0.0
-    for span, drawn, running in _drawn(spans, levels):
-        total = sum(drawn.values()) * span.seconds
-        _add(parts, drawn, span.seconds)
-        _add(phases, running, span.seconds)
-        energy, time = stretches.get(span.phase, (0.0, 0.0))
-        stretches[span.phase] = energy + total, time + span.seconds
-        carbon += total * grid.mean(span.start, span.end) if grid else 0.0
-        seconds += span.seconds
-    return SpanEnergy(seconds, parts, phases, stretches, carbon if grid else None)
+    lasted = defaultdict[Site, float](float)
+    carbon = 0.0
+    for span in spans:
+        site = levels.site(span)
+        lasted[site] += span.seconds
+        if grid:
+            carbon += sum(levels.draw(site)[0].values()) * span.seconds * grid.mean(span.start, span.end)
+    for site, seconds in lasted.items():
+        drawn, running = levels.draw(site)
+        total = sum(drawn.values()) * seconds
+        _add(parts, drawn, seconds)
+        _add(phases, running, seconds)
+        energy, time = stretches.get(site[0], (0.0, 0.0))
+        stretches[site[0]] = energy + total, time + seconds
+    return SpanEnergy(sum(lasted.values()), parts, phases, stretches, carbon if grid else None)
 
 
 def run_curve(spans: Iterable[Span], levels: Levels) -> tuple[Floats, float]:
     """Power of the site over a run, means over equal samples [W], and the length of a sample [s]."""
-    rows = [(span.start, span.end, sum(drawn.values()) * span.seconds) for span, drawn, _ in _drawn(spans, levels)]
+    rows = [(span.start, span.end, sum(levels.draw(levels.site(span))[0].values()) * span.seconds) for span in spans]
     start, end, joules = np.array([row for row in rows if row[1] > row[0]]).T
     length = float(end.max())
     return sampled(start, end, joules / (end - start), length), length / SAMPLES
-
-
-def _drawn(spans: Iterable[Span], levels: Levels) -> Iterator[tuple[Span, dict[str, float], dict[str, float]]]:
-    """Spans with the power of every part, and of the accelerators by phase [W]."""
-    known: dict[tuple[str, int, int], tuple[dict[str, float], dict[str, float]]] = {}
-    for span in spans:
-        idle = max(span.spare_nodes, levels.plant.cluster.n_nodes - span.busy_nodes - span.down_nodes)
-        key = span.phase, span.busy_nodes, idle
-        if key not in known:
-            known[key] = _draw(levels, *key)
-        yield span, *known[key]
-
-
-def _draw(levels: Levels, phase: str, busy: int, idle: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Power of a state by part, and of its accelerators by phase [W]."""
-    running = levels.accelerators(phase, busy)
-    drawn = levels.plant.draw(sum(running.values()), busy, idle)
-    running[IDLE] += levels.plant.unused(idle)
-    return drawn, running
 
 
 def _add(total: dict[str, float], watts: dict[str, float], seconds: float) -> None:
