@@ -42,6 +42,7 @@ PART_COLOURS = {
 }
 ACTIVITY_COLOURS = {"idle": "theme:soft", "forward": SKY, "backward": BLUE, "send": RED, "optimizer": GREEN}
 GIB = 2.0**30
+DAY = 86400.0
 
 
 def breakdown_chart(step: StepResult) -> Figure:
@@ -225,8 +226,8 @@ def roofline_chart(drawn: Pictures) -> Figure:
         }
     )
     layout = {
-        "xaxis": {"type": "log", "dtick": 1, "title": {"text": "FLOP per byte of memory traffic"}},
-        "yaxis": {"type": "log", "dtick": 1, "title": {"text": "TFLOP/s"}},
+        "xaxis": {"type": "log", "dtick": "D2", "title": {"text": "FLOP per byte of memory traffic"}},
+        "yaxis": {"type": "log", "dtick": "D2", "title": {"text": "TFLOP/s"}},
     }
     text = "Operations of the critical rank under the roof of its accelerator; large circles take more of the step."
     return Figure("roofline", text, data, layout, 420)
@@ -235,23 +236,37 @@ def roofline_chart(drawn: Pictures) -> Figure:
 def power_chart(levels: Mapping[str, PowerLevel]) -> Figure:
     """Power over one step, each level relative to its own mean."""
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": f"{name}, mean {human.digits(level.mean_w)} W",
-            "x": [sample * level.sample_s for sample in range(len(level.samples_w))],
-            "y": [watts / level.mean_w if level.mean_w else 0.0 for watts in level.samples_w],
-            "customdata": list(level.samples_w),
-            "line": {"color": PALETTE[number % len(PALETTE)], "shape": "hv"},
-            "hovertemplate": f"{name}: %{{customdata:.4g}} W at %{{x:.4g}} s<extra></extra>",
-        }
-        for number, (name, level) in enumerate(levels.items())
+        _power(name, level, 1.0, PALETTE[number % len(PALETTE)]) for number, (name, level) in enumerate(levels.items())
     ]
     layout = {
         "xaxis": {"title": {"text": "seconds of one step"}},
         "yaxis": {"title": {"text": "power / mean"}, "rangemode": "tozero"},
     }
     return Figure("power", "Power over one step, each level relative to its mean.", data, layout)
+
+
+def run_power_chart(level: PowerLevel) -> Figure:
+    """Power of the site over the whole run."""
+    layout = {
+        "xaxis": {"title": {"text": "days"}},
+        "yaxis": {"title": {"text": "power / mean"}, "rangemode": "tozero"},
+        "showlegend": False,
+    }
+    text = f"Power of the site over the run, mean {human.power(level.mean_w)}."
+    return Figure("run-power", text, [_power("site", level, DAY, BLUE)], layout, 260)
+
+
+def _power(name: str, level: PowerLevel, unit: float, colour: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{name}, mean {human.power(level.mean_w)}",
+        "x": [sample * level.sample_s / unit for sample in range(len(level.samples_w))],
+        "y": [watts / level.mean_w if level.mean_w else 0.0 for watts in level.samples_w],
+        "customdata": list(level.samples_w),
+        "line": {"color": colour, "shape": "hv"},
+        "hovertemplate": f"{name}: %{{customdata:.4g}} W at %{{x:.4g}}<extra></extra>",
+    }
 
 
 def share_chart(name: str, text: str, parts: Mapping[str, float], unit: str) -> Figure:

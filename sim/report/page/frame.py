@@ -82,8 +82,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], name: str = "", f
     )
     ident = f' id="{name}"' if name else ""
     return (
-        f'<div class="wide">{field_}<table class="sortable"{ident}><thead><tr>{titles}</tr></thead>'
-        f"<tbody>\n{lines}\n</tbody></table></div>"
+        f'<div class="wide">{field_}<div class="rows"><table class="sortable"{ident}><thead><tr>{titles}</tr></thead>'
+        f"<tbody>\n{lines}\n</tbody></table></div></div>"
     )
 
 

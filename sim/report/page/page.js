@@ -56,7 +56,7 @@
       rows.sort(([a], [b]) => (up ? compare(a, b) : compare(b, a)));
       body.append(...rows.map(([, row]) => row));
     }));
-    const filter = table.parentElement.querySelector(".filter");
+    const filter = table.closest(".wide").querySelector(".filter");
     if (filter) filter.addEventListener("input", () => {
       const wanted = filter.value.toLowerCase();
       for (const row of table.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);

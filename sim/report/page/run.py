@@ -17,6 +17,7 @@ from sim.report.page.charts import (
     pipeline_chart,
     power_chart,
     roofline_chart,
+    run_power_chart,
     share_chart,
 )
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
@@ -24,6 +25,7 @@ from sim.report.page.network import network_chart
 from sim.report.text import LABELS, METRICS
 
 SHOWN_INCIDENTS = 500
+RUN = "run"  # the level of power over the whole run
 SHOWN_OPERATIONS = 40
 
 
@@ -170,8 +172,11 @@ def _operations(drawn: Pictures) -> str:
 
 
 def _energy(energy: EnergyResult) -> Iterator[Part]:
-    if energy.power:
-        yield power_chart(energy.power)
+    levels = {name: level for name, level in energy.power.items() if name != RUN}
+    if levels:
+        yield power_chart(levels)
+    if RUN in energy.power:
+        yield run_power_chart(energy.power[RUN])
     yield share_chart("energy", "Energy by part", energy.parts_kwh, "kWh")
     rows: list[list[Cell]] = [
         [part.replace("_", " "), (kwh, human.digits(kwh))] for part, kwh in energy.parts_kwh.items()
