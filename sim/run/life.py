@@ -5,6 +5,7 @@ Public: `live`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable
 from math import ceil, inf, nextafter
 from typing import Any, Literal
@@ -41,7 +42,8 @@ class Job:
         self.state = State(self.replicas, ())
         self.pace = Pace(inputs.target_steps, inputs.step_time(self.state), inputs.saving, inputs.bulk)
         self.pool = Pool(self.env, inputs.nodes, inputs.recovery, self.settle, self._node_returned)
-        self.phase, self.settled = "initialisation", 0.0  # "training" or a key of BADPUT; up to when it is accounted
+        self._phase, self.settled = "initialisation", 0.0  # "training" or a key of BADPUT; up to when it is accounted
+        self.ahead: deque[tuple[float, str]] = deque()  # phases that are to come, and when, unless something happens
         self.bell = Event(self.env)
         self.over = Event(self.env)
         self.outcome: Literal["finished", "time_limit", "no_spares"] = "time_limit"
@@ -218,13 +220,16 @@ class Job:
 
     def _stages(self, stages: Iterable[tuple[str, float]]) -> Waiting:
         """Phases one after the other; False as soon as the job is struck."""
+        if self.struck or self.over.triggered:
+            return False
+        until = self.env.now
+        self.settle()
+        self.ahead.clear()
         for phase, seconds in stages:
-            if self.struck or self.over.triggered:
-                return False
-            self.enter(phase)
-            until = self.env.now + seconds
-            while self.env.now < until and not self.struck:
-                yield from self._sleep(until)
+            self.ahead.append((until, phase))
+            until += seconds
+        while self.env.now < until and not self.struck:
+            yield from self._sleep(until)
         return not self.struck
 
     # --- what happens to it -------------------------------------------------------------------
@@ -289,20 +294,37 @@ class Job:
 
     # --- time ---------------------------------------------------------------------------------
 
+    @property
+    def phase(self) -> str:
+        """What the job does now."""
+        self._turn()
+        return self._phase
+
+    def _turn(self) -> None:
+        """Go on to the phase that was announced for now."""
+        while self.ahead and self.ahead[0][0] <= self.env.now:
+            self._account(self.ahead[0][0])
+            self._phase = self.ahead.popleft()[1]
+
     def settle(self) -> None:
         """Account for the time since this was last done, before anything changes."""
-        start, now = self.settled, self.env.now
-        if now > start:
-            self.settled = now
-            if self.phase == "training":
-                self.ledger.train(self.pace.advance(now), start, now, self.pool.counts, self.state)
+        self._turn()
+        self._account(self.env.now)
+
+    def _account(self, end: float) -> None:
+        start = self.settled
+        if end > start:
+            self.settled = end
+            if self._phase == "training":
+                self.ledger.train(self.pace.advance(end), start, end, self.pool.counts, self.state)
             else:
-                self.ledger.stand(self.phase, start, now, self.pool.counts, self.state)
+                self.ledger.stand(self._phase, start, end, self.pool.counts, self.state)
 
     def enter(self, phase: str) -> None:
         """What the job does from now on."""
         self.settle()
-        self.phase = phase
+        self.ahead.clear()
+        self._phase = phase
 
     def _sleep(self, until: float) -> Waiting:
         """Wait for `until`, or for news."""
