@@ -3,7 +3,7 @@
 In the README and the pages under docs/, in the order of a page, in one folder per page:
 
 - a `yaml` or `txt` block that begins with a comment such as `# mine.yaml` is written to that file; one in YAML is
-  checked, unless it lies in a folder (a table of measurements),
+  checked, unless it lies in a folder (a table of measurements) or its first line speaks of mistakes,
 - a line of a `bash` block that begins with `clustersim` is called; `# exit code 3` at its end says what to expect,
 - a `text` block shows what the command before it prints: names and layout as they are, numbers within 15 %,
 - a `python` block runs, as a doctest if it has prompts.
@@ -43,11 +43,11 @@ class Page:
 
     def yaml(self, text: str) -> None:
         file = self.txt(text)
-        if file and not file.parent.name:
+        if file and "mistake" not in text.partition("\n")[0] and not file.parent.name:
             assert self.cli("check", file).err == ""
 
     def txt(self, text: str) -> Path | None:
-        name = re.match(r"# (\S+\.\w+)\n", text)
+        name = re.match(r"# (\S+\.\w+)(?: |$)", text, re.MULTILINE)
         if name is None:
             return None
         file = Path(name[1])
