@@ -84,7 +84,7 @@ def _explain_run(source: str, overrides: list[str], json: bool) -> int:
     from sim.spec.load import load_experiment
     from sim.study.why import why
 
-    told = why(load_experiment(source, overrides).experiment, partial(bar, "simulating one step"))
+    told = why(load_experiment(source, overrides).experiment, partial(bar, "simulating the run and changes of it"))
     if json:
         output.emit_json(told.to_json())
     else:

@@ -6,6 +6,7 @@ Public: `why`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, get_args
 
 from sim.errors import SimError
@@ -30,29 +31,45 @@ Changes = dict[str, Any]  # dotted key of the experiment to its new value
 
 
 def why(experiment: Experiment, watch: Watch | None = None) -> Why:
-    """Explain a resolved and checked experiment; simulates it some twenty times."""
-    result = simulate(experiment, watch)
+    """Explain a resolved and checked experiment; simulates it some thirty times.
+
+    `watch` is entered meanwhile and given a function that says how much is done.
+    """
+    done = [0]
+    changes = list(_changes(experiment))
+    with watch(lambda: done[0] / (len(changes) + 2)) if watch else nullcontext():
+        return _why(experiment, changes, done)
+
+
+def _why(experiment: Experiment, changes: Sequence[tuple[str, Changes]], done: list[int]) -> Why:
+    result = simulate(experiment)
     run = simulated_for_timeline(experiment)
     stages = [rank.stage for rank in run.job.ranks]
     busiest = critical_rank(run.trace)
     representative = run.job.ranks[busiest].representative
     spans = rank_spans(run.trace, run.plan, [representative])[representative]
-    tried = list(_tried(experiment, result))
+    done[0] += 1
+    resources = sensitivities(experiment, BY, jobs=None)
+    done[0] += 1
+    tried = list(_tried(experiment, result, changes, done))
     return Why(
         result=result,
         path=critical_path(run.trace, stages),
         slack=slacks(run.trace, stages),
         overlaps=overlaps(run.trace, busiest, spans),
-        resources=sensitivities(experiment, BY, jobs=None),
+        resources=resources,
         by=BY,
         ideas=tuple(_best(tried)),
         tried=len(tried),
     )
 
 
-def _tried(experiment: Experiment, before: Result) -> Iterator[Idea]:
-    """Every single change that is allowed and fits into memory, with what it gains."""
-    for words, changes in _changes(experiment):
+def _tried(
+    experiment: Experiment, before: Result, single: Sequence[tuple[str, Changes]], done: list[int]
+) -> Iterator[Idea]:
+    """Every single change that is allowed and fits into memory, with what it gains; counts in `done`."""
+    for words, changes in single:
+        done[0] += 1
         try:
             result = simulate(validate_experiment(_changed(experiment, changes)))
         except SimError:
