@@ -84,7 +84,7 @@ def test_bound_is_never_above_the_simulated_step(name: str) -> None:
     experiment = base(name)
     space = open_space(experiment, axes_of({}))
     part = sample(space.table, 14, seed=len(name))
-    bounds = bounds_of(experiment, space.table).of(part)
+    bounds = bounds_of(experiment, space.table).of(part).seconds
     shares = []
     for choice, bound in zip(some(part), bounds, strict=True):
         time = simulate_step(with_values(experiment, choice)).trace.time
@@ -99,15 +99,15 @@ def test_bound_holds_for_any_job(data: st.DataObject) -> None:
     experiment = small_experiment(**CASES[data.draw(st.sampled_from(sorted(CASES)))])
     space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}))
     part = space.table.take(np.array([data.draw(st.integers(0, space.table.n - 1))]))
-    bound = bounds_of(experiment, space.table).of(part)[0]
+    bound = bounds_of(experiment, space.table).of(part).seconds[0]
     assert bound <= simulate_step(with_values(experiment, part.choice(0))).trace.time * (1 + EXACT)
 
 
 def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
     experiment = base("two servers, everything beside")
     part = sample(open_space(experiment, axes_of({})).table, 30)
-    together = bounds_of(experiment, part).of(part)
-    alone = [bounds_of(experiment, part).of(part.take(np.array([row])))[0] for row in range(part.n)]
+    together = bounds_of(experiment, part).of(part).seconds
+    alone = [bounds_of(experiment, part).of(part.take(np.array([row]))).seconds[0] for row in range(part.n)]
     assert together == pytest.approx(alone, rel=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""A lower bound on the step time of many plans at once, proven and without simulating.
+"""A lower bound on the step time (and the energy) of many plans at once, proven and without simulating.
 
 For the first rank of each stage s of one pipeline, in the notation of `Times`:
 
@@ -12,7 +12,7 @@ For the first rank of each stage s of one pipeline, in the notation of `Times`:
 Each operation takes at least what it takes alone: rates fall when others join, and work only slows down.
 The sums are those of the engine itself (`Job.alone`, `Job.cost`), so the bound follows its physics.
 
-Public: `Bounds`.
+Public: `Bounds`, `Least`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from sim.cluster.cluster import Cluster
 from sim.engine.chains import Alone
 from sim.engine.gradients import data_parallel
 from sim.engine.passes import PassWriter
+from sim.engine.power import Board
+from sim.engine.products import slowest_of
 from sim.engine.program import Program
 from sim.engine.ranks import CATEGORY, Job, RankClass, build_job
 from sim.plan.pieces import Passes, Sequence, build_chunks, shard_of
@@ -33,8 +35,9 @@ from sim.plan.plan import build_plan
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import with_values
-from sim.study.search.chain import Chain, alone, build_chain, remembering
-from sim.study.search.exchange import Exchange, Exchanges
+from sim.study.search.chain import Chain, alone, build_chain
+from sim.study.search.energy import Crew, Meter, build_crew, step_joules
+from sim.study.search.exchange import Exchange, Exchanges, exchange_joules
 from sim.study.search.layout import Layout, layout_of, stack
 from sim.study.search.table import Ints, Table
 from sim.workload.operation import Shard
@@ -70,37 +73,51 @@ class Inside:
     message: float  # from stage to stage [B]
 
 
+@dataclass(frozen=True)
+class Least:
+    """What plans take at least: seconds of a step, and joules of the whole site (0 unless asked for), (n,) each."""
+
+    seconds: Floats
+    joules: Floats
+
+
 class Bounds:
     """Lower bounds for plans around one experiment; remembers what plans have in common."""
 
-    def __init__(self, base: Experiment, cluster: Cluster, some_plan: Experiment) -> None:
-        """`some_plan` is any valid plan."""
-        self.base, self.cluster = base, cluster
-        job = build_job(build_plan(some_plan, cluster))
-        self.template = replace(job, board=remembering(job.board))
+    def __init__(self, base: Experiment, cluster: Cluster, some_plan: Experiment, energy: bool = False) -> None:
+        """`some_plan` is any valid plan; `energy`: bound the energy too."""
+        self.base, self.cluster, self.energy = base, cluster, energy
+        self.template = build_job(build_plan(some_plan, cluster))
         self.exchanges = Exchanges()
         self.known_layouts: dict[object, Layout] = {}
         self.known_insides: dict[object, Inside] = {}
         self.known_seconds: dict[object, Floats] = {}
+        self.known_joules: dict[object, Floats] = {}
+        self.known_boards: dict[object, Board] = {}
 
-    def of(self, table: Table) -> Floats:
-        """Seconds that one step takes at least, (n,)."""
-        bound = np.zeros(table.n)
+    def of(self, table: Table) -> Least:
+        """What one step of each plan takes at least."""
+        least = Least(np.zeros(table.n), np.zeros(table.n))
         own = {VIRTUAL, ZERO, NOWHERE, *INSIDE}
         for alike in table.groups(key for key in table.column if key not in own):
-            part = table.take(alike)
-            bound[alike] = self._of_chain(build_chain(self._plan(part, 0), self.cluster), part)
-        return bound * SAFETY
+            chain = build_chain(self._plan(table, int(alike[0])), self.cluster)
+            sharded = table.array(ZERO)[alike] == 3 if ZERO in table.column else np.zeros(len(alike), dtype=bool)
+            for rows in (alike[sharded], alike[~sharded]):
+                if len(rows):
+                    part = self._of_chain(chain, table.take(rows))
+                    least.seconds[rows], least.joules[rows] = SAFETY * part.seconds, SAFETY * part.joules
+        return least
 
     def _plan(self, table: Table, row: int) -> Experiment:
         return with_values(self.base, table.choice(row))
 
-    def _of_chain(self, chain: Chain, table: Table) -> Floats:
-        """Plans that differ only in how the work inside the same groups is cut, (n,)."""
-        bound = np.zeros(table.n)
+    def _of_chain(self, chain: Chain, table: Table) -> Least:
+        """Plans that differ only in how the work inside the same groups is cut; ZeRO-3 or not, all of them."""
+        seconds, added = np.zeros(table.n), np.zeros(table.n)
         job = self._job(chain, table, 0)
         which, insides = self._insides(job, table)
         passes = self._passes(job, insides)
+        crew = build_crew(job.plan.experiment, self.cluster, chain.grid) if self.energy else None
         microbatches = table.array("training.microbatch") * (job.plan.experiment.parallelism.data or 1)
         microbatches = self.base.training.global_batch // microbatches
         for virtual in table.groups((VIRTUAL,)):
@@ -109,14 +126,27 @@ class Bounds:
             times = _times(job, layout, passes[kept], [insides[k] for k in kept], microbatches[virtual][first])
             for rows in table.take(virtual).groups((ZERO,)):
                 zero = self._job(chain, table, int(virtual[rows[0]]))
-                bound[virtual[rows]] = step_bound(times, self.exchanges.of(zero, layout), zero)[place[rows]]
-        return bound
+                seconds[virtual[rows]] = step_bound(times, self.exchanges.of(zero, layout), zero)[place[rows]]
+                if crew:
+                    mine = [insides[k] for k in kept]
+                    added[virtual[rows]] = self._added(zero, crew, layout, mine, times.microbatches[:, 0])[place[rows]]
+        if not crew:
+            return Least(seconds, added)
+        site = step_joules(self.cluster, Setup(self.base).site, job.board, crew, chain.grid.n_ranks)
+        return Least(seconds, site(added, SAFETY * seconds))
 
     def _job(self, chain: Chain, table: Table, row: int) -> Job:
         experiment = self._plan(table, row)
         setup = Setup(experiment)
         shard = shard_of(setup.parallelism, setup.training, setup.software)
-        return chain.job(self.template, experiment, shard, self._layout(experiment).chunks)
+        board = self._board(chain.grid.n_ranks, setup.software.attention_kernel)
+        return replace(chain.job(self.template, experiment, shard, self._layout(experiment).chunks), board=board)
+
+    def _board(self, ranks: int, kernel: str) -> Board:
+        if (ranks, kernel) not in self.known_boards:
+            slowest = slowest_of(self.cluster.accelerator, ranks)
+            self.known_boards[ranks, kernel] = Board(slowest, self.base.power, kernel)
+        return self.known_boards[ranks, kernel]
 
     def _layout(self, experiment: Experiment) -> Layout:
         """Chunks of the model and what they hold; their operations are those of any shard."""
@@ -163,7 +193,7 @@ class Bounds:
 
     def _seconds(self, job: Job, rank: RankClass, inside: Inside, software: tuple[object, ...]) -> Floats:
         """By kind of block, (4, kinds): passes forward, backward, exposed in both; the gather of a stage's input."""
-        key = (inside.shard, software, rank.profile)
+        key = (inside.shard, software, rank.profile, job.board.accelerator.matrix.efficiency)
         if key not in self.known_seconds:
             passes = [(alone(job, rank, each.forward), alone(job, rank, each.backward)) for each in inside.blocks]
             gather = alone(job, rank, inside.gather).seconds if inside.gather else 0.0
@@ -171,6 +201,34 @@ class Bounds:
                 [(ahead.seconds, back.seconds, _exposed(ahead) + _exposed(back), gather) for ahead, back in passes]
             ).T
         return self.known_seconds[key]
+
+    # --- energy -------------------------------------------------------------------------------
+
+    def _added(self, job: Job, crew: Crew, layout: Layout, insides: list[Inside], microbatches: Floats) -> Floats:
+        """Joules that the step of each of K plans adds to the waiting power of its accelerators, (K,)."""
+        meter = Meter(crew, job.board, self.cluster)
+        rows = np.array([self._joules(job, meter, inside) for inside in insides])
+        borders = 2 * (len(layout.counts) - 1)
+        each = rows[:, :-1] @ layout.counts.sum(axis=0) + borders * rows[:, -1]
+        once, often = exchange_joules(job, layout, meter)
+        added: Floats = job.plan.grid.n_ranks / len(job.ranks) * (microbatches * (each + often) + once)
+        return added
+
+    def _joules(self, job: Job, meter: Meter, inside: Inside) -> Floats:
+        """By kind of block both passes, and last what a border between two chunks adds, (kinds + 1,)."""
+        inner = tuple(meter.crew.groups.get(kind) for kind in CATEGORY)
+        key = (
+            inside.shard,
+            stack(job.plan.software),
+            inner,
+            meter.crew.speeds,
+            job.board.accelerator.matrix.efficiency,
+        )
+        if key not in self.known_joules:
+            border = meter.send(inside.message) + (meter.sequence(inside.gather) if inside.gather else 0.0)
+            passes = [meter.sequence(each.forward) + meter.sequence(each.backward) for each in inside.blocks]
+            self.known_joules[key] = np.array([*passes, border])
+        return self.known_joules[key]
 
 
 def _exposed(alone: Alone) -> float:

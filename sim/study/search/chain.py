@@ -8,29 +8,28 @@ Public: `Chain`, `alone`, `build_chain`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
 from sim.engine.chains import Alone
-from sim.engine.power import Board, Work
 from sim.engine.ranks import CATEGORY, FlowClass, Job, RankClass, group_of
 from sim.plan.flows import FlowSet, collective_flows, send_flows
-from sim.plan.grid import build_grid
+from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, Sequence
 from sim.plan.plan import job_groups
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.workload.operation import Operation, Shard
+from sim.workload.operation import Shard
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The ranks of one pipeline, by stage, and the flows that they use, each alone on its links."""
+    """The ranks of one pipeline, by stage, and the flows that they use, each alone on its links; `grid`: all ranks."""
 
+    grid: RankGrid
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
 
@@ -41,31 +40,13 @@ class Chain:
             other.plan,
             experiment=experiment,
             software=setup.software,
+            grid=self.grid,
             shard=shard,
             microbatches=setup.microbatches,
             chunks=chunks,
         )
-        return replace(other, plan=plan, ranks=self.ranks, flows=self.flows, known_times={}, known_alone={})
-
-
-class _Remembering(Board):
-    """A board that is asked for equal operations again and again."""
-
-    @cached_property
-    def _works(self) -> dict[tuple[Operation, float], Work]:
-        return {}
-
-    @override
-    def run(self, operation: Operation, speed: float = 1.0) -> Work:
-        key = (operation, speed)
-        if key not in self._works:
-            self._works[key] = super().run(operation, speed)
-        return self._works[key]
-
-
-def remembering(board: Board) -> Board:
-    """`board` with a memory of what it was asked."""
-    return _Remembering(**{field.name: getattr(board, field.name) for field in fields(board)})
+        known: dict[str, Any] = {"known_times": {}, "known_alone": {}, "known_chains": {}}
+        return replace(other, plan=plan, ranks=self.ranks, flows=self.flows, **known)
 
 
 def alone(job: Job, rank: RankClass, sequence: Sequence) -> Alone:
@@ -88,6 +69,7 @@ def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
         sets.append(send_flows("backward", grid, cluster, after, column, 11)[0])
     flows, used = _flows(sets, {int(rank): stage for stage, rank in enumerate(column)}, cluster)
     return Chain(
+        grid,
         tuple(
             _rank(stage, int(rank), mine, flows, float(cluster.speed[grid.accelerator[rank]]))
             for stage, (rank, mine) in enumerate(zip(column, used, strict=True))

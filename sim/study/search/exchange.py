@@ -1,8 +1,8 @@
-"""What the data-parallel exchange of a plan takes at least, stage by stage.
+"""What the data-parallel exchange of a plan takes at least, stage by stage, in seconds and joules.
 
 The collectives are those of `engine/gradients.py`, each with its links to itself.
 
-Public: `Exchange`, `Exchanges`.
+Public: `Exchange`, `Exchanges`, `exchange_joules`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sim.engine.gradients import DataParallel, data_parallel
 from sim.engine.program import Program
 from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Segment, Sequence
+from sim.plan.pieces import Sequence
 from sim.study.search.chain import alone
+from sim.study.search.energy import Meter
 from sim.study.search.layout import Layout, stack
 from sim.workload.optimizer import optimizer_step
 
@@ -66,60 +67,90 @@ class Exchanges:
                 self.known[key] = _stage(job, exchange, rank)
             stages.append(self.known[key])
         first, opening, each, serial, between, closing, last, optimizer, weights = np.array(stages).T
-        return Exchange(first, opening, each, serial, between, closing, last, optimizer, weights, _embedding(job))
+        return Exchange(
+            first, opening, each, serial, between, closing, last, optimizer, weights, _embedding_seconds(job)
+        )
 
 
 def _stage(job: Job, exchange: DataParallel, rank: RankClass) -> tuple[float, ...]:
-    update = optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision)
-    optimizer = alone(job, rank, Sequence(update)).seconds
+    optimizer = alone(job, rank, _update(job, exchange, rank)).seconds
     if "gradient" not in rank.flows:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0
-    costs = _Costs(job, exchange, rank)
+    costs = _Costs(job, exchange, rank, lambda role, kind, message: seconds(job, rank.flows[role], kind, message))
     return *(costs.sharded() if exchange.zero == 3 else costs.replicated()), optimizer, costs.new_weights()
 
 
-class _Costs:
-    """Seconds of the collectives of one stage."""
+def _update(job: Job, exchange: DataParallel, rank: RankClass) -> Sequence:
+    return Sequence(optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision))
 
-    def __init__(self, job: Job, exchange: DataParallel, rank: RankClass) -> None:
-        self.job, self.exchange, self.rank = job, exchange, rank
+
+def exchange_joules(job: Job, layout: Layout, meter: Meter) -> tuple[float, float]:
+    """What exchange and optimizer add on one rank of each stage, all stages together: once, and each microbatch [J]."""
+    once = often = 0.0
+    exchange = data_parallel(job, Program())
+    for sizes, count in Counter(layout.sizes).items():
+        rank = job.ranks[layout.sizes.index(sizes)]
+        once += count * meter.sequence(_update(job, exchange, rank))
+        if "gradient" in rank.flows:
+            whole, each = _Costs(job, exchange, rank, meter.collective).traffic()
+            once, often = once + count * whole, often + count * each
+    return once + 2 * _embedding(job, lambda size: meter.collective("embedding", "all_reduce", size)), often
+
+
+class _Costs:
+    """What the collectives of one stage take by `price`, which is given role, kind and message."""
+
+    def __init__(
+        self, job: Job, exchange: DataParallel, rank: RankClass, price: Callable[[str, str, float], float]
+    ) -> None:
+        self.job, self.exchange, self.rank, self.price = job, exchange, rank, price
         self.zero = exchange.zero
         self.chunks = [chunk.segments for chunk in job.plan.chunks[rank.stage]]
         self.segments = [segment for chunk in self.chunks for segment in chunk]
         self.software = job.plan.software
         self.ahead = self.software.parameter_prefetch and self.zero > 0
+        self.often = self.zero == 2 and len(self.job.plan.chunks) == 1  # sums after every microbatch
 
     def replicated(self) -> tuple[float, ...]:
         """ZeRO 0 to 2: weights before the first pass of each segment, sums after the last."""
-        first = self.gather(self.segments[0].parameters) if self.ahead else 0.0
-        opening = self.total(self.gather, [each.parameters for each in self.chunks[0]]) if self.ahead else 0.0
+        first = self.gather(self.segments[0].trained) if self.ahead else 0.0
+        opening = self.total(self.gather, [each.trained for each in self.chunks[0]]) if self.ahead else 0.0
         if not self.software.gradient_overlap:
             total = self.exchange.parameters(self.rank)
-            last = self.sum(total) + self.over_replicas(total)
-            return first, opening, 0.0, 0.0, 0.0, 0.0, last
+            return first, opening, 0.0, 0.0, 0.0, 0.0, self.last(total)
         sums = self.total(self.sum, [each.trained for each in self.segments])
-        often = self.zero == 2 and len(self.job.plan.chunks) == 1
-        each, closing = (sums, 0.0) if often else (0.0, sums)
-        return first, opening, each, 0.0, 0.0, closing, self.last(self.segments[0])
+        each, closing = (sums, 0.0) if self.often else (0.0, sums)
+        return first, opening, each, 0.0, 0.0, closing, self.last(self.segments[0].trained)
 
     def sharded(self) -> tuple[float, ...]:
         """ZeRO-3: every pass of a segment waits for its weights, and scatters its gradients."""
         gathers = 2 * self.total(self.gather, [each.parameters for each in self.segments])
         scatters = self.total(self.sum, [each.trained for each in self.segments])
         first = self.gather(self.segments[0].parameters)
-        each, last = gathers + scatters, self.last(self.segments[0])
+        each, last = gathers + scatters, self.last(self.segments[0].trained)
         if self.software.parameter_prefetch:
             return first, 0.0, each, 0.0, 0.0, 0.0, last
         between = sum(self.gather(chunk[0].parameters) + self.gather(chunk[-1].parameters) for chunk in self.chunks)
         return first, 0.0, each, gathers - between, between, 0.0, last
+
+    def traffic(self) -> tuple[float, float]:
+        """All collectives of a step: those that come once, and those of each microbatch."""
+        parameters, trained = [each.parameters for each in self.segments], [each.trained for each in self.segments]
+        if self.zero == 3:
+            return 0.0, 2 * self.total(self.gather, parameters) + self.total(self.last, trained)
+        weights = self.total(self.gather, trained) if self.ahead else self.new_weights()
+        if not self.software.gradient_overlap:
+            return self.last(self.exchange.parameters(self.rank)) + weights, 0.0
+        sums = self.total(self.last, trained)
+        return (weights, sums) if self.often else (weights + sums, 0.0)
 
     @staticmethod
     def total(cost: Callable[[float], float], sizes: Iterable[float]) -> float:
         """Sum over segments, most of which are alike."""
         return sum(count * cost(size) for size, count in Counter(sizes).items())
 
-    def last(self, segment: Segment) -> float:
-        return self.sum(segment.trained) + self.over_replicas(segment.trained)
+    def last(self, parameters: float) -> float:
+        return self.sum(parameters) + self.over_replicas(parameters)
 
     def new_weights(self) -> float:
         """Sent after the optimizer, unless before the next pass or never."""
@@ -128,20 +159,17 @@ class _Costs:
         return self.gather(self.exchange.parameters(self.rank))
 
     def gather(self, parameters: float) -> float:
-        return self._seconds("gradient", "all_gather", self.exchange.weight_bytes(parameters))
+        return self.price("gradient", "all_gather", self.exchange.weight_bytes(parameters))
 
     def sum(self, parameters: float) -> float:
         kind = "all_reduce" if self.zero == 0 else "reduce_scatter"
-        return self._seconds("gradient", kind, self.exchange.gradient_bytes(parameters))
+        return self.price("gradient", kind, self.exchange.gradient_bytes(parameters))
 
     def over_replicas(self, parameters: float) -> float:
         if "replica" not in self.rank.flows:
             return 0.0
         share = self.exchange.gradient_bytes(parameters) / self.job.flows[self.rank.flows["gradient"]].group.size
-        return self._seconds("replica", "all_reduce", share)
-
-    def _seconds(self, role: str, kind: str, message: float) -> float:
-        return seconds(self.job, self.rank.flows[role], kind, message)
+        return self.price("replica", "all_reduce", share)
 
 
 def seconds(job: Job, flow: int, kind: str, message: float) -> float:
@@ -150,10 +178,14 @@ def seconds(job: Job, flow: int, kind: str, message: float) -> float:
     return cost.latency + cost.size / job.flows[flow].rate
 
 
-def _embedding(job: Job) -> float:
-    flow = job.ranks[0].flows.get("embedding")
-    if flow is None:
+def _embedding_seconds(job: Job) -> float:
+    return _embedding(job, lambda size: seconds(job, job.ranks[0].flows["embedding"], "all_reduce", size))
+
+
+def _embedding(job: Job, price: Callable[[float], float]) -> float:
+    """What summing the gradients of a tied table takes, if there is one at both ends."""
+    if "embedding" not in job.ranks[0].flows:
         return 0.0
     plan, model = job.plan, job.plan.model
     size = model.vocab / plan.shard.tensor * model.hidden * plan.software.gradient_comm_bytes
-    return seconds(job, flow, "all_reduce", size)
+    return price(size)

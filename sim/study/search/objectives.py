@@ -8,50 +8,55 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.errors import ConfigError, Problem
 from sim.metrics.cost import hardware_cost
 from sim.spec.problems import near
 from sim.spec.setup import Setup
+from sim.study.search.bound import Floats, Least
 from sim.units import ENERGY
 
-Floats = NDArray[np.float64]
 KWH = ENERGY.units["kWh"]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Less is better. `field` of a flattened result holds it; `floor(setup, seconds, ranks)` bounds it from below."""
+    """Less is better. `field` of a flattened result holds it; `floor` bounds it from below, (n,)."""
 
     name: str
     unit: str
     field: str
-    floor: Callable[[Setup, Floats, Floats], Floats]
+    floor: Callable[[Setup, Least], Floats]
+    needs_energy: Callable[[Setup], bool] = lambda setup: False  # whether `floor` takes joules
 
 
-def _time(setup: Setup, seconds: Floats, ranks: Floats) -> Floats:
-    return seconds
+def _time(setup: Setup, least: Least) -> Floats:
+    return least.seconds
 
 
-def _energy(setup: Setup, seconds: Floats, ranks: Floats) -> Floats:
-    """Every accelerator of the job draws its idle power at least, whatever else does."""
-    return ranks * setup.accelerator.power.idle * seconds / KWH
+def _energy(setup: Setup, least: Least) -> Floats:
+    return least.joules / KWH
 
 
-def _cost(setup: Setup, seconds: Floats, ranks: Floats) -> Floats:
-    """Rent or write-off of the whole cluster; electricity comes on top."""
-    if setup.experiment.prices is None or isinstance(setup.experiment.prices, str):
-        return np.zeros_like(seconds)
-    a_second = hardware_cost(setup.experiment.prices, 1.0, (setup.cluster.nodes, setup.accelerators))
-    return sum(a_second.values()) * seconds
+def _cost(setup: Setup, least: Least) -> Floats:
+    """Rent, or write-off, upkeep and electricity, of the whole cluster."""
+    cost = least.joules * _electricity(setup)
+    if setup.prices is not None:
+        a_second = hardware_cost(setup.prices, 1.0, (setup.cluster.nodes, setup.accelerators))
+        cost = cost + sum(a_second.values()) * least.seconds
+    return cost
+
+
+def _electricity(setup: Setup) -> float:
+    """What a joule costs those who pay for it [USD]; it is in the rent."""
+    owned = setup.prices is None or setup.prices.pay == "purchase"
+    price = setup.site.electricity if owned and setup.site is not None else None
+    return price or 0.0
 
 
 OBJECTIVES: Mapping[str, Objective] = {
     "time": Objective("time", "s", "step.time_s", _time),
-    "energy": Objective("energy", "kWh", "energy.total_kwh", _energy),
-    "cost": Objective("cost", "USD", "cost.usd.total", _cost),
+    "energy": Objective("energy", "kWh", "energy.total_kwh", _energy, lambda setup: True),
+    "cost": Objective("cost", "USD", "cost.usd.total", _cost, lambda setup: _electricity(setup) > 0),
 }
 
 
@@ -60,9 +65,7 @@ def objectives_of(names: Sequence[str], setup: Setup) -> tuple[Objective, ...]:
     for name in names:
         if name not in OBJECTIVES:
             raise ConfigError(Problem("--objective", name, "is no objective", near(name, list(OBJECTIVES))))
-    site = setup.experiment.site
-    priced = setup.experiment.prices is not None or getattr(site, "electricity", None) is not None
-    if "cost" in names and not priced:
+    if "cost" in names and setup.prices is None and not _electricity(setup):
         raise ConfigError(
             Problem("--objective", "cost", "nothing has a price", "give the experiment `prices`, or a site")
         )

@@ -29,8 +29,8 @@ from sim.study.judge import ERROR, OK
 from sim.study.pool import InThisProcess, LocalProcesses, processors
 from sim.study.search.axes import CONTEXT, TENSOR, axes_of, with_values
 from sim.study.search.best import Best, best_of
-from sim.study.search.bound import Bounds
-from sim.study.search.objectives import Floats, Objective, objectives_of
+from sim.study.search.bound import Bounds, Floats, Least
+from sim.study.search.objectives import Objective, objectives_of
 from sim.study.search.space import Space, open_space
 from sim.study.search.table import Ints, Table
 from sim.study.store import Outcome
@@ -98,13 +98,13 @@ class _Hunt:
     space: Space
     objectives: tuple[Objective, ...]
     best: Best
-    seconds: Floats = field(default_factory=lambda: np.zeros(0))  # bound on the step time, (n,)
+    least: Least = field(default_factory=lambda: Least(np.zeros(0), np.zeros(0)))  # of each plan, (n,)
     status: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     fields: dict[int, dict[str, Any]] = field(default_factory=dict)  # result of each simulated plan
     failed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.seconds = np.zeros(self.space.table.n)
+        self.least = Least(np.zeros(self.space.table.n), np.zeros(self.space.table.n))
         self.status = np.full(self.space.table.n, UNTRIED)
 
     def plan(self, row: int) -> Experiment:
@@ -116,15 +116,17 @@ class _Hunt:
     def bounds(self, workers: LocalProcesses | InThisProcess, progress: Progress) -> None:
         """Bound all plans, in as many processes as there are; plans of equal cuts stay together."""
         base, table, some = self.space.base, self.space.table, self.plan(0)
-        groups = sorted(table.groups((TENSOR, CONTEXT)), key=len, reverse=True)
+        energy = any(objective.needs_energy(Setup(base)) for objective in self.objectives)
         if isinstance(workers, InThisProcess) or table.n < FEW:
-            self.seconds = bound_plans(base, some, table)
+            self.least = bound_plans(base, some, table, energy)
             return
-        futures = {workers.pool.submit(bound_plans, base, some, table.take(rows)): rows for rows in groups}
+        groups = sorted(table.groups((TENSOR, CONTEXT)), key=len, reverse=True)
+        futures = {workers.pool.submit(bound_plans, base, some, table.take(rows), energy): rows for rows in groups}
         done = 0
         for future in _as_they_end(set(futures)):
             rows = futures[future]
-            self.seconds[rows] = future.result()
+            part = future.result()
+            self.least.seconds[rows], self.least.joules[rows] = part.seconds, part.joules
             done += len(rows)
             progress("bounding plans", done / table.n)
 
@@ -152,9 +154,8 @@ class _Hunt:
 
     def _floors(self) -> Floats:
         """What each plan is worth at least, (n, objectives)."""
-        setup, table = Setup(self.space.base), self.space.table
-        ranks = np.prod([table.array(f"parallelism.{name}") for name in SHAPE_NAMES], axis=0).astype(np.float64)
-        return np.stack([objective.floor(setup, self.seconds, ranks) for objective in self.objectives], axis=1)
+        setup = Setup(self.space.base)
+        return np.stack([objective.floor(setup, self.least) for objective in self.objectives], axis=1)
 
     def _share(self, place: int, order: Ints, floors: Floats) -> float:
         """Part of the plans that can still be among the best that is done."""
@@ -223,7 +224,7 @@ class _Hunt:
         return FoundPlan(
             values=self.space.table.choice(row),
             worth={each.name: fields[each.field] for each in self.objectives},
-            bound_s=float(self.seconds[row]),
+            bound_s=float(self.least.seconds[row]),
             step_s=fields["step.time_s"],
             mfu=fields["step.mfu"],
             memory_bytes=fields["memory.peak_bytes_per_accelerator"],
@@ -235,7 +236,7 @@ class _Hunt:
         if not self.best.rows:
             return []
         table, winner = self.space.table, self.best.rows[0]
-        times = self.seconds.copy()
+        times = self.least.seconds.copy()
         for row, fields in self.fields.items():
             times[row] = fields["step.time_s"]
         times[(self.status == NO_FIT) | (self.status == FAILED)] = np.inf
@@ -249,17 +250,16 @@ class _Hunt:
         return alternatives
 
 
-SHAPE_NAMES = ("tensor", "context", "pipeline", "data")
 FEW = 2000  # plans that one process bounds in a moment
 
 
-def bound_plans(base: Experiment, some_plan: Experiment, table: Table) -> Floats:
-    """Lower bounds on the step time of the plans of `table`, (n,); runs in a process of its own."""
+def bound_plans(base: Experiment, some_plan: Experiment, table: Table, energy: bool) -> Least:
+    """What the plans of `table` take at least; runs in a process of its own."""
     cluster = build_cluster(Setup(base).cluster, base.degradations, merge_sprayed=base.simulation.prune == "auto")
-    return Bounds(base, cluster, some_plan).of(table)
+    return Bounds(base, cluster, some_plan, energy).of(table)
 
 
-def _as_they_end(futures: set[Future[Floats]]) -> Any:
+def _as_they_end(futures: set[Future[Least]]) -> Any:
     while futures:
         done, futures = wait(futures, return_when=FIRST_COMPLETED)
         yield from done
