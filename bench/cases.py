@@ -14,6 +14,8 @@ CALLBACKS = 200_000
 GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
 GROWN = "llama3-405b-h100"
 EVENTFUL = "korthikanti-1t-full"  # 64 stages, 512 microbatches
+LIVED = "llama3-405b-54-days"
+SEEDS = (100, 1_000)
 SWEPT = "gpt3-175b-a100"
 POINT_MS = 20.0
 ANEW = "simulation.reuse=off"  # every planning is a first one
@@ -115,6 +117,19 @@ def points() -> Iterator[Row]:
         taken = Sample(tuple(1e3 * value for value in run["seconds"]))
         ratio = f"{1e3 / taken.least:.0f} points/s and core"
         yield Row(f"point, {SWEPT}, {what}", taken.least, taken.median, "ms", POINT_MS, ratio=ratio)
+
+
+def long_runs() -> Iterator[Row]:
+    """54 days of 16,384 accelerators with all their interruptions, once and under many seeds."""
+    once = in_child("life", LIVED, "7")
+    struck = f"{sum(once['struck']) / len(once['struck']):.0f} interruptions, planned ones too"
+    yield time_row("54 days on 16,384 accelerators", Sample(tuple(once["seconds"])), 1.0, struck)
+    few, many = (in_child("lives", LIVED, str(number), "2") for number in SEEDS)
+    yield time_row(f"{SEEDS[1]:,} seeds of them, two processes", Sample(tuple(many["seconds"])), 60.0)
+    for number, run in zip(SEEDS, (few, many), strict=True):
+        peak = run["peak_bytes"] / 1e6
+        ratio = f"x{run['peak_bytes'] / few['peak_bytes']:.2f} of the first" if run is many else ""
+        yield Row(f"peak memory, {number:,} seeds", peak, peak, "MB", ratio=ratio)
 
 
 def cold_starts() -> Iterator[Row]:

@@ -6,12 +6,16 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.measure import peak_memory, timed
 from sim.spec.load import load_experiment
 from sim.study.accounts import open_accounts
-from sim.study.simulate import prepare_step, simulate
+from sim.study.lives import prepare_life
+from sim.study.seeds import Seeds, run_seeds
+from sim.study.simulate import predict, prepare_step, simulate
 
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
@@ -49,7 +53,26 @@ def point(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
     return {"seconds": list(timed(lambda: simulate(loaded), int(repetitions)).values)}
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "point": point}
+def life(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
+    """Live a whole training again and again, its step known: times [s], and what struck the job in each."""
+    prepared = prepare_life(load_experiment(experiment, overrides).experiment)
+    struck, times = [], []
+    for seed in range(int(repetitions)):
+        begin = time.perf_counter()
+        struck.append(prepared.live(seed).failures)
+        times.append(time.perf_counter() - begin)
+    return {"seconds": times, "struck": struck}
+
+
+def lives(experiment: str, number: str, jobs: str) -> dict[str, Any]:
+    """Many lives in parallel, kept in a file: time with all that is before and after [s], peak memory [B]."""
+    with TemporaryDirectory() as folder:
+        loaded, begin = load_experiment(experiment).experiment, time.perf_counter()
+        run_seeds(predict(loaded), loaded, Seeds(int(number), jobs=int(jobs)), Path(folder))
+        return {"seconds": [time.perf_counter() - begin], "peak_bytes": peak_memory()}
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "point": point, "life": life, "lives": lives}
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](*sys.argv[2:])))

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem, SimError
-from sim.memo import Memo
 from sim.metrics.energy_run import SpanEnergy
 from sim.metrics.long_run import LifeSummary, Tally, half_width
 from sim.metrics.result import Result
@@ -90,14 +89,16 @@ def made(folder: Path | None) -> Path | None:
 
 # --- one life ---------------------------------------------------------------------------------
 
-_prepared: Memo[tuple[PreparedLife, Accounts]] = Memo(1)
+_last: list[tuple[Experiment, PreparedLife, Accounts]] = []  # what the life before was made from
 
 
 def life_fields(experiment: Experiment) -> str:
     """What is kept of the life of an experiment, as JSON. The step is simulated once for all lives that share it."""
-    seed = experiment.seed if _seed_moves_steps(experiment) else 0
-    key = experiment.model_copy(update={"seed": seed}).model_dump_json()
-    prepared, book = _prepared.get(key, lambda: _prepare(experiment), lambda _: 1.0)
+    shared = experiment if _seed_moves_steps(experiment) else experiment.model_copy(update={"seed": 0})
+    if not _last or _last[0][0] != shared:
+        run = simulate_step(experiment)
+        _last[:] = [(shared, prepare_life(experiment, run), open_accounts(run.job, run.trace))]
+    _, prepared, book = _last[0]
     return json.dumps(asdict(prepared.lived(experiment.seed, book).summary), allow_nan=False)
 
 
@@ -105,11 +106,6 @@ def _seed_moves_steps(experiment: Experiment) -> bool:
     """Whether a step, not only a life, draws random numbers."""
     data = experiment.input
     return experiment.parallelism.placement == "random" or (data is not None and data.record_deviation > 0)
-
-
-def _prepare(experiment: Experiment) -> tuple[PreparedLife, Accounts]:
-    run = simulate_step(experiment)
-    return prepare_life(experiment, run), open_accounts(run.job, run.trace)
 
 
 def _summary(fields: dict[str, object]) -> LifeSummary:
