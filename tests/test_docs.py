@@ -19,11 +19,13 @@ import io
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from sim.metrics.result import Result
 from support import ROOT, Cli
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -149,6 +151,22 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_found_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if page != ROOT / "README.md" and page.name not in text] == []
+
+
+def test_every_field_of_a_result_is_defined() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    words = {word for quoted in re.findall(r"`([^`]+)`", page) for word in re.findall(r"\w+", quoted)}
+    named = {field.name for record in _records(Result) for field in fields(record)}
+    assert sorted(named - words) == []
+
+
+def _records(record: type) -> Iterator[type]:
+    """A record of a result, and those in it."""
+    yield record
+    for kind in get_type_hints(record).values():
+        for inner in (kind, *get_args(kind)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                yield from _records(inner)
 
 
 def test_output_that_is_out_of_date_is_noticed() -> None:
