@@ -23,6 +23,8 @@ from sim.errors import ConfigError, SimError
 from sim.metrics.long_run import LifeSummary
 from sim.metrics.result import Result
 from sim.report.jsonout import from_json, result_text
+from sim.report.page.frame import Figure
+from sim.report.page.long_run import long_run_parts
 from sim.report.text import report_text
 from sim.run.life_inputs import BADPUT
 from sim.spec.records import Experiment
@@ -302,3 +304,14 @@ def test_a_summary_survives_the_way_through_json() -> None:
     text = json.dumps(asdict(lived.summary))
     again: LifeSummary = module._summary(json.loads(text))
     assert json.dumps(asdict(again)) == text
+
+
+def test_the_page_draws_how_lives_scatter(result: Result) -> None:
+    """A figure for each quantity that varies, its bars being the lives."""
+    run = result.run
+    assert run is not None
+    figures = {part.name: part for part in long_run_parts(run) if isinstance(part, Figure)}
+    assert set(figures) == {"goodput", "spread-time-to-train-s", "spread-goodput", "spread-lost-work-s"}
+    bars = figures["spread-time-to-train-s"].data[0]
+    assert sum(bars["y"]) == LIVES
+    assert run.spreads["time_to_train_s"].low < bars["x"][0] < bars["x"][-1] < run.spreads["time_to_train_s"].high

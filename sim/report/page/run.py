@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.metrics.pictures import Pictures
-from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, RunResult, StepResult
+from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, StepResult
 from sim.report import human
 from sim.report.page.charts import (
     breakdown_chart,
@@ -21,10 +21,10 @@ from sim.report.page.charts import (
     share_chart,
 )
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
+from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
 from sim.report.text import LABELS, METRICS
 
-SHOWN_INCIDENTS = 500
 RUN = "run"  # the level of power over the whole run
 SHOWN_OPERATIONS = 40
 
@@ -42,7 +42,7 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
         ),
         Section("Operations", [roofline_chart(drawn), _operations(drawn)] if drawn else []),
         Section("Power and energy", list(_energy(result.energy)) if result.energy else []),
-        Section("The long run", list(_run(result.run)) if result.run else []),
+        Section("The long run", list(long_run_parts(result.run)) if result.run else []),
         Section("Cost", list(_cost(result.cost)) if result.cost else []),
         Section("Input", [code(written, "the resolved input")]),
     ]
@@ -184,39 +184,6 @@ def _energy(energy: EnergyResult) -> Iterator[Part]:
     rows.append(["total", (energy.total_kwh, human.digits(energy.total_kwh))])
     rows.append(["board limit x hours, as model cards count", (energy.tdp_kwh, human.digits(energy.tdp_kwh))])
     yield table(("part", "kWh"), rows)
-
-
-def _run(run: RunResult) -> Iterator[Part]:
-    if run.badput_s:
-        productive = run.elapsed_s - sum(run.badput_s.values())
-        yield share_chart("goodput", "Where the time of the run goes", {"training": productive, **run.badput_s}, "s")
-    quantiles: list[list[Cell]] = [
-        [name, (seconds, human.duration(seconds))] for name, seconds in run.time_to_train_s.items()
-    ]
-    yield table(("time to train", ""), quantiles)
-    if run.failures_by_cause:
-        causes: list[list[Cell]] = [
-            [cause, (count, human.digits(count))] for cause, count in run.failures_by_cause.items()
-        ]
-        yield table(("cause", "times"), causes)
-    if run.incidents:
-        rows: Iterator[list[Cell]] = (
-            [
-                (each.time_s, human.duration(each.time_s)),
-                each.cause,
-                each.component,
-                ", ".join(map(str, each.nodes[:4])),
-                each.action,
-                (each.downtime_s, human.duration(each.downtime_s)),
-                (each.lost_steps, human.digits(each.lost_steps)),
-            ]
-            for each in run.incidents[:SHOWN_INCIDENTS]
-        )
-        if len(run.incidents) > SHOWN_INCIDENTS:
-            yield note(f"The first {SHOWN_INCIDENTS} of {len(run.incidents)} incidents.")
-        yield table(
-            ("at", "cause", "part", "nodes", "action", "down for", "steps lost"), rows, "incidents", filtered=True
-        )
 
 
 def _cost(cost: CostResult) -> Iterator[Part]:
