@@ -29,6 +29,7 @@ from sim.report.text import report_text
 from sim.run.life_inputs import BADPUT
 from sim.spec.records import Experiment
 from sim.study import seeds as module
+from sim.study.batch import content_key
 from sim.study.seeds import ROUND, Seeds, run_seeds
 from sim.study.simulate import predict, simulate
 from support import ROOT, Cli
@@ -315,3 +316,13 @@ def test_the_page_draws_how_lives_scatter(result: Result) -> None:
     bars = figures["spread-time-to-train-s"].data[0]
     assert sum(bars["y"]) == LIVES
     assert run.spreads["time_to_train_s"].low < bars["x"][0] < bars["x"][-1] < run.spreads["time_to_train_s"].high
+
+
+def test_another_log_of_faults_is_another_experiment(tmp_path: Path) -> None:
+    log = tmp_path / "faults.csv"
+    log.write_text("node,start_days,end_days\n0,0.5,0.6\n")
+    experiment = frail(f"failures={{name: logged, log: {{file: {log}, nodes: 1}}}}")
+    key = content_key(experiment)
+    assert content_key(experiment) == key
+    log.write_text("node,start_days,end_days\n0,0.5,0.7\n")
+    assert content_key(experiment) != key

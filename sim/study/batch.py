@@ -15,6 +15,8 @@ from pathlib import Path
 import sim
 from sim.errors import ConfigError, Problem, SimError
 from sim.spec.records import Experiment
+from sim.spec.reliability import Failures
+from sim.spec.setup import Setup
 from sim.study.fields import flatten
 from sim.study.judge import ERROR, INVALID, OK
 from sim.study.simulate import simulate
@@ -37,9 +39,18 @@ def code_version() -> str:
 
 
 def content_key(experiment: Experiment) -> str:
-    """Key of a resolved experiment: the same for the same input, seed and code, whatever it is called."""
+    """Key of a resolved experiment: the same for the same input, seed and code, whatever it is called.
+
+    Input files that are read by the simulation itself, recorded faults and the grid's intensity, are part of it.
+    """
     text = experiment.model_dump_json(exclude={"name", "description"})
-    return hashlib.sha256(f"{code_version()}\n{text}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{code_version()}\n{text}".encode())
+    failures, site = experiment.failures, Setup(experiment).site
+    log = failures.log.file if isinstance(failures, Failures) and failures.log else None
+    for file in (log, site.carbon_file if site else None):
+        if file and Path(file).is_file():
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def run_batch(
