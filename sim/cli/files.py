@@ -60,9 +60,11 @@ def explain(
     """Explain a key of the input, or the time of a run.
 
     `explain KEY` prints its type, unit, bounds, default and purpose; without a KEY the keys of an
-    experiment. `explain run NAME` simulates the experiment and changes of it.
+    experiment and of a study. `explain run NAME` simulates the experiment and changes of it.
     """
-    if key == "run" and source:
+    if key == "run":
+        if not source:
+            raise BadParameter("which one? `clustersim explain run NAME`", param_hint="[FILE|NAME]")
         return _explain_run(source, overrides or [], json)
     if source:
         raise BadParameter("only `explain run` takes an experiment", param_hint="[FILE|NAME]")

@@ -5,10 +5,12 @@ Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `STU
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from textwrap import fill
 from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
@@ -87,12 +89,14 @@ def explain(key_path: str = "") -> str:
     """
     wanted = key_path.strip().strip(".")
     if not wanted:
-        return "\n".join(["The keys of an experiment:", *_key_lines(Experiment)])
+        tops: dict[str, type[Record]] = {"an experiment": Experiment, "a study": Study}
+        lines = [line for name, top in tops.items() for line in (f"The keys of {name}:", *_key_lines(top), "")]
+        return _wrapped(lines[:-1])
     exact = [entry for entry in entries() if entry.path == wanted]
     found = exact or [entry for entry in entries() if entry.path.endswith(f".{wanted}")]
     if not found:
         raise ConfigError(Problem("", wanted, "there is no such key", _nearest(wanted)))
-    return "\n\n".join(_explained(entry) for entry in found)
+    return "\n\n".join(_wrapped(_explained(entry)) for entry in found)
 
 
 def json_schema(kind: str = "experiment") -> dict[str, Any]:
@@ -145,7 +149,21 @@ def _nearest(wanted: str) -> str:
 # --- words ------------------------------------------------------------------------------------
 
 
-def _explained(entry: Entry) -> str:
+def _wrapped(lines: list[str]) -> str:
+    """Lines of at most 80 columns; what follows a name and two spaces stays beside it."""
+    hanging = (" " * _hanging(line) for line in lines)
+    return "\n".join(
+        fill(line, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for line, indent in zip(lines, hanging, strict=True)
+    )
+
+
+def _hanging(line: str) -> int:
+    label = re.match(r" +(\S+ {2,})?", line)
+    return label.end() if label else 0
+
+
+def _explained(entry: Entry) -> list[str]:
     rows = {
         "type": entry.values,
         "bounds": entry.bounds,
@@ -155,7 +173,7 @@ def _explained(entry: Entry) -> str:
     lines = [entry.path, f"  {entry.doc}", *(f"  {name:<9}{text}" for name, text in rows.items() if text)]
     for record in entry.inner:
         lines += [f"  keys{_variant(record)}:", *(f"  {line}" for line in _key_lines(record))]
-    return "\n".join(lines)
+    return lines
 
 
 def _variant(record: type[Record]) -> str:
