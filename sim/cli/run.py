@@ -69,7 +69,7 @@ def run(
         with counted(Path(source).stem, "lives", folder or default_folder(Path(source).stem)) as progress:
             result = run_experiment(source, changes, None, many, progress, folder)
     else:
-        result = run_experiment(source, changes, partial(bar, "simulating one step"), folder=folder)
+        result = run_experiment(source, changes, partial(bar, "simulating"), folder=folder)
     if json:
         output.emit_json(result.to_json())
     else:

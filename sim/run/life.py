@@ -1,12 +1,12 @@
 """The life of a job on the run clock: it trains in bulk until something happens, recovers, goes on.
 
-Public: `live`.
+Public: `live`, `life_ahead`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from math import ceil, inf, nextafter
 from typing import Any, Literal
 
@@ -28,6 +28,12 @@ HOPELESS = 100  # times the healthy training time, after which a life without a 
 def live(inputs: LifeInputs, seed: int) -> Life:
     """One life of a job; the same inputs and seed give the same life."""
     return Job(inputs, seed).live()
+
+
+def life_ahead(inputs: LifeInputs, seed: int) -> tuple[Callable[[], Life], Callable[[], float]]:
+    """A function that lives it, and one that says how much of it has been lived, 0 to 1."""
+    job = Job(inputs, seed)
+    return job.live, job.progress
 
 
 class Job:
@@ -87,6 +93,12 @@ class Job:
             repairs=tuple(self.pool.repairs),
             node_seconds=self.pool.n_total * elapsed,
         )
+
+    def progress(self) -> float:
+        """How much of the way to its end is behind it."""
+        inputs = self.inputs
+        in_time = self.env.now / inputs.time_limit_s if inputs.time_limit_s else 0.0
+        return max(in_time, self.pace.done / inputs.target_steps)
 
     def _run(self) -> Waiting:
         yield from self._stages(self._start_stages())

@@ -6,6 +6,7 @@ Public: `prepare_life`, `PreparedLife`, `Lived`, `has_life`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
@@ -18,7 +19,7 @@ from sim.metrics.result import BestInterval, IncidentResult, RunResult
 from sim.report import human
 from sim.run.best_interval import Trials, saving_steps
 from sim.run.fault_log import Outage, read_fault_log
-from sim.run.life import HOPELESS, live
+from sim.run.life import HOPELESS, life_ahead, live
 from sim.run.life_inputs import Life, LifeInputs, Saving
 from sim.run.rates import expected_by_cause, mean_time_between_stops
 from sim.run.saving import checkpoint_costs
@@ -27,7 +28,7 @@ from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts
 from sim.study.preemption import is_preempted, with_preemption
-from sim.study.simulate import Simulated, simulate_step
+from sim.study.simulate import Simulated, Watch, simulate_step
 from sim.study.step_times import StepTimes
 
 
@@ -42,9 +43,11 @@ class PreparedLife:
         """One life."""
         return live(self.inputs, seed)
 
-    def lived(self, seed: int, book: Accounts) -> Lived:
-        """One life, and what it cost."""
-        life = self.live(seed)
+    def lived(self, seed: int, book: Accounts, watch: Watch | None = None) -> Lived:
+        """One life, and what it cost; `watch` is entered meanwhile, as in `simulate`."""
+        begin, progress = life_ahead(self.inputs, seed)
+        with watch(progress) if watch else nullcontext():
+            life = begin()
         spent = book.used.spend(life.spans)
         _, cost = book.bill(spent, life.steps, {}, lived=True)
         summary = LifeSummary(

@@ -106,7 +106,8 @@ class Predicted:
 def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
     """Predict one run: step time and where it goes, memory, utilization, time-to-train.
 
-    `watch` is entered while the step runs and given a function that says how much of it is done.
+    `watch` is entered while the step runs, and again while the training is lived, and given a function that says
+    how much of that is done.
     """
     return predict(experiment, watch).result
 
@@ -121,7 +122,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
     critical = rank_time(run.trace, rank)
     step = step_result(run, critical)
     book = open_accounts(run.job, run.trace)
-    lived = one_life(run, book)
+    lived = one_life(run, book, watch)
     whole = lived.result() if lived else untroubled(experiment.training, step)
     steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
     spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
@@ -181,12 +182,12 @@ def accelerator_shares(critical: RankTime, seconds: float) -> dict[str, float]:
     return {"compute_busy": compute, "comm_busy": comm, "idle": 1.0 - compute - comm}
 
 
-def one_life(run: Simulated, book: Accounts) -> Lived | None:
+def one_life(run: Simulated, book: Accounts, watch: Watch | None = None) -> Lived | None:
     """The whole training under the experiment's own seed, if anything but steps happens in it."""
     from sim.study.lives import has_life, prepare_life  # it asks for steps, here
 
     experiment = run.setup.experiment
-    return prepare_life(experiment, run).lived(experiment.seed, book) if has_life(experiment) else None
+    return prepare_life(experiment, run).lived(experiment.seed, book, watch) if has_life(experiment) else None
 
 
 def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
