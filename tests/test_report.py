@@ -15,7 +15,7 @@ from rich.console import Console
 from sim.errors import ConfigError
 from sim.metrics.result import Result, RunResult
 from sim.report import human
-from sim.report.compare import compare, print_contrast
+from sim.report.compare import compare, print_contrast, show
 from sim.report.jsonout import dumps, from_json, read_result, result_text
 from sim.report.text import report_text
 
@@ -167,3 +167,21 @@ class TestHuman:
         number, unit = human.duration(seconds).split()
         factor = {name: size for size, name in human.DURATION}[unit]
         assert float(number.replace(",", "")) * factor == pytest.approx(seconds, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("step.breakdown_s.compute", 0.25, "250.0 ms"),
+        ("run.elapsed_s", 86400.0, "1.000 days"),
+        ("run.steps", 1200.0, "1,200"),
+        ("energy.parts_kwh.fans", 1500.0, "1.500 MWh"),
+        ("energy.mean_power_w", 1500.0, "1.500 kW"),
+        ("energy.kwh_per_billion_tokens", 174.4, "174.4"),
+        ("cost.usd.total", 2e6, "2.000 MUSD"),
+        ("cost.usd_per_step", 0.5, "0.500"),
+        ("step.mfu", 0.5, "50.0 %"),
+    ],
+)
+def test_compared_numbers_have_the_units_that_their_names_tell(key: str, value: float, text: str) -> None:
+    assert show(key, value) == text

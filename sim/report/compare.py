@@ -14,7 +14,15 @@ from sim.metrics.result import Result
 from sim.report import human
 
 SECTIONS = ("step", "memory", "run", "energy", "cost")
-SHARES = ("mfu", "hfu", "goodput")
+DETAILS = ("energy.power.", "energy.states_w.", "run.spreads.", "run.time_to_train_s.p")  # not in the text
+SHARES = ("mfu", "hfu", "goodput", "goodput_used")
+UNITS = {  # by the end of a part of the key
+    "kwh": human.energy,
+    "w": human.power,
+    "kg": human.carbon,
+    "usd": human.money,
+    "s": human.step_time,
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,12 @@ def print_contrast(contrast: Contrast, console: Console) -> None:
     console.print(_change_table(contrast.changes) if contrast.changes else Text("The input is the same."))
     console.print()
     moved = [metric for metric in contrast.metrics if metric.difference]
-    console.print(_metric_table(moved) if moved else Text("All numbers are the same."))
-    same = len(contrast.metrics) - len(moved)
-    if moved and same:
-        console.print(Text(f"{same} other numbers are the same", style="dim"))
+    shown = [metric for metric in moved if not metric.key.startswith(DETAILS)]
+    console.print(_metric_table(shown) if moved else Text("All numbers are the same."))
+    same, hidden = len(contrast.metrics) - len(moved), len(moved) - len(shown)
+    others = [f"{same} other numbers are the same"] * bool(same) + [f"{hidden} details differ (--json)"] * bool(hidden)
+    if moved and others:
+        console.print(Text(", ".join(others), style="dim"))
 
 
 def flatten(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,15 +141,16 @@ def _table(side: Literal["left", "right"], first: str, *others: str) -> Table:
 
 def show(key: str, value: float) -> str:
     """The number with its unit, which the name of the key tells."""
-    if key.split(".")[-1] in SHARES:
+    parts = key.split(".")
+    if parts[-1] in SHARES:
         return human.percent(value)
     if key.startswith("memory."):
         return human.size(value)
-    if key.startswith("run.time_to_train_s"):
+    ends = [part.rpartition("_")[2] for part in parts if "_per_" not in part]
+    unit = next((end for end in ends if end in UNITS), None)
+    if unit == "s" and parts[0] == "run":
         return human.duration(value)
-    if "_s" in key and "per_s" not in key:
-        return human.step_time(value)
-    return human.digits(value)
+    return UNITS[unit](value) if unit else human.digits(value)
 
 
 def relative(metric: Metric) -> str:
