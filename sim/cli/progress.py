@@ -44,6 +44,18 @@ def _watch(label: str, fraction: Callable[[], float], over: Event) -> None:
 
 
 @contextmanager
+def told(label: str) -> Iterator[Callable[[int, int], None]]:
+    """The same for work that tells how many parts are done, and how many there are."""
+    reached = [0.0]
+
+    def show(done: int, total: int) -> None:
+        reached[0] = done / max(1, total)
+
+    with bar(label, lambda: reached[0]):
+        yield show
+
+
+@contextmanager
 def counted(label: str, what: str, folder: Path) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr with rate and time left, if it is a terminal; on Ctrl-C, how to go on.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
@@ -43,6 +41,7 @@ def scale(
 
     Exit code 1 says that no size could be simulated.
     """
+    from sim.cli.progress import told
     from sim.report.scaling import print_scaling
     from sim.spec.load import load_experiment
     from sim.study.scaling import node_counts
@@ -52,7 +51,7 @@ def scale(
     target = tokens if tokens in (None, "hoffmann", "parametric") else _count(tokens, "--tokens")
     batch = None if critical is None else _count(critical, "--critical-batch")
     experiment = load_experiment(source, overrides or []).experiment
-    with _progress(experiment.name) as progress:
+    with told(experiment.name) as progress:
         study = study_of(
             experiment,
             counts,
@@ -83,17 +82,3 @@ def _count(text: str, option: str) -> float:
     if count <= 0:
         raise BadParameter(f"{text} is not above 0", param_hint=option)
     return float(count)
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the time left, if it is a terminal."""
-    from sim.cli.progress import bar
-
-    reached = [0.0]
-
-    def show(done: int, total: int) -> None:
-        reached[0] = done / max(1, total)
-
-    with bar(name, lambda: reached[0]):
-        yield show

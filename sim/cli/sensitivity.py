@@ -26,11 +26,15 @@ def sensitivity(
     The experiment is simulated again with more of each: rates, links, memory, storage, reliability.
     Resources that the experiment does not have are left out.
     """
+    from sim.cli.progress import told
     from sim.report.sensitivity import print_sensitivity
     from sim.spec.load import load_experiment
     from sim.study.sensitivity import sensitivity_report
 
-    report = sensitivity_report(load_experiment(source, overrides or []).experiment, share(by, "--by"), workers)
+    experiment = load_experiment(source, overrides or []).experiment
+    more = share(by, "--by")
+    with told(experiment.name) as progress:
+        report = sensitivity_report(experiment, more, workers, progress)
     if json:
         output.emit_json(report.to_json())
     else:

@@ -6,7 +6,7 @@ Public: `sensitivities`, `sensitivity_report`, `RESOURCES`, `Resource`, `with_mo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,6 +21,7 @@ from sim.study.store import Outcome
 
 __all__ = ["RESOURCES", "Resource", "Sensitivity", "sensitivities", "sensitivity_report", "with_more"]
 
+Progress = Callable[[int, int], None]  # simulations that are done, simulations in all
 CHIP, NODE, FABRIC = "cluster.node.accelerator", "cluster.node", "cluster.fabric"
 
 
@@ -82,11 +83,13 @@ def sensitivities(experiment: Experiment, by: float = 0.1, jobs: int | None = 1)
     return sensitivity_report(experiment, by, jobs).resources
 
 
-def sensitivity_report(experiment: Experiment, by: float = 0.1, jobs: int | None = 1) -> SensitivityReport:
-    """The same, with the quantities as they are."""
+def sensitivity_report(
+    experiment: Experiment, by: float = 0.1, jobs: int | None = 1, progress: Progress = lambda done, total: None
+) -> SensitivityReport:
+    """The same, with the quantities as they are; `progress` is told how many simulations are done, and of how many."""
     changed = [(resource, *with_more(experiment, resource, by)) for resource in RESOURCES]
     changed = [each for each in changed if each[2]]
-    first, *others = _outcomes([experiment, *(each[1] for each in changed)], jobs or processors())
+    first, *others = _outcomes([experiment, *(each[1] for each in changed)], jobs or processors(), progress)
     if first.status != OK:
         raise SimError(first.reason)
     base = _quantities(first)
@@ -120,10 +123,13 @@ def _scale(part: Any, path: str, patterns: tuple[str, ...], factor: float) -> It
             yield here
 
 
-def _outcomes(experiments: list[Experiment], jobs: int) -> list[Outcome]:
+def _outcomes(experiments: list[Experiment], jobs: int, progress: Progress) -> list[Outcome]:
     workers = LocalProcesses(min(jobs, len(experiments))) if jobs > 1 else InThisProcess()
     try:
-        batches: list[Batch] = [each.result() for each in [workers.submit([item]) for item in experiments]]
+        batches: list[Batch] = []
+        for each in [workers.submit([item]) for item in experiments]:
+            batches.append(each.result())
+            progress(len(batches), len(experiments))
     finally:
         workers.close()
     return [outcomes[0] for outcomes, _ in batches]
