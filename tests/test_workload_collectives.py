@@ -144,3 +144,35 @@ def test_ring_runs_beside_all_but_the_last_block_of_attention() -> None:
 def test_unfused_attention_waits_for_all_keys() -> None:
     forward = layer_block(GPT, replace(SHARD, context=2)).forward
     assert beside(forward, "attention ring exchange") == []
+
+
+def test_separate_ring_attention_merges_blocks_and_sends_wide_gradients_in_32_bit() -> None:
+    """PyTorch: keys as wide as queries, 2 B forward; 2 B and gradients of 4 B backward, which make one turn more."""
+    fused = Shard(context=4, sequence_length=8192)
+    block = layer_block(LLAMA, replace(fused, ring_attention="separate", repeats_keys=True))
+    grouped = layer_block(LLAMA, fused)
+    wider = LLAMA.heads / (LLAMA.kv_heads or LLAMA.heads)
+    sent = {each.name: each.message for each in collectives(block.forward + block.backward, "context")}
+    narrow = {each.name: each.message for each in collectives(grouped.forward + grouped.backward, "context")}
+    forward = narrow["attention ring exchange"] * wider
+    assert sent["attention ring exchange"] == pytest.approx(forward)
+    assert sent["attention backward ring exchange"] == pytest.approx(3 * forward)
+    assert sent["attention backward last turn"] == pytest.approx(2 * forward / 3)
+    merge = named(block.forward, "attention merge")
+    assert merge.bytes_moved == 3 * 46 * 2048 * LLAMA.hidden
+    assert not [each for each in grouped.forward if "merge" in each.name]
+
+
+def test_keys_are_copied_to_every_query_head_only_where_heads_share_them() -> None:
+    copies = [each for each in layer_block(LLAMA, Shard(repeats_keys=True)).forward if each.name == "key repetition"]
+    width = LLAMA.hidden * (1 + (LLAMA.kv_heads or LLAMA.heads) / LLAMA.heads)
+    assert [copy.bytes_moved for copy in copies] == [2 * 2 * 2048 * width]
+    assert not [each for each in layer_block(GPT, Shard(repeats_keys=True)).forward if each.name == "key repetition"]
+
+
+def test_partial_results_are_summed_by_a_kernel_where_the_stack_does_so() -> None:
+    shard = replace(SPLIT, tensor_overlap="full", sums_partials=True)
+    block = layer_block(GPT, shard)
+    sums = [each for each in block.forward + block.backward if each.name.endswith("reduce sum")]
+    assert len(sums) == 4
+    assert {each.bytes_moved for each in sums} == {HIDDEN_BYTES * (1 + 1 / shard.tensor)}

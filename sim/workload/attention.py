@@ -7,7 +7,6 @@ moves; all but the last block of attention runs beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from sim.workload.extent import Extent
@@ -15,21 +14,33 @@ from sim.workload.kernels import Operations, collective, elementwise, matmul, wi
 from sim.workload.operation import Operation
 
 FLASH_TILE = 128  # positions; assumption: a causal kernel computes the tiles on the diagonal in full
+# Separate ring attention, bytes per element of the queries and kernels for each block after the first, one term per
+# kernel as read + write (PyTorch, distributed/tensor/experimental/_attention.py, _SDPAMerger and
+# _templated_ring_attention_backward). Keys and values count as wide as the queries.
+MERGE_FORWARD = 2 * 4 + 6 + 12 + 8 + 12  # keys and values into one buffer; cast, subtract, scale, subtract
+MERGE_BACKWARD = 2 * 4 + 10 + 2 * 10 + 2 * 8  # the same; add to 32-bit gradients of q, k and v; k and v into one buffer
+MERGE_KERNELS = 8  # assumption
+GRADIENT = 4  # bytes; gradients of keys and values are added up and sent in 32 bit
 FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forward (Dao 2023, section 3)
 
 
 def attention_forward(extent: Extent) -> Operations:
     """Exchange of keys and values, then the core."""
     if extent.flash:
-        return _ring(extent, "attention", 1, _flash_forward)
-    return (*_gather_keys(extent, "attention", 1), *core_forward(extent))
+        return _ring(extent, _flash_forward(extent), extent.element, MERGE_FORWARD)
+    return (*_gather_keys(extent, "attention", extent.element), *core_forward(extent))
 
 
 def attention_backward(extent: Extent) -> Operations:
     """The exchange again, with the gradients of keys and values, and the core backward."""
-    if extent.flash:
-        return _ring(extent, "attention backward", 2, _flash_backward)
-    return (*_gather_keys(extent, "attention backward", 2), *core_backward(extent))
+    if not extent.flash:
+        return (*_gather_keys(extent, "attention backward", 2 * extent.element), *core_backward(extent))
+    if extent.shard.ring_attention == "fused":
+        return _ring(extent, _flash_backward(extent), 2 * extent.element, 0)
+    return (
+        *_ring(extent, _flash_backward(extent), extent.element + GRADIENT, MERGE_BACKWARD),
+        *_last_turn(extent),
+    )
 
 
 def core_recompute(extent: Extent) -> Operations:
@@ -86,14 +97,14 @@ def _dropout(extent: Extent, name: str) -> Operations:
 
 def _flash_forward(extent: Extent) -> Operation:
     """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
-    columns = 2 * extent.query_width + 2 * extent.key_width
+    columns = 2 * extent.query_width + 2 * extent.held_key_width
     traffic = extent.tokens * (extent.element * columns + 4 * extent.heads)
     return _flash(extent, "attention", 1.0, traffic, 1)
 
 
 def _flash_backward(extent: Extent) -> Operation:
     """Reads q, k, v, output and its gradient; writes three gradients, that of q through 32 bit."""
-    columns = 4 * extent.query_width + 4 * extent.key_width
+    columns = 4 * extent.query_width + 4 * extent.held_key_width
     traffic = extent.tokens * (extent.element * columns + 8 * extent.query_width + 4 * extent.heads)
     return _flash(extent, "attention backward", FLASH_BACKWARD, traffic, 3)
 
@@ -114,22 +125,46 @@ def _flash(extent: Extent, name: str, factor: float, traffic: float, kernels: in
     )
 
 
-def _gather_keys(extent: Extent, name: str, tensors: int, hidden_by: int = 0) -> Operations:
-    """`tensors` x (keys and values) of the whole sequence, as held after an all-gather."""
+def _gather_keys(extent: Extent, name: str, per_element: int, hidden_by: int = 0) -> Operations:
+    """`per_element` bytes of keys and values of the whole sequence, as held after an all-gather."""
     if extent.shard.context == 1:
         return ()
-    message = tensors * 2 * extent.element * extent.batch * extent.keys * extent.key_width
-    exchange = collective(f"{name} ring exchange", "all_gather", "context", message)
+    exchange = collective(f"{name} ring exchange", "all_gather", "context", per_element * _key_elements(extent))
     return (replace(exchange, hidden_by=hidden_by),)
 
 
-def _ring(extent: Extent, name: str, tensors: int, core: Callable[[Extent], Operation]) -> Operations:
-    """The fused kernel once per block of the ring: the last block waits for the exchange."""
-    whole, ranks = core(extent), extent.shard.context
+def _key_elements(extent: Extent) -> float:
+    """Elements of the keys and values of the whole sequence."""
+    return 2.0 * extent.batch * extent.keys * extent.held_key_width
+
+
+def _ring(extent: Extent, whole: Operation, per_element: int, merge: int) -> Operations:
+    """The fused kernel once per block of the ring: the last block waits for the exchange.
+
+    Separate kernels add each block after the first to the result: `merge` bytes per element of the queries.
+    """
+    ranks = extent.shard.context
     if ranks == 1:
         return (whole,)
     beside, last = _part(whole, ranks - 1, ranks), _part(whole, 1, ranks)
-    return (*_gather_keys(extent, name, tensors, hidden_by=1), beside, replace(last, name=f"{name} last block"))
+    work = (*_gather_keys(extent, whole.name, per_element, hidden_by=1), beside)
+    work = (*work, replace(last, name=f"{whole.name} last block"))
+    if extent.shard.ring_attention == "fused":
+        return work
+    traffic = (ranks - 1) * merge * extent.tokens * extent.query_width
+    return (*work, elementwise(extent, f"{whole.name} merge", traffic, MERGE_KERNELS * (ranks - 1)))
+
+
+def _last_turn(extent: Extent) -> Operations:
+    """Gradients of keys and values go home when the last block has been added: one more turn, beside nothing.
+
+    An all-gather moves the share of one rank n-1 times; this moves it once.
+    """
+    ranks = extent.shard.context
+    if ranks == 1:
+        return ()
+    share = GRADIENT * _key_elements(extent) / (ranks - 1)
+    return (collective("attention backward last turn", "all_gather", "context", share),)
 
 
 def _part(whole: Operation, blocks: int, ranks: int) -> Operation:

@@ -73,8 +73,12 @@ def activation_backward(extent: Extent) -> Operations:
 
 
 def layout_forward(extent: Extent) -> Operations:
-    """What happens between the QKV product and attention: layout copies (unfused), rotation."""
-    return (*_copy(extent, "qkv layout", sum(extent.qkv_widths)), *_rotate(extent, "rotary"))
+    """What happens between the QKV product and attention: layout copies (unfused), rotation, copies to every head."""
+    return (
+        *_copy(extent, "qkv layout", sum(extent.qkv_widths)),
+        *_rotate(extent, "rotary"),
+        *_repeat_keys(extent, "key repetition"),
+    )
 
 
 def layout_backward(extent: Extent) -> Operations:
@@ -82,6 +86,7 @@ def layout_backward(extent: Extent) -> Operations:
     traffic = extent.element * extent.tokens * sum(extent.qkv_widths)
     bias = (elementwise(extent, "qkv bias gradient", traffic),) if extent.trains_bias else ()
     return (
+        *_repeat_keys(extent, "key repetition backward"),
         *_rotate(extent, "rotary backward"),
         *_copy(extent, "qkv layout backward", sum(extent.qkv_widths)),
         *bias,
@@ -109,6 +114,14 @@ def _copy(extent: Extent, name: str, columns: int) -> Operations:
     if extent.flash:
         return ()
     return (elementwise(extent, name, 2 * extent.element * extent.tokens * columns),)
+
+
+def _repeat_keys(extent: Extent, name: str) -> Operations:
+    """Keys and values from their own heads to every query head; backward, gradients summed the other way."""
+    if extent.held_key_width == extent.key_width:
+        return ()
+    columns = 2 * (extent.key_width + extent.held_key_width)
+    return (elementwise(extent, name, extent.element * extent.tokens * columns, 2),)
 
 
 def _rotate(extent: Extent, name: str) -> Operations:

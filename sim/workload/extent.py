@@ -47,6 +47,11 @@ class Extent:
         return self.kv_heads * self.head_dim
 
     @property
+    def held_key_width(self) -> int:
+        """Columns of the keys as attention reads them."""
+        return self.query_width if self.shard.repeats_keys else self.key_width
+
+    @property
     def qkv_widths(self) -> tuple[int, int, int]:
         """Columns of queries, keys and values."""
         return self.query_width, self.key_width, self.key_width

@@ -62,7 +62,7 @@ def row_forward(extent: Extent, layer: Linear) -> Operations:
     reduce = _sum_over_ranks(extent, f"{layer.name} reduce")
     cast = _cast(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs, transposed=True)
     work = leaving(products(extent, layer), reduce, extent.hides("forward"))
-    return (*cast, *work, *adapter_forward(extent, layer.target))
+    return (*cast, *work, *_partial_sum(extent, reduce), *adapter_forward(extent, layer.target))
 
 
 def column_backward(extent: Extent, layer: Linear) -> Operations:
@@ -77,6 +77,7 @@ def column_backward(extent: Extent, layer: Linear) -> Operations:
         *before(gather, (*cast, *input_gradients(extent, layer), *transposed), hidden),
         *adapter_backward(extent, layer.target),
         *before(reduce, weight_gradients(extent, layer), hidden),
+        *_partial_sum(extent, reduce),
     )
 
 
@@ -168,6 +169,18 @@ def _gather(extent: Extent, layer: Linear, name: str) -> Operations:
 
 def _product(extent: Extent, layer: Linear, name: str, n: int, k: int) -> Operation:
     return matmul(name, (extent.tokens, n, k), layer.precision, extent.element)
+
+
+def _partial_sum(extent: Extent, reduce: Operations) -> Operations:
+    """Read the partial results of all ranks for the own rows, write their sum.
+
+    PyTorch, distributed/_symmetric_memory: fused_matmul_reduce_scatter stacks what copies bring and reduces
+    it when all is there.
+    """
+    if not (reduce and extent.shard.sums_partials and extent.splits_sequence):
+        return ()
+    traffic = extent.hidden_bytes * (1 + 1 / extent.shard.tensor)
+    return tuple(elementwise(extent, f"{each.name} sum", traffic) for each in reduce)
 
 
 def _sum_over_ranks(extent: Extent, name: str) -> Operations:

@@ -69,10 +69,13 @@ class Shard:
     precision: str = "bf16"
     recompute: Literal["none", "selective", "alternate", "full"] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
+    sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "dynamic"] = "delayed"
     cross_entropy: Literal["vocabulary_parallel", "eager", "compiled"] = "vocabulary_parallel"
+    repeats_keys: bool = False  # keys and values are copied to every query head
+    ring_attention: Literal["fused", "separate"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
