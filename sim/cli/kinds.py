@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from sim.spec.reader import Node
+    from sim.spec.record import Record
 
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
@@ -44,9 +49,23 @@ def _kind_of_name(name: str) -> str:
 
 
 def _kind_of_file(path: Path) -> str:
-    """The kind whose record knows most of the keys; of equal ones the first in ORDER."""
+    """The kind whose record knows most of the keys, those inside too; of equal ones the first in ORDER."""
     from sim.spec.load import CATALOGUE
     from sim.spec.reader import read_file
 
-    keys = set(read_file(path).value)
-    return max(ORDER, key=lambda kind: len(keys & set(CATALOGUE[kind].record.model_fields)))
+    root = read_file(path)
+    return max(ORDER, key=lambda kind: _known_keys(CATALOGUE[kind].record, root))
+
+
+def _known_keys(record: type[Record], node: Node) -> int:
+    """How many keys of a mapping a record knows, and the records in it."""
+    from sim.spec.walk import is_record, members
+
+    fields = record.model_fields
+    known = [(fields[key], inner) for key, inner in node.value.items() if key in fields]
+    deeper = (
+        max((_known_keys(option, inner) for option in members(field.annotation) if is_record(option)), default=0)
+        for field, inner in known
+        if isinstance(inner.value, dict)
+    )
+    return len(known) + sum(deeper)
