@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from sim.metrics.planning import PlanSearch
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.search.axes import AXES, axes_of, with_values
+from sim.study.search.axes import AXES, WIDE, axes_of, with_values
 from sim.study.search.best import ParetoFront, TopPlans
 from sim.study.search.bound import Bounds
 from sim.study.search.files import open_question, winning_file
-from sim.study.search.rules import check_repeats, forbidden
+from sim.study.search.objectives import KWH, objectives_of
+from sim.study.search.rules import forbidden, no_repeats, rules_of
 from sim.study.search.search import search_plans, winner_of
 from sim.study.search.space import open_space
 from sim.study.search.table import Table
@@ -46,7 +48,7 @@ BASES: dict[str, dict[str, Any]] = {
     "slow host, weights ahead": {"nodes": 2, "software": {**BESIDE, "host_issue": 5e-5, "step_overhead": 0.01}},
     "four to one, hashed": {
         "nodes": 4, "fabric": LEAF_SPINE | {"leaf_oversubscription": 4.0}, "software": BESIDE,
-        "routing": {"kind": "ecmp", "queue_pairs": 2}, "training": {"global_batch": 64},
+        "routing": {"kind": "ecmp", "queue_pairs": 2}, "training": {"global_batch": 32},
     },
     "sprayed, one slow": {
         "nodes": 4, "fabric": LEAF_SPINE, "routing": {"kind": "spray"}, "software": {"pipeline_overlap": True},
@@ -65,9 +67,9 @@ def base(name: str) -> Experiment:
     return small_experiment(**{**given, "model": MODEL, "node": node, "training": training})
 
 
-def bounds_of(experiment: Experiment, table: Table) -> Bounds:
+def bounds_of(experiment: Experiment, table: Table, energy: bool = False) -> Bounds:
     cluster = build_cluster(Setup(experiment).cluster, experiment.degradations)
-    return Bounds(experiment, cluster, with_values(experiment, table.choice(0)))
+    return Bounds(experiment, cluster, with_values(experiment, table.choice(0)), energy)
 
 
 def sample(table: Table, count: int, seed: int = 0) -> Table:
@@ -83,24 +85,51 @@ def some(table: Table) -> list[dict[str, Any]]:
 def test_bound_is_never_above_the_simulated_step(name: str) -> None:
     experiment = base(name)
     space = open_space(experiment, axes_of({}))
-    part = sample(space.table, 14, seed=len(name))
+    part = sample(space.table, 7, seed=len(name))
     bounds = bounds_of(experiment, space.table).of(part).seconds
     shares = []
     for choice, bound in zip(some(part), bounds, strict=True):
         time = simulate_step(with_values(experiment, choice)).trace.time
         assert bound <= time * (1 + EXACT), choice
         shares.append(bound / time)
-    assert np.median(shares) > 0.7  # and it says something
+    assert np.median(shares) > 0.6  # and it says something
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(st.data())
 def test_bound_holds_for_any_job(data: st.DataObject) -> None:
     experiment = small_experiment(**CASES[data.draw(st.sampled_from(sorted(CASES)))])
     space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}))
     part = space.table.take(np.array([data.draw(st.integers(0, space.table.n - 1))]))
-    bound = bounds_of(experiment, space.table).of(part).seconds[0]
-    assert bound <= simulate_step(with_values(experiment, part.choice(0))).trace.time * (1 + EXACT)
+    least = bounds_of(experiment, space.table, energy=True).of(part)
+    result = simulate(with_values(experiment, part.choice(0)))
+    assert least.seconds[0] <= result.step.time_s * (1 + EXACT)
+    assert result.energy is not None
+    assert least.joules[0] <= result.energy.total_kwh * KWH * (1 + EXACT)
+
+
+OWNED: dict[str, Any] = {
+    "site": {"name": "here", "pue": 1.4, "fixed_overhead": 0.3, "electricity": 0.1},
+    "power": {"limit": 300.0},
+    "prices": {"name": "bought", "pay": "purchase", "as_of": "2026", "purchase": {"node": 3e5, "life": 1.3e8}},
+}
+SUPPLY = {"rated": 5e3, "at_10": 0.8, "at_20": 0.9, "at_50": 0.95, "at_100": 0.92}
+
+
+def test_bound_on_energy_and_cost_holds_on_an_own_site() -> None:
+    node = {**CHIPS, "power": {"host": {"idle": 200.0, "busy": 400.0}, "supply": SUPPLY}}
+    experiment = small_experiment(nodes=2, node=node, training={"global_batch": 16, "sequence_length": 512}, **OWNED)
+    setup, space = Setup(experiment), open_space(experiment, axes_of({"data": (1, 2, 4), "microbatch": (1, 2)}))
+    part = sample(space.table, 8)
+    least = bounds_of(experiment, space.table, energy=True).of(part)
+    floors = np.array([each.floor(setup, least) for each in objectives_of(("energy", "cost"), setup)]).T
+    for choice, floor in zip(some(part), floors, strict=True):
+        result = simulate(with_values(experiment, choice))
+        assert result.energy is not None
+        assert result.cost is not None
+        worth = np.array([result.energy.total_kwh, result.cost.usd["total"]])
+        assert np.all(floor <= worth * (1 + EXACT)), choice
+        assert np.all(floor > 0.5 * worth), choice
 
 
 def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
@@ -139,23 +168,58 @@ def test_space_holds_what_no_rule_forbids_and_counts_the_rest() -> None:
     limits = {"recompute": ("none",), "schedule": ("1f1b",)}
     space, table = open_space(experiment, axes_of(limits)), whole(experiment, limits)
     assert space.enumerated == table.n == space.table.n + sum(space.forbidden.values())
-    rules = (*CHECKS, check_repeats)
+    rules = rules_of(axes_of(limits), Setup(experiment))
     valid = [choice for choice in some(table) if not check_experiment(with_values(experiment, choice), rules)]
     assert sorted(map(str, some(space.table))) == sorted(map(str, valid))
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"parallelism.sequence_parallel": True}, {"parallelism.zero_stage": 3}, {"parallelism.zero_stage": 1}],
+    [
+        {"parallelism.sequence_parallel": True},
+        {"parallelism.zero_stage": 3},
+        {"software.tensor_overlap": "full"},
+        {"software.scatter_gather": True},
+        {"software.gradient_overlap": False},
+        {"software.parameter_prefetch": False},
+        {"parallelism.order": WIDE["parallelism.order"][1]},
+    ],
 )
 def test_a_plan_that_repeats_another_is_equal_to_it(values: dict[str, Any]) -> None:
-    experiment = small_experiment(
-        nodes=1, parallelism={"pipeline": 8, "virtual_stages": 1}, model={"layers": 8}, software=BESIDE
-    )
+    deep = small_experiment(nodes=1, parallelism={"pipeline": 8}, model={"layers": 8}, software=BESIDE)
+    assert_repeats(deep, values)
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "values"),
+    [
+        ({"tensor": 8}, {"software.pipeline_overlap": True}),
+        ({"tensor": 4}, {"parallelism.order": WIDE["parallelism.order"][1]}),
+        ({"tensor": 2, "zero_stage": 3}, {"software.gradient_overlap": False}),
+        ({"tensor": 2}, {"software.parameter_prefetch": False}),
+        ({"tensor": 2, "pipeline": 2, "sequence_parallel": True}, {"software.scatter_gather": True}),
+        ({"pipeline": 4}, {"parallelism.schedule": "gpipe", "training.global_batch": 2}),
+    ],
+)
+def test_a_switch_without_effect_is_not_tried(parallelism: dict[str, Any], values: dict[str, Any]) -> None:
+    batch = {"global_batch": values.get("training.global_batch", 16)}
+    experiment = small_experiment(nodes=1, parallelism=parallelism, software=BESIDE, training=batch)
+    assert_repeats(experiment, values)
+
+
+def assert_repeats(experiment: Experiment, values: Mapping[str, Any]) -> None:
+    """`values` make no difference to `experiment`, and the rule says so."""
     repeated = with_values(experiment, values)
-    assert list(check_repeats(Setup(repeated)))
+    own = {key: attrgetter(key)(experiment) for key in values}
+    axes = axes_of({key: (own[key], value) for key, value in values.items() if own[key] != value})
+    assert list(no_repeats(axes, Setup(experiment))(Setup(repeated)))
     one, other = simulate(experiment), simulate(repeated)
-    assert (one.step, one.memory) == (other.step, other.memory)
+    assert (one.step, one.memory, one.energy) == (other.step, other.memory, other.energy)
+
+
+def test_the_only_value_of_a_key_is_tried_even_where_it_has_no_effect() -> None:
+    limits = {"zero_stage": (3,), "tensor": (1,), "pipeline": (4,), "sequence_parallel": (True,)}
+    assert open_space(base("one server"), axes_of(limits)).table.n > 0
 
 
 # --- the best plan ----------------------------------------------------------------------------
@@ -165,14 +229,16 @@ ONE_WAY: dict[str, Sequence[Any]] = {"context": (1,), "recompute": ("none",), "s
 SPACES: dict[str, dict[str, Sequence[Any]]] = {
     "one server": ONE_WAY | {"microbatch": (1, 4)},
     "two servers, everything beside": {
-        "tensor": (2,), "microbatch": (4,), "recompute": ("none",), "zero_stage": (0, 1, 3), "virtual_stages": (1, 2),
+        "tensor": (2,), "microbatch": (4,), "recompute": ("none",), "context": (1,),
+        "zero_stage": (0, 1, 3), "virtual_stages": (1, 2),
     },
     "shares sent and gathered": {
         "microbatch": (4,), "recompute": ("selective",), "zero_stage": (0, 1), "context": (1,),
     },
     "no prefetch, slow host": ONE_WAY | {"tensor": (1, 2), "microbatch": (4,)},
     "four to one, hashed": ONE_WAY | {
-        "tensor": (4,), "pipeline": (2, 4), "microbatch": (4,), "schedule": ("1f1b", "gpipe"), "zero_stage": (0, 1),
+        "tensor": (4,), "pipeline": (2,), "microbatch": (4,), "schedule": ("1f1b", "gpipe"), "zero_stage": (0, 1),
+        "virtual_stages": (1, 2), "sequence_parallel": (True,),
     },
 }  # fmt: skip
 
@@ -180,11 +246,8 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
 def exhaustive(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> list[tuple[float, dict[str, Any]]]:
     """Every valid plan that fits and repeats no other, with its time, best first."""
     plans = [(choice, with_values(experiment, choice)) for choice in some(whole(experiment, limits))]
-    valid = [
-        (choice, plan)
-        for choice, plan in plans
-        if not check_experiment(plan, (*CHECKS, check_repeats)) and fits(Setup(plan))
-    ]
+    rules = rules_of(axes_of(limits), Setup(experiment))
+    valid = [(choice, plan) for choice, plan in plans if not check_experiment(plan, rules) and fits(Setup(plan))]
     timed = [(simulate_step(plan).trace.time, choice) for choice, plan in valid]
     return sorted(timed, key=lambda each: each[0])
 
@@ -239,8 +302,8 @@ def test_alternatives_are_the_best_with_another_value() -> None:
         chosen = found.plans[0].values[each.key]
         true = min(time for time, choice in everything if choice[each.key] != chosen)
         assert found.plans[0].step_s <= true * (1 + EXACT)
-        assert each.step_s <= true * (1 + EXACT)
-        assert each.proven or each.step_s == pytest.approx(true, rel=EXACT)
+        assert each.worth <= true * (1 + EXACT)
+        assert each.proven or each.worth == pytest.approx(true, rel=EXACT)
 
 
 def _total(search: PlanSearch) -> int:
@@ -321,7 +384,7 @@ def test_command_prints_the_best_and_writes_a_file_that_runs(cli: Cli, tmp_path:
     options = [part for limit in LIMITS for part in ("--space", limit)]
     outcome = cli("plan", "llama3-8b-dgx-h100", *options, "-o", file, "-j", 1, "--top", 3)
     assert outcome.code == 0, outcome.err
-    assert "The best plans" in outcome.out
+    assert "The best 3 by time" in outcome.out
     assert "simulated" in outcome.out
     run = cli("run", file, "--json")
     assert run.code == 0, run.err

@@ -35,7 +35,11 @@ def plan(
     overrides: Overrides = None,
     space: Annotated[
         list[str] | None,
-        Option("--space", metavar="KEY=LIST", help="Try only these values, as tensor=1,2,4. May be repeated."),
+        Option(
+            "--space",
+            metavar="KEY=LIST|wide",
+            help="Try only these values, as tensor=1,2,4; wide: what software may overlap, too. May be repeated.",
+        ),
     ] = None,
     objectives: Annotated[
         str, Option("--objective", metavar="LIST", help="time, energy, cost; with several, what nothing dominates.")

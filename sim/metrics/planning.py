@@ -28,8 +28,8 @@ class Alternative:
 
     key: str
     value: Any
-    step_s: float
-    proven: bool  # a bound from below, not a simulated time
+    worth: float  # by the one objective, as in `FoundPlan.worth`
+    proven: bool  # a bound from below, not a simulated value
 
 
 @dataclass(frozen=True)

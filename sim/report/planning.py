@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
+from sim.metrics.planning import FoundPlan, PlanSearch
 from sim.metrics.result import BREAKDOWN
 from sim.report import human
 from sim.report.text import LABELS
@@ -27,15 +28,25 @@ def print_search(search: PlanSearch, console: Console) -> None:
             "\nNo plan fits into memory." if search.complete else "\nInterrupted before a plan was simulated."
         )
         return
-    title = "The best plans" if len(search.objectives) == 1 else f"Best in {' and '.join(search.objectives)}"
-    console.print(f"\n{title}{'' if search.complete else ', of those tried so far'}", style="bold")
+    single = len(search.objectives) == 1
+    console.print(f"\n{_title(search)}", style="bold")
     console.print(_plans(search))
-    console.print(f"  {_shared(search)}")
-    console.print(f"\nThe step of the {'best plan' if len(search.objectives) == 1 else 'first'}", style="bold")
+    console.print(f"The {'best plan' if single else 'first of them'}", style="bold")
+    console.print(_values(search.plans[0]))
+    console.print("\nWhere its step goes", style="bold")
     console.print(_step(search.plans[0]))
     if search.alternatives:
-        console.print("\nWhy not another: step time of the best plan with it, everything else free", style="bold")
+        what = WORTH[search.objectives[0]][0]
+        console.print(
+            f"\nWhat another value costs: {what} of the best plan with it, everything else free", style="bold"
+        )
         console.print(_alternatives(search))
+
+
+def _title(search: PlanSearch) -> str:
+    best = f"The best {len(search.plans)}" if len(search.plans) > 1 else "The best"
+    by = f" by {search.objectives[0]}" if len(search.objectives) == 1 else f" in {' and '.join(search.objectives)}"
+    return f"{best}{by}{'' if search.complete else ', of those tried so far'}"
 
 
 def _counts(search: PlanSearch) -> Table:
@@ -50,9 +61,9 @@ def _counts(search: PlanSearch) -> Table:
 
 def _fates(search: PlanSearch) -> Iterator[tuple[int, str]]:
     for rule, number in sorted(search.forbidden.items(), key=lambda item: -item[1]):
-        yield number, f"not valid: {rule[0].lower()}{rule[1:]}"
+        yield number, f"left out: {rule[0].lower()}{rule[1:]}"
     yield search.no_fit, "need more memory than an accelerator has"
-    yield search.bounded, "cannot be better: the least they can take is more than what was found"
+    yield search.bounded, "cannot be among those below: a lower bound proves it"
     for reason, number in search.failed.items():
         yield number, f"failed: {reason}"
     yield search.untried, "not tried"
@@ -60,30 +71,33 @@ def _fates(search: PlanSearch) -> Iterator[tuple[int, str]]:
 
 
 def _plans(search: PlanSearch) -> Table:
-    keys = _differing(search)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in (*(WORTH[objective][0] for objective in search.objectives), "MFU", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
-    for key in keys:
-        table.add_column(_name(key), justify="right")
+    table.add_column("differs from the first in")
     for plan in search.plans:
         worth = [WORTH[objective][1](plan.worth[objective]) for objective in search.objectives]
         memory = human.percent(plan.memory_bytes / search.capacity_bytes)
-        table.add_row(*worth, human.percent(plan.mfu), memory, *(_value(plan.values[key]) for key in keys))
+        table.add_row(*worth, human.percent(plan.mfu), memory, _difference(plan, search.plans[0]))
     return table
 
 
-def _differing(search: PlanSearch) -> list[str]:
-    """Keys in which the plans shown differ."""
-    first = search.plans[0].values
-    return [key for key in first if any(plan.values[key] != first[key] for plan in search.plans)]
+def _difference(plan: FoundPlan, first: FoundPlan) -> str:
+    return ", ".join(
+        f"{_name(key)} {_value(value)}" for key, value in plan.values.items() if value != first.values[key]
+    )
 
 
-def _shared(search: PlanSearch) -> str:
-    """What all plans shown have in common."""
-    different, first = _differing(search), search.plans[0].values
-    shared = {key: value for key, value in first.items() if key not in different and value is not None}
-    return ", ".join(f"{_name(key)} {_value(value)}" for key, value in shared.items())
+def _values(plan: FoundPlan) -> Table:
+    """All values of a plan, two in a line."""
+    table = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    cells = [(f"  {_name(key)}", _value(value)) for key, value in plan.values.items() if value is not None]
+    half = (len(cells) + 1) // 2
+    for left, right in zip_longest(cells[:half], cells[half:], fillvalue=("", "")):
+        table.add_row(*left, *right)
+    return table
 
 
 def _name(key: str) -> str:
@@ -94,7 +108,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return "-".join(map(str, value))
     return "-" if value is None else str(value)
 
 
@@ -111,12 +125,7 @@ def _alternatives(search: PlanSearch) -> Table:
     """What the best plan with another value of each key loses."""
     table = Table.grid(padding=(0, 2))
     best = search.plans[0]
-    for each in sorted(search.alternatives, key=lambda each: each.step_s):
-        chosen = f"{_name(each.key)} {_value(best.values[each.key])}"
-        table.add_row(f"  {chosen}", f"with {_value(each.value)}", _loss(each, best))
+    for each in sorted(search.alternatives, key=lambda each: each.worth):
+        lost = human.signed_percent(each.worth / best.worth[search.objectives[0]] - 1)
+        table.add_row(f"  {_name(each.key)} {_value(each.value)}", f"{lost} or more" if each.proven else lost)
     return table
-
-
-def _loss(each: Alternative, best: FoundPlan) -> str:
-    slower = human.signed_percent(each.step_s / best.step_s - 1)
-    return f"{slower} or more" if each.proven else slower

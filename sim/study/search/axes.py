@@ -1,6 +1,6 @@
 """What a plan search varies: the axes, their values by default, and one experiment for one choice.
 
-Public: `Axis`, `AXES`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
+Public: `Axis`, `AXES`, `WIDE`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
 """
 
 from __future__ import annotations
@@ -96,13 +96,23 @@ AXES: tuple[Axis, ...] = (
     Axis("parallelism.virtual_stages", _virtual, (PIPELINE,)),
     Axis("training.microbatch", _microbatch),
     Axis("parallelism.schedule", _always("1f1b", "gpipe")),
-    Axis("training.recompute", _always("none", "selective", "full")),
+    Axis("training.recompute", _always("none", "selective", "alternate", "full")),
     Axis("parallelism.sequence_parallel", _always(False, True)),
     Axis("parallelism.zero_stage", _always(0, 1, 2, 3)),
     Axis("parallelism.shard_group", _shard_group, (TENSOR, CONTEXT, DATA)),
 )
 """In this order; the values of an axis may depend on axes of the shape before it."""
 SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
+ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that always come first
+WIDE: Mapping[str, Values] = {
+    ORDER: ((*NEAREST, "expert", "data", "pipeline"), (*NEAREST, "expert", "pipeline", "data")),
+    "software.tensor_overlap": ("none", "backward", "full"),
+    "software.gradient_overlap": (False, True),
+    "software.parameter_prefetch": (False, True),
+    "software.pipeline_overlap": (False, True),
+    "software.scatter_gather": (False, True),
+}
+"""What stacks such as Megatron leave to their user beyond the plan itself: the order of ranks, and what overlaps."""
 
 
 def axes_of(limits: Mapping[str, Sequence[Any]]) -> tuple[Axis, ...]:

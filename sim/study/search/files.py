@@ -15,7 +15,7 @@ from sim.spec.cluster_checks import CLUSTER_CHECKS
 from sim.spec.load import LoadedExperiment, load_experiment
 from sim.spec.reader import plain, read_text
 from sim.spec.writer import yaml_text
-from sim.study.search.axes import key_of
+from sim.study.search.axes import WIDE, key_of
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Question:
 
 
 def open_question(source: str | Mapping[str, Any], overrides: Sequence[str], space: Sequence[str]) -> Question:
-    """Load an experiment, whose own plan need not be valid, and the limits `KEY=LIST`. Raises ConfigError."""
-    limits: dict[str, tuple[Any, ...]] = {}
-    for text in space:
+    """Load an experiment, whose own plan need not be valid, and the limits `KEY=LIST` or `wide`. Raises ConfigError."""
+    limits: dict[str, tuple[Any, ...]] = dict(WIDE) if "wide" in space else {}
+    for text in (each for each in space if each != "wide"):
         name, separator, values = text.partition("=")
         if not separator or not values.strip():
-            raise ConfigError(Problem("--space", name, f"{text!r} is not of the form KEY=LIST", "as in tensor=1,2,4,8"))
+            way_out = "as in tensor=1,2,4,8, or wide"
+            raise ConfigError(Problem("--space", name, f"{text!r} is not of the form KEY=LIST", way_out))
         key = key_of(name.strip())
         limits[key] = tuple(_decoded(source, overrides, key, item) for item in _items(values))
     return Question(load_experiment(source, overrides, checks=CLUSTER_CHECKS), limits)

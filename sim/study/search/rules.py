@@ -4,12 +4,13 @@ The rules are the checks of any experiment, run as they are. What a check reads 
 agree in it get the same answer, since a check has nothing else to go by. A check that reads an axis which
 the table does not have yet is asked again later.
 
-Public: `RULES`, `Rule`, `forbidden`, `meaning`.
+Public: `Rule`, `forbidden`, `meaning`, `no_repeats`, `rules_of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -19,21 +20,50 @@ from sim.spec.checks import CHECKS
 from sim.spec.findings import Check, finding
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
+from sim.study.search.axes import NEAREST, ORDER, Axis
 from sim.study.search.table import Mask, Table
 
 Rule = Check
 
 
-def check_repeats(setup: Setup) -> Iterator[Problem]:
-    """A plan that works exactly as a simpler one is not tried twice."""
-    parallel = setup.parallelism
-    if parallel.sequence_parallel and parallel.tensor == 1:
-        yield finding("parallelism.sequence_parallel", "tensor is 1, there is nothing to split", "")
-    elif parallel.zero_stage and setup.data * parallel.context == 1:
-        yield finding("parallelism.zero_stage", "one rank holds the weights, there is nothing to shard", "")
+def _one_copy(setup: Setup) -> bool:
+    return setup.data * setup.parallelism.context == 1
 
 
-RULES: tuple[Rule, ...] = (*CHECKS, check_repeats)
+WITHOUT_EFFECT: Mapping[str, Callable[[Setup], bool]] = {
+    "parallelism.sequence_parallel": lambda setup: setup.parallelism.tensor == 1,
+    "parallelism.zero_stage": _one_copy,
+    "parallelism.schedule": lambda setup: setup.microbatches == 1,
+    "parallelism.order": lambda setup: setup.parallelism.pipeline == 1 or setup.data == 1,
+    "software.tensor_overlap": lambda setup: setup.parallelism.tensor == 1,
+    "software.pipeline_overlap": lambda setup: setup.parallelism.pipeline == 1,
+    "software.scatter_gather": lambda setup: (
+        setup.parallelism.pipeline == 1 or setup.parallelism.tensor == 1 or setup.parallelism.sequence_parallel
+    ),
+    "software.gradient_overlap": lambda setup: setup.parallelism.zero_stage == 3 or _one_copy(setup),
+    "software.parameter_prefetch": lambda setup: setup.parallelism.zero_stage == 0 or _one_copy(setup),
+}
+"""Keys whose value changes nothing in some plans, and in which; of `order` those that begin with tensor and context."""
+
+
+def no_repeats(axes: Sequence[Axis], base: Setup) -> Rule:
+    """The rule that a key has the first of its values where it has no effect."""
+    first = {axis.key: axis.values(base, {})[0] for axis in axes if axis.key in WITHOUT_EFFECT}
+    if not all(tuple(order[:2]) == NEAREST for axis in axes if axis.key == ORDER for order in axis.values(base, {})):
+        del first[ORDER]
+
+    def check_repeats(setup: Setup) -> Iterator[Problem]:
+        """A plan that works exactly as another is not tried twice."""
+        for key, value in first.items():
+            if attrgetter(key)(setup.experiment) != value and WITHOUT_EFFECT[key](setup):
+                yield finding(key, "has no effect in this plan", "")
+
+    return check_repeats
+
+
+def rules_of(axes: Sequence[Axis], base: Setup) -> tuple[Rule, ...]:
+    """All rules for plans that differ in `axes`."""
+    return (*CHECKS, no_repeats(axes, base))
 
 
 def meaning(rule: Rule) -> str:

@@ -236,17 +236,17 @@ class _Hunt:
         if not self.best.rows:
             return []
         table, winner = self.space.table, self.best.rows[0]
-        times = self.least.seconds.copy()
+        worth = self._floors()[:, 0]
         for row, fields in self.fields.items():
-            times[row] = fields["step.time_s"]
-        times[(self.status == NO_FIT) | (self.status == FAILED)] = np.inf
+            worth[row] = self._worth(fields)[0]
+        worth[(self.status == NO_FIT) | (self.status == FAILED)] = np.inf
         alternatives = []
         for key, column in table.column.items():
-            others = np.flatnonzero((column != column[winner]) & np.isfinite(times))
+            others = np.flatnonzero((column != column[winner]) & np.isfinite(worth))
             if len(others):
-                row = int(others[np.argmin(times[others])])
+                row = int(others[np.argmin(worth[others])])
                 proven = self.status[row] != SIMULATED
-                alternatives.append(Alternative(key, table.choice(row)[key], float(times[row]), bool(proven)))
+                alternatives.append(Alternative(key, table.choice(row)[key], float(worth[row]), bool(proven)))
         return alternatives
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import SHAPE, Axis
-from sim.study.search.rules import RULES, Rule, forbidden, meaning
+from sim.study.search.rules import Rule, forbidden, meaning, rules_of
 from sim.study.search.table import Table
 
 
@@ -39,7 +39,7 @@ def open_space(base: Experiment, axes: Sequence[Axis]) -> Space:
         table = table.with_axis(rest.pop(0), setup)
     enumerated = _grown(table, rest, setup)
     counts: dict[str, int] = {}
-    rules: list[Rule] = list(RULES)
+    rules: list[Rule] = list(rules_of(axes, setup))
     while True:
         table, rules = _apply(rules, table, rest, base, keys, counts)
         if not rest or not table.n:
