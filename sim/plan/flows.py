@@ -3,7 +3,8 @@
 A pipelined collective moves its chunks in lock-step, so it is one flow: each hop runs at the rate
 of the ring, and the load on a link is its coefficient. A ring over several nodes with g members in
 each uses g channels that leave a node at each member in turn: an adapter carries 1/g of the ring, a
-local port (g-1)/g. Trees and in-network reduction load the same ports with other byte counts.
+local port (g-1)/g. Where all channels take one exit, one adapter carries them all. Trees and in-network
+reduction load the same ports with other byte counts.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def _ring_edges(cluster: Cluster, member: Ints, node: Ints, n_nodes: Ints) -> Ho
     per_node = size // n_nodes
     regular = np.zeros(n_groups, dtype=bool)
     parts: list[HopColumns] = []
+    turns = (n_nodes == 1) | (cluster.node.nics.ring_exits == "every_rank")
     for width in np.unique(per_node):
-        rows = np.flatnonzero((per_node == width) & (n_nodes * width == size))
+        rows = np.flatnonzero((per_node == width) & (n_nodes * width == size) & turns)
         if not len(rows):
             continue
         rows = rows[np.all(np.ptp(node[rows].reshape(len(rows), -1, width), axis=2) == 0, axis=1)]

@@ -109,6 +109,7 @@ class Nic(Record):
     bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="line rate of one adapter per direction")
     efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
     latency: Seconds = Field(default=0.0, ge=0, description="adapter and host path, one way")
+    ring_exits: Literal["every_rank", "one"] = Field(default="every_rank", description="where the rings of a communicator leave a node: in turn at each of its ranks there, or all at one")
 
 
 class CollectiveTuning(Record):
