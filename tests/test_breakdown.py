@@ -96,7 +96,7 @@ class TestOrder:
             mine = rows["stream"] == number
             assert rows["position"][mine].tolist() == list(range(len(stream.template)))
             assert rows["template"][mine].tolist() == stream.template
-            assert rows["index"][mine].tolist() == stream.index
+            assert rows["index"][mine].tolist() == stream.index.tolist()
         assert trace.weights().sum() == len(rows["stream"])
 
 

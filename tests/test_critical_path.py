@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -61,7 +59,7 @@ def test_slack_is_what_a_collective_can_lose(share: float, longer: bool) -> None
     program = delayed.executor.program
     assert stream.template.count(stream.template[-1]) == 1
     last = program.templates[stream.template[-1]].action
-    program.actions[last] = replace(program.actions[last], latency=program.actions[last].latency + share * slack)
+    program.actions[last] = program.actions[last]._replace(latency=program.actions[last].latency + share * slack)
     delayed.executor._tabulate(program)
     assert (delayed.run().trace.time - run.trace.time > 1e-6) == longer
 

@@ -257,7 +257,7 @@ class TestNetwork:
         finish = Recorder(network, arrivals).run()
         sent = np.bincount([a.kind for a in arrivals], [a.size for a in arrivals], sharing.n_flows)
         np.testing.assert_allclose(network.bytes_moved, sent, rtol=EXACT)
-        assert not network.active
+        assert not network.active_bits
         assert network.peak_load().max() <= 1 + EXACT
         mean = sharing.matrix @ sent / np.array(sharing.capacity) / max(finish)
         assert (mean <= network.peak_load() * (1 + EXACT) + EXACT).all()

@@ -221,7 +221,7 @@ class TestOrder:
     def test_warm_up_of_1f1b(self, stages: int, microbatches: int) -> None:
         """Stage s runs p - s - 1 microbatches ahead, or all there are (Narayanan 2021, section 2.2.1)."""
         for stage in range(stages):
-            order = stage_order("1f1b", stages, 1, stage, microbatches)
+            order = list(stage_order("1f1b", stages, 1, stage, microbatches))
             first_backward = next(i for i, each in enumerate(order) if each.backward)
             assert first_backward == min(stages - stage - 1, microbatches - 1) + 1
 
@@ -229,13 +229,13 @@ class TestOrder:
     def test_warm_up_of_the_interleaved_schedule(self, stages: int, virtual: int, rounds: int) -> None:
         """2 (p - s - 1) + (v - 1) p chunks ahead (Megatron-LM, forward_backward_pipelining_with_interleaving)."""
         for stage in range(stages):
-            order = stage_order("1f1b", stages, virtual, stage, rounds * stages)
+            order = list(stage_order("1f1b", stages, virtual, stage, rounds * stages))
             first_backward = next(i for i, each in enumerate(order) if each.backward)
             ahead = min(2 * (stages - stage - 1) + (virtual - 1) * stages, rounds * stages * virtual - 1)
             assert first_backward == ahead + 1
 
     def test_gpipe_runs_all_forward_first(self) -> None:
-        order = stage_order("gpipe", 4, 1, 2, 3)
+        order = list(stage_order("gpipe", 4, 1, 2, 3))
         assert [each.backward for each in order] == [False] * 3 + [True] * 3
 
     @given(schedules())
@@ -244,7 +244,7 @@ class TestOrder:
         assume(schedule == "1f1b" and microbatches >= 4 * stages)
         passes, step = period(stages, virtual)
         for stage in range(stages):
-            order = stage_order(schedule, stages, virtual, stage, microbatches)
+            order = list(stage_order(schedule, stages, virtual, stage, microbatches))
             steady = order[stages * virtual * 2 : -stages * virtual * 2]
             for here, later in zip(steady, steady[passes:], strict=False):
                 assert later == here._replace(microbatch=here.microbatch + step)

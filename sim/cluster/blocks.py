@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from sim.errors import ConfigError, Problem
@@ -33,7 +34,7 @@ class Block:
         """Vertices in the block."""
         return prod(self.shape)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """The first vertex behind the block."""
         return self.first + self.n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -123,7 +124,14 @@ class Cluster:
 
     def link_kind(self, link: int) -> str:
         """Kind of a link: the kinds of its ends, as "nic-leaf"."""
-        return f"{self.vertex_kind(int(self.links.source[link]))}-{self.vertex_kind(int(self.links.target[link]))}"
+        if link not in self._link_kinds:
+            ends = int(self.links.source[link]), int(self.links.target[link])
+            self._link_kinds[link] = "-".join(map(self.vertex_kind, ends))
+        return self._link_kinds[link]
+
+    @cached_property
+    def _link_kinds(self) -> dict[int, str]:
+        return {}
 
     def find_accelerator(self, name: str) -> int:
         """Number of the accelerator of that name; ConfigError with the nearest names if there is none."""

@@ -23,7 +23,7 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
     exchange = data_parallel(job, program)
     exchange.open_step()
     writer = PassWriter(job, program, exchange)
-    ends = [_write_stage(job, writer, exchange, stage) for stage in range(len(job.plan.orders))]
+    widths = [_write_stage(job, writer, exchange, stage) for stage in range(len(job.plan.orders))]
     exchange.close_step()
     embedding = _embedding_gradients(job, program, exchange)
     updates = _updates(job, exchange)
@@ -32,27 +32,25 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
         _write_end(job, program, computes[rank.number], rank, exchange, waits, updates[rank.number])
         if input_stall > 0:
             _wait_for_input(program, computes[rank.number], rank, input_stall)
-    program.beats = _beats(job, ends)
+    program.beats = _beats(job, widths[-1])
     return program
 
 
-def _write_stage(job: Job, writer: PassWriter, exchange: DataParallel, stage: int) -> list[int]:
-    """Write all passes of a stage; returns the length of its first compute stream after each pass."""
+def _write_stage(job: Job, writer: PassWriter, exchange: DataParallel, stage: int) -> int:
+    """Write all passes of a stage; returns how many instructions of a period go to its first compute stream."""
     passes = job.plan.orders[stage]
-    lengths = writer.write_stage(stage, passes)
+    width = writer.write_stage(stage, passes)
     exchange.after_passes(stage, passes)
-    return lengths
+    return width
 
 
-def _beats(job: Job, marks: list[list[int]]) -> dict[int, int]:
-    """Compute streams of the last stage, with their instructions per period of the schedule."""
+def _beats(job: Job, width: int) -> dict[int, int]:
+    """Compute streams of the last stage, with their `width` instructions per period of the schedule."""
     parallelism = job.plan.experiment.parallelism
-    passes, microbatches = period(parallelism.pipeline, parallelism.virtual_stages)
+    _, microbatches = period(parallelism.pipeline, parallelism.virtual_stages)
     if job.plan.microbatches < MIN_PERIODS * microbatches:
         return {}
-    last = marks[-1]
-    length = last[len(last) // 2] - last[len(last) // 2 - passes]
-    return {rank.number: length for rank in job.ranks if rank.stage == parallelism.pipeline - 1}
+    return {rank.number: width for rank in job.stages[-1]}
 
 
 def _embedding_gradients(job: Job, program: Program, exchange: DataParallel) -> dict[int, int]:

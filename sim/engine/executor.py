@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +58,7 @@ class Executor:
         self.on_alarm: list[Callable[[Any], None]] = [self._wake]
         self.rings_at = [0.0] * n  # clock at which the running alarm ends
         self.reached = [NEVER] * len(program.kinds)  # highest index signalled of each kind of token
-        self.waiting: dict[int, list[tuple[int, int]]] = {}  # by kind of token: index, stream that waits for it
+        self.waiting: list[list[tuple[int, int]]] = [[] for _ in program.kinds]  # index, stream that waits for it
         self.unfinished = sum(1 for stream in program.streams if stream.template)
         self.finished = Event(self.env)
         self.rows: list[float] = []  # one after the other, COLUMNS numbers each
@@ -77,10 +76,12 @@ class Executor:
         self.waits = [template.waits for template in program.templates]
         self.signals = [template.signal for template in program.templates]
         self.acts = [template.action for template in program.templates]
-        self.flows = [actions[action].flow for action in self.acts]
-        self.seconds = [actions[act].latency if actions[act].flow >= 0 else actions[act].duration for act in self.acts]
-        self.sizes = [actions[act].size for act in self.acts]
-        self.used = [Counter(stream.template) for stream in program.streams]  # templates, how often
+        self.heads = [  # what an instruction waits for, its flow class or -1, seconds and bytes
+            (template.waits, action.flow, action.latency if action.flow >= 0 else action.duration, action.size)
+            for template in program.templates
+            for action in (actions[template.action],)
+        ]
+        self.used = [stream.used for stream in program.streams]
         self.makers = {
             signal[0]: s
             for s, templates in enumerate(self.used)
@@ -121,11 +122,11 @@ class Executor:
         for kind in kinds:
             self.reached[kind] += times * index_shift
         waiting = {s for s in shift if self.timer[s] is None and self.position[s] < len(self.templates[s])}
-        for kind, queue in self.waiting.items():
-            self.waiting[kind] = [entry for entry in queue if entry[1] not in waiting]
+        self.waiting = [[entry for entry in queue if entry[1] not in waiting] for queue in self.waiting]
         for s in shift:
             if s in waiting:
-                self._wait_for(*self.missing(s)[0], s)
+                kind, index = self.missing(s)[0]
+                self.waiting[kind].append((index, s))
             else:
                 self._put_off(s, later)
 
@@ -145,30 +146,31 @@ class Executor:
         template, index = self.templates[s][self.position[s]], self.indices[s][self.position[s]]
         return [(kind, at + index) for kind, at in self.waits[template] if self.reached[kind] < at + index]
 
-    def _wait_for(self, kind: int, index: int, s: int) -> None:
-        self.waiting.setdefault(kind, []).append((index, s))
-
     def _advance(self, s: int, cause: int) -> None:
         """Begin the next instruction of stream `s` if its tokens are there; `cause`: row that allowed it."""
-        templates = self.templates[s]
-        position = self.position[s]
+        templates, position = self.templates[s], self.position[s]
         if position == len(templates):
             self._close()
             return
-        template, index, reached = templates[position], self.indices[s][position], self.reached
-        for kind, at in self.waits[template]:
-            if reached[kind] < at + index:
-                self._wait_for(kind, at + index, s)
-                return
-        self.began[s] = self.env._now
+        waits, flow, seconds, size = self.heads[template := templates[position]]
+        if waits:
+            index, reached = self.indices[s][position], self.reached
+            for kind, at in waits:
+                if reached[kind] < at + index:
+                    self.waiting[kind].append((at + index, s))
+                    return
+        env = self.env
+        self.began[s] = now = env._now
         self.blocker[s] = cause
-        flow = self.flows[template]
         if self.processors is not None:
             self._occupy(s, self.program.actions[self.acts[template]])
         elif flow < 0:
-            self._alarm(s, self.seconds[template])
+            timer = self.timer[s] = self.alarms[s]
+            timer.callbacks = self.on_alarm
+            self.rings_at[s] = time = now + seconds
+            ring_at(env, timer, time)
         if flow >= 0:
-            self.timer[s] = self.network.start(flow, self.sizes[template], s, self._complete, self.seconds[template])
+            self.timer[s] = self.network.start(flow, size, s, self._complete, seconds)
 
     def _alarm(self, s: int, delay: float) -> None:
         """Ring stream `s` after `delay` s. Its event is used again unless it is still on its way."""
@@ -196,22 +198,22 @@ class Executor:
         self.rows += (s, position, template, index, self.began[s], self.env._now, self.blocker[s])
         self.timer[s] = None
         self.position[s] = position + 1
-        signal = self.signals[template]
-        if signal is not None:
-            self._signal(signal[0], signal[1] + index, row)
+        if (signal := self.signals[template]) is not None:
+            kind, at = signal
+            self.reached[kind] = index = at + index
+            if self.waiting[kind]:
+                self._wake_waiting(kind, index, row)
         self._advance(s, row)
         if s in self.beats:
             self.beats[s].after(s, position + 1)
 
-    def _signal(self, kind: int, index: int, row: int) -> None:
+    def _wake_waiting(self, kind: int, index: int, row: int) -> None:
         """A token is there: who waits for it looks again."""
-        self.reached[kind] = index
-        queue = self.waiting.get(kind)
-        if queue:
-            self.waiting[kind] = [entry for entry in queue if entry[0] > index]
-            for at, waiter in queue:
-                if at <= index:
-                    self._advance(waiter, row)
+        queue = self.waiting[kind]
+        self.waiting[kind] = [entry for entry in queue if entry[0] > index]
+        for at, waiter in queue:
+            if at <= index:
+                self._advance(waiter, row)
 
     # --- processors -----------------------------------------------------------------------------
 
@@ -240,16 +242,16 @@ class Executor:
     def describe_waiting(self) -> str:
         """Who waits for what, for the Deadlock message."""
         lines = []
-        waits = [(kind, index, s) for kind, queue in self.waiting.items() for index, s in queue]
+        waits = [(kind, index, s) for kind, queue in enumerate(self.waiting) for index, s in queue]
         for kind, index, s in waits[:8]:
             name = self.program.streams[s].name
-            lines.append(f"{name} waits for '{self.program.kinds[kind]}' of index {index}")
+            lines.append(f"{name} waits for '{self.program.name_of(kind)}' of index {index}")
         return f"{self.unfinished} streams cannot go on at {self.env.now:.6g} s: " + "; ".join(lines)
 
     def _trace(self) -> Trace:
-        table = np.array(self.rows, dtype=np.float64).reshape(-1, COLUMNS)
-        stream, position, template, index, blocker = table[:, [0, 1, 2, 3, 6]].T.astype(np.int64)
-        start, end = table[:, 4:6].T.copy()
+        columns = [np.array(self.rows[column::COLUMNS], dtype=np.float64) for column in range(COLUMNS)]
+        stream, position, template, index, blocker = (columns[place].astype(np.int64) for place in (0, 1, 2, 3, 6))
+        start, end = columns[4:6]
         return Trace(
             program=self.program,
             table=self.network.table,

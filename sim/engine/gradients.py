@@ -45,8 +45,8 @@ class DataParallel:
         self.slows = plan.software.overlap_slowdown > 0
         self.groups = [number for number, flow in enumerate(job.flows) if flow.kind == "gradient"]
         self.streams: dict[int, Stream] = {}
-        self.marks = [program.new_kind(f"end of backward of rank {rank.representative}") for rank in job.ranks]
-        self.update_tokens = [program.new_kind(f"weights updated on rank {rank.representative}") for rank in job.ranks]
+        self.marks = [program.new_kind("end of backward of rank", rank.representative) for rank in job.ranks]
+        self.update_tokens = [program.new_kind("weights updated on rank", rank.representative) for rank in job.ranks]
         self.last: dict[int, Token] = {}  # flow class -> token after which all its gradients are summed
         self.templates: dict[tuple[object, ...], int] = {}
 
@@ -217,7 +217,7 @@ class Replicated(DataParallel):
 
     @override
     def after_passes(self, stage: int, passes: Order) -> None:
-        for number in np.flatnonzero(self._sums(passes)):
+        for number in np.flatnonzero(self._sums(passes)).tolist():
             self._sum_chunk(stage, passes[number])
 
     def _sum_chunk(self, stage: int, each: Pass) -> None:

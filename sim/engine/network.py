@@ -86,12 +86,12 @@ class Flow(Event):
     """Bytes on their way, and the event of their arrival: what is left at `since`, and the rate from then on."""
 
     _ok, _value = True, None
+    rate = 0.0
+    rings_at = NEVER
+    coming = False  # has still to join the others on its links
 
     def __init__(self, kind: int, size: float, owner: int, done: Callable[[int], None], since: float) -> None:
         self.kind, self.left, self.owner, self.done, self.since = kind, size, owner, done, since
-        self.rate = 0.0
-        self.rings_at = NEVER
-        self.coming = False  # has still to join the others on its links
 
     def left_at(self, now: float) -> float:
         """Bytes still to move at `now`."""
@@ -107,7 +107,8 @@ class Network:
         self.solo: list[float] = self.rates_alone.tolist()
         self.conflicts = table.conflicts()
         self.near = table.near
-        self.active: dict[int, list[Flow]] = {}
+        self.bit = [1 << kind for kind in range(table.n_flows)]
+        self.active: list[list[Flow]] = [[] for _ in self.bit]  # by class
         self.coming: dict[int, list[Flow]] = {}  # flows that start up near others
         self.active_bits = self.coming_bits = 0  # their classes
         self.n_joins = 0  # of such flows
@@ -124,7 +125,8 @@ class Network:
         self.bytes_moved[kind] += size
         near = self.near[kind]
         if not near & (self.active_bits | self.coming_bits):
-            self._enter(flow)
+            self.active[kind].append(flow)
+            self.active_bits |= self.bit[kind]
             self._run(flow, self.solo[kind])
             return flow
         for other in _bits(near & self.active_bits):
@@ -143,7 +145,7 @@ class Network:
 
     def _await(self, flow: Flow) -> None:
         self.coming.setdefault(flow.kind, []).append(flow)
-        self.coming_bits |= 1 << flow.kind
+        self.coming_bits |= self.bit[flow.kind]
         flow.coming, flow.rate = True, 0.0
         self._ring(flow, flow.since)
 
@@ -157,15 +159,16 @@ class Network:
             self._run(flow, self.solo[flow.kind])
 
     def _enter(self, flow: Flow) -> None:
-        self.active.setdefault(flow.kind, []).append(flow)
-        self.active_bits |= 1 << flow.kind
+        kind = flow.kind
+        self.active[kind].append(flow)
+        self.active_bits |= self.bit[kind]
 
     def _leave(self, flow: Flow) -> None:
-        flows = self.active[flow.kind]
+        kind = flow.kind
+        flows = self.active[kind]
         flows.remove(flow)
         if not flows:
-            del self.active[flow.kind]
-            self.active_bits ^= 1 << flow.kind
+            self.active_bits ^= self.bit[kind]
 
     def _come(self, flow: Flow) -> None:
         """A flow that was called back has started up."""
@@ -175,7 +178,7 @@ class Network:
         flows.remove(flow)
         if not flows:
             del self.coming[flow.kind]
-            self.coming_bits ^= 1 << flow.kind
+            self.coming_bits ^= self.bit[flow.kind]
         self._join(flow)
 
     def note_alone(self, kinds: list[int]) -> None:
@@ -184,13 +187,15 @@ class Network:
 
     def _note_use(self, flow: Flow) -> None:
         """Count a flow at its rate alone towards the peak load, now that it has lasted for some time."""
-        if flow.kind not in self.was_alone and flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
+        if flow.rate == self.solo[flow.kind] and flow.since < self.env._now:
             self.was_alone.add(flow.kind)
 
     def _run(self, flow: Flow, rate: float) -> None:
         """Move what is left at `rate` from `flow.since` on."""
         flow.rate = rate
-        self._ring(flow, flow.since + max(flow.left, 0.0) / rate)
+        flow.rings_at = time = flow.since + flow.left / rate if flow.left > 0.0 else flow.since
+        flow.callbacks = self._on_ring
+        ring_at(self.env, flow, time)
 
     def _ring(self, flow: Flow, time: float) -> None:
         """Wake up for the flow at `time` and at no time set before."""
@@ -216,10 +221,12 @@ class Network:
         if flow.coming:
             self._come(flow)
             return
-        self._note_use(flow)
+        kind = flow.kind
+        if kind not in self.was_alone:
+            self._note_use(flow)
         self._leave(flow)
-        if self.near[flow.kind] & self.active_bits:
-            self._mark(flow.kind)
+        if self.near[kind] & self.active_bits:
+            self._mark(kind)
         flow.done(flow.owner)
 
     def _mark(self, kind: int) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.chains import Timed, cut
+from sim.engine.chains import Alone, Timed, cut
 from sim.engine.gradients import DataParallel, Variant
-from sim.engine.program import Action, Program, Stream, Token, token
+from sim.engine.program import Action, Program, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Sequence, Work, work_of
-from sim.plan.schedule import Order, Pass
+from sim.plan.schedule import Order, Pass, period
 from sim.workload.activations import stage_message_bytes
 from sim.workload.operation import Operation
 
-Ints = NDArray[np.int64]
 Placed = list[tuple[int, int]]  # instructions of a pass: position of a stream in the program, template
 
 
@@ -30,6 +29,7 @@ class PassWriter:
         self.job, self.program, self.exchange = job, program, exchange
         plan = job.plan
         self.stages = plan.experiment.parallelism.pipeline
+        self.period, _ = period(self.stages, plan.experiment.parallelism.virtual_stages)
         self.n_chunks = self.stages * plan.experiment.parallelism.virtual_stages
         self.coalesce = plan.experiment.simulation.coalesce == "auto"
         self.message = stage_message_bytes(plan.model, plan.shard)
@@ -42,23 +42,33 @@ class PassWriter:
         )
         self.gather = Sequence((gather,))
 
-    def write_stage(self, stage: int, passes: Order) -> list[int]:
+    def write_stage(self, stage: int, passes: Order) -> int:
         """Append all passes of a stage to the streams of its rank classes.
 
-        Returns how long the compute stream of its first rank class is after each pass.
+        Returns how many instructions of a period of the schedule go to the compute stream of its first rank class.
         """
         variants, variant = self.exchange.variants(stage, passes)
         backward, chunk, microbatch = passes.table.T
-        kind = (2 * chunk + backward) * len(variants) + variant
-        _, firsts, order = np.unique(kind, return_index=True, return_inverse=True)
-        lengths: list[int] = []
-        for rank in (rank for rank in self.job.ranks if rank.stage == stage):
-            placed = [self._templates(rank, passes[i], variants[variant[i]]) for i in firsts]
-            for name in dict.fromkeys(name for instructions in placed for name, _ in instructions):
-                mine = [[t for where, t in instructions if where == name] for instructions in placed]
-                count = _fill(self.program.streams[name], mine, order, microbatch)
-                lengths = lengths or np.cumsum(count).tolist()
-        return lengths
+        kinds = (2 * chunk + backward) * len(variants) + variant
+        order = kinds.tolist()
+        firsts = {kind: order.index(kind) for kind in sorted(set(order))}
+
+        @cache
+        def indices(*widths: int) -> NDArray[np.int64]:
+            """Microbatch of each instruction, if so many belong to a pass of each kind."""
+            width = np.zeros(max(firsts) + 1, dtype=np.int64)
+            width[list(firsts)] = widths
+            return np.repeat(microbatch, width[kinds])
+
+        first: dict[int, list[int]] = {}
+        for rank in self.job.stages[stage]:
+            placed = {k: self._templates(rank, passes[i], variants[k % len(variants)]) for k, i in firsts.items()}
+            for name in dict.fromkeys(name for instructions in placed.values() for name, _ in instructions):
+                mine = {k: [t for where, t in instructions if where == name] for k, instructions in placed.items()}
+                self.program.streams[name].add_all(mine, order, indices(*map(len, mine.values())))
+                first = first or mine
+        middle = len(order) // 2
+        return sum(len(first[kind]) for kind in order[middle + 1 - self.period : middle + 1])
 
     def _templates(self, rank: RankClass, each: Pass, variant: Variant) -> Placed:
         """Instructions of a pass, each with the stream it goes to; the compute stream comes first."""
@@ -92,13 +102,11 @@ class PassWriter:
         calm: bool,
     ) -> Placed:
         """One instruction if nothing in it meets other traffic, else cut at its collectives."""
-        if self.coalesce and all(self._meets_nobody(rank, flow, calm) for flow in self._groups(rank, work)):
-            return [(rank.number, self._coalesced(rank, str(key[0]), work, waits, signal))]
+        if self.coalesce:
+            alone = self.job.alone(rank, work)
+            if all(self._meets_nobody(rank, rank.flows[group], calm) for group in alone.sizes):
+                return [(rank.number, self._coalesced(rank, str(key[0]), alone, waits, signal))]
         return self._cut(rank, key, work, waits, signal)
-
-    def _groups(self, rank: RankClass, work: Work) -> list[int]:
-        kinds = {operation.group for sequence, _ in work for operation in sequence.operations if operation.group}
-        return sorted(rank.flows[kind] for kind in kinds if kind in rank.flows)
 
     def _meets_nobody(self, rank: RankClass, flow: int, calm: bool) -> bool:
         """Whether a communicator of equal ranks has its links to itself while the pass runs.
@@ -118,9 +126,8 @@ class PassWriter:
         return each.kind in ("gradient", "replica", "embedding") and rank.number in each.members
 
     def _coalesced(
-        self, rank: RankClass, label: str, work: Work, waits: tuple[Token, ...], signal: Token | None
+        self, rank: RankClass, label: str, alone: Alone, waits: tuple[Token, ...], signal: Token | None
     ) -> int:
-        alone = self.job.alone(rank, work)
         carried = tuple((rank.flows[group], size) for group, size in alone.sizes.items())
         action = Action(
             label,
@@ -175,9 +182,9 @@ class PassWriter:
         waits = tuple(token(self.program.kind("ready", member, where, number)) for member in members)
         action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
         if self.job.is_apart(flow):
-            action = replace(action, ranks=members, duration=operation.seconds, carried=((flow, operation.size),))
+            action = action._replace(ranks=members, duration=operation.seconds, carried=((flow, operation.size),))
         else:
-            action = replace(action, flow=flow, size=operation.size, latency=operation.latency)
+            action = action._replace(flow=flow, size=operation.size, latency=operation.latency)
         if flow not in self.groups:
             self.groups[flow] = len(self.program.streams)
             self.program.new_stream(f"{operation.group} group {flow}", operation.group)
@@ -218,18 +225,3 @@ class PassWriter:
             self.sends[key] = len(self.program.streams)
             self.program.new_stream(f"rank {rank.representative} {direction} sends", "send", rank.number)
         return self.sends[key]
-
-
-def _fill(stream: Stream, templates: list[list[int]], order: Ints, index: Ints) -> Ints:
-    """Append to a stream what each pass puts there; returns how many instructions that is, (n_passes,).
-
-    templates: by kind of pass; order, index: (n_passes,) kind and microbatch of each pass.
-    """
-    width = np.array([len(each) for each in templates])
-    count: Ints = width[order]
-    begin = np.cumsum(width) - width
-    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    flat = np.array([t for each in templates for t in each])
-    stream.template += flat[np.repeat(begin[order], count) + within].tolist()
-    stream.index += np.repeat(index, count).tolist()
-    return count

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from simpy.events import Event, EventPriority
 
 from sim.engine.network import Flow
@@ -116,10 +117,11 @@ class PeriodSkipper:
 
         One instruction beyond the last skipped one must match too: it is the one waiting or running.
         """
-        template, index = self.executor.templates[s], self.executor.indices[s]
+        template, index = self.executor.templates[s], np.frombuffer(self.executor.indices[s], np.int64)
         run = _common(template[first + shift :], template[first : len(template) - shift])
-        later = [each + index_shift for each in index[first : first + run]]
-        run = _common(index[first + shift : first + shift + run], later)
+        moved = index[first + shift : first + shift + run] - index[first : first + run]
+        differing = np.flatnonzero(moved != index_shift)
+        run = int(differing[0]) if len(differing) else run
         return max(run - 1, 0) // shift
 
     def _others_stand_still(self, part: Part, shifts: dict[int, tuple[int, int]]) -> bool:

@@ -9,7 +9,15 @@ signalled in the order of their index, so the highest one so far says which are 
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 Token = tuple[int, int]  # kind, loop index (in a template: relative to that of the instruction)
 
@@ -19,8 +27,7 @@ def token(kind: int, index: int = 0) -> Token:
     return kind, index
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(NamedTuple):
     """Work for `duration`, or wait `latency` and move `size` bytes as flow class `flow`.
 
     duration and latency in s, size in B. `category` is the breakdown field it counts under. ranks:
@@ -52,8 +59,7 @@ class Action:
         return not self.category.endswith("_comm")
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """One kind of instruction: tokens it waits for, what it does, the token it signals."""
 
     waits: tuple[Token, ...]
@@ -69,12 +75,22 @@ class Stream:
     kind: str  # "compute", "send", "data", "tensor", "context"
     rank: int = -1  # rank class the stream belongs to, -1 for the stream of a group
     template: list[int] = field(default_factory=list)
-    index: list[int] = field(default_factory=list)
+    index: array[int] = field(default_factory=lambda: array("q"))
+    used: Counter[int] = field(default_factory=Counter)  # templates, how often
 
     def add(self, template: int, index: int = 0) -> None:
         """Append one instruction."""
         self.template.append(template)
         self.index.append(index)
+        self.used[template] += 1
+
+    def add_all(self, blocks: Mapping[int, list[int]], order: list[int], index: NDArray[np.int64]) -> None:
+        """Append the templates of one block after the other; index: of each instruction, (n,)."""
+        self.template += chain.from_iterable(map(blocks.__getitem__, order))
+        self.index.frombytes(index.tobytes())
+        for block, times in Counter(order).items():
+            for template in blocks[block]:
+                self.used[template] += times
 
 
 @dataclass(slots=True)
@@ -89,19 +105,24 @@ class Program:
     templates: list[Template] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     beats: dict[int, int] = field(default_factory=dict)
-    kinds: list[str] = field(default_factory=list)  # token kind -> name, for messages
+    kinds: list[tuple[object, ...]] = field(default_factory=list)  # token kind -> name and key, for messages
     known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made
 
-    def new_kind(self, name: str) -> int:
+    def new_kind(self, *name: object) -> int:
         """A fresh token kind."""
         self.kinds.append(name)
         return len(self.kinds) - 1
 
-    def kind(self, name: str, *key: object) -> int:
+    def kind(self, *name: object) -> int:
         """The token kind of that name and key, made on first use."""
-        if (name, *key) not in self.known_kinds:
-            self.known_kinds[(name, *key)] = self.new_kind(f"{name} {key}")
-        return self.known_kinds[(name, *key)]
+        known = self.known_kinds.get(name)
+        if known is None:
+            known = self.known_kinds[name] = self.new_kind(*name)
+        return known
+
+    def name_of(self, kind: int) -> str:
+        """Name and key of a token kind, for people."""
+        return " ".join(map(str, self.kinds[kind]))
 
     def new_action(self, action: Action) -> int:
         """Register an action."""

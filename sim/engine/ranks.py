@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -41,7 +42,24 @@ class FlowClass:
     receiver: int = -1
 
 
-Profile = tuple[float, tuple[tuple[str, Group, float], ...]]  # speed; communicators inside a layer, their rates
+@dataclass(frozen=True)
+class Profile:
+    """What tells how long a rank takes for a chain: its speed, and communicators inside a layer with their rates."""
+
+    speed: float
+    inner: tuple[tuple[str, Group, float], ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.speed, self.inner))
+
+    def __hash__(self) -> int:
+        """Known after the first time: it is asked for at every look-up."""
+        return self._hash
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Without the hash, which is another one in another process."""
+        return Profile, (self.speed, self.inner)
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,14 @@ class Job:
     known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
     known_chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
+
+    @cached_property
+    def stages(self) -> list[list[RankClass]]:
+        """Rank classes by pipeline stage."""
+        by_stage: list[list[RankClass]] = [[] for _ in self.plan.orders]
+        for rank in self.ranks:
+            by_stage[rank.stage].append(rank)
+        return by_stage
 
     def is_apart(self, flow: int) -> bool:
         """Whether the flows of this kind have their links to themselves, each of them."""
@@ -188,12 +214,13 @@ def _quotient(plan: Plan) -> Quotient:
     speed = plan.cluster.speed[plan.grid.accelerator]
     counts = np.bincount(rank_of)
     flows = tuple(_flow_classes(plan, table))
-    ranks = []
+    ranks, known = [], dict[Profile, Profile]()
     for number, rank in enumerate(plan.partition.representatives().tolist()):
         mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
         inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
-        profile = (float(speed[rank]), inner)
-        ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile[0], mine, profile))
+        profile = Profile(float(speed[rank]), inner)
+        profile = known.setdefault(profile, profile)
+        ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile.speed, mine, profile))
     return Quotient(plan.cluster, tuple(ranks), flows, table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,10 @@ class Trace:
 
     def actions(self) -> Ints:
         """Number of the action of each row, (n,)."""
+        return self._actions
+
+    @cached_property
+    def _actions(self) -> Ints:
         return np.array([template.action for template in self.program.templates], dtype=np.int64)[self.template]
 
     def repeated_rows(self, repeat: Repeat) -> Ints:
@@ -68,6 +73,10 @@ class Trace:
 
     def weights(self) -> Ints:
         """How often each stored row happened, (n,)."""
+        return self._weights
+
+    @cached_property
+    def _weights(self) -> Ints:
         weight = np.ones(len(self.stream), dtype=np.int64)
         for repeat in self.repeats:
             weight[self.repeated_rows(repeat)] += repeat.times

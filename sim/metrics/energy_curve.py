@@ -1,23 +1,20 @@
 """Power over the time of a step, as means over equal samples, so that its integral is the energy.
 
-Each row of the trace adds a constant power from its start to its end. The sum over rows up to a time
-is t * P - Q, with P the powers and Q the powers times starts of the rows begun before t, less the same
-for those ended; so it needs no sorting, only sums over the samples in which rows begin and end.
+Each row of the trace adds a constant power from its start to its end. Up to a time, rows that are over
+count as a whole and rows that act in part; so do the copies of rows in skipped periods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.trace import Trace
+from sim.engine.trace import Repeat, Trace
 from sim.metrics.energy_step import Activity
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SAMPLES = 128
+NEVER = -1.0  # a time before all
 
 
 def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) -> Floats:
@@ -25,43 +22,65 @@ def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) ->
 
     weights: (n_sets, n_rank_classes), how many accelerators of each class are in each set.
     """
-    trace, joules = activity.trace, activity.added()
-    duration = trace.end - trace.start
+    trace = activity.trace
+    duration, width = trace.end - trace.start, trace.time / samples
+    added = (activity.added() * np.stack([activity.spread(weight) for weight in weights]))[:, activity.of_row]
+    watts = np.divide(added, duration, out=np.zeros_like(added), where=duration > 0)
+    edges = _edges(trace.time, samples)
+    energy = _energy(edges, trace.start, trace.end, watts)
+    for repeat in trace.repeats:
+        energy += _of_copies(edges, trace, repeat, watts)
     base = activity.job.board.waiting * weights.sum(axis=1, keepdims=True)
-    curves = np.empty((len(weights), samples))
-    for number, weight in enumerate(weights):
-        added = (joules * activity.spread(weight))[activity.of_row]
-        watts = np.divide(added, duration, out=np.zeros_like(added), where=duration > 0)
-        curves[number] = _means(trace, watts, samples)
-    curves += base
+    curves: Floats = np.diff(energy, prepend=0.0) / width + base
     return curves
-
-
-def _means(trace: Trace, watts: Floats, samples: int) -> Floats:
-    """Mean over each sample of the power that rows add while they act, (samples,) [W]; watts: (n_rows,)."""
-    total = np.zeros(samples)
-    for rows, later in _copies(trace):
-        acting = rows[watts[rows] != 0]
-        start, end = (np.add.outer(later, times[acting]).ravel() for times in (trace.start, trace.end))
-        total += sampled(start, end, np.tile(watts[acting], len(later)), trace.time, samples)
-    return total
 
 
 def sampled(start: Floats, end: Floats, watts: Floats, length: float, samples: int = SAMPLES) -> Floats:
     """Means over equal samples of 0 to `length` of what draws watts[i] from start[i] to end[i], (samples,) [W]."""
     width = length / samples
-    edges = np.arange(1, samples + 1) * width
-    energy = np.zeros(samples)
-    for times, sign in ((start, 1.0), (end, -1.0)):
-        place = np.minimum((times / width).astype(np.int64), samples - 1)
-        begun = np.cumsum(np.bincount(place, watts, samples))
-        before = np.cumsum(np.bincount(place, watts * times, samples))
-        energy += sign * (edges * begun - before)
-    return np.diff(energy, prepend=0.0) / width
+    energy = _energy(_edges(length, samples), start, end, watts[None])
+    means: Floats = np.diff(energy[0], prepend=0.0) / width
+    return means
 
 
-def _copies(trace: Trace) -> Iterator[tuple[Ints, Floats]]:
-    """Stored rows, and how much later each of their copies happened [s]."""
-    yield np.arange(len(trace.start)), np.zeros(1)
-    for repeat in trace.repeats:
-        yield trace.repeated_rows(repeat), np.arange(1.0, repeat.times + 1.0) * repeat.period
+def _edges(length: float, samples: int) -> Floats:
+    """Ends of equal samples of 0 to `length`."""
+    edges: Floats = np.linspace(0.0, length, samples + 1)[1:]
+    return edges
+
+
+def _energy(until: Floats, start: Floats, end: Floats, watts: Floats) -> Floats:
+    """What draws watts[:, i] from start[i] to end[i] takes up to rising times, (n_sets, n_times) [J]."""
+    order = np.argsort(end, kind="stable")
+    over = np.searchsorted(end[order], until, "right")
+    first = np.searchsorted(until, start, "right")  # times while a row acts: so many from the first on
+    acting = np.maximum(np.searchsorted(until, end) - first, 0)
+    row = np.repeat(np.arange(len(start)), acting)
+    time = np.arange(len(row)) + np.repeat(first - np.cumsum(acting) + acting, acting)
+    partly = watts[:, row] * (until[time] - start[row])
+    whole = _running_sum((watts * (end - start))[:, order])[:, over]
+    energy: Floats = whole + np.stack([np.bincount(time, each, len(until)) for each in partly])
+    return energy
+
+
+def _running_sum(rows: Floats) -> Floats:
+    """Sums of the first 0, 1, 2, ... of each row."""
+    sums = np.zeros((len(rows), rows.shape[1] + 1))
+    np.cumsum(rows, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _of_copies(edges: Floats, trace: Trace, repeat: Repeat, watts: Floats) -> Floats:
+    """The same of all copies of repeated rows: at any time few of them are neither over nor still to begin."""
+    rows = trace.repeated_rows(repeat)
+    start, end, watts, period = trace.start[rows], trace.end[rows], watts[:, rows], repeat.period
+    over = np.clip(np.floor((edges - end.max()) / period), 0, repeat.times)
+    under_way = int((end.max() - start.min()) / period) + 2
+    turn = over + np.arange(1, under_way + 1)[:, None]
+    when = np.where(turn <= repeat.times, edges - turn * period, NEVER)
+    order = np.argsort(when, axis=None)
+    partly = np.empty((len(watts), when.size))
+    partly[:, order] = _energy(when.ravel()[order], start, end, watts)
+    whole = np.outer((watts * (end - start)).sum(axis=1), over)
+    energy: Floats = whole + partly.reshape(len(watts), under_way, -1).sum(axis=1)
+    return energy

@@ -74,14 +74,14 @@ class StepEnergy:
 
 def activity_of(trace: Trace, job: Job) -> Activity:
     """What a step did, in arrays."""
-    actions, templates = trace.program.actions, trace.program.templates
+    actions = trace.program.actions
     rows = [_row(action) for action in actions]
     matrix, memory, busy, sent = np.array(rows).reshape(-1, 4).T
     members = [trace.flow_ranks[action.flow] if action.flow >= 0 else action.ranks for action in actions]
     return Activity(
         trace,
         job,
-        np.array([template.action for template in templates], dtype=np.int64)[trace.template],
+        trace.actions(),
         matrix,
         memory,
         busy,

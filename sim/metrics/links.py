@@ -33,14 +33,13 @@ def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
     """Every class of links that carries anything, busiest first; links of one kind and load together."""
     table, carried = trace.table, link_bytes(trace)
     rows: dict[tuple[str, float, float], tuple[int, int, float]] = {}
-    for number, example in enumerate(table.link_example.tolist()):
-        if carried[number] == 0:
-            continue
-        mean = float(carried[number] / (table.capacity[number] * trace.time))
-        peak = max(mean, float(trace.link_peak[number]))
-        key = (cluster.link_kind(example), round(mean, 12), round(peak, 12))
-        first, count, size = rows.get(key, (example, 0, float(carried[number])))
-        rows[key] = (min(first, example), count + int(table.link_count[number]), size)
+    means = carried / (table.capacity * trace.time)
+    columns = (table.link_example, table.link_count, carried, means, np.maximum(means, trace.link_peak))
+    for example, links, size, mean, peak in zip(*(column.tolist() for column in columns), strict=True):
+        if size > 0:
+            key = (cluster.link_kind(example), round(mean, 12), round(peak, 12))
+            first, count, size = rows.get(key, (example, 0, size))
+            rows[key] = (min(first, example), count + links, size)
     uses = [
         LinkUse(cluster.link_name(example), kind, count, mean, peak, size)
         for (kind, mean, peak), (example, count, size) in rows.items()

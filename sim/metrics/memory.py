@@ -10,7 +10,7 @@ from sim.plan.plan import Plan
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.setup import Setup
 from sim.workload.inflight import microbatches_in_flight
-from sim.workload.memory import stage_memory
+from sim.workload.memory import StageMemory
 
 
 def memory_result(plan: Plan) -> MemoryResult:
@@ -35,8 +35,8 @@ def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:
     stages, virtual, reserved = parallelism.pipeline, parallelism.virtual_stages, setup.accelerator.memory.reserved
     shard = shard_of(parallelism, training, software)
     layers = layers_per_chunk(model.layers, stages, virtual)
+    memory = StageMemory(model, shard, training, parallelism, software)
     for stage in range(stages):
         in_flight = microbatches_in_flight(parallelism.schedule, stages, virtual, stage, setup.microbatches)
         held = sum(layers[stage::stages])
-        parts = stage_memory(model, shard, training, parallelism, software, stage, held, in_flight)
-        yield {**parts, "reserved": reserved}
+        yield {**memory.at(stage, held, in_flight), "reserved": reserved}

@@ -71,9 +71,9 @@ class Bands:
         """How runs like `plan` were predicted; None if no run was validated."""
         if not self.residuals:
             return None
-        features, group = _group(plan, self.residuals)
+        features, group, error = self._like(plan)
         outside = _outside(plan, group, self.residuals)
-        width = self.factor * _quantile(group) * (1 + PER_DOUBLING * _doublings(plan, group))
+        width = self.factor * error * (1 + PER_DOUBLING * _doublings(plan, group))
         return Trust(
             band=width,
             coverage=COVERAGE,
@@ -81,6 +81,18 @@ class Bands:
             basis=_basis(features, group),
             extrapolates=tuple(outside),
         )
+
+    def _like(self, plan: Plan) -> tuple[Features, list[Residual], float]:
+        """Features and residuals of the group of runs like `plan`, and the error that its runs stay within."""
+        key = GROUPS[0](plan)
+        if key not in self._known:
+            features, group = _group(plan, self.residuals)
+            self._known[key] = features, group, _quantile(group)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[Features, tuple[Features, list[Residual], float]]:
+        return {}
 
     @cached_property
     def factor(self) -> float:

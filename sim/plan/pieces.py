@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.records import Parallelism, Software, Training, Transformer
@@ -94,14 +95,14 @@ def build_chunks(
         "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes)),
     }
     bucket = _layers_per_segment(model, shard, software, parallelism)
+
+    @cache
+    def segments(layers: int, first: bool, last: bool) -> tuple[Segment, ...]:
+        return _segments(model, shard, blocks, layers, bucket, first=first, last=last)
+
+    last = len(sizes) - 1
     chunks = [
-        Chunk(
-            number,
-            number % stages,
-            number // stages,
-            layers,
-            _segments(model, shard, blocks, layers, bucket, first=number == 0, last=number == len(sizes) - 1),
-        )
+        Chunk(number, number % stages, number // stages, layers, segments(layers, number == 0, number == last))
         for number, layers in enumerate(sizes)
     ]
     return tuple(tuple(chunks[stage::stages]) for stage in range(stages))

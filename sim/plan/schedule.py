@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,13 +20,24 @@ class Pass(NamedTuple):
     microbatch: int
 
 
-class Order(list[Pass]):
+class Order:
     """Passes of a stage in order, and the same as an array: `table` (n, 3) of backward, chunk, microbatch."""
 
     def __init__(self, passes: tuple[Pass, ...], table: Ints, chosen: Ints) -> None:
         """The passes numbered `chosen` of all."""
-        super().__init__(map(passes.__getitem__, chosen.tolist()))
-        self.table = table[chosen]
+        self.passes, self.chosen, self.table = passes, chosen, table[chosen]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.chosen)
+
+    def __getitem__(self, place: int) -> Pass:
+        """The pass at a place."""
+        return self.passes[int(self.chosen[place])]
+
+    def __iter__(self) -> Iterator[Pass]:
+        """All in order."""
+        return map(self.passes.__getitem__, self.chosen.tolist())
 
 
 def stage_order(schedule: str, stages: int, virtual: int, stage: int, microbatches: int) -> Order:

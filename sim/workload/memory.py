@@ -8,6 +8,7 @@ takes 18 B per parameter: 2 weights, 4 gradients, 4 master weights, 8 moments.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.activations import (
@@ -25,7 +26,7 @@ MOMENT_BYTES = 8  # two 32-bit moments of Adam
 MASTER_BYTES = 4  # 32-bit copy of 16-bit weights
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Stage:
     """One rank's part of one pipeline stage and how its state is sharded."""
 
@@ -35,11 +36,10 @@ class _Stage:
     parallelism: Parallelism
     software: Software
     layers: int
-    in_flight: int
     first: bool
     last: bool
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return rank_parameters(
             self.model,
@@ -50,7 +50,7 @@ class _Stage:
             sequence_length=self.shard.sequence_length,
         )
 
-    @property
+    @cached_property
     def trained(self) -> int:
         """Parameters with gradients and optimizer state."""
         return trained_parameters(self.model, self.shard.lora, self.shard.tensor, self.layers, self.parameters)
@@ -77,14 +77,39 @@ def stage_memory(
     weights, gradients, optimizer, activations (layers), ends (embedding and head activations),
     temporary (the largest working set).
     """
-    ends = {"first": stage == 0, "last": stage == parallelism.pipeline - 1}
-    part = _Stage(model, shard, training, parallelism, software, layers, in_flight, **ends)
+    return StageMemory(model, shard, training, parallelism, software).at(stage, layers, in_flight)
+
+
+class StageMemory:
+    """Memory of the stages of one plan; what stages have in common is counted once. Arguments as `stage_memory`."""
+
+    def __init__(
+        self, model: Transformer, shard: Shard, training: Training, parallelism: Parallelism, software: Software
+    ) -> None:
+        self.plan = model, shard, training, parallelism, software
+        self.layer_bytes = layer_activation_bytes(model, shard)
+        self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
+
+    def at(self, stage: int, layers: int, in_flight: int) -> dict[str, float]:
+        """Peak bytes per accelerator by part, as `stage_memory`."""
+        parallelism = self.plan[3]
+        key = layers, stage == 0, stage == parallelism.pipeline - 1
+        if key not in self.known:
+            part = _Stage(*self.plan, *key)
+            self.known[key] = part, _whatever_is_in_flight(part)
+        part, parts = self.known[key]
+        activations = in_flight * layers / parallelism.virtual_stages * self.layer_bytes
+        return parts | {"activations": activations, "ends": _ends(part, in_flight)}
+
+
+def _whatever_is_in_flight(part: _Stage) -> dict[str, float]:
+    """All parts; those that depend on the chunks in flight are still empty."""
     return {
         "weights": _weights(part),
-        "gradients": part.trained * software.gradient_bytes / part.shards(2),
-        "optimizer": part.trained * optimizer_state_bytes(training.precision) / part.shards(1),
-        "activations": in_flight * layers / parallelism.virtual_stages * layer_activation_bytes(model, shard),
-        "ends": _ends(part),
+        "gradients": part.trained * part.software.gradient_bytes / part.shards(2),
+        "optimizer": part.trained * optimizer_state_bytes(part.training.precision) / part.shards(1),
+        "activations": 0.0,
+        "ends": 0.0,
         "temporary": _working_set(part) + _gathered(part),
     }
 
@@ -106,10 +131,12 @@ def _weights(part: _Stage) -> float:
     return stored / part.shards(3)
 
 
-def _ends(part: _Stage) -> float:
+def _ends(part: _Stage, in_flight: int) -> float:
     """Activations of embedding and head, for as many microbatches as their chunk holds."""
+    if not (part.first or part.last):
+        return 0.0
     plan = part.parallelism
-    ahead = end_chunks_in_flight(part.in_flight, plan.pipeline, plan.virtual_stages)
+    ahead = end_chunks_in_flight(in_flight, plan.pipeline, plan.virtual_stages)
     waiting = min(ahead, _microbatches(part.training, plan))
     first = embedding_activation_bytes(part.model, part.shard) if part.first else 0.0
     last = head_activation_bytes(part.model, part.shard) if part.last else 0.0

@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.cluster.cluster import Cluster
 from sim.engine.chains import Alone
-from sim.engine.ranks import CATEGORY, FlowClass, Job, RankClass, group_of
+from sim.engine.ranks import CATEGORY, FlowClass, Job, Profile, RankClass, group_of
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, Sequence
@@ -99,4 +99,4 @@ def _flows(
 
 def _rank(stage: int, rank: int, mine: dict[str, int], flows: list[FlowClass], speed: float) -> RankClass:
     inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
-    return RankClass(stage, rank, stage, 1, speed, mine, (speed, inner))
+    return RankClass(stage, rank, stage, 1, speed, mine, Profile(speed, inner))
