@@ -59,6 +59,7 @@ def search_plans(
     began = time.perf_counter()
     wanted = objectives_of(objectives, Setup(experiment))
     base = _one_step(experiment)
+    progress("enumerating plans", 0.0)
     space = open_space(base, axes_of(limits or {}))
     if not space.table.n:
         rules = "; ".join(f"{count} plans: {rule}" for rule, count in space.forbidden.items())
