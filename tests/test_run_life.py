@@ -27,7 +27,7 @@ def check_books(life: Life, inputs: LifeInputs) -> None:
     total = inputs.nodes + inputs.recovery.warm_spares + inputs.recovery.cold_spares
     for span in life.spans:
         assert 0 <= span.start < span.end <= life.elapsed_s
-        assert 0 < span.seconds <= (span.end - span.start) * (1 + 1e-9)
+        assert 0 < span.seconds <= (span.end - span.start) + 1e-9 * max(1.0, span.end)
         assert span.busy_nodes + span.spare_nodes + span.down_nodes <= total
     assert sum(incident.lost_steps for incident in life.incidents) <= life.steps_lost + 1e-6
     assert [i.time for i in life.incidents] == sorted(i.time for i in life.incidents)

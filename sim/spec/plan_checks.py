@@ -135,7 +135,7 @@ def check_placement(setup: Setup) -> Iterator[Problem]:
         yield finding(key, f"{len(placement)} entries for {setup.ranks} ranks", "list one accelerator for each rank")
     if len(set(placement)) != len(placement):
         twice = sorted({item for item in placement if placement.count(item) > 1}) if len(placement) < 5000 else []
-        yield finding(key, f"some accelerators appear twice{", ".join(twice)}", "each can hold one rank")
+        yield finding(key, f"some accelerators appear twice{listed(twice)}", "each can hold one rank")
     outside = [item for item in placement if not 0 <= item < size]
     if outside:
         yield finding(key, f"there is no accelerator{listed(outside)}", f"they are numbered 0 to {size - 1}")
@@ -176,7 +176,7 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
         return
     twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
     if twice:
-        yield finding("training.lora.targets", f"these appear twice: {", ".join(twice)}", "name each once")
+        yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
     if lora.rank >= setup.workload.hidden:
         message = f"rank {lora.rank} is no less than hidden {setup.workload.hidden}"
         yield finding("training.lora.rank", message, "an adapter saves nothing then; 8 to 64 is usual")
