@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
@@ -250,7 +251,10 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> N
     words = [word for override in FRAIL for word in ("--set", override)]
     line = [sys.executable, "-m", "sim.cli", "run", str(ROOT / "experiments" / "quickstart.yaml"), *words]
     line += ["--seeds", "5000", "-j", "1", "-o", str(tmp_path)]
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whatever the tests themselves were started with
+    process = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     while not (tmp_path / module.FILE).exists():
         time.sleep(0.02)
     time.sleep(0.7)
