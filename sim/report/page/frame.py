@@ -55,7 +55,7 @@ def page(title: str, subtitle: str, sections: Iterable[Section]) -> str:
         f"<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>\n<nav>{links}</nav>\n"
         f"<main>\n{body}\n</main>\n"
         f'<script type="application/json" id="figures">{_safe(drawn)}</script>\n'
-        + (f"<script>{_plotly()}</script>\n" if figures else "")
+        + (f'<script type="text/plain" id="plotly">{_plotly()}</script>\n' if figures else "")
         + f"<script>{_asset('page.js')}</script>\n</body></html>\n"
     )
 

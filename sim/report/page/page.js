@@ -25,7 +25,15 @@
     }
     return merged;
   };
+  // The drawing library is large: it is read when the first figure is drawn, after the text is on the screen.
+  const library = () => {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  };
   const draw = (place) => {
+    library();
     const { data, layout } = figures[place.dataset.figure];
     const options = { responsive: true, displaylogo: false, displayModeBar: false };
     Plotly.react(place, themed(data), layoutOf(layout), options).then(() => { place.dataset.drawn = "yes"; });
@@ -33,7 +41,7 @@
   const places = [...document.querySelectorAll(".plot")];
   // Only what is seen is drawn, so that a long page opens at once; printing draws the rest.
   const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
+    for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); setTimeout(draw, 0, entry.target); }
   }, { rootMargin: "300px" });
   places.forEach((place) => seen.observe(place));
   const redraw = () => places.filter((place) => place.dataset.drawn).forEach(draw);
