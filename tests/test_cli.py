@@ -324,3 +324,17 @@ def _timeless(document: str) -> str:
     result = json.loads(document)
     del result["wall_s"]
     return json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [(("timeline", "quickstart", "--to", "1 ms", "-o"), "--output"), (("report", "RESULT", "--html"), "--html")],
+)
+def test_a_folder_in_place_of_a_file_is_a_wrong_option(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], option: str
+) -> None:
+    assert cli("run", "quickstart", "-o", tmp_path).code == 0
+    outcome = cli(*(str(tmp_path) if word == "RESULT" else word for word in words), tmp_path)
+    assert outcome.code == 2
+    assert option in outcome.err
+    assert "directory" in outcome.err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Option, Typer
 
 from sim.cli import complete, output
-from sim.cli.run import AsJson
+from sim.cli.run import AsJson, writing
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -140,7 +140,8 @@ def _progress(stack: ExitStack) -> Progress:
 def _write(text: str, target: Path | None, json: bool) -> None:
     """The definition into its file, or on stdout if there is none and nothing else needs it."""
     if target:
-        target.write_text(text, encoding="utf-8")
+        with writing(target):
+            target.write_text(text, encoding="utf-8")
         output.say(f"wrote {target}")
     elif not json:
         output.emit(f"\n{text}")

@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 from sim.cli import complete, output
-from sim.cli.run import AsJson, Overrides
+from sim.cli.run import AsJson, Overrides, writing
 
 
 def plan(
@@ -87,10 +87,8 @@ def plan(
 
 
 def _write(file: Path, text: str) -> None:
-    try:
+    with writing(file):
         file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadParameter(f"{file}: {error.strerror}", param_hint="--output") from None
 
 
 @contextmanager

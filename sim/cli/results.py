@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from sim.cli import output
-from sim.cli.run import AsJson, writable
+from sim.cli.run import AsJson, writing
 
 Stored = Annotated[Path, Argument(metavar="RESULT", help="result.json, or the folder it is in.")]
 
@@ -55,6 +55,7 @@ def compare(a: Stored, b: Stored, json: AsJson = False, html: Html = None) -> in
 
 def write_html(file: Path, page: Callable[[], str]) -> None:
     """Write a page and say where; a wrong folder is told before the page is made."""
-    writable(file.parent)
-    file.write_text(page(), encoding="utf-8")
+    with writing(file, "--html"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(), encoding="utf-8")
     output.say(f"wrote {file}")

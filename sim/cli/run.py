@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -94,8 +96,15 @@ def share(text: str, option: str) -> float:
 
 def writable(directory: Path) -> Path:
     """Make the folder before the simulation starts, so that a wrong name costs nothing."""
-    try:
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadParameter(f"{directory}: {error.strerror}", param_hint="--output") from None
     return directory
+
+
+@contextmanager
+def writing(path: Path, option: str = "--output") -> Iterator[None]:
+    """What cannot be written inside is the fault of the option that named it."""
+    try:
+        yield
+    except OSError as error:
+        raise BadParameter(f"{path}: {error.strerror}", param_hint=option) from None

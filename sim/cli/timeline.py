@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from typer import BadParameter, Option
 
 from sim.cli import output
-from sim.cli.run import Overrides, Source, writable
+from sim.cli.run import Overrides, Source, writable, writing
 
 
 def timeline(
@@ -49,10 +49,12 @@ def timeline(
     run = study.simulated_for_timeline(experiment)
     shown = study.window(run, shown_ranks, *window)
     if form == "pytorch":
-        files = study.write_profiler_traces(run, shown, target)
+        with writing(target):
+            files = study.write_profiler_traces(run, shown, target)
         output.say(f"wrote {len(files)} profiler traces to {target}")
     else:
-        size = study.write_timeline(shown, target, largest)
+        with writing(target):
+            size = study.write_timeline(shown, target, largest)
         said = f"{len(shown.places)} ranks, {len(shown.spans):,} spans, {format_quantity(float(size), DATA)}"
         output.say(f"wrote {target} ({said}); open it at https://ui.perfetto.dev")
     return output.FINE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Option
 
 from sim.cli import output
-from sim.cli.run import AsJson, Overrides, writable
+from sim.cli.run import AsJson, Overrides, writable, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,8 @@ def validate(
     if folder:
         _write(validation, folder)
     if residuals:
-        write_residuals(validation.rows, residuals)
+        with writing(residuals, "--residuals"):
+            write_residuals(validation.rows, residuals)
     if json:
         output.emit_json(validation.to_json())
     else:
