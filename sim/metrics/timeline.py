@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,14 @@ class Timeline:
 def rank_spans(trace: Trace, plan: Plan, ranks: Sequence[int]) -> dict[int, list[Span]]:
     """What each of `ranks` does in the whole step, track by track."""
     rows = _Rows(trace)
-    return {rank: list(rows.spans(int(plan.partition.rank[rank]), rows.end >= 0)) for rank in ranks}
+    return _spans_of(rows, plan, ranks, rows.end >= 0)
+
+
+def _spans_of(rows: _Rows, plan: Plan, ranks: Sequence[int], inside: NDArray[np.bool_]) -> dict[int, list[Span]]:
+    """The spans of each rank: those of its class, found once."""
+    classes = {rank: int(plan.partition.rank[rank]) for rank in ranks}
+    known = {number: list(rows.spans(number, inside)) for number in dict.fromkeys(classes.values())}
+    return {rank: [replace(span, rank=rank) for span in known[number]] for rank, number in classes.items()}
 
 
 def timeline(
@@ -97,22 +104,10 @@ def timeline(
     """What `ranks` do between `begin` and `end` [s]; spans that reach into the window are kept whole."""
     rows = _Rows(trace)
     inside = (rows.end > begin) & (rows.start < end)
-    spans: list[Span] = []
-    by_class: dict[int, list[Span]] = {}
-    for rank in ranks:
-        number = int(plan.partition.rank[rank])
-        if number not in by_class:
-            by_class[number] = list(rows.spans(number, inside))
-        spans += (_moved(span, rank) for span in by_class[number])
+    spans = chain.from_iterable(_spans_of(rows, plan, ranks, inside).values())
     places = {rank: cluster.vertex_name(int(plan.grid.accelerator[rank])) for rank in ranks}
     arrows = tuple(_arrows(rows, plan, ranks, inside))
     return Timeline(tuple(spans), arrows, tuple(_loads(rows, cluster, inside)), places, trace.time)
-
-
-def _moved(span: Span, rank: int) -> Span:
-    return Span(
-        rank, span.track, span.name, span.category, span.index, span.start, span.end, span.size, span.parts
-    )  # fmt: skip
 
 
 class _Rows:

@@ -1,12 +1,11 @@
 """The page of a run: its result, with pictures from the same step simulated in detail.
 
-Public: `page_of`, `write_page`.
+Public: `page_of`.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from sim.errors import ConfigError
 from sim.metrics.pictures import Pictures, pictures
@@ -28,8 +27,3 @@ def _pictures(result: Result) -> Pictures | None:
         return None
     run = simulated_for_timeline(experiment)
     return pictures(run.trace, run.plan, run.job, run.cluster)
-
-
-def write_page(result: Result, file: Path) -> None:
-    """Write the page of a result."""
-    file.write_text(page_of(result), encoding="utf-8")

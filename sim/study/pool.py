@@ -84,17 +84,22 @@ class LocalProcesses:
 
     def renew(self) -> None:
         """Start new processes."""
-        self.pool = ProcessPoolExecutor(self.count, mp_context=self.context, initializer=_prepare)
+        self.pool = ProcessPoolExecutor(self.count, mp_context=self.context, initializer=prepare_worker)
 
     def close(self) -> None:
         """End all workers at once, whatever they are doing."""
-        workers = list((getattr(self.pool, "_processes", None) or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            worker.kill()
+        stop(self.pool)
 
 
-def _prepare() -> None:
+def stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers without waiting for what they are at."""
+    workers = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.kill()
+
+
+def prepare_worker() -> None:
     """Leave Ctrl-C to the parent, and end when it ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()

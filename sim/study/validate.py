@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -23,6 +21,7 @@ from sim.spec.reader import read_file, yaml_files
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.collectives import find_curves, validate_curves
+from sim.study.pool import prepare_worker, processors, stop
 from sim.study.simulate import simulate
 from sim.study.trust import plan_of, residuals_of
 
@@ -56,7 +55,7 @@ def validate(
     if not runs and not curves:
         where = " ".join(map(str, paths)) or str(catalogue_root() / "experiments")
         raise ConfigError(Problem(where, "", "holds no measured run", "give an experiment the key `measured`"))
-    rows, complete = predict(runs, jobs or _processors(), progress or (lambda done, total, row: None))
+    rows, complete = predict(runs, jobs or processors(), progress or (lambda done, total, row: None))
     scored = validate_curves(curves) if curves and complete else None
     return replace(summarize(rows, runs, complete), curves=scored)
 
@@ -148,7 +147,7 @@ def predict(runs: Sequence[Measured], jobs: int, progress: Progress) -> tuple[li
     if jobs == 1 or len(runs) <= FEW:
         return _predict_here(runs, progress)
     rows: dict[int, Row] = {}
-    pool = ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn"), initializer=prepare_worker)
     try:
         futures = {pool.submit(predict_one, run): number for number, run in enumerate(runs)}
         for future in as_completed(futures):
@@ -157,7 +156,7 @@ def predict(runs: Sequence[Measured], jobs: int, progress: Progress) -> tuple[li
             progress(len(rows), len(runs), rows[number])
         pool.shutdown()
     except KeyboardInterrupt:
-        _stop(pool)
+        stop(pool)
     return [rows[number] for number in sorted(rows)], len(rows) == len(runs)
 
 
@@ -172,27 +171,11 @@ def _predict_here(runs: Sequence[Measured], progress: Progress) -> tuple[list[Ro
     return rows, True
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers without waiting for what they are at."""
-    workers = list((getattr(pool, "_processes", None) or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
-
-
 def _row_of(future: Future[Row], run: Measured) -> Row:
     error = future.exception()
     if error is None:
         return future.result()
     return Row(run.source, run.name, str(run.path), f"the process that ran it ended: {_reason(error)}")
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def predict_one(run: Measured) -> Row:

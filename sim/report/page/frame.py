@@ -3,7 +3,7 @@
 A page is a title and sections of HTML; a figure is a Plotly figure as plain data, drawn in the colours
 of the reader's theme. The page asks for nothing from the network.
 
-Public: `Figure`, `Section`, `page`, `table`, `cards`, `note`.
+Public: `Figure`, `Part`, `Section`, `page`, `table`, `cards`, `note`, `code`.
 """
 
 from __future__ import annotations
