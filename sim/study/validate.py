@@ -26,6 +26,7 @@ from sim.study.simulate import simulate
 from sim.study.trust import plan_of, residuals_of
 
 WORST = 10
+BLIND = "blind"  # folder of runs that were collected before they were predicted, and are kept apart
 FEW = 4  # up to so many runs are not worth starting processes for
 EXPERIMENT_KEYS = frozenset({"cluster", "workload", "parallelism", "training", "software", "measured"})
 
@@ -64,11 +65,19 @@ def validate(
 
 
 def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[Measured]:
-    """The measured runs under `paths` in order, each measurement once: tables before single experiments."""
-    files = [file for path in paths or (catalogue_root() / "experiments",) for file in yaml_files(path)]
+    """The measured runs under `paths` in order, each measurement once: tables before single experiments.
+
+    Without `paths` those of the catalogue, but for the blind ones: what is asked for by default is what trust
+    bands and tables of errors are made of.
+    """
+    files = [file for path in paths or _compared() for file in yaml_files(path)]
     files.sort(key=lambda file: not _holds_cases(file))
     found = [run for file in dict.fromkeys(files) for run in _read(file, file in paths, overrides)]
     return _distinct(found)
+
+
+def _compared() -> list[Path]:
+    return [file for file in yaml_files(catalogue_root() / "experiments") if file.parent.name != BLIND]
 
 
 def _holds_cases(file: Path) -> bool:
