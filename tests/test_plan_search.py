@@ -21,7 +21,7 @@ from sim.metrics.planning import PlanSearch
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.search.axes import AXES, WIDE, axes_of, with_values
+from sim.study.search.axes import AXES, SWITCHES, axes_of, with_values
 from sim.study.search.best import ParetoFront, TopPlans
 from sim.study.search.bound import Bounds
 from sim.study.search.files import open_question, winning_file
@@ -34,6 +34,7 @@ from sim.study.simulate import simulate, simulate_step
 from support import Cli
 
 EXACT = 1e-9
+SWAPPED = ("tensor", "context", "expert", "pipeline", "data")
 MODEL = {"layers": 8, "hidden": 512, "heads": 8, "ffn": 2048}
 CHIPS = {"accelerators": 4, "nics": {"count": 4, "bandwidth": 25e9, "latency": 1e-6}}
 BASES: dict[str, dict[str, Any]] = {
@@ -84,7 +85,7 @@ def some(table: Table) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", BASES)
 def test_bound_is_never_above_the_simulated_step(name: str) -> None:
     experiment = base(name)
-    space = open_space(experiment, axes_of({}))
+    space = open_space(experiment, axes_of({}, Setup(experiment)))
     part = sample(space.table, 7, seed=len(name))
     bounds = bounds_of(experiment, space.table).of(part).seconds
     shares = []
@@ -99,7 +100,7 @@ def test_bound_is_never_above_the_simulated_step(name: str) -> None:
 @given(st.data())
 def test_bound_holds_for_any_job(data: st.DataObject) -> None:
     experiment = small_experiment(**CASES[data.draw(st.sampled_from(sorted(CASES)))])
-    space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}))
+    space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}, Setup(experiment)))
     part = space.table.take(np.array([data.draw(st.integers(0, space.table.n - 1))]))
     least = bounds_of(experiment, space.table, energy=True).of(part)
     result = simulate(with_values(experiment, part.choice(0)))
@@ -119,7 +120,8 @@ SUPPLY = {"rated": 5e3, "at_10": 0.8, "at_20": 0.9, "at_50": 0.95, "at_100": 0.9
 def test_bound_on_energy_and_cost_holds_on_an_own_site() -> None:
     node = {**CHIPS, "power": {"host": {"idle": 200.0, "busy": 400.0}, "supply": SUPPLY}}
     experiment = small_experiment(nodes=2, node=node, training={"global_batch": 16, "sequence_length": 512}, **OWNED)
-    setup, space = Setup(experiment), open_space(experiment, axes_of({"data": (1, 2, 4), "microbatch": (1, 2)}))
+    setup = Setup(experiment)
+    space = open_space(experiment, axes_of({"data": (1, 2, 4), "microbatch": (1, 2)}, setup))
     part = sample(space.table, 8)
     least = bounds_of(experiment, space.table, energy=True).of(part)
     floors = np.array([each.floor(setup, least) for each in objectives_of(("energy", "cost"), setup)]).T
@@ -134,7 +136,7 @@ def test_bound_on_energy_and_cost_holds_on_an_own_site() -> None:
 
 def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
     experiment = base("two servers, everything beside")
-    part = sample(open_space(experiment, axes_of({})).table, 30)
+    part = sample(open_space(experiment, axes_of({}, Setup(experiment))).table, 30)
     together = bounds_of(experiment, part).of(part).seconds
     alone = [bounds_of(experiment, part).of(part.take(np.array([row]))).seconds[0] for row in range(part.n)]
     assert together == pytest.approx(alone, rel=1e-12)
@@ -146,7 +148,7 @@ def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
 def whole(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> Table:
     """All plans, also those that a rule forbids."""
     table = Table({}, {})
-    for axis in axes_of(limits):
+    for axis in axes_of(limits, Setup(experiment)):
         table = table.with_axis(axis, Setup(experiment))
     return table
 
@@ -166,11 +168,43 @@ def test_rules_forbid_what_checks_object_to() -> None:
 def test_space_holds_what_no_rule_forbids_and_counts_the_rest() -> None:
     experiment = small_experiment(nodes=1, node=CHIPS, model=MODEL | {"layers": 6}, training={"global_batch": 12})
     limits = {"recompute": ("none",), "schedule": ("1f1b",)}
-    space, table = open_space(experiment, axes_of(limits)), whole(experiment, limits)
+    space, table = open_space(experiment, axes_of(limits, Setup(experiment))), whole(experiment, limits)
     assert space.enumerated == table.n == space.table.n + sum(space.forbidden.values())
-    rules = rules_of(axes_of(limits), Setup(experiment))
+    rules = rules_of(axes_of(limits, Setup(experiment)), Setup(experiment))
     valid = [choice for choice in some(table) if not check_experiment(with_values(experiment, choice), rules)]
     assert sorted(map(str, some(space.table))) == sorted(map(str, valid))
+
+
+OFFERS: dict[str, Any] = {
+    "tensor_overlap": "backward",
+    "choices": {"context": [1], "zero_stage": [1], "sequence_parallel": [True], "tensor_overlap": ["full"]},
+}
+
+
+def tried(limits: Mapping[str, Sequence[Any]], wide: bool = False) -> dict[str, set[Any]]:
+    """The values that remain for each key when the software offers only some."""
+    experiment = small_experiment(nodes=1, node=CHIPS, software=OFFERS, training={"global_batch": 4})
+    plans = some(open_space(experiment, axes_of(limits, Setup(experiment), wide)).table)
+    return {key: {plan[key] for plan in plans if plan["parallelism.tensor"] == 2} for key in plans[0]}
+
+
+def test_what_the_software_does_not_offer_is_left_out() -> None:
+    values = tried({})
+    assert values["parallelism.context"] == {1}
+    assert values["parallelism.sequence_parallel"] == {True}
+    assert values["parallelism.zero_stage"] == {0, 1}  # 0 with one replica: there is nothing to shard
+    assert values["software.tensor_overlap"] == {"backward", "full"}
+    assert values["training.recompute"] == {"none", "selective", "alternate", "full"}
+    assert "software.gradient_overlap" not in values
+
+
+def test_a_wide_space_and_given_values_go_beyond_what_the_software_offers() -> None:
+    assert tried({"zero_stage": (3,), "data": (2,)})["parallelism.zero_stage"] == {3}
+    values = tried({}, wide=True)
+    assert values["parallelism.context"] == {1, 2}
+    assert values["parallelism.zero_stage"] == {0, 1, 2, 3}
+    assert set(SWITCHES) <= set(values)
+    assert values["software.tensor_overlap"] == {"none", "backward", "full"}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +216,7 @@ def test_space_holds_what_no_rule_forbids_and_counts_the_rest() -> None:
         {"software.scatter_gather": True},
         {"software.gradient_overlap": False},
         {"software.parameter_prefetch": False},
-        {"parallelism.order": WIDE["parallelism.order"][1]},
+        {"parallelism.order": SWAPPED},
     ],
 )
 def test_a_plan_that_repeats_another_is_equal_to_it(values: dict[str, Any]) -> None:
@@ -194,7 +228,7 @@ def test_a_plan_that_repeats_another_is_equal_to_it(values: dict[str, Any]) -> N
     ("parallelism", "values"),
     [
         ({"tensor": 8}, {"software.pipeline_overlap": True}),
-        ({"tensor": 4}, {"parallelism.order": WIDE["parallelism.order"][1]}),
+        ({"tensor": 4}, {"parallelism.order": SWAPPED}),
         ({"tensor": 2, "zero_stage": 3}, {"software.gradient_overlap": False}),
         ({"tensor": 2}, {"software.parameter_prefetch": False}),
         ({"tensor": 2, "pipeline": 2, "sequence_parallel": True}, {"software.scatter_gather": True}),
@@ -211,7 +245,8 @@ def assert_repeats(experiment: Experiment, values: Mapping[str, Any]) -> None:
     """`values` make no difference to `experiment`, and the rule says so."""
     repeated = with_values(experiment, values)
     own = {key: attrgetter(key)(experiment) for key in values}
-    axes = axes_of({key: (own[key], value) for key, value in values.items() if own[key] != value})
+    limits = {key: (own[key], value) for key, value in values.items() if own[key] != value}
+    axes = axes_of(limits, Setup(experiment))
     assert list(no_repeats(axes, Setup(experiment))(Setup(repeated)))
     one, other = simulate(experiment), simulate(repeated)
     assert (one.step, one.memory, one.energy) == (other.step, other.memory, other.energy)
@@ -219,21 +254,25 @@ def assert_repeats(experiment: Experiment, values: Mapping[str, Any]) -> None:
 
 def test_the_only_value_of_a_key_is_tried_even_where_it_has_no_effect() -> None:
     limits = {"zero_stage": (3,), "tensor": (1,), "pipeline": (4,), "sequence_parallel": (True,)}
-    assert open_space(base("one server"), axes_of(limits)).table.n > 0
+    experiment = base("one server")
+    assert open_space(experiment, axes_of(limits, Setup(experiment))).table.n > 0
 
 
 # --- the best plan ----------------------------------------------------------------------------
 
 
-ONE_WAY: dict[str, Sequence[Any]] = {"context": (1,), "recompute": ("none",), "schedule": ("1f1b",)}
+NEARER: Sequence[Any] = (("tensor", "context", "expert", "data", "pipeline"),)
+ONE_WAY: dict[str, Sequence[Any]] = {
+    "context": (1,), "recompute": ("none",), "schedule": ("1f1b",), "order": NEARER,
+}  # fmt: skip
 SPACES: dict[str, dict[str, Sequence[Any]]] = {
     "one server": ONE_WAY | {"microbatch": (1, 4)},
     "two servers, everything beside": {
         "tensor": (2,), "microbatch": (4,), "recompute": ("none",), "context": (1,),
-        "zero_stage": (0, 1, 3), "virtual_stages": (1, 2),
+        "zero_stage": (0, 1, 3), "virtual_stages": (1, 2), "order": NEARER,
     },
     "shares sent and gathered": {
-        "microbatch": (4,), "recompute": ("selective",), "zero_stage": (0, 1), "context": (1,),
+        "microbatch": (4,), "recompute": ("selective",), "zero_stage": (0, 1), "context": (1,), "order": NEARER,
     },
     "no prefetch, slow host": ONE_WAY | {"tensor": (1, 2), "microbatch": (4,)},
     "four to one, hashed": ONE_WAY | {
@@ -245,7 +284,7 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
 def exhaustive(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> list[tuple[float, dict[str, Any]]]:
     """Every valid plan that fits and repeats no other, with its time, best first."""
     plans = [(choice, with_values(experiment, choice)) for choice in some(whole(experiment, limits))]
-    rules = rules_of(axes_of(limits), Setup(experiment))
+    rules = rules_of(axes_of(limits, Setup(experiment)), Setup(experiment))
     valid = [(choice, plan) for choice, plan in plans if not check_experiment(plan, rules) and fits(Setup(plan))]
     timed = [(simulate_step(plan).trace.time, choice) for choice, plan in valid]
     return sorted(timed, key=lambda each: each[0])
@@ -264,7 +303,7 @@ def test_search_finds_what_trying_everything_finds(name: str) -> None:
 
 def test_all_of_the_best_are_found() -> None:
     experiment, limits = base("one server"), SPACES["one server"]
-    unique = open_space(experiment, axes_of(limits)).table
+    unique = open_space(experiment, axes_of(limits, Setup(experiment))).table
     times = sorted(simulate_step(with_values(experiment, choice)).trace.time for choice in some(unique))
     found = search_plans(experiment, limits, top=7, jobs=1)
     assert [plan.step_s for plan in found.plans] == pytest.approx(times[:7], rel=EXACT)
@@ -275,7 +314,7 @@ def test_pareto_set_is_that_of_trying_everything() -> None:
     limits = SPACES["one server"] | {"microbatch": (4,), "data": (1, 2, 4)}
     found = search_plans(experiment, limits, ("time", "energy"), jobs=1)
     worth = set()
-    for choice in some(open_space(experiment, axes_of(limits)).table):
+    for choice in some(open_space(experiment, axes_of(limits, Setup(experiment))).table):
         result = simulate(with_values(experiment, choice))
         assert result.energy is not None
         worth.add((result.step.time_s, result.energy.total_kwh))

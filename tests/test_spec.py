@@ -370,7 +370,7 @@ def test_explain_says_type_bounds_and_default() -> None:
     assert "one of 0, 1, 2, 3" in text
     assert "default  0" in text
     assert "more than 0 B/s" in explain("accelerator.memory.bandwidth")
-    assert explain("zero_stage") == text
+    assert text in explain("zero_stage")
     assert "leaf_oversubscription" in explain("cluster.fabric")
     assert "training" in explain("")
     assert all(explain(entry.path) for entry in entries())

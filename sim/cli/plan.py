@@ -38,7 +38,7 @@ def plan(
         Option(
             "--space",
             metavar="KEY=LIST|wide",
-            help="Try only these values, as tensor=1,2,4; wide: what software may overlap, too. May be repeated.",
+            help="Try only these values, as tensor=1,2,4; wide: also what the software does not offer. Repeatable.",
         ),
     ] = None,
     objectives: Annotated[
@@ -73,7 +73,9 @@ def plan(
     question = open_question(source or named, overrides or [], space or [])
     wanted = [name.strip() for name in objectives.split(",")]
     with _progress() as progress:
-        search = search_plans(question.loaded.experiment, question.limits, wanted, top, workers, progress)
+        search = search_plans(
+            question.loaded.experiment, question.limits, wanted, top, workers, progress, question.wide
+        )
     if file and search.plans:
         _write(file, winning_file(question.loaded, search))
     if json:

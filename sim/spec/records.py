@@ -58,6 +58,7 @@ class FusedAttention(Record):
 
     forward: Fraction = Field(default=0.6, gt=0, description="forward pass")
     backward: Fraction = Field(default=0.5, gt=0, description="backward pass")
+    narrow: Fraction = Field(default=1.0, gt=0, description="rate with heads of 64 over that with heads of 128")
 
 
 class AcceleratorMemory(Record):
@@ -282,6 +283,24 @@ class Transformer(Record):
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
+class Choices(Record):
+    """What a software stack lets its user choose; `clustersim plan` tries nothing else unless its space is wide."""
+
+    tensor: tuple[Count, ...] = Field(default=(), description="values of parallelism.tensor; any if empty")
+    context: tuple[Count, ...] = Field(default=(), description="values of parallelism.context; any if empty")
+    pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
+    virtual_stages: tuple[Count, ...] = Field(default=(), description="values of parallelism.virtual_stages; any if empty")
+    schedule: tuple[Literal["gpipe", "1f1b"], ...] = Field(default=(), description="values of parallelism.schedule; any if empty")
+    recompute: tuple[Literal["none", "selective", "alternate", "full"], ...] = Field(default=(), description="values of training.recompute; any if empty")
+    sequence_parallel: tuple[bool, ...] = Field(default=(), description="values of parallelism.sequence_parallel; any if empty")
+    zero_stage: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(), description="values of parallelism.zero_stage; any if empty")
+    tensor_overlap: tuple[Literal["none", "backward", "full"], ...] = Field(default=(), description="values of tensor_overlap beside the stack's own")
+    gradient_overlap: tuple[bool, ...] = Field(default=(), description="values of gradient_overlap beside the stack's own")
+    parameter_prefetch: tuple[bool, ...] = Field(default=(), description="values of parameter_prefetch beside the stack's own")
+    pipeline_overlap: tuple[bool, ...] = Field(default=(), description="values of pipeline_overlap beside the stack's own")
+    scatter_gather: tuple[bool, ...] = Field(default=(), description="values of scatter_gather beside the stack's own")
+
+
 class Software(Record):
     """A software stack: how it issues work. A property of the stack, never of one run."""
 
@@ -309,6 +328,7 @@ class Software(Record):
     blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
     overlap_slowdown: Fraction = Field(default=0.0, description="share of the processors that overlapped collectives take from computation")
     step_overhead: Seconds = Field(default=0.0, ge=0, description="per step: data loading, logging, loss reduction, clipping synchronisation")
+    choices: Choices = Field(default=Choices(), description="what the stack lets its user choose, for the search of plans")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 

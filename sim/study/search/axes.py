@@ -1,12 +1,12 @@
 """What a plan search varies: the axes, their values by default, and one experiment for one choice.
 
-Public: `Axis`, `AXES`, `WIDE`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
+Public: `Axis`, `AXES`, `SWITCHES`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.errors import ConfigError, Problem
@@ -27,6 +27,7 @@ class Axis:
     key: str
     values: Default
     depends: tuple[str, ...] = ()  # keys that its values depend on
+    offered: Values = ()  # those that the software stack can do; all if empty
 
     @property
     def name(self) -> str:
@@ -83,11 +84,25 @@ def _shard_group(base: Setup, choice: Choice) -> Values:
     return (None, near) if 1 < near < ranks and ranks % near == 0 else (None,)
 
 
+def _order(base: Setup, choice: Choice) -> Values:
+    """That of the experiment, and the same with data and pipeline changed over: which of them is the nearer one."""
+    own, swapped = base.parallelism.order, {"data": "pipeline", "pipeline": "data"}
+    return own, tuple(swapped.get(dimension, dimension) for dimension in own)
+
+
+def _offered(base: Setup, name: str) -> Values:
+    """The value that the stack has, and the others that it offers."""
+    software = base.software
+    return tuple(dict.fromkeys((getattr(software, name), *getattr(software.choices, name))))
+
+
 def _always(*values: Any) -> Default:
     return lambda base, choice: values
 
 
 TENSOR, CONTEXT, PIPELINE, DATA = (f"parallelism.{name}" for name in ("tensor", "context", "pipeline", "data"))
+SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
+ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that come first, as a rule
 AXES: tuple[Axis, ...] = (
     Axis(TENSOR, _share()),
     Axis(CONTEXT, _share("tensor"), (TENSOR,)),
@@ -100,29 +115,33 @@ AXES: tuple[Axis, ...] = (
     Axis("parallelism.sequence_parallel", _always(False, True)),
     Axis("parallelism.zero_stage", _always(0, 1, 2, 3)),
     Axis("parallelism.shard_group", _shard_group, (TENSOR, CONTEXT, DATA)),
+    Axis(ORDER, _order),
 )
 """In this order; the values of an axis may depend on axes of the shape before it."""
-SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
-ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that always come first
-WIDE: Mapping[str, Values] = {
-    ORDER: ((*NEAREST, "expert", "data", "pipeline"), (*NEAREST, "expert", "pipeline", "data")),
+SWITCHES: Mapping[str, Values] = {
     "software.tensor_overlap": ("none", "backward", "full"),
     "software.gradient_overlap": (False, True),
     "software.parameter_prefetch": (False, True),
     "software.pipeline_overlap": (False, True),
     "software.scatter_gather": (False, True),
 }
-"""What stacks such as Megatron leave to their user beyond the plan itself: the order of ranks, and what overlaps."""
+"""What stacks can do beside one another or not; which of it a stack offers is in its `choices`."""
 
 
-def axes_of(limits: Mapping[str, Sequence[Any]]) -> tuple[Axis, ...]:
-    """The axes with the values that `limits` names instead of the default; other keys become axes too.
+def axes_of(limits: Mapping[str, Sequence[Any]], base: Setup, wide: bool = False) -> tuple[Axis, ...]:
+    """The axes of the search around `base`, in the order of `AXES`.
 
-    A key is that of an experiment, as `parallelism.tensor`, or its last part for an axis that is searched
-    anyway. Raises ConfigError for a key that no plan has.
+    `limits` names values of keys instead of the default; other keys become axes too. A key is that of an
+    experiment, as `parallelism.tensor`, or its last part for an axis that is searched anyway. Unless the space is
+    `wide` the default keeps to what the software stack offers. Raises ConfigError for a key that no plan has.
     """
     keys = {key_of(name): tuple(values) for name, values in limits.items()}
-    known = [Axis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in AXES]
+    axes = [replace(axis, offered=() if wide else getattr(base.software.choices, axis.name, ())) for axis in AXES]
+    for key, values in SWITCHES.items():
+        values = values if wide else _offered(base, key.rpartition(".")[2])
+        if len(values) > 1:
+            axes.append(Axis(key, _always(*values)))
+    known = [Axis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in axes]
     return (*known, *(Axis(key, _always(*values)) for key, values in keys.items()))
 
 

@@ -15,20 +15,24 @@ from sim.spec.cluster_checks import CLUSTER_CHECKS
 from sim.spec.load import LoadedExperiment, load_experiment
 from sim.spec.reader import plain, read_text
 from sim.spec.writer import yaml_text
-from sim.study.search.axes import WIDE, key_of
+from sim.study.search.axes import key_of
 
 
 @dataclass(frozen=True)
 class Question:
-    """An experiment whose plan is asked for, and the values that keys are limited to."""
+    """An experiment whose plan is asked for, and the values that keys are limited to.
+
+    `wide`: what its software does not offer, too.
+    """
 
     loaded: LoadedExperiment
     limits: dict[str, tuple[Any, ...]]
+    wide: bool = False
 
 
 def open_question(source: str | Mapping[str, Any], overrides: Sequence[str], space: Sequence[str]) -> Question:
     """Load an experiment, whose own plan need not be valid, and the limits `KEY=LIST` or `wide`. Raises ConfigError."""
-    limits: dict[str, tuple[Any, ...]] = dict(WIDE) if "wide" in space else {}
+    limits: dict[str, tuple[Any, ...]] = {}
     for text in (each for each in space if each != "wide"):
         name, separator, values = text.partition("=")
         if not separator or not values.strip():
@@ -36,7 +40,7 @@ def open_question(source: str | Mapping[str, Any], overrides: Sequence[str], spa
             raise ConfigError(Problem("--space", name, f"{text!r} is not of the form KEY=LIST", way_out))
         key = key_of(name.strip())
         limits[key] = tuple(_decoded(source, overrides, key, item) for item in _items(values))
-    return Question(load_experiment(source, overrides, checks=CLUSTER_CHECKS), limits)
+    return Question(load_experiment(source, overrides, checks=CLUSTER_CHECKS), limits, "wide" in space)
 
 
 def _items(text: str) -> list[Any]:

@@ -4,7 +4,7 @@ The rules are the checks of any experiment, run as they are. What a check reads 
 agree in it get the same answer, since a check has nothing else to go by. A check that reads an axis which
 the table does not have yet is asked again later.
 
-Public: `Rule`, `forbidden`, `meaning`, `no_repeats`, `rules_of`.
+Public: `Rule`, `forbidden`, `meaning`, `no_repeats`, `offered_only`, `rules_of`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ Rule = Check
 
 def _one_copy(setup: Setup) -> bool:
     return setup.data * setup.parallelism.context == 1
+
+
+def _never(setup: Setup) -> bool:
+    return False
 
 
 WITHOUT_EFFECT: Mapping[str, Callable[[Setup], bool]] = {
@@ -61,9 +65,23 @@ def no_repeats(axes: Sequence[Axis], base: Setup) -> Rule:
     return check_repeats
 
 
+def offered_only(axes: Sequence[Axis]) -> Rule:
+    """The rule that a plan keeps to what its software can do, where that has an effect."""
+    offered = {axis.key: axis.offered for axis in axes if axis.offered}
+
+    def check_offered(setup: Setup) -> Iterator[Problem]:
+        """The software stack offers it (--space wide goes beyond what it offers)."""
+        for key, values in offered.items():
+            value = attrgetter(key)(setup.experiment)
+            if value not in values and not WITHOUT_EFFECT.get(key, _never)(setup):
+                yield finding(key, f"{value} is nothing that {setup.software.name} offers", "")
+
+    return check_offered
+
+
 def rules_of(axes: Sequence[Axis], base: Setup) -> tuple[Rule, ...]:
     """All rules for plans that differ in `axes`."""
-    return (*CHECKS, no_repeats(axes, base))
+    return (*CHECKS, offered_only(axes), no_repeats(axes, base))
 
 
 def meaning(rule: Rule) -> str:

@@ -49,18 +49,20 @@ def search_plans(
     top: int = 10,
     jobs: int | None = None,
     progress: Progress = lambda what, share: None,
+    wide: bool = False,
 ) -> PlanSearch:
     """The `top` best plans for the cluster, model and training of a resolved experiment.
 
-    `limits` gives values of an axis instead of all (`axes_of`). With several `objectives` the plans found are
-    those that nothing dominates. Uses `jobs` processes. On KeyboardInterrupt what is found so far is returned,
-    with `complete` False. Raises ConfigError for wrong input, PlanError if no plan is valid.
+    `limits` gives values of an axis instead of all, and `wide` goes beyond what the software offers (`axes_of`).
+    With several `objectives` the plans found are those that nothing dominates. Uses `jobs` processes. On
+    KeyboardInterrupt what is found so far is returned, with `complete` False. Raises ConfigError for wrong input,
+    PlanError if no plan is valid.
     """
     began = time.perf_counter()
     wanted = objectives_of(objectives, Setup(experiment))
     base = _one_step(experiment)
     progress("enumerating plans", 0.0)
-    space = open_space(base, axes_of(limits or {}))
+    space = open_space(base, axes_of(limits or {}, Setup(base), wide))
     if not space.table.n:
         rules = "; ".join(f"{count} plans: {rule}" for rule, count in space.forbidden.items())
         raise PlanError(f"none of {space.enumerated} plans is valid: {rules}")
