@@ -78,6 +78,7 @@ class Store:
             message = "is in use by another process" if busy else f"cannot be opened: {str(error).splitlines()[0]}"
             raise ConfigError(Problem(str(self.path), "", message, "choose another folder with -o")) from None
         self.connection.execute(_TABLES)
+        self.has_errors = bool(self.connection.execute("SELECT 1 FROM results WHERE status = 'error' LIMIT 1").fetchall())
 
     def close(self) -> None:
         """Write everything and let go of the file."""
@@ -94,9 +95,11 @@ class Store:
         self._insert("INSERT INTO entries", [tuple(vars(entry).values()) for entry in entries], 6)
 
     def record(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Keep outcomes by content key; what is there already stays, unless it was an error."""
+        """Keep outcomes by content key, none of them `known`; errors of an earlier attempt are replaced."""
         rows = [(key, *vars(outcome).values()) for key, outcome in outcomes.items()]
-        self._insert("INSERT OR REPLACE INTO results", rows, 4)
+        replacing = "OR REPLACE " if self.has_errors else ""  # costs several times as much
+        self._insert(f"INSERT {replacing}INTO results", rows, 4)
+        self.has_errors = self.has_errors or any(outcome.status == "error" for outcome in outcomes.values())
 
     def known(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that need not be computed again. Errors are tried again."""
