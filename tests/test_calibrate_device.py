@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sim.cli.app import call
-from sim.engine.compute import operation_time
+from sim.engine.compute import length_share, operation_time
 from sim.metrics.calibration import DeviceMeasurement, LayerShape
 from sim.spec.load import load_definition
 from sim.spec.records import Accelerator
@@ -57,8 +57,11 @@ class Fake:
         return self._takes(operation_time(product, self.profile))
 
     def attention(self, shape: LayerShape, backward: bool) -> Kernel:
-        forward = shape.attention_flops / 989.4e12 / KNOWN["forward"]
-        return self._takes(forward + (2.5 * shape.attention_flops / 989.4e12 / KNOWN["backward"] if backward else 0.0))
+        seconds = {
+            way: shape.attention_flops / (989.4e12 * KNOWN[way] * length_share(shape.attention(way)))
+            for way in ("forward", "backward")
+        }
+        return self._takes(seconds["forward"] + (2.5 * seconds["backward"] if backward else 0.0))
 
     def layer(self, shape: LayerShape, backward: bool) -> Kernel:
         return self._takes(0.030 if backward else 0.010)
@@ -135,7 +138,7 @@ class TestProfile:
         assert profile.memory.efficiency == pytest.approx(KNOWN["memory"], rel=0.01)
         assert profile.launch == pytest.approx(KNOWN["launch"], rel=0.01)
         fused = profile.model_dump()["attention"][KERNEL]
-        assert fused == pytest.approx({"forward": 0.5, "backward": 0.4}, rel=0.01)
+        assert (fused["forward"], fused["backward"]) == pytest.approx((0.5, 0.4), rel=0.01)
         assert (profile.power.tdp, profile.power.idle) == (700.0, 75.0)
 
     def test_the_file_says_when_where_and_with_what(self, measured: DeviceMeasurement, tmp_path: Path) -> None:

@@ -53,7 +53,15 @@ def epoch(board: Accelerator, share: float, memory_bound: float, limit: float | 
     rate, bandwidth = board.matrix.peak.fp16, board.memory.bandwidth * board.memory.efficiency
     assert rate is not None
     work = [
-        Operation("arithmetic", "attention", flops=rate * share * (1 - memory_bound), precision="fp16", kernels=0),
+        Operation(
+            "arithmetic",
+            "attention",
+            flops=rate * share * (1 - memory_bound),
+            precision="fp16",
+            n=2**40,
+            k=128,
+            kernels=0,
+        ),
         Operation("memory", "elementwise", bytes_moved=bandwidth * memory_bound, precision="fp16", kernels=0),
     ]
     setting = Board(board, PowerSetting.from_si({"limit": limit}))

@@ -9,6 +9,10 @@ from sim.spec.records import Accelerator, FusedAttention
 from sim.workload.operation import Operation
 
 STORAGE_OF_RATE = {"tf32": "fp32"}  # a format without its own vector rate uses this one
+# A tile of queries starts and finishes in the time of so many keys (fits to Shah 2024, figures 5 and 6: 80 to 130
+# forward, 250 to 380 backward, without a mask).
+START_FORWARD, START_BACKWARD = 128, 256
+WIDE_HEAD = 128  # columns; shares of a profile hold for such heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,30 @@ def matrix_rate(precision: str, accelerator: Accelerator) -> float:
 
 
 def attention_share(operation: Operation, accelerator: Accelerator, kernel: str) -> float:
-    """Share of the peak that a fused attention kernel reaches."""
+    """Share of the peak that a fused attention kernel reaches at this shape."""
     measured = accelerator.attention.get(kernel, FusedAttention())  # type: ignore[call-overload]
-    return float(measured.backward if "backward" in operation.name else measured.forward)
+    share = measured.backward if is_backward(operation) else measured.forward
+    return float(share) * length_share(operation) * width_share(operation, measured)
+
+
+def is_backward(operation: Operation) -> bool:
+    """Which of its two kernels fused attention takes."""
+    return "backward" in operation.name
+
+
+def length_share(operation: Operation) -> float:
+    """What the length leaves of the rate of fused attention: causal rows have half of the keys on average.
+
+    Each round of a ring has its part of the keys.
+    """
+    start = START_BACKWARD if is_backward(operation) else START_FORWARD
+    return operation.n / (operation.n + 2 * start * operation.rounds)
+
+
+def width_share(operation: Operation, measured: FusedAttention) -> float:
+    """What narrow heads leave: softmax takes its time for each score, so the time per column is linear in 1/width."""
+    beyond = WIDE_HEAD / min(operation.k, WIDE_HEAD) - 1
+    return 1 / (1 + beyond * (1 / measured.narrow - 1))
 
 
 def sustained_share(precision: str, accelerator: Accelerator) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sim.metrics.curves import CurveScore
 from sim.metrics.fit import CollectiveFit
+from sim.workload.operation import Operation
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class LayerShape:
     def attention_flops(self) -> float:
         """Forward FLOPs of the causal attention core: two products over half of the scores."""
         return 2.0 * self.microbatch * self.sequence_length**2 * self.hidden
+
+    def attention(self, way: str) -> Operation:
+        """The shape of the attention kernel of one pass, "forward" or "backward"."""
+        return Operation(f"attention {way}", "attention", n=self.sequence_length, k=self.hidden // self.heads)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from datetime import date
 from statistics import median
 from typing import Any
 
-from sim.engine.compute import operation_times
+from sim.engine.compute import length_share, operation_times
 from sim.metrics.calibration import DeviceCalibration, DeviceMeasurement, LayerCheck, Product
 from sim.spec.fragment import fragment_text, quantity_text
 from sim.spec.load import load_definition
@@ -96,7 +96,8 @@ def _shares(measured: DeviceMeasurement, start: Accelerator) -> tuple[dict[str, 
         ("forward", 1.0, measured.attention_forward),
         ("backward", BACKWARD_FLOPS, measured.attention_backward),
     ):
-        shares[f"attention.{KERNEL}.{way}"] = min(1.0, factor * flops / (peak * seconds)) if seconds else 1.0
+        rate = peak * length_share(measured.layer.attention(way))
+        shares[f"attention.{KERNEL}.{way}"] = min(1.0, factor * flops / (rate * seconds)) if seconds else 1.0
     matrix = _changed(
         start.matrix,
         efficiency=shares["matrix.efficiency"],
