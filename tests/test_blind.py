@@ -15,6 +15,7 @@ from support import ROOT
 
 FOLDER = ROOT / "experiments" / BLIND
 RUNS = {
+    "bloom": 36,
     "dgxc": 50,
     "flash_attention": 11,
     "internlm": 27,
