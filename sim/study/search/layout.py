@@ -16,9 +16,12 @@ from sim.spec.records import Software
 Sizes = tuple[tuple[tuple[int, int], ...], ...]  # by chunk and segment: parameters, and those with gradients
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Chunks by stage; kinds of blocks; counts: (chunks, kinds) in model order; sizes of each stage."""
+    """Chunks by stage; kinds of blocks; counts: (chunks, kinds) in model order; sizes of each stage.
+
+    Equal only to itself.
+    """
 
     chunks: tuple[tuple[Chunk, ...], ...]
     kinds: tuple[Passes, ...]

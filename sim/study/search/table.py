@@ -46,6 +46,10 @@ class Table:
         """The values of one axis, (n,)."""
         return np.array(self.values[key])[self.column[key]]
 
+    def key(self, row: int, keys: Iterable[str]) -> tuple[Any, ...]:
+        """The values of one plan for `keys`."""
+        return tuple(self.values[key][int(self.column[key][row])] for key in keys)
+
     def groups(self, keys: Iterable[str]) -> Iterator[Ints]:
         """Rows that agree in `keys`, group by group."""
         if not self.n:

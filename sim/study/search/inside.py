@@ -1,0 +1,121 @@
+"""What ranks do with one microbatch, and how long that takes them with nothing beside it: asked once each.
+
+Public: `Inside`, `Insides`, and which keys of a plan matter to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.chains import Alone
+from sim.engine.gradients import data_parallel
+from sim.engine.passes import PassWriter
+from sim.engine.program import Program
+from sim.engine.ranks import CATEGORY, Job, RankClass
+from sim.plan.pieces import Passes, Sequence, build_chunks, shard_of
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+from sim.study.search.axes import DATA, ORDER, PIPELINE, with_values
+from sim.study.search.chain import alone
+from sim.study.search.layout import layout_of
+from sim.study.search.table import Ints, Table
+from sim.workload.operation import Operation, Shard
+
+Floats = NDArray[np.float64]
+VIRTUAL, ZERO, SCHEDULE = "parallelism.virtual_stages", "parallelism.zero_stage", "parallelism.schedule"
+INSIDE = ("training.microbatch", "training.recompute", "parallelism.sequence_parallel")
+BESIDE = ("software.gradient_overlap", "software.parameter_prefetch", "software.pipeline_overlap")
+PASSES = ("software.tensor_overlap", "software.scatter_gather", "software.pipeline_overlap")  # nothing to the exchange
+GROUPS = (PIPELINE, DATA, VIRTUAL, ZERO, SCHEDULE, ORDER, "parallelism.shard_group", "parallelism.placement")
+ELSEWHERE = frozenset((*GROUPS, *BESIDE))  # keys that ranks need not know for their passes; ZeRO-3 they must
+ALL = 1e18  # bytes of gradients in one bucket: the model as one segment
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """What a rank does with one microbatch in plans that cut model and microbatch alike; equal only to itself."""
+
+    shard: Shard
+    software: tuple[object, ...]  # what plans change of it, as far as passes depend on it
+    blocks: tuple[Passes, ...]  # kinds of blocks in the order in which they first come in the model
+    gather: Sequence | None  # of a stage's input, where tensor ranks send a share each
+    message: float  # from stage to stage [B]
+
+
+class Insides:
+    """The insides of plans around one experiment."""
+
+    def __init__(self, base: Experiment) -> None:
+        self.base = base
+        self.known: dict[object, Inside] = {}
+        self.sequences: dict[tuple[Operation, ...], Sequence] = {}
+        self.alone: dict[object, tuple[float, float]] = {}
+        self.seconds: dict[object, Floats] = {}
+
+    def of(self, job: Job, table: Table) -> tuple[Ints, list[Inside]]:
+        """Number of what the ranks of each plan do, (n,), and the list of that. All shard as the job does, or not."""
+        which, insides = np.zeros(table.n, dtype=np.int64), []
+        keys = [key for key in table.column if key not in ELSEWHERE]
+        sharded = job.plan.experiment.parallelism.zero_stage == 3
+        for number, rows in enumerate(table.groups(INSIDE)):
+            which[rows] = number
+            key = (sharded, table.key(int(rows[0]), keys))
+            if key not in self.known:
+                software = tuple(
+                    value for name, value in zip(keys, key[1], strict=True) if name.startswith("software.")
+                )
+                self.known[key] = self._inside(with_values(self.base, table.choice(int(rows[0]))), job, software)
+            insides.append(self.known[key])
+        return which, insides
+
+    def _inside(self, experiment: Experiment, job: Job, software: tuple[object, ...]) -> Inside:
+        setup = Setup(experiment)
+        shard = shard_of(setup.parallelism, setup.training, setup.software)
+        whole = setup.parallelism.model_copy(update={"pipeline": 1, "virtual_stages": 1, "zero_stage": 0})
+        at_once = setup.software.model_copy(update={"gradient_bucket": ALL})
+        layout = layout_of(build_chunks(setup.workload, shard, at_once, whole))
+        job = replace(job, plan=replace(job.plan, experiment=experiment, shard=shard))
+        writer = PassWriter(job, Program(), data_parallel(job, Program()))
+        message = writer.message / shard.tensor if writer.scatters else writer.message
+        blocks = tuple(Passes(self._same(each.forward), self._same(each.backward)) for each in layout.kinds)
+        return Inside(shard, software, blocks, self._same(writer.gather) if writer.scatters else None, message)
+
+    def _same(self, sequence: Sequence) -> Sequence:
+        """The one that stands for all sequences of these operations."""
+        return self.sequences.setdefault(sequence.operations, sequence)
+
+    # --- seconds ------------------------------------------------------------------------------
+
+    def passes(self, job: Job, insides: list[Inside]) -> Floats:
+        """Seconds by inside, stage and kind of block, (K, stages, 4, kinds), as `_seconds`."""
+        profiles = {rank.profile: rank for rank in job.ranks}
+        number = {profile: place for place, profile in enumerate(profiles)}
+        rows = [[self._seconds(job, rank, inside) for rank in profiles.values()] for inside in insides]
+        return np.array(rows)[:, [number[rank.profile] for rank in job.ranks]]
+
+    def _seconds(self, job: Job, rank: RankClass, inside: Inside) -> Floats:
+        """By kind of block, (4, kinds): passes forward, backward, exposed in both; the gather of a stage's input."""
+        key = (inside, rank.profile, job.board.accelerator.matrix.efficiency)
+        if key not in self.seconds:
+            gather = self._alone(job, rank, inside, inside.gather)[0] if inside.gather else 0.0
+            rows = []
+            for each in inside.blocks:
+                ahead, back = (self._alone(job, rank, inside, pass_) for pass_ in (each.forward, each.backward))
+                rows.append((ahead[0], back[0], ahead[1] + back[1], gather))
+            self.seconds[key] = np.array(rows).T
+        return self.seconds[key]
+
+    def _alone(self, job: Job, rank: RankClass, inside: Inside, sequence: Sequence) -> tuple[float, float]:
+        """Seconds of a sequence, and what of them is exposed communication."""
+        key = (sequence, inside.software, rank.profile, job.board.accelerator.matrix.efficiency)
+        if key not in self.alone:
+            spent = alone(job, rank, sequence)
+            self.alone[key] = spent.seconds, _exposed(spent)
+        return self.alone[key]
+
+
+def _exposed(alone: Alone) -> float:
+    return sum(alone.parts.get(category, 0.0) for category in CATEGORY.values())
