@@ -94,8 +94,8 @@ class TestOrder:
         rows = trace.unrolled()
         for number, stream in enumerate(trace.program.streams):
             mine = rows["stream"] == number
-            assert rows["position"][mine].tolist() == list(range(len(stream.template)))
-            assert rows["template"][mine].tolist() == stream.template
+            assert rows["position"][mine].tolist() == list(range(len(stream.which)))
+            assert rows["template"][mine].tolist() == stream.templates()
             assert rows["index"][mine].tolist() == stream.index.tolist()
         assert trace.weights().sum() == len(rows["stream"])
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sim.engine.assemble import assemble
+from sim.engine.executor import Executor
 from sim.metrics.critical_path import _latest_ends, critical_path, overlaps, slacks
 from sim.spec.load import load_experiment
-from sim.study.simulate import Simulated, prepare_step, simulate_step
+from sim.study.simulate import Simulated, simulate_step
 from sim.study.timeline import simulated_for_timeline, window
 
 RUNS = [
@@ -52,16 +54,18 @@ def test_slack_is_what_a_collective_can_lose(share: float, longer: bool) -> None
     run = simulate_step(experiment)
     number, stream = [(n, s) for n, s in enumerate(run.trace.program.streams) if s.kind == "gradient"][-1]
     table = run.trace.unrolled()
-    row = np.flatnonzero((table["stream"] == number) & (table["position"] == len(stream.template) - 1))[0]
+    row = np.flatnonzero((table["stream"] == number) & (table["position"] == len(stream.which) - 1))[0]
     slack = (_latest_ends(run.trace, table) - table["end"])[row]
     assert slack > 0.01
-    delayed = prepare_step(experiment)
-    program = delayed.executor.program
-    assert stream.template.count(stream.template[-1]) == 1
-    last = program.templates[stream.template[-1]].action
+    job = run.job
+    program, templates = assemble(job), stream.templates()
+    assert templates.count(templates[-1]) == 1
+    last = program.templates[templates[-1]].action
     program.actions[last] = program.actions[last]._replace(latency=program.actions[last].latency + share * slack)
-    delayed.executor._tabulate(program)
-    assert (delayed.run().trace.time - run.trace.time > 1e-6) == longer
+    flow_ranks = tuple(flow.members for flow in job.flows)
+    slowdown = job.plan.software.overlap_slowdown
+    delayed = Executor(program, job.table, flow_ranks=flow_ranks, slowdown=slowdown).run()
+    assert (delayed.time - run.trace.time > 1e-6) == longer
 
 
 def test_where_the_path_runs_there_is_no_slack() -> None:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from heapq import heappush
+from typing import Any
 
 from simpy.core import Environment
 from simpy.events import NORMAL, Event
+
+NEVER = -1.0
+
+
+class Bell(Event):
+    """An event that rings again and again. Only a ring at `rings_at` counts: one set before may still come."""
+
+    _value = None
+
+    def __init__(self) -> None:
+        self.callbacks: Any = None
+        self._ok, self.rings_at = True, NEVER
 
 
 def ring_at(env: Environment, event: Event, time: float) -> None:

@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from simpy.core import Environment
 from simpy.events import Event
 
-from sim.engine.clock import ring_at
+from sim.engine.clock import NEVER, ring_at
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
-from sim.engine.program import Action, Program, Token
+from sim.engine.program import Action, Program, Stream, Template, Token
 from sim.engine.trace import Repeat, Trace
 from sim.errors import Deadlock
 
-NEVER = -(1 << 62)
-COLUMNS = 7  # of a row: stream, position, template, index, start, end, blocker
+NOT_YET = -(1 << 62)
+WAITS, WORKS, MOVES = range(3)  # what a stream does: wait (or nothing any more), work for a time, move bytes
+COLUMNS = 5  # of a row: stream, position, start, end, blocker
 
 
-class Alarm(Event):
-    """A stream's alarm clock; the same event rings again and again."""
+class Head(NamedTuple):
+    """What the executor reads of a template: its flow class or -1, seconds and bytes, the token it signals or -1."""
 
-    _ok, _value = True, None
+    waits: tuple[Token, ...]
+    flow: int
+    seconds: float
+    size: float
+    kind: int
+    at: int
+    action: Action
 
-    def __init__(self, stream: int) -> None:
-        self.stream = stream
+
+class Runner(Flow):
+    """A stream as it runs: its place, what it does since when and allowed by which row; the bell of its work,
+    and the flow of its bytes.
+    """
+
+    def __init__(self, number: int, stream: Stream, heads: list[Head], done: Callable[[Any], None]) -> None:
+        super().__init__(done)
+        self.number = number
+        self.which, self.index, self.counts = stream.which, stream.index, stream.counts
+        self.heads = [heads[template] for template in stream.table]
+        self.length, self.position = len(stream.which), 0
+        self.doing = WAITS
+        self.began, self.blocker, self.speed = 0.0, -1, 1.0
+        self.look_at = -1  # position at which the period skipper wants to look
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it is busy with something that takes a time, not bytes."""
+        return self.doing == WORKS
+
+    @property
+    def head(self) -> Head:
+        """The instruction it is at."""
+        return self.heads[self.which[self.position]]
 
 
 class Executor:
@@ -46,58 +76,25 @@ class Executor:
         self.env = Environment()
         self.program, self.flow_ranks = program, flow_ranks
         self.network = Network(self.env, table, check)
-        for action in program.actions:
-            self.network.note_alone([flow for flow, _ in action.carried])
-        self._tabulate(program)
-        n = len(program.streams)
-        self.position = [0] * n
-        self.began = [0.0] * n
-        self.blocker = [-1] * n
-        self.timer: list[Alarm | Flow | None] = [None] * n  # what ends the running action; None: waiting or done
-        self.alarms = [Alarm(s) for s in range(n)]
-        self.on_alarm: list[Callable[[Any], None]] = [self._wake]
-        self.rings_at = [0.0] * n  # clock at which the running alarm ends
-        self.reached = [NEVER] * len(program.kinds)  # highest index signalled of each kind of token
-        self.waiting: list[list[tuple[int, int]]] = [[] for _ in program.kinds]  # index, stream that waits for it
-        self.unfinished = sum(1 for stream in program.streams if stream.template)
+        self.network.note_alone({flow for action in program.actions for flow, _ in action.carried})
+        heads = [_head(template, program.actions) for template in program.templates]
+        self.runners = [Runner(s, stream, heads, self._complete) for s, stream in enumerate(program.streams)]
+        self.reached = [NOT_YET] * len(program.kinds)  # highest index signalled of each kind of token
+        self.waiting: list[list[Runner]] = [[] for _ in program.kinds]  # who waits for one of a higher index
+        self.unfinished = sum(1 for runner in self.runners if runner.length)
         self.finished = Event(self.env)
         self.rows: list[float] = []  # one after the other, COLUMNS numbers each
         self.n_rows = 0
         self.repeats: list[Repeat] = []
+        self._on_alarm: list[Callable[[Any], None]] = [self._wake]
         shared = slowdown > 0 and any(action.steals for action in program.actions)
-        self.processors = Processors(slowdown, self._alarm) if shared else None
-        skipper = PeriodSkipper(self) if skip and program.beats else None
-        self.beats = dict.fromkeys(skipper.parts, skipper) if skipper else {}
-
-    def _tabulate(self, program: Program) -> None:
-        actions = program.actions
-        self.templates = [stream.template for stream in program.streams]
-        self.indices = [stream.index for stream in program.streams]
-        self.waits = [template.waits for template in program.templates]
-        self.signals = [template.signal for template in program.templates]
-        self.acts = [template.action for template in program.templates]
-        self.heads = [  # what an instruction waits for, its flow class or -1, seconds and bytes
-            (template.waits, action.flow, action.latency if action.flow >= 0 else action.duration, action.size)
-            for template in program.templates
-            for action in (actions[template.action],)
-        ]
-        self.used = [stream.used for stream in program.streams]
-        self.makers = {
-            signal[0]: s
-            for s, templates in enumerate(self.used)
-            for template in templates
-            if (signal := self.signals[template]) is not None
-        }
-
-    def flows_of(self, template: int) -> list[int]:
-        """Flow classes that an instruction moves bytes of."""
-        action = self.program.actions[self.acts[template]]
-        return [flow for flow, _ in action.carried] + [action.flow] * (action.flow >= 0)
+        self.processors = Processors(slowdown, self.runners) if shared else None
+        self.skipper = PeriodSkipper(self) if skip and program.beats else None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
-        for s in range(len(self.position)):
-            self._advance(s, -1)
+        for runner in self.runners:
+            self._advance(runner, -1)
         if self.unfinished:
             try:
                 self.env.run(until=self.finished)
@@ -109,128 +106,101 @@ class Executor:
 
     def progress(self) -> float:
         """Share of the instructions that are done, 0 to 1."""
-        return sum(self.position) / max(1, sum(map(len, self.templates)))
+        return sum(runner.position for runner in self.runners) / max(1, sum(runner.length for runner in self.runners))
 
     def jump(self, shift: dict[int, int], kinds: set[int], index_shift: int, times: int, period: float) -> None:
         """Streams do shift[s] instructions `times` more; what they are doing ends `times` periods later.
 
-        kinds: tokens signalled in a period, index_shift: their indices per period.
+        kinds: tokens signalled in a period, index_shift: their indices per period. Who waits, waits for the same
+        kind of token.
         """
-        later = times * period
-        for s, step in shift.items():
-            self.position[s] += times * step
         for kind in kinds:
             self.reached[kind] += times * index_shift
-        waiting = {s for s in shift if self.timer[s] is None and self.position[s] < len(self.templates[s])}
-        self.waiting = [[entry for entry in queue if entry[1] not in waiting] for queue in self.waiting]
-        for s in shift:
-            if s in waiting:
-                kind, index = self.missing(s)[0]
-                self.waiting[kind].append((index, s))
-            else:
-                self._put_off(s, later)
+        for s, step in shift.items():
+            runner = self.runners[s]
+            runner.position += times * step
+            if runner.doing != WAITS:
+                self._put_off(runner, times * period)
 
-    def _put_off(self, s: int, later: float) -> None:
-        """What stream `s` is doing began and will end `later` s later."""
-        timer = self.timer[s]
-        self.began[s] += later
-        if isinstance(timer, Flow):
-            self.network.put_off(timer, later)
-        elif timer is not None:
-            self._alarm(s, self.rings_at[s] - self.env.now + later)
-            if self.processors is not None:
-                self.processors.put_off(s, later)
+    def _put_off(self, runner: Runner, later: float) -> None:
+        """What a stream is doing began and will end `later` s later."""
+        runner.began += later
+        if runner.doing == WORKS:
+            self._ring(runner, runner.rings_at - self.env.now + later)
+        else:
+            self.network.put_off(runner, later)
 
-    def missing(self, s: int) -> list[Token]:
-        """Tokens that the head of stream `s` still waits for."""
-        template, index = self.templates[s][self.position[s]], self.indices[s][self.position[s]]
-        return [(kind, at + index) for kind, at in self.waits[template] if self.reached[kind] < at + index]
+    def missing(self, runner: Runner) -> list[Token]:
+        """Tokens that the head of a stream still waits for."""
+        index = runner.index[runner.position]
+        return [(kind, at + index) for kind, at in runner.head.waits if self.reached[kind] < at + index]
 
-    def _advance(self, s: int, cause: int) -> None:
-        """Begin the next instruction of stream `s` if its tokens are there; `cause`: row that allowed it."""
-        templates, position = self.templates[s], self.position[s]
-        if position == len(templates):
+    def _advance(self, runner: Runner, cause: int) -> None:
+        """Begin the next instruction of a stream if its tokens are there; `cause`: row that allowed it."""
+        position = runner.position
+        if position == runner.length:
             self._close()
             return
-        waits, flow, seconds, size = self.heads[template := templates[position]]
+        waits, flow, seconds, size, _, _, action = runner.heads[runner.which[position]]
         if waits:
-            index, reached = self.indices[s][position], self.reached
+            index, reached = runner.index[position], self.reached
             for kind, at in waits:
                 if reached[kind] < at + index:
-                    self.waiting[kind].append((at + index, s))
+                    self.waiting[kind].append(runner)
                     return
-        env = self.env
-        self.began[s] = now = env._now
-        self.blocker[s] = cause
+        runner.blocker = cause
+        runner.began = now = self.env._now
         if self.processors is not None:
-            self._occupy(s, self.program.actions[self.acts[template]])
-        elif flow < 0:
-            timer = self.timer[s] = self.alarms[s]
-            timer.callbacks = self.on_alarm
-            self.rings_at[s] = time = now + seconds
-            ring_at(env, timer, time)
-        if flow >= 0:
-            self.timer[s] = self.network.start(flow, size, s, self._complete, seconds)
+            if action.steals:
+                self._steal(action, 1)
+            runner.speed = speed = self.processors.speed(action)
+            seconds /= speed
+        if flow < 0:
+            runner.doing, runner.callbacks = WORKS, self._on_alarm
+            runner.rings_at = time = now + seconds
+            ring_at(self.env, runner, time)
+        else:
+            runner.doing = MOVES
+            self.network.start(runner, flow, size, seconds)
 
-    def _alarm(self, s: int, delay: float) -> None:
-        """Ring stream `s` after `delay` s. Its event is used again unless it is still on its way."""
-        timer = self.alarms[s]
-        if timer is self.timer[s]:
-            timer = self.alarms[s] = Alarm(s)
-        timer.callbacks = self.on_alarm
-        self.timer[s] = timer
-        self.rings_at[s] = time = self.env._now + delay
-        ring_at(self.env, timer, time)
+    def _ring(self, runner: Runner, seconds: float) -> None:
+        """The work of a stream ends `seconds` from now."""
+        runner.rings_at = time = self.env._now + seconds
+        ring_at(self.env, runner, time)
 
-    def _wake(self, timer: Event) -> None:
-        s: int = timer.stream  # type: ignore[attr-defined]
-        if self.timer[s] is timer:
-            self._complete(s)
+    def _wake(self, runner: Runner) -> None:
+        runner.callbacks = self._on_alarm
+        if runner.rings_at == self.env._now:
+            runner.rings_at = NEVER
+            self._complete(runner)
 
-    def _complete(self, s: int) -> None:
-        """The instruction at the head of stream `s` is done: record, signal, go on."""
-        position = self.position[s]
-        template, index = self.templates[s][position], self.indices[s][position]
-        if self.processors is not None:
-            self._release(s, self.program.actions[self.acts[template]])
+    def _complete(self, runner: Runner) -> None:
+        """The instruction at the head of a stream is done: record, signal, go on."""
+        position = runner.position
+        head = runner.heads[runner.which[position]]
+        runner.doing = WAITS
+        if self.processors is not None and head.action.steals:
+            self._steal(head.action, -1)
         row = self.n_rows
         self.n_rows = row + 1
-        self.rows += (s, position, template, index, self.began[s], self.env._now, self.blocker[s])
-        self.timer[s] = None
-        self.position[s] = position + 1
-        if (signal := self.signals[template]) is not None:
-            kind, at = signal
-            self.reached[kind] = index = at + index
-            if self.waiting[kind]:
-                self._wake_waiting(kind, index, row)
-        self._advance(s, row)
-        if s in self.beats:
-            self.beats[s].after(s, position + 1)
+        rows = self.rows
+        rows += (runner.number, position, runner.began, self.env._now, runner.blocker)
+        runner.position = position + 1
+        if (kind := head.kind) >= 0:
+            self.reached[kind] = runner.index[position] + head.at
+            if waiting := self.waiting[kind]:
+                self.waiting[kind] = []
+                for other in waiting:
+                    self._advance(other, row)
+        self._advance(runner, row)
+        if position + 1 == runner.look_at and self.skipper:
+            self.skipper.plan_look(runner)
 
-    def _wake_waiting(self, kind: int, index: int, row: int) -> None:
-        """A token is there: who waits for it looks again."""
-        queue = self.waiting[kind]
-        self.waiting[kind] = [entry for entry in queue if entry[0] > index]
-        for at, waiter in queue:
-            if at <= index:
-                self._advance(waiter, row)
-
-    # --- processors -----------------------------------------------------------------------------
-
-    def _occupy(self, s: int, action: Action) -> None:
-        """Take processors: for work, or from the work beside it."""
+    def _steal(self, action: Action, change: int) -> None:
+        """A collective that takes processors begins (1) or ends (-1)."""
         if self.processors is not None:
-            if action.steals:
-                self.processors.steal(action, 1, self.env._now)
-            if action.flow < 0:
-                self.processors.begin(s, action, self.env._now)
-
-    def _release(self, s: int, action: Action) -> None:
-        """Give processors back."""
-        if self.processors is not None:
-            self.processors.end(s)
-            if action.steals:
-                self.processors.steal(action, -1, self.env._now)
+            for runner, seconds in self.processors.steal(action, change, self.env.now):
+                self._ring(runner, seconds)
 
     def _close(self) -> None:
         self.unfinished -= 1
@@ -242,16 +212,16 @@ class Executor:
     def describe_waiting(self) -> str:
         """Who waits for what, for the Deadlock message."""
         lines = []
-        waits = [(kind, index, s) for kind, queue in enumerate(self.waiting) for index, s in queue]
-        for kind, index, s in waits[:8]:
-            name = self.program.streams[s].name
+        for runner in [runner for queue in self.waiting for runner in queue][:8]:
+            name = self.program.streams[runner.number].name
+            kind, index = self.missing(runner)[0]
             lines.append(f"{name} waits for '{self.program.name_of(kind)}' of index {index}")
         return f"{self.unfinished} streams cannot go on at {self.env.now:.6g} s: " + "; ".join(lines)
 
     def _trace(self) -> Trace:
-        columns = [np.array(self.rows[column::COLUMNS], dtype=np.float64) for column in range(COLUMNS)]
-        stream, position, template, index, blocker = (columns[place].astype(np.int64) for place in (0, 1, 2, 3, 6))
-        start, end = columns[4:6]
+        rows = np.fromiter(self.rows, np.float64, len(self.rows)).reshape(-1, COLUMNS).T
+        stream, position, blocker = (rows[place].astype(np.int64) for place in (0, 1, 4))
+        template, index = self.program.instructions(stream, position)
         return Trace(
             program=self.program,
             table=self.network.table,
@@ -260,12 +230,19 @@ class Executor:
             position=position,
             template=template,
             index=index,
-            start=start,
-            end=end,
+            start=rows[2].copy(),
+            end=rows[3].copy(),
             blocker=blocker,
             repeats=tuple(self.repeats),
-            flow_bytes=np.array(self.network.bytes_moved),
             link_peak=self.network.peak_load(),
-            time=float(end.max(initial=0.0)),
+            time=float(rows[3].max(initial=0.0)),
             events=self.n_rows + self.network.n_joins,
         )
+
+
+def _head(template: Template, actions: list[Action]) -> Head:
+    waits, act, signal = template
+    action = actions[act]
+    kind, at = signal or (-1, 0)
+    seconds = action.latency if action.flow >= 0 else action.duration
+    return Head(waits, action.flow, seconds, action.size, kind, at, action)

@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from simpy.core import Environment
 from simpy.events import Event, EventPriority
 
-from sim.engine.clock import ring_at
+from sim.engine.clock import NEVER, Bell, ring_at
 from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
 from sim.errors import CertificateError
 
-NEVER = -1.0
 RESOLVE_PRIORITY = EventPriority(2)  # after every arrival and departure of the instant
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
 
@@ -82,16 +82,17 @@ class FlowTable:
         return start, self.link[order], self.coefficient[order]
 
 
-class Flow(Event):
-    """Bytes on their way, and the event of their arrival: what is left at `since`, and the rate from then on."""
+class Flow(Bell):
+    """Bytes on their way, and the bell of their arrival, time after time; then `done` is called with the flow.
 
-    _ok, _value = True, None
-    rate = 0.0
-    rings_at = NEVER
-    coming = False  # has still to join the others on its links
+    What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links.
+    """
 
-    def __init__(self, kind: int, size: float, owner: int, done: Callable[[int], None], since: float) -> None:
-        self.kind, self.left, self.owner, self.done, self.since = kind, size, owner, done, since
+    def __init__(self, done: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.done = done
+        self.kind, self.left, self.since, self.rate = -1, 0.0, 0.0, 0.0
+        self.coming = False
 
     def left_at(self, now: float) -> float:
         """Bytes still to move at `now`."""
@@ -99,7 +100,7 @@ class Flow(Event):
 
 
 class Network:
-    """Moves flows over shared links; calls `done(owner)` when one has arrived."""
+    """Moves flows over shared links, and says so when one has arrived."""
 
     def __init__(self, env: Environment, table: FlowTable, check: bool = False) -> None:
         self.env, self.table, self.check = env, table, check
@@ -113,29 +114,29 @@ class Network:
         self.active_bits = self.coming_bits = 0  # their classes
         self.n_joins = 0  # of such flows
         self._on_ring: list[Callable[[Event], None]] = [self._rung]
-        self.bytes_moved = [0.0] * table.n_flows
         self.allocations: dict[Key, dict[int, float]] = {}
         self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
         self._changed: dict[int, None] = {}
 
-    def start(self, kind: int, size: float, owner: int, done: Callable[[int], None], latency: float = 0.0) -> Flow:
-        """Put `size` bytes of flow class `kind` on its links, `latency` s from now."""
+    def start(self, flow: Flow, kind: int, size: float, latency: float = 0.0) -> None:
+        """Put `size` bytes of flow class `kind` on its links, `latency` s from now, as `flow`, which is at rest."""
         now = self.env._now
-        flow = Flow(kind, size, owner, done, now + latency)
-        self.bytes_moved[kind] += size
+        flow.kind, flow.left, flow.since = kind, size, now + latency
+        flow.callbacks = self._on_ring
         near = self.near[kind]
         if not near & (self.active_bits | self.coming_bits):
             self.active[kind].append(flow)
             self.active_bits |= self.bit[kind]
-            self._run(flow, self.solo[kind])
-            return flow
+            flow.rate = rate = self.solo[kind]
+            flow.rings_at = time = flow.since + size / rate if size > 0.0 else flow.since
+            ring_at(self.env, flow, time)
+            return
         for other in _bits(near & self.active_bits):
             self._call_back(other, now)
         if latency > 0:
             self._await(flow)
         else:
             self._join(flow)
-        return flow
 
     def _call_back(self, kind: int, now: float) -> None:
         """Flows that are still starting up lose the end that was set for them."""
@@ -181,7 +182,7 @@ class Network:
             self.coming_bits ^= self.bit[flow.kind]
         self._join(flow)
 
-    def note_alone(self, kinds: list[int]) -> None:
+    def note_alone(self, kinds: set[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
         self.was_alone.update(kinds)
 
@@ -194,13 +195,11 @@ class Network:
         """Move what is left at `rate` from `flow.since` on."""
         flow.rate = rate
         flow.rings_at = time = flow.since + flow.left / rate if flow.left > 0.0 else flow.since
-        flow.callbacks = self._on_ring
         ring_at(self.env, flow, time)
 
     def _ring(self, flow: Flow, time: float) -> None:
         """Wake up for the flow at `time` and at no time set before."""
         flow.rings_at = time
-        flow.callbacks = self._on_ring
         ring_at(self.env, flow, time)
 
     def put_off(self, flow: Flow, later: float) -> None:
@@ -224,10 +223,13 @@ class Network:
         kind = flow.kind
         if kind not in self.was_alone:
             self._note_use(flow)
-        self._leave(flow)
+        flows = self.active[kind]
+        flows.remove(flow)
+        if not flows:
+            self.active_bits ^= self.bit[kind]
         if self.near[kind] & self.active_bits:
             self._mark(kind)
-        flow.done(flow.owner)
+        flow.done(flow)
 
     def _mark(self, kind: int) -> None:
         if not self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim.engine.chains import Alone, Timed, cut
 from sim.engine.gradients import DataParallel, Variant
-from sim.engine.program import Action, Program, Token, token
+from sim.engine.program import Action, Line, Program, Token, token
 from sim.engine.ranks import Job, RankClass
 from sim.plan.pieces import Sequence, Work, work_of
 from sim.plan.schedule import Order, Pass, period
@@ -51,21 +52,20 @@ class PassWriter:
         backward, chunk, microbatch = passes.table.T
         kinds = (2 * chunk + backward) * len(variants) + variant
         order = kinds.tolist()
-        firsts = {kind: order.index(kind) for kind in sorted(set(order))}
 
         @cache
-        def indices(*widths: int) -> NDArray[np.int64]:
-            """Microbatch of each instruction, if so many belong to a pass of each kind."""
-            width = np.zeros(max(firsts) + 1, dtype=np.int64)
-            width[list(firsts)] = widths
-            return np.repeat(microbatch, width[kinds])
+        def line(*widths: int) -> Line:
+            return line_of(kinds, microbatch, dict(zip(firsts, widths, strict=True)))
+
+        firsts = {kind: order.index(kind) for kind in sorted(set(order))}
 
         first: dict[int, list[int]] = {}
         for rank in self.job.stages[stage]:
             placed = {k: self._templates(rank, passes[i], variants[k % len(variants)]) for k, i in firsts.items()}
             for name in dict.fromkeys(name for instructions in placed.values() for name, _ in instructions):
                 mine = {k: [t for where, t in instructions if where == name] for k, instructions in placed.items()}
-                self.program.streams[name].add_all(mine, order, indices(*map(len, mine.values())))
+                widths = tuple(map(len, mine.values()))
+                self.program.streams[name].add_line([t for block in mine.values() for t in block], line(*widths))
                 first = first or mine
         middle = len(order) // 2
         return sum(len(first[kind]) for kind in order[middle + 1 - self.period : middle + 1])
@@ -225,3 +225,16 @@ class PassWriter:
             self.sends[key] = len(self.program.streams)
             self.program.new_stream(f"rank {rank.representative} {direction} sends", "send", rank.number)
         return self.sends[key]
+
+
+def line_of(kinds: NDArray[np.int64], index: NDArray[np.int64], widths: dict[int, int]) -> Line:
+    """What passes of these kinds and loop indices, (n,), put into a stream; widths: instructions of each kind."""
+    width = np.zeros(max(widths) + 1, dtype=np.int64)
+    width[list(widths)] = list(widths.values())
+    begin = np.zeros_like(width)
+    begin[list(widths)] = np.cumsum(list(widths.values())) - list(widths.values())
+    each = width[kinds]
+    which = np.arange(each.sum()) + np.repeat(begin[kinds] - np.cumsum(each) + each, each)
+    times = np.bincount(kinds, minlength=len(width))
+    counts = [int(times[kind]) for kind, count in widths.items() for _ in range(count)]
+    return Line(array("q", which.tobytes()), array("q", np.repeat(index, each).tobytes()), tuple(counts))

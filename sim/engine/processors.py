@@ -7,73 +7,49 @@ too; so a chain of operations slows down as a whole, however finely it is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from typing import TYPE_CHECKING
 
 from sim.engine.program import Action
 
-
-@dataclass(slots=True)
-class Job:
-    """Work in progress on a stream: seconds left at full speed, its speed, since when."""
-
-    action: Action
-    left: float
-    speed: float
-    since: float
+if TYPE_CHECKING:
+    from sim.engine.executor import Runner
 
 
 class Processors:
-    """Speeds of running work by rank class; `ring(stream, seconds)` sets a stream's alarm anew."""
+    """Speeds of work by rank class, and who works there."""
 
-    def __init__(self, slowdown: float, ring: Callable[[int, float], None]) -> None:
-        self.share, self.ring = 1.0 - slowdown, ring
-        self.outer: dict[int, int] = {}  # rank class -> data-parallel collectives running
-        self.inner: dict[int, int] = {}  # rank class -> collectives of layers running beside computation
+    def __init__(self, slowdown: float, runners: list[Runner]) -> None:
+        self.share = 1.0 - slowdown
+        self.outer = Counter[int]()  # rank class -> data-parallel collectives running
+        self.inner = Counter[int]()  # rank class -> collectives of layers running beside computation
         self.running = 0  # collectives that run beside work, over all ranks
-        self.jobs: dict[int, Job] = {}  # stream -> its work
-        self.on_rank: dict[int, dict[int, None]] = {}  # rank class -> streams at work on it
+        self.workers: dict[int, list[Runner]] = {}  # rank class -> streams that may work on it
+        for runner in runners:
+            for rank in dict.fromkeys(rank for head in runner.heads for rank in head.action.ranks):
+                self.workers.setdefault(rank, []).append(runner)
 
-    def begin(self, stream: int, action: Action, now: float) -> None:
-        """Start an action of a stream on all its ranks."""
-        speed = self._speed(action) if self.running else 1.0
-        self.jobs[stream] = job = Job(action, action.duration, speed, now)
-        for rank in action.ranks:
-            self.on_rank.setdefault(rank, {})[stream] = None
-        self.ring(stream, job.left / job.speed)
+    def steal(self, action: Action, change: int, now: float) -> list[tuple[Runner, float]]:
+        """A collective starts (+1) or ends (-1) beside the work of `action.steals`.
 
-    def end(self, stream: int) -> None:
-        """The action of a stream is over."""
-        job = self.jobs.pop(stream, None)
-        if job is not None:
-            for rank in job.action.ranks:
-                del self.on_rank[rank][stream]
-
-    def steal(self, action: Action, change: int, now: float) -> None:
-        """A collective starts (+1) or ends (-1) beside the work of `action.steals`."""
+        Returns the streams whose work goes on at another speed, with the seconds that it still takes.
+        """
         load = self.outer if action.category == "data_comm" else self.inner
         self.running += change
-        touched: dict[int, None] = {}
         for rank in action.steals:
-            load[rank] = load.get(rank, 0) + change
-            touched |= self.on_rank.get(rank, {})
-        for stream in touched:
-            self._retime(stream, now)
+            load[rank] += change
+        changed = []
+        for runner in dict.fromkeys(runner for rank in action.steals for runner in self.workers.get(rank, ())):
+            if runner.is_working and (speed := self.speed(runner.head.action)) != runner.speed:
+                left = max(runner.rings_at - now, 0.0) * runner.speed
+                runner.speed = speed
+                changed.append((runner, left / speed))
+        return changed
 
-    def put_off(self, stream: int, later: float) -> None:
-        """The work of a stream rests for `later` s."""
-        if stream in self.jobs:
-            self.jobs[stream].since += later
-
-    def _retime(self, stream: int, now: float) -> None:
-        job = self.jobs[stream]
-        speed = self._speed(job.action)
-        if speed != job.speed:
-            job.left = max(job.left - job.speed * (now - job.since), 0.0)
-            job.speed, job.since = speed, now
-            self.ring(stream, job.left / speed)
-
-    def _speed(self, action: Action) -> float:
-        beside_outer = any(self.outer.get(rank) for rank in action.ranks)
-        beside_inner = action.is_computation and any(self.inner.get(rank) for rank in action.ranks)
+    def speed(self, action: Action) -> float:
+        """Speed of an action now, 1 with nothing beside it. What moves bytes is not slowed."""
+        if not self.running:
+            return 1.0
+        beside_outer = any(self.outer[rank] for rank in action.ranks)
+        beside_inner = action.is_computation and any(self.inner[rank] for rank in action.ranks)
         return (self.share if beside_outer else 1.0) * (self.share if beside_inner else 1.0)

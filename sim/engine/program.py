@@ -10,8 +10,6 @@ signalled in the order of their index, so the highest one so far says which are 
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Ints = NDArray[np.int64]
 Token = tuple[int, int]  # kind, loop index (in a template: relative to that of the instruction)
 
 
@@ -67,30 +66,54 @@ class Template(NamedTuple):
     signal: Token | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A stretch of a stream, whatever its templates are: the number of each instruction's template among
+    them, its loop index, both arrays of 64-bit integers, and how often each number occurs.
+    """
+
+    which: array[int]
+    index: array[int]
+    counts: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Stream:
-    """An ordered queue of instructions: template[i] applied at loop index index[i]."""
+    """An ordered queue of instructions: instruction i is template number which[i] of the stream at loop index index[i].
+
+    table: the templates of the stream with their numbers in it. counts: how often each of them occurs.
+    """
 
     name: str
     kind: str  # "compute", "send", "data", "tensor", "context"
     rank: int = -1  # rank class the stream belongs to, -1 for the stream of a group
-    template: list[int] = field(default_factory=list)
+    table: dict[int, int] = field(default_factory=dict)
+    which: array[int] = field(default_factory=lambda: array("q"))
     index: array[int] = field(default_factory=lambda: array("q"))
-    used: Counter[int] = field(default_factory=Counter)  # templates, how often
+    counts: list[int] = field(default_factory=list)
 
     def add(self, template: int, index: int = 0) -> None:
         """Append one instruction."""
-        self.template.append(template)
+        number = self.table.setdefault(template, len(self.table))
+        if number == len(self.counts):
+            self.counts.append(0)
+        self.which.append(number)
         self.index.append(index)
-        self.used[template] += 1
+        self.counts[number] += 1
 
-    def add_all(self, blocks: Mapping[int, list[int]], order: list[int], index: NDArray[np.int64]) -> None:
-        """Append the templates of one block after the other; index: of each instruction, (n,)."""
-        self.template += chain.from_iterable(map(blocks.__getitem__, order))
-        self.index.frombytes(index.tobytes())
-        for block, times in Counter(order).items():
-            for template in blocks[block]:
-                self.used[template] += times
+    def add_line(self, templates: list[int], line: Line) -> None:
+        """Append a line of `templates`, of which the stream has had none so far."""
+        first = len(self.table)
+        for template in templates:
+            self.table[template] = len(self.table)
+        self.which.extend(array("q", [first + number for number in line.which]) if first else line.which)
+        self.index.extend(line.index)
+        self.counts += line.counts
+
+    def templates(self) -> list[int]:
+        """The template of each instruction in order."""
+        table = list(self.table)
+        return [table[number] for number in self.which]
 
 
 @dataclass(slots=True)
@@ -133,6 +156,17 @@ class Program:
         """Register a template."""
         self.templates.append(Template(waits, action, signal))
         return len(self.templates) - 1
+
+    def instructions(self, stream: Ints, position: Ints) -> tuple[Ints, Ints]:
+        """Template and loop index of instructions, given by their streams and positions there, (n,) each."""
+        none = np.zeros(0, dtype=np.int64)
+        which = np.concatenate([none, *(np.asarray(each.which) for each in self.streams)])
+        indices = np.concatenate([none, *(np.asarray(each.index) for each in self.streams)])
+        table = np.fromiter(chain.from_iterable(each.table for each in self.streams), np.int64)
+        before = np.cumsum([0, *(len(each.which) for each in self.streams)])
+        before_table = np.cumsum([0, *(len(each.table) for each in self.streams)])
+        place = before[stream] + position
+        return table[before_table[stream] + which[place]], indices[place]
 
     def new_stream(self, name: str, kind: str, rank: int = -1) -> Stream:
         """Open a stream."""

@@ -37,8 +37,7 @@ class Trace:
     stream, position, template, index: (n,) int64. start, end: (n,) float64; start is when the
     instruction began to act. blocker: (n,) row whose completion let it begin, -1 at time 0.
     Rows of skipped periods are not stored; `repeats` says where they belong. flow_ranks: rank classes
-    in each flow class. flow_bytes: bytes of one flow of each class over the step, those inside chains
-    left out; link_peak: largest share of capacity per link class.
+    in each flow class. link_peak: largest share of capacity per link class.
     """
 
     program: Program
@@ -52,7 +51,6 @@ class Trace:
     end: Floats
     blocker: Ints
     repeats: tuple[Repeat, ...]
-    flow_bytes: Floats
     link_peak: Floats
     time: float
     events: int

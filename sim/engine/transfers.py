@@ -14,7 +14,7 @@ from simpy.core import Environment
 
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
-from sim.engine.network import Network, solve
+from sim.engine.network import Flow, Network, solve
 from sim.engine.ranks import Job, build_job, flow_table
 from sim.plan.fold import first_of_class
 from sim.plan.plan import Plan
@@ -43,7 +43,7 @@ def transfer_seconds(plan: Plan, transfers: Transfers) -> float:
     env, ended = Environment(), dict.fromkeys(size, 0.0)
     network = Network(env, table, plan.experiment.simulation.certificate)
     for kind, each in size.items():
-        network.start(kind, each, kind, lambda kind: ended.update({kind: env.now}))
+        network.start(Flow(lambda flow: ended.update({flow.kind: env.now})), kind, each)
     env.run()
     latency = _latencies(alone, transfers)
     return max((ended[kind] + latency[kind] for kind in size), default=0.0)
@@ -100,7 +100,9 @@ class StepBeside:
         )
         ended: dict[int, float] = {}
         network, env = executor.network, executor.env
-        flows = {k: network.start(k, size, k, lambda k: ended.update({k: env.now})) for k, size in left.items()}
+        flows = {kind: Flow(lambda flow: ended.update({flow.kind: env.now})) for kind in left}
+        for kind, flow in flows.items():
+            network.start(flow, kind, left[kind])
         seconds = executor.run().time
         rest = {k: flow.left_at(seconds) for k, flow in flows.items() if k not in ended}
         return seconds, max(ended.values(), default=0.0), rest

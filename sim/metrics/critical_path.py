@@ -118,7 +118,7 @@ def _rank_of(trace: Trace, number: int) -> int:
     stream = trace.program.streams[number]
     if stream.rank >= 0:
         return stream.rank
-    action = trace.program.actions[trace.program.templates[stream.template[0]].action]
+    action = trace.program.actions[trace.program.templates[next(iter(stream.table))].action]
     return (trace.flow_ranks[action.flow] if action.flow >= 0 else action.ranks)[0]
 
 

@@ -15,9 +15,11 @@ Floats = NDArray[np.float64]
 
 def flow_bytes(trace: Trace) -> Floats:
     """Bytes of one flow of each class over the step, those inside coalesced chains too, (n_flows,)."""
-    total = trace.flow_bytes.copy()
+    total = np.zeros(trace.table.n_flows)
     times = np.bincount(trace.actions(), trace.weights(), len(trace.program.actions))
     for action, count in zip(trace.program.actions, times.tolist(), strict=True):
+        if action.flow >= 0:
+            total[action.flow] += count * action.size
         for flow, size in action.carried:
             total[flow] += count * size
     return total
