@@ -21,6 +21,7 @@ RUNS = {
     "internlm": 27,
     "llm_foundry": 63,
     "megascale": 11,
+    "megatron_bridge": 20,
     "megatron_deepspeed": 4,
     "mlperf_v5_1": 3,
     "nemo": 30,
