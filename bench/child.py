@@ -15,7 +15,8 @@ from sim.spec.load import load_experiment
 from sim.study.accounts import open_accounts
 from sim.study.lives import prepare_life
 from sim.study.seeds import Seeds, run_seeds
-from sim.study.simulate import predict, prepare_step, simulate
+from sim.study.simulate import predict, simulate
+from sim.study.step import prepare_step
 
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
         planning.append(ready - begin)
         simulated = time.perf_counter()
         simulating.append(simulated - ready)
-        book = open_accounts(done.job, done.trace)
+        book = open_accounts(done)
         book.bill(book.used.spend(book.whole(1)), 1, book.levels(0), lived=False)
         accounting.append(time.perf_counter() - simulated)
         peaks.append(peak_memory())

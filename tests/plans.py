@@ -17,7 +17,7 @@ from sim.plan.plan import build_plan
 from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.simulate import Simulated
+from sim.study.step import Simulated
 
 Fields = Mapping[str, Any]
 Floats = NDArray[np.float64]

@@ -15,7 +15,8 @@ from sim.engine.trace import Trace
 from sim.errors import Deadlock
 from sim.metrics.breakdown import rank_time
 from sim.metrics.result import BREAKDOWN, Result
-from sim.study.simulate import Simulated, simulate, simulate_step
+from sim.study.simulate import simulate
+from sim.study.step import Simulated, simulate_step
 
 EXACT = 1e-9  # sums of floats in another order
 

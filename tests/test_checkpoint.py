@@ -21,7 +21,7 @@ from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.spec.storage import Checkpointing
-from sim.study.simulate import simulate_step
+from sim.study.step import simulate_step
 from sim.workload.parameters import total_parameters, trained_parameters
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}

@@ -18,7 +18,7 @@ from sim.engine.collectives import Group, collective_cost, floor_and_ramp, send_
 from sim.engine.ranks import Job
 from sim.metrics.breakdown import rank_time
 from sim.spec.records import CollectiveTuning, Node
-from sim.study.simulate import simulate_step
+from sim.study.step import simulate_step
 
 MIB = 2.0**20
 HOP, NETWORK_HOP = 1e-6, 3e-6  # start-up per ring step inside a node and between nodes

@@ -9,7 +9,7 @@ from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
 from sim.metrics.critical_path import _latest_ends, critical_path, overlaps, slacks
 from sim.spec.load import load_experiment
-from sim.study.simulate import Simulated, simulate_step
+from sim.study.step import Simulated, simulate_step
 from sim.study.timeline import simulated_for_timeline, window
 
 RUNS = [

@@ -14,7 +14,8 @@ from sim.metrics.energy_step import activity_of
 from sim.spec.carbon import Grid, grid_of
 from sim.spec.energy import Site, Supply
 from sim.spec.load import load_experiment
-from sim.study.simulate import prepare_step, simulate
+from sim.study.simulate import simulate
+from sim.study.step import prepare_step
 
 KWH = 3.6e6
 EXACT = 1e-9

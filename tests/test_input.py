@@ -22,7 +22,8 @@ from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.spec.storage import Checkpointing, InputPipeline
-from sim.study.simulate import simulate, simulate_step
+from sim.study.simulate import simulate
+from sim.study.step import simulate_step
 
 # Record and its deviation [B], records of a batch, step [s], least accelerator utilization to pass, files of records:
 # argonne-lcf/dlio_benchmark, configs/workload (commit e1919d7), as MLPerf Storage uses them.

@@ -16,7 +16,7 @@ from plans import FREE, small_experiment
 
 from sim.metrics.breakdown import rank_time
 from sim.plan.schedule import stage_order
-from sim.study.simulate import Simulated, simulate_step
+from sim.study.step import Simulated, simulate_step
 from sim.workload.inflight import microbatches_in_flight
 
 EQUAL_STAGES = 1e-6  # the head of a vocabulary of one is this much of a stage, at most

@@ -30,7 +30,8 @@ from sim.study.search.rules import forbidden, no_repeats, rules_of
 from sim.study.search.search import search_plans, winner_of
 from sim.study.search.space import open_space
 from sim.study.search.table import Table
-from sim.study.simulate import simulate, simulate_step
+from sim.study.simulate import simulate
+from sim.study.step import simulate_step
 from support import Cli
 
 EXACT = 1e-9

@@ -1,4 +1,4 @@
-"""Clusters and placements of earlier experiments are used again, and nothing moves."""
+"""Clusters, placements and steps of earlier experiments are used again, and nothing moves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from plans import LEAF_SPINE, small_experiment
 from sim.memo import Memo
 from sim.metrics.result import Result
 from sim.plan.plan import layout_key
+from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
-from sim.study.reuse import plan_step
+from sim.study.reuse import plan_step, step_key
 from sim.study.simulate import simulate
 
 BASE: dict[str, Any] = {
@@ -26,7 +27,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "model": {"model": {"layers": 4, "hidden": 512}},
     "tied": {"model": {"layers": 8, "tied_embeddings": False}},
     "training": {"training": {"global_batch": 64, "microbatch": 2, "recompute": "none"}},
-    "software": {"software": {"gradient_overlap": False}},
+    "software": {"software": {"gradient_overlap": True}},
     "tensor": {"parallelism": {"tensor": 2, "pipeline": 4, "data": 4}},
     "zero": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "zero_stage": 1}},
     "random": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}},
@@ -37,10 +38,42 @@ CHANGES: dict[str, dict[str, Any]] = {
     "routing": {"routing": {"kind": "ecmp", "seed": 3}},
     "nodes": {"nodes": 5},
     "power limit": {"power": {"limit": 200.0}},
+    "faster memory": {"accelerator": {"memory": {"capacity": 8e10, "bandwidth": 3e12}}},
+    "other kind": {"accelerator": {"kind": "tpu"}},
+    "start-up": {"node": {"collectives": {"ring_hop": 5e-6}}},
+    "adapters": {"node": {"nics": {"bandwidth": 50e9}}},
+    "power of fans": {"node": {"power": {"fans": {"idle": 100.0, "busy": 200.0}}}},
     "slow kind": {"accelerator": {"matrix": {"peak": {"bf16": 1e14, "fp16": 1e14}, "efficiency": 0.5}}},
     "fold": {"simulation": {"fold": "off"}},
     "prune": {"simulation": {"prune": "off"}},
 }
+
+
+LONG: dict[str, Any] = {
+    "extends": "gpt3-175b-a100",
+    "cluster": {"extends": "dgx-a100-superpod", "storage": "ddn-ai400x2"},
+    "training": {"global_batch": 64, "tokens": "1B"},
+    "checkpoint": {"interval": "10 min", "host_copy_bandwidth": "20 GB/s"},
+    "failures": "infinitehbd",
+    "recovery": {"warm_spares": 4},
+    "site": "google-iowa",
+    "prices": "own-a100",
+}
+RUN_CHANGES = (
+    ("name", "another"),
+    ("checkpoint.interval", "1 h"),
+    ("checkpoint.mode", "asynchronous"),
+    ("checkpoint.restore", "broadcast"),
+    ("failures.modes.8.mtbf", "20 days"),
+    ("failures", "lanl-2005"),
+    ("recovery.warm_spares", 0),
+    ("site.pue", 1.5),
+    ("site", None),
+    ("prices", None),
+    ("training.tokens", "2B"),
+    ("training.time_limit", "1 h"),
+    ("measured", None),
+)  # what happens between the steps, and what they cost
 
 
 def experiment(change: str, reuse: str = "auto") -> Experiment:
@@ -63,12 +96,32 @@ def test_a_result_does_not_depend_on_what_ran_before(change: str) -> None:
         assert content(simulate(experiment(change))) == alone
 
 
+def test_a_long_run_does_not_depend_on_what_ran_before() -> None:
+    """All of them share one simulated step, and what is read off it."""
+    changed = [load_experiment(LONG, [change]).experiment for change in RUN_CHANGES]
+    assert len({step_key(each) for each in changed}) == 1
+    anew = [load_experiment(LONG, [change, "simulation.reuse=off"]).experiment for change in RUN_CHANGES]
+    results = [simulate(each) for each in changed]
+    for found, alone in zip(results, map(simulate, anew), strict=True):
+        assert content(found) == content(alone)
+    assert [result.manifest["name"] for result in results[:2]] == ["another", "experiment"]
+
+
+def test_steps_that_differ_have_other_keys() -> None:
+    keys = {step_key(experiment(change)) for change in CHANGES}
+    assert len(keys) == len(CHANGES)
+
+
 def test_what_is_equal_is_used_again() -> None:
     first = plan_step(experiment("itself"))
     for change in ("itself", "model", "training", "software"):
         again = plan_step(experiment(change))
         assert again.cluster is first.cluster
         assert again.partition is first.partition
+    for change in ("faster memory", "slow kind", "start-up", "power of fans"):
+        other = plan_step(experiment(change))
+        assert other.cluster.links is first.cluster.links
+        assert other.partition is first.partition
     for change in ("tensor", "random", "fold"):
         other = plan_step(experiment(change))
         assert other.cluster is first.cluster

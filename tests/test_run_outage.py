@@ -17,7 +17,7 @@ from sim.run.life import live
 from sim.run.life_inputs import Slow, State
 from sim.spec.records import Degradation
 from sim.study.lives import prepare_life
-from sim.study.simulate import simulate_step
+from sim.study.step import simulate_step
 
 
 def blast(cluster: Cluster) -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,8 @@ from sim.metrics.breakdown import rank_time
 from sim.metrics.links import link_use
 from sim.plan.fold import check_equitable
 from sim.plan.grid import DIMENSIONS
-from sim.study.simulate import Simulated, folding, simulate_step
+from sim.study.simulate import folding
+from sim.study.step import Simulated, simulate_step
 
 Ints = NDArray[np.int64]
 Column = NDArray[Any]

@@ -22,7 +22,7 @@ from sim.plan.transfers import file_transfers
 from sim.spec.checks import check_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.simulate import simulate_step
+from sim.study.step import simulate_step
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}
 LAYERS: dict[str, Any] = {"parallelism": {"tensor": 8}, "training": {"global_batch": 32}}

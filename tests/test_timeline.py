@@ -14,7 +14,8 @@ from sim.errors import ConfigError
 from sim.metrics.breakdown import rank_time
 from sim.report.timeline import chrome_events, profiler_trace, write_events
 from sim.spec.load import load_experiment
-from sim.study.simulate import Simulated, simulate
+from sim.study.simulate import simulate
+from sim.study.step import Simulated
 from sim.study.timeline import parse_ranks, simulated_for_timeline, window, write_profiler_traces
 from support import Cli
 

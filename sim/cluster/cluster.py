@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -101,6 +101,15 @@ class Cluster:
     def n_vertices(self) -> int:
         """Vertices: accelerators, local switches, adapters and switches."""
         return self.blocks[-1].end
+
+    def with_numbers_of(self, spec: ClusterSpec) -> Cluster:
+        """The same wiring with nodes and accelerators of other power and speed: those of the resolved `spec`."""
+        node = spec.node
+        assert isinstance(node, Node)
+        assert isinstance(node.accelerator, Accelerator)
+        other = {"name": spec.name, "power": spec.power, "node": node, "sources": spec.sources}
+        own = self.spec.model_copy(update=other)
+        return replace(self, spec=own, node=node, accelerator=node.accelerator)
 
     def node_of(self, accelerators: Ints) -> Ints:
         """Node of each accelerator, same shape."""

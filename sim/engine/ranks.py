@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cluster.cluster import Cluster
+from sim.cluster.cluster import Cluster, Links
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.fairness import totals
@@ -176,7 +176,7 @@ class Job:
 class Quotient:
     """What folding leaves of a layout: the part of a job that knows no work."""
 
-    cluster: Cluster
+    links: Links
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
     table: FlowTable
@@ -189,7 +189,7 @@ _boards: Memo[Board] = Memo(limit=16)
 def build_job(plan: Plan) -> Job:
     """Representatives of the folded plan, with what they need to know about the network."""
     folded = _quotients.get(plan.partition)
-    if folded is None or folded.cluster is not plan.cluster:
+    if folded is None or folded.links is not plan.cluster.links:
         folded = _quotients[plan.partition] = _quotient(plan)
     return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), _board(plan))
 
@@ -221,7 +221,7 @@ def _quotient(plan: Plan) -> Quotient:
         profile = Profile(float(speed[rank]), inner)
         profile = known.setdefault(profile, profile)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile.speed, mine, profile))
-    return Quotient(plan.cluster, tuple(ranks), flows, table)
+    return Quotient(plan.cluster.links, tuple(ranks), flows, table)
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:

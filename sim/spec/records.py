@@ -406,7 +406,7 @@ class Simulation(Record):
     coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
     skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
     prune: Literal["auto", "off"] = Field(default="auto", description="leave links that can never be full out of rate sharing")
-    reuse: Literal["auto", "off"] = Field(default="auto", description="keep clusters and placements for the next experiment of the process")
+    reuse: Literal["auto", "off"] = Field(default="auto", description="keep clusters, placements and steps for the next experiment of the process")
     certificate: bool = Field(default=False, description="check every rate allocation for max-min fairness")
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.engine.ranks import Job
-from sim.engine.trace import Trace
 from sim.metrics.cost import cost_result
 from sim.metrics.energy import Consumption, consumption, energy_result, power_levels, run_level
 from sim.metrics.energy_run import SpanEnergy
-from sim.metrics.energy_step import Activity, activity_of
+from sim.metrics.energy_step import Activity
 from sim.metrics.result import CostResult, EnergyResult, PowerLevel
 from sim.run.life_inputs import Span
 from sim.spec.setup import Setup
+from sim.study.step import Simulated
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Accounts:
         return nodes, nodes * cluster.accelerators_per_node
 
 
-def open_accounts(job: Job, trace: Trace) -> Accounts:
+def open_accounts(run: Simulated) -> Accounts:
     """Accounts of a simulated step. Raises ConfigError if the file of the grid's intensity cannot be read."""
-    setup, activity = Setup(job.plan.experiment), activity_of(trace, job)
+    setup, activity = run.setup, run.readings.activity
     return Accounts(setup, activity, consumption(activity, setup.site))

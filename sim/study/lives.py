@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 
-from sim.cluster.outage import nodes_behind
 from sim.errors import ConfigError, Problem
-from sim.metrics.breakdown import critical_rank, rank_time
 from sim.metrics.long_run import LifeSummary, Tally
 from sim.metrics.result import BestInterval, IncidentResult, RunResult
 from sim.report import human
@@ -22,13 +20,12 @@ from sim.run.fault_log import Outage, read_fault_log
 from sim.run.life import HOPELESS, life_ahead, live
 from sim.run.life_inputs import Life, LifeInputs, Saving
 from sim.run.rates import expected_by_cause, mean_time_between_stops
-from sim.run.saving import checkpoint_costs
 from sim.spec.records import Experiment
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts
 from sim.study.preemption import is_preempted, with_preemption
-from sim.study.simulate import Simulated, Watch, simulate_step
+from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.step_times import StepTimes
 
 
@@ -136,7 +133,7 @@ def has_life(experiment: Experiment) -> bool:
 def prepare_life(experiment: Experiment, step: Simulated | None = None) -> PreparedLife:
     """Simulate a step (unless given) and a save, and gather what a life needs. Raises ConfigError, Deadlock."""
     run = step or simulate_step(experiment)
-    times = StepTimes(experiment, run.plan, run.trace.time)
+    times = StepTimes(experiment, run.plan, run.trace.time, run.readings.cluster)
     setup, failures = run.setup, experiment.failures
     if not isinstance(failures, Failures):
         failures = Failures(name="none")
@@ -150,9 +147,9 @@ def prepare_life(experiment: Experiment, step: Simulated | None = None) -> Prepa
         failures=failures,
         recovery=experiment.recovery,
         parts={"accelerator": setup.node.accelerators, "nic": setup.node.nics.count, "cable": setup.node.nics.count},
-        blast=_blast(times),
+        blast=_blast(times, run.readings.behind),
         outages=_outages(failures),
-        input_stall_s=rank_time(run.trace, critical_rank(run.trace)).exposed["input_stall"],
+        input_stall_s=run.readings.critical.exposed["input_stall"],
         time_limit_s=experiment.training.time_limit,
     )
     return PreparedLife(_with_saving(inputs, run, experiment), times)
@@ -165,10 +162,10 @@ def _target_steps(setup: Setup) -> float:
     return float(ceil(training.tokens / (training.global_batch * training.sequence_length)))
 
 
-def _blast(times: StepTimes) -> tuple[tuple[int, ...], ...]:
-    """Nodes of the job behind each switch."""
+def _blast(times: StepTimes, behind: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Nodes of the job behind each switch; `behind`: all nodes."""
     slot = {node: i for i, node in enumerate(times.slots)}
-    return tuple(tuple(slot[node] for node in nodes if node in slot) for nodes in nodes_behind(times.cluster))
+    return tuple(tuple(slot[node] for node in nodes if node in slot) for nodes in behind)
 
 
 def _outages(failures: Failures) -> tuple[Outage, ...]:
@@ -186,7 +183,7 @@ def _with_saving(inputs: LifeInputs, run: Simulated, experiment: Experiment) -> 
     checkpoint = experiment.checkpoint
     if checkpoint is None:
         return inputs
-    costs = checkpoint_costs(run.plan, run.trace.time)
+    costs = run.save_costs()
     peer_steps = checkpoint.peer_interval_steps if checkpoint.mode == "in_memory" else 0
     saving = Saving(costs, 1, peer_steps, checkpoint.keep)
     steps = saving_steps(replace(inputs, saving=saving), checkpoint)

@@ -1,9 +1,13 @@
 """Clusters and layouts of earlier experiments, used again where the next one asks for the same.
 
 They are values that nobody changes, so `simulation.reuse: off` makes them anew with equal results.
+
+Public: `plan_step`, `step_key`.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
@@ -14,22 +18,58 @@ from sim.spec.setup import Setup
 
 KEPT_RANKS = 100_000  # of all layouts, and accelerators of all clusters, that are kept at a time: some 100 MB
 
-_clusters: Memo[Cluster] = Memo(KEPT_RANKS)
+NOT_WIRING: dict[str, Any] = {
+    "name": True,
+    "power": True,
+    "sources": True,
+    "node": {"name": True, "collectives": True, "power": True, "sources": True, "accelerator": True},
+}  # what the links and paths of a cluster do not depend on; `kind` of the accelerator names vertices
+NOT_STEP: dict[str, Any] = {
+    **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
+    "training": {"tokens": True, "time_limit": True},
+}  # what happens between steps, and what they cost
+
+
+class Wired(NamedTuple):
+    """A cluster, and all that its links and paths follow from."""
+
+    cluster: Cluster
+    key: tuple[object, ...]
+
+
+_wirings: Memo[Cluster] = Memo(KEPT_RANKS)
+_clusters: Memo[Wired] = Memo(KEPT_RANKS)
 _layouts: Memo[Layout] = Memo(KEPT_RANKS)
 
 
 def plan_step(experiment: Experiment) -> Plan:
     """The plan of a resolved and checked experiment on its cluster. Raises ConfigError, PlanError."""
-    spec, merge = Setup(experiment).cluster, experiment.simulation.prune == "auto"
+    setup, merge = Setup(experiment), experiment.simulation.prune == "auto"
+    spec = setup.cluster
 
     def build() -> Cluster:
         return build_cluster(spec, experiment.degradations, merge_sprayed=merge)
 
     if experiment.simulation.reuse == "off":
         return build_plan(experiment, build())
-    key = spec.model_dump_json(), experiment.degradations, merge
-    cluster = _clusters.get(key, build, lambda made: made.n_accelerators)
+
+    def wire() -> Wired:
+        key = wiring_key(setup), experiment.degradations, merge
+        return Wired(_wirings.get(key, build, lambda made: made.n_accelerators).with_numbers_of(spec), key)
+
+    known = spec.model_dump_json(), experiment.degradations, merge
+    cluster, key = _clusters.get(known, wire, lambda made: made.cluster.n_accelerators)
     layout = _layouts.get(
         (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: made.grid.n_ranks
     )
     return build_plan(experiment, cluster, layout)
+
+
+def wiring_key(setup: Setup) -> tuple[str, str]:
+    """All of a cluster that its links, paths and names depend on."""
+    return setup.cluster.model_dump_json(exclude=NOT_WIRING), setup.accelerator.kind
+
+
+def step_key(experiment: Experiment) -> str:
+    """All of a resolved experiment that its step depends on."""
+    return experiment.model_dump_json(exclude=NOT_STEP)

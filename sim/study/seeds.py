@@ -25,7 +25,8 @@ from sim.study.dispatch import Job, dispatch
 from sim.study.judge import OK
 from sim.study.lives import Lived, PreparedLife, prepare_life
 from sim.study.pool import InThisProcess, LocalProcesses, processors
-from sim.study.simulate import Predicted, simulate_step
+from sim.study.simulate import Predicted
+from sim.study.step import simulate_step
 from sim.study.store import Entry, Outcome, Store
 
 FILE = "lives.duckdb"
@@ -97,7 +98,7 @@ def life_fields(experiment: Experiment) -> str:
     shared = experiment if _seed_moves_steps(experiment) else experiment.model_copy(update={"seed": 0})
     if not _last or _last[0][0] != shared:
         run = simulate_step(experiment)
-        _last[:] = [(shared, prepare_life(experiment, run), open_accounts(run.job, run.trace))]
+        _last[:] = [(shared, prepare_life(experiment, run), open_accounts(run))]
     _, prepared, book = _last[0]
     return json.dumps(asdict(prepared.lived(experiment.seed, book).summary), allow_nan=False)
 

@@ -1,97 +1,25 @@
-"""One training step, simulated: from a resolved experiment to a result."""
+"""One run, simulated: from a resolved experiment to a result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
 import sim
-from sim.cluster.cluster import Cluster
-from sim.engine.assemble import assemble
-from sim.engine.executor import Executor
-from sim.engine.ranks import Job, build_job
-from sim.engine.trace import Trace
-from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime, critical_rank, rank_time
-from sim.metrics.links import link_use
-from sim.metrics.memory import memory_result
+from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
-from sim.plan.plan import Plan
-from sim.run.feeding import Feeding, feed, supply_of
-from sim.run.saving import CheckpointCosts, checkpoint_costs
+from sim.run.saving import CheckpointCosts
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts, open_accounts
-from sim.study.reuse import plan_step
+from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
 if TYPE_CHECKING:
     from sim.study.lives import Lived
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """A simulated step with everything that led to it."""
-
-    setup: Setup
-    cluster: Cluster
-    plan: Plan
-    job: Job
-    trace: Trace
-    feeding: Feeding | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A step ready to run: everything but the passing of time."""
-
-    setup: Setup
-    cluster: Cluster
-    plan: Plan
-    job: Job
-    executor: Executor
-
-    def run(self) -> Simulated:
-        """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
-        trace, feeding = self.executor.run(), None
-        data, storage = self.setup.experiment.input, self.cluster.storage
-        if data is not None and storage is not None:
-            feeding = feed(supply_of(self.plan, data, storage), trace.time, self.setup.experiment.seed)
-            if feeding.stall_s > 0:
-                trace = _executor(self.job, feeding.stall_s).run()
-        return Simulated(self.setup, self.cluster, self.plan, self.job, trace, feeding)
-
-
-def prepare_step(experiment: Experiment) -> Prepared:
-    """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
-    setup = Setup(experiment)
-    plan = plan_step(experiment)
-    job = build_job(plan)
-    return Prepared(setup, plan.cluster, plan, job, _executor(job))
-
-
-def _executor(job: Job, input_stall: float = 0.0) -> Executor:
-    options = job.plan.experiment.simulation
-    return Executor(
-        assemble(job, input_stall),
-        job.table,
-        flow_ranks=tuple(flow.members for flow in job.flows),
-        slowdown=job.plan.software.overlap_slowdown,
-        skip=options.skip == "auto",
-        check=options.certificate,
-    )
-
-
-def simulate_step(experiment: Experiment) -> Simulated:
-    """Run one step of a resolved and checked experiment. Raises PlanError, Deadlock."""
-    return prepare_step(experiment).run()
-
-
-Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -115,26 +43,23 @@ def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
 def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
     """The same, with more than is reported."""
     began = time.perf_counter()
-    prepared = prepare_step(experiment)
-    with watch(prepared.executor.progress) if watch else nullcontext():
-        run = prepared.run()
-    rank = critical_rank(run.trace)
-    critical = rank_time(run.trace, rank)
+    run = simulate_step(experiment, watch)
+    critical = run.readings.critical
     step = step_result(run, critical)
-    book = open_accounts(run.job, run.trace)
+    book = open_accounts(run)
     lived = one_life(run, book, watch)
     whole = lived.result() if lived else untroubled(experiment.training, step)
     steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
     spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
-    energy, cost = book.bill(spent, steps, book.levels(rank, spans), lived is not None)
+    energy, cost = book.bill(spent, steps, book.levels(critical.rank, spans), lived is not None)
     result = Result(
         name=experiment.name,
         description=experiment.description,
         accelerators=run.setup.ranks,
         setup=headline(run),
         step=step,
-        memory=memory_result(run.plan),
-        utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), link_use(run.trace, run.cluster)),
+        memory=run.readings.memory,
+        utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
         checkpoint=_checkpoint(run, lived),
         run=whole,
@@ -195,7 +120,7 @@ def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
     if run.setup.experiment.checkpoint is None:
         return None
     saving = lived.prepared.inputs.saving if lived else None
-    return saving.costs if saving else checkpoint_costs(run.plan, run.trace.time)
+    return saving.costs if saving else run.save_costs()
 
 
 def untroubled(training: Training, step: StepResult) -> RunResult | None:

@@ -14,7 +14,8 @@ from sim.metrics.result import Result
 from sim.report.jsonout import dumps, result_text, write_lines
 from sim.spec.load import load_experiment
 from sim.study.seeds import Progress, Seeds, run_seeds
-from sim.study.simulate import Watch, predict
+from sim.study.simulate import predict
+from sim.study.step import Watch
 
 LIBRARIES = ("networkx", "numpy", "pydantic", "simpy")
 

@@ -19,7 +19,7 @@ from sim.plan.plan import Plan
 from sim.run.life_inputs import Slow, State
 from sim.spec.records import ClusterSpec, Degradation, Experiment
 from sim.spec.setup import Setup
-from sim.study.simulate import simulate_step
+from sim.study.step import simulate_step
 
 
 @dataclass
@@ -33,13 +33,12 @@ class StepTimes:
     experiment: Experiment
     plan: Plan
     healthy_s: float
+    cluster: Cluster  # with every switch on its own
     known: dict[State, float] = field(default_factory=dict)
     reasons: dict[State, set[str]] = field(default_factory=dict)  # where the step engine could not be asked, and why
-    cluster: Cluster = field(init=False)  # with every switch on its own
     slots: list[int] = field(init=False)  # cluster node of each node of the job
 
     def __post_init__(self) -> None:
-        self.cluster = build_cluster(Setup(self.experiment).cluster)
         ranks = self.plan.grid.accelerator
         self.slots = np.unique(self.cluster.node_of(ranks)).tolist()
         self.rank_on = dict(zip(ranks.tolist(), range(len(ranks)), strict=True))

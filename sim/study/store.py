@@ -78,7 +78,8 @@ class Store:
             message = "is in use by another process" if busy else f"cannot be opened: {str(error).splitlines()[0]}"
             raise ConfigError(Problem(str(self.path), "", message, "choose another folder with -o")) from None
         self.connection.execute(_TABLES)
-        self.has_errors = bool(self.connection.execute("SELECT 1 FROM results WHERE status = 'error' LIMIT 1").fetchall())
+        errors = "SELECT 1 FROM results WHERE status = 'error' LIMIT 1"
+        self.has_errors = bool(self.connection.execute(errors).fetchall())
 
     def close(self) -> None:
         """Write everything and let go of the file."""

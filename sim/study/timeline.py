@@ -15,7 +15,7 @@ from sim.errors import ConfigError, Problem
 from sim.metrics.timeline import Timeline, timeline
 from sim.report.timeline import chrome_events, profiler_trace, write_events
 from sim.spec.records import Experiment
-from sim.study.simulate import Simulated, simulate_step
+from sim.study.step import Simulated, simulate_step
 
 SHOWN = 8  # ranks, if none are asked for
 

@@ -19,7 +19,8 @@ from sim.spec.load import validate_experiment
 from sim.spec.records import Experiment, Parallelism, Training
 from sim.spec.setup import Setup
 from sim.study.sensitivity import sensitivities
-from sim.study.simulate import Watch, simulate
+from sim.study.simulate import simulate
+from sim.study.step import Watch
 from sim.study.timeline import simulated_for_timeline
 
 BEST = 3

@@ -1,0 +1,169 @@
+"""One training step, ready to run, or run, with what is read off it.
+
+Public: `prepare_step`, `simulate_step`, `Prepared`, `Simulated`, `Readings`, `Watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from sim.cluster.build import build_cluster
+from sim.cluster.cluster import Cluster
+from sim.cluster.outage import nodes_behind
+from sim.engine.assemble import assemble
+from sim.engine.executor import Executor
+from sim.engine.ranks import Job, build_job
+from sim.engine.trace import Trace
+from sim.memo import Memo
+from sim.metrics.breakdown import RankTime, critical_rank, rank_time
+from sim.metrics.energy_step import Activity, activity_of
+from sim.metrics.links import link_use
+from sim.metrics.memory import memory_result
+from sim.metrics.result import LinkUse, MemoryResult
+from sim.plan.plan import Plan
+from sim.run.feeding import Feeding, feed, supply_of
+from sim.run.saving import CheckpointCosts, checkpoint_costs
+from sim.spec.records import Experiment
+from sim.spec.setup import Setup
+from sim.spec.storage import Checkpointing
+from sim.study.reuse import plan_step, step_key
+
+Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
+KEPT_ROWS = 1_000_000  # of all steps that are kept at a time: some 50 MB
+WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
+
+
+class Readings:
+    """What is read off a simulated step, each when it is first asked for. Nothing here depends on the run clock."""
+
+    def __init__(self, job: Job, trace: Trace) -> None:
+        self.job, self.trace = job, trace
+        self.saves: dict[Checkpointing, CheckpointCosts] = {}
+
+    @cached_property
+    def critical(self) -> RankTime:
+        """Where the time goes on the rank class that is busy longest."""
+        return rank_time(self.trace, critical_rank(self.trace))
+
+    @cached_property
+    def activity(self) -> Activity:
+        """What takes energy."""
+        return activity_of(self.trace, self.job)
+
+    @cached_property
+    def memory(self) -> MemoryResult:
+        """Memory of all stages."""
+        return memory_result(self.job.plan)
+
+    @cached_property
+    def links(self) -> tuple[LinkUse, ...]:
+        """How much of each link is used."""
+        return link_use(self.trace, self.job.plan.cluster)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster with every switch on its own, and no part slow."""
+        return build_cluster(Setup(self.job.plan.experiment).cluster)
+
+    @cached_property
+    def behind(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes that each switch cuts off (`nodes_behind`)."""
+        return nodes_behind(self.cluster)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated step with everything that led to it."""
+
+    setup: Setup
+    cluster: Cluster
+    plan: Plan
+    job: Job
+    trace: Trace
+    feeding: Feeding | None
+    readings: Readings
+
+    def of(self, experiment: Experiment) -> Simulated:
+        """The same step of an experiment that differs in nothing that steps depend on."""
+        plan = replace(self.plan, experiment=experiment)
+        return replace(self, setup=Setup(experiment), plan=plan, job=replace(self.job, plan=plan))
+
+    def save_costs(self) -> CheckpointCosts:
+        """What a save costs, whenever it happens. Raises as `checkpoint_costs`."""
+        save = self.plan.experiment.checkpoint
+        if save is None:
+            return checkpoint_costs(self.plan, self.trace.time)
+        known, asked = self.readings.saves, save.model_copy(update=WHEN_TO_SAVE)
+        if asked not in known:
+            known[asked] = checkpoint_costs(self.plan, self.trace.time)
+        return known[asked]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the trace, instructions and ranks: a measure of its size."""
+        instructions = sum(len(stream.which) for stream in self.trace.program.streams)
+        return len(self.trace.stream) + instructions + self.plan.grid.n_ranks
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step ready to run: everything but the passing of time."""
+
+    setup: Setup
+    cluster: Cluster
+    plan: Plan
+    job: Job
+    executor: Executor
+
+    def run(self) -> Simulated:
+        """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
+        trace, feeding = self.executor.run(), None
+        data, storage = self.setup.experiment.input, self.cluster.storage
+        if data is not None and storage is not None:
+            feeding = feed(supply_of(self.plan, data, storage), trace.time, self.setup.experiment.seed)
+            if feeding.stall_s > 0:
+                trace = _executor(self.job, feeding.stall_s).run()
+        readings = Readings(self.job, trace)
+        return Simulated(self.setup, self.cluster, self.plan, self.job, trace, feeding, readings)
+
+
+def prepare_step(experiment: Experiment) -> Prepared:
+    """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
+    setup = Setup(experiment)
+    plan = plan_step(experiment)
+    job = build_job(plan)
+    return Prepared(setup, plan.cluster, plan, job, _executor(job))
+
+
+def _executor(job: Job, input_stall: float = 0.0) -> Executor:
+    options = job.plan.experiment.simulation
+    return Executor(
+        assemble(job, input_stall),
+        job.table,
+        flow_ranks=tuple(flow.members for flow in job.flows),
+        slowdown=job.plan.software.overlap_slowdown,
+        skip=options.skip == "auto",
+        check=options.certificate,
+    )
+
+
+_steps: Memo[Simulated] = Memo(KEPT_ROWS)
+
+
+def simulate_step(experiment: Experiment, watch: Watch | None = None) -> Simulated:
+    """One step of a resolved and checked experiment, run unless it is known. Raises PlanError, Deadlock.
+
+    `watch` is entered while it runs, and given a function that says how much is done.
+    """
+
+    def run() -> Simulated:
+        prepared = prepare_step(experiment)
+        with watch(prepared.executor.progress) if watch else nullcontext():
+            return prepared.run()
+
+    if experiment.simulation.reuse == "off":
+        return run()
+    return _steps.get(step_key(experiment), run, lambda made: made.rows).of(experiment)
