@@ -1,6 +1,6 @@
 """Many plans as arrays, one row each, built axis by axis; what a rule forbids never grows.
 
-Public: `Table`, `grow`.
+Public: `Table`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from sim.study.search.axes import Axis
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+LARGEST = 2**62  # number that a group may have
 
 
 @dataclass(frozen=True)
 class Table:
     """Plans as columns of value numbers.
 
-    column[key]: (n,) index into values[key].
+    column[key]: (n,) index into values[key], of the smallest unsigned type that holds it.
     """
 
     values: dict[str, tuple[Any, ...]]
-    column: dict[str, Ints]
+    column: dict[str, NDArray[np.unsignedinteger[Any]]]
 
     @property
     def n(self) -> int:
@@ -44,7 +45,8 @@ class Table:
 
     def array(self, key: str) -> NDArray[Any]:
         """The values of one axis, (n,)."""
-        return np.array(self.values[key])[self.column[key]]
+        values: NDArray[Any] = np.array(self.values[key])[self.column[key]]
+        return values
 
     def key(self, row: int, keys: Iterable[str]) -> tuple[Any, ...]:
         """The values of one plan for `keys`."""
@@ -54,10 +56,13 @@ class Table:
         """Rows that agree in `keys`, group by group."""
         if not self.n:
             return
-        mixed = np.zeros(self.n, dtype=np.int64)
+        mixed, span = np.zeros(self.n, dtype=np.int64), 1
         for key in keys:
+            if span * len(self.values[key]) > LARGEST:
+                known, mixed = np.unique(mixed, return_inverse=True)
+                span = len(known)
             mixed = mixed * len(self.values[key]) + self.column[key]
-            mixed = np.unique(mixed, return_inverse=True)[1]
+            span *= len(self.values[key])
         order = np.argsort(mixed, kind="stable")
         yield from np.split(order, np.flatnonzero(np.diff(mixed[order])) + 1)
 
@@ -69,7 +74,7 @@ class Table:
         sizes = np.array([len(option) for option in options], dtype=np.int64)[which]
         starts = np.cumsum(sizes) - sizes
         position = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
-        flat = np.array([place[value] for option in options for value in option], dtype=np.int64)
+        flat = np.array([place[value] for option in options for value in option], np.min_scalar_type(len(known)))
         first = np.cumsum([0, *(len(option) for option in options)])[:-1]
         grown = {key: np.repeat(column, sizes) for key, column in self.column.items()}
         grown[axis.key] = flat[np.repeat(first[which], sizes) + position]
@@ -87,6 +92,3 @@ class Table:
             which[rows] = number
             options.append(axis.values(base, self.choice(int(rows[0]))))
         return options, which
-
-
-EMPTY = Table({}, {})
