@@ -314,7 +314,8 @@ class Sharded(DataParallel):
         history.append((each, position))
         del history[:-2]
         done = token(self._gathered(flow, each, position))
-        message = self.weight_bytes(self._segment(flow, each, position).parameters)
+        segment = self._segment(flow, each, position)
+        message = self.weight_bytes(segment.gathered_again if each.backward else segment.parameters)
         self.issue(flow, "gather weights", "all_gather", message, waits, done, each.microbatch)
 
     def _segment(self, flow: int, each: Pass, position: int) -> Segment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from sim.plan.schedule import layers_per_chunk
@@ -45,6 +45,12 @@ class Segment:
     pieces: tuple[Piece, ...]
     parameters: int
     trained: int  # those with gradients
+    kept: int = 0  # parameters that stay gathered until the backward pass
+
+    @property
+    def gathered_again(self) -> int:
+        """Parameters to gather for the backward pass."""
+        return self.parameters - self.kept
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,10 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         lora=training.lora,
         fp8_scaling=software.fp8_scaling,
         cross_entropy=software.cross_entropy,
+        joins_matrices=software.joins_matrices,
+        batch_first=software.batch_first,
+        keeps_gathered=software.keeps_gathered,
+        stops_recompute=software.stops_recompute,
         repeats_keys=software.repeats_keys,
         ring_attention=software.ring_attention,
         gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else 0.0,
@@ -98,7 +108,8 @@ def build_chunks(
 
     @cache
     def segments(layers: int, first: bool, last: bool) -> tuple[Segment, ...]:
-        return _segments(model, shard, blocks, layers, bucket, first=first, last=last)
+        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last)
+        return _with_root(found) if software.root_unit and parallelism.zero_stage == 3 else found
 
     last = len(sizes) - 1
     chunks = [
@@ -142,6 +153,19 @@ def _segments(
         trained = trained_parameters(model, shard.lora, shard.tensor, count, parameters)
         segments.append(Segment(pieces, parameters, trained))
     return tuple(segments)
+
+
+def _with_root(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """What is in no layer (at both ends) travels with the first one, the root of the model.
+
+    It is gathered before the first pass, kept, and reduced when the backward pass is over. Segments are of one layer.
+    """
+    layer = min(segments, key=lambda segment: segment.parameters)
+    bare = [replace(segment, parameters=layer.parameters, trained=layer.trained) for segment in segments]
+    kept = sum(segment.parameters for segment in segments) - len(segments) * layer.parameters
+    trained = sum(segment.trained for segment in segments) - len(segments) * layer.trained
+    bare[0] = replace(bare[0], parameters=layer.parameters + kept, trained=layer.trained + trained, kept=kept)
+    return tuple(bare)
 
 
 def work_of(segments: list[Segment], backward: bool) -> Work:

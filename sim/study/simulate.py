@@ -86,7 +86,8 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
     per_accelerator = tokens / seconds / setup.ranks
     shape = (run.plan.model, training.sequence_length)
     model = model_flops_per_token(*shape, training.lora) * per_accelerator
-    hardware = hardware_flops_per_token(*shape, training.recompute, training.lora) * per_accelerator
+    stops = run.plan.shard.stops_recompute
+    hardware = hardware_flops_per_token(*shape, training.recompute, training.lora, stops=stops) * per_accelerator
     peak = getattr(setup.accelerator.matrix.peak, training.precision)
     return StepResult(
         time_s=seconds,

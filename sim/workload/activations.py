@@ -76,7 +76,9 @@ def _replicated(extent: Extent) -> float:
     The output of a norm is kept for the weight gradient of the matrix behind it, or of its adapter.
     """
     outputs = sum(not extent.frozen or extent.adapts(target) for target in ("qkv", "feed_forward_up"))
-    return float(extent.rows * extent.hidden * ((2 + outputs) * extent.element + 2 * extent.model.dropout))
+    rows = extent.tokens if extent.shard.keeps_gathered else extent.rows
+    inside = extent.rows * (2 * extent.element + 2 * extent.model.dropout) + rows * outputs * extent.element
+    return float(extent.hidden * inside)
 
 
 def _adapters(extent: Extent) -> float:

@@ -8,18 +8,33 @@ moves; all but the last block of attention runs beside it.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from sim.workload.extent import Extent
 from sim.workload.kernels import Operations, collective, elementwise, matmul, with_random_numbers
 from sim.workload.operation import Operation
 
 FLASH_TILE = 128  # positions; assumption: a causal kernel computes the tiles on the diagonal in full
-# Separate ring attention, bytes per element of the queries and kernels for each block after the first, one term per
-# kernel as read + write (PyTorch, distributed/tensor/experimental/_attention.py, _SDPAMerger and
+
+
+class Merge(NamedTuple):
+    """Bytes per element of the queries and kernels for each block of ring attention after the first."""
+
+    forward: int
+    backward: int
+    kernels: int
+
+
+# One term per kernel as read + write (PyTorch, distributed/tensor/experimental/_attention.py, _SDPAMerger and
 # _templated_ring_attention_backward). Keys and values count as wide as the queries.
-MERGE_FORWARD = 2 * 4 + 6 + 12 + 8 + 12  # keys and values into one buffer; cast, subtract, scale, subtract
-MERGE_BACKWARD = 2 * 4 + 10 + 2 * 10 + 2 * 8  # the same; add to 32-bit gradients of q, k and v; k and v into one buffer
-MERGE_KERNELS = 8  # assumption
+MERGES = {
+    "fused": Merge(0, 0, 0),
+    # keys and values into one buffer; cast, subtract, scale, subtract; backward: the same; add to 32-bit gradients of
+    # q, k and v; k and v into one buffer. The number of kernels is an assumption
+    "separate": Merge(2 * 4 + 6 + 12 + 8 + 12, 2 * 4 + 10 + 2 * 10 + 2 * 8, 8),
+    # read block and sum, write the sum; backward: add to 32-bit gradients of q, and of k and v as they go on
+    "compiled": Merge(10, 10 + 2 * 10, 3),
+}
 GRADIENT = 4  # bytes; gradients of keys and values are added up and sent in 32 bit
 FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forward (Dao 2023, section 3)
 
@@ -27,7 +42,7 @@ FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forwar
 def attention_forward(extent: Extent) -> Operations:
     """Exchange of keys and values, then the core."""
     if extent.flash:
-        return _ring(extent, _flash_forward(extent), extent.element, MERGE_FORWARD)
+        return _ring(extent, _flash_forward(extent), extent.element, MERGES[extent.shard.ring_attention].forward)
     return (*_gather_keys(extent, "attention", extent.element), *core_forward(extent))
 
 
@@ -38,7 +53,12 @@ def attention_backward(extent: Extent) -> Operations:
     if extent.shard.ring_attention == "fused":
         return _ring(extent, _flash_backward(extent), 2 * extent.element, 0)
     return (
-        *_ring(extent, _flash_backward(extent), extent.element + GRADIENT, MERGE_BACKWARD),
+        *_ring(
+            extent,
+            _flash_backward(extent),
+            extent.element + GRADIENT,
+            MERGES[extent.shard.ring_attention].backward,
+        ),
         *_last_turn(extent),
     )
 
@@ -142,17 +162,20 @@ def _ring(extent: Extent, whole: Operation, per_element: int, merge: int) -> Ope
     """The fused kernel once per block of the ring: the last block waits for the exchange.
 
     Separate kernels add each block after the first to the result: `merge` bytes per element of the queries.
+    A compiler waits for each collective where it is issued (PyTorch, _functional_collectives.py, _maybe_wrap_tensor).
     """
     ranks = extent.shard.context
     if ranks == 1:
         return (whole,)
     beside, last = _part(whole, ranks - 1, ranks), _part(whole, 1, ranks)
-    work = (*_gather_keys(extent, whole.name, per_element, hidden_by=1), beside)
+    hidden_by = 0 if extent.shard.ring_attention == "compiled" else 1
+    work = (*_gather_keys(extent, whole.name, per_element, hidden_by), beside)
     work = (*work, replace(last, name=f"{whole.name} last block"))
     if extent.shard.ring_attention == "fused":
         return work
+    kernels = MERGES[extent.shard.ring_attention].kernels
     traffic = (ranks - 1) * merge * extent.tokens * extent.query_width
-    return (*work, elementwise(extent, f"{whole.name} merge", traffic, MERGE_KERNELS * (ranks - 1)))
+    return (*work, elementwise(extent, f"{whole.name} merge", traffic, kernels * (ranks - 1)))
 
 
 def _last_turn(extent: Extent) -> Operations:

@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from sim.workload.elementwise import norm_backward, norm_forward
 from sim.workload.extent import Extent
-from sim.workload.kernels import Operations, collective, elementwise, tensor_collective, with_random_numbers
+from sim.workload.kernels import (
+    Operations,
+    along_sequence,
+    collective,
+    elementwise,
+    tensor_collective,
+    with_random_numbers,
+)
 from sim.workload.linear import Linear, column_backward, column_forward
 from sim.workload.operation import CollectiveKind
 
@@ -40,7 +47,7 @@ def embedding_forward(extent: Extent) -> Operations:
     kind: CollectiveKind = "reduce_scatter" if extent.splits_sequence else "all_reduce"
     return (
         elementwise(extent, "embedding lookup", 2 * extent.hidden_bytes),
-        *tensor_collective(extent, "embedding reduce", kind),
+        *along_sequence(extent, tensor_collective(extent, "embedding reduce", kind), hidden=False),
         *_positions(extent),
         *(with_random_numbers(mask, extent.rows * extent.hidden) for mask in _dropout(extent, "embedding dropout")),
     )
@@ -56,7 +63,7 @@ def embedding_backward(extent: Extent) -> Operations:
     gather = tensor_collective(extent, "embedding gradient gather", "all_gather")
     return (
         *_dropout(extent, "embedding dropout backward"),
-        *(gather if extent.splits_sequence else ()),
+        *(along_sequence(extent, gather, hidden=False) if extent.splits_sequence else ()),
         elementwise(extent, "embedding gradient", extent.hidden_bytes + _table_traffic(extent), 3),
     )
 

@@ -83,6 +83,22 @@ def tensor_collective(extent: Extent, name: str, kind: CollectiveKind) -> Operat
     return (collective(name, kind, "tensor", extent.hidden_bytes),)
 
 
+def along_sequence(extent: Extent, traffic: Operations, hidden: bool) -> Operations:
+    """Collectives along the sequence, with the copy around each where the batch is the first dimension.
+
+    NCCL gathers and scatters along the first dimension only (PyTorch, _functional_collectives.py, all_gather_tensor and
+    reduce_scatter_tensor: parts are joined along the other one after or before). What runs beside products
+    is laid out by the kernels around it.
+    """
+    if hidden or not extent.shard.batch_first:
+        return traffic
+    out: list[Operation] = []
+    for each in traffic:
+        copy = elementwise(extent, f"{each.name} copy", 2 * each.message)
+        out += {"all_gather": (each, copy), "reduce_scatter": (copy, each)}.get(each.collective or "", (each,))
+    return tuple(out)
+
+
 def before(traffic: Operations, work: Operations, hidden: bool) -> Operations:
     """Traffic then work; when `hidden` the traffic, which the work does not need, runs beside all of it."""
     return (*(_beside(traffic, work) if hidden else traffic), *work)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sim.workload.extent import Extent
 from sim.workload.kernels import (
     Operations,
+    along_sequence,
     arriving,
     before,
     collective,
@@ -46,45 +47,57 @@ class Linear:
 
 
 def linear(extent: Extent, name: str, inputs: int, widths: tuple[int, ...]) -> Linear:
-    """A layer's linear; fused kernels compute matrices that share an input as one product."""
-    return Linear(name, inputs, (sum(widths),) if extent.fused else widths, extent.shard.precision)
+    """A layer's linear; matrices that share an input may be computed as one product."""
+    joined = extent.shard.joins_matrices
+    return Linear(name, inputs, (sum(widths),) if joined else widths, extent.shard.precision)
 
 
 def column_forward(extent: Extent, layer: Linear) -> Operations:
     """Gather the sequence (sequence parallelism only), then multiply."""
-    gather = _gather(extent, layer, f"{layer.name} gather")
-    work = arriving(extent, gather, products(extent, layer), extent.hides("forward"))
-    return (*work, *adapter_forward(extent, layer.target))
+    hidden = extent.hides("forward")
+    gather = _gather(extent, layer, f"{layer.name} gather", hidden)
+    work = arriving(extent, gather, products(extent, layer), hidden)
+    return (*weight_cast(extent, layer), *work, *adapter_forward(extent, layer.target))
 
 
 def row_forward(extent: Extent, layer: Linear) -> Operations:
     """Multiply, then sum the partial outputs."""
-    reduce = _sum_over_ranks(extent, f"{layer.name} reduce")
-    cast = _cast(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs, transposed=True)
-    work = leaving(products(extent, layer), reduce, extent.hides("forward"))
-    return (*cast, *work, *_partial_sum(extent, reduce), *adapter_forward(extent, layer.target))
+    hidden = extent.hides("forward")
+    reduce = _sum_over_ranks(extent, f"{layer.name} reduce", hidden)
+    work = leaving(products(extent, layer), reduce, hidden)
+    casts = (*input_cast(extent, layer), *weight_cast(extent, layer))
+    return (*casts, *work, *_partial_sum(extent, reduce), *adapter_forward(extent, layer.target))
 
 
 def column_backward(extent: Extent, layer: Linear) -> Operations:
-    """Input gradient beside the second gather, then weight gradient beside the sum over ranks."""
+    """Input gradient beside the second gather, then weight gradient beside the sum over ranks.
+
+    PyTorch runs that sum beside a product only if it is the sum of that product, not of several (micro_pipeline_tp.py,
+    fuse_matmul_reduce_scatter).
+    """
     hidden = extent.hides("backward")
-    unused = extent.frozen and not extent.adapts(layer.target)
-    gather = () if unused else _gather(extent, layer, f"{layer.name} gather again")
-    reduce = _sum_over_ranks(extent, f"{layer.name} gradient reduce")
+    several = len(layer.widths) > 1
+    reduces_beside = hidden and not (several and extent.shard.sums_partials)
+    unused = extent.shard.keeps_gathered or (extent.frozen and not extent.adapts(layer.target))
+    gather = () if unused else _gather(extent, layer, f"{layer.name} gather again", hidden)
+    laid_out = extent.fused and several  # by the kernel that sums the gradients
+    reduce = _sum_over_ranks(extent, f"{layer.name} gradient reduce", reduces_beside or laid_out)
     cast = _cast(extent, layer, f"{layer.name} gradient", extent.tokens * layer.outputs, transposed=True)
     transposed = _transpose(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs)
     return (
+        *weight_cast(extent, layer),
         *before(gather, (*cast, *input_gradients(extent, layer), *transposed), hidden),
         *adapter_backward(extent, layer.target),
-        *before(reduce, weight_gradients(extent, layer), hidden),
-        *_partial_sum(extent, reduce),
+        *_laid_out_again(extent, layer, f"{layer.name} input"),
+        *before(reduce, weight_gradients(extent, layer), reduces_beside),
+        *(_partial_sum(extent, reduce) if reduces_beside else ()),
     )
 
 
 def row_backward(extent: Extent, layer: Linear) -> Operations:
     """Gather the output gradient (sequence parallelism only), then both gradients."""
-    gather = _gather(extent, layer, f"{layer.name} gradient gather")
     full = extent.shard.tensor_overlap == "full"
+    gather = _gather(extent, layer, f"{layer.name} gradient gather", full)
     name, elements = f"{layer.name} gradient", extent.tokens * layer.outputs
     if extent.splits_sequence:  # cast before it is gathered
         cast = _cast(extent, layer, name, extent.rows * layer.outputs, transposed=False)
@@ -93,32 +106,35 @@ def row_backward(extent: Extent, layer: Linear) -> Operations:
         cast, transposed = _cast(extent, layer, name, elements, transposed=True), ()
     return (
         *cast,
+        *weight_cast(extent, layer),
         *arriving(extent, gather, input_gradients(extent, layer), full),
         *transposed,
         *adapter_backward(extent, layer.target),
+        *_laid_out_again(extent, layer, name),
         *weight_gradients(extent, layer),
     )
 
 
 def products(extent: Extent, layer: Linear) -> Operations:
     """The forward products (tokens x inputs) by (inputs x width)."""
-    return (
-        *_weight_cast(extent, layer),
-        *(_product(extent, layer, layer.name, width, layer.inputs) for width in layer.widths),
-    )
+    return tuple(_product(extent, layer, layer.name, width, layer.inputs) for width in layer.widths)
 
 
 def input_gradients(extent: Extent, layer: Linear) -> Operations:
     """The products (tokens x width) by (width x inputs), and the sum over the matrices."""
-    more = len(layer.widths) - 1
-    traffic = 3 * more * extent.element * extent.tokens * layer.inputs
-    add = (elementwise(extent, f"{layer.name} gradient sum", traffic, more),) if more else ()
+    add = _gradient_sum(extent, layer)
     name = f"{layer.name} input gradient"
-    return (
-        *_weight_cast(extent, layer),
-        *(_product(extent, layer, name, layer.inputs, width) for width in layer.widths),
-        *add,
-    )
+    return (*(_product(extent, layer, name, layer.inputs, width) for width in layer.widths), *add)
+
+
+def _gradient_sum(extent: Extent, layer: Linear) -> Operations:
+    """Gradients of the common input: read by twos and written, or all at once."""
+    more = len(layer.widths) - 1
+    if not more:
+        return ()
+    passes, kernels = (more + 2, 1) if extent.fused else (3 * more, more)
+    traffic = passes * extent.element * extent.tokens * layer.inputs
+    return (elementwise(extent, f"{layer.name} gradient sum", traffic, kernels),)
 
 
 def weight_gradients(extent: Extent, layer: Linear) -> Operations:
@@ -142,7 +158,8 @@ def _cast(extent: Extent, layer: Linear, name: str, elements: int, *, transposed
     if layer.precision != "fp8":
         return ()
     more = (transposed and not extent.frozen) + 2 * extent.scales_dynamically
-    return (elementwise(extent, f"{name} cast", (3 + more) * elements, 1 + extent.scales_dynamically),)
+    cast = elementwise(extent, f"{name} cast", (3 + more) * elements, 1 + extent.scales_dynamically)
+    return (*_common_scale(extent, name), cast)
 
 
 def _transpose(extent: Extent, layer: Linear, name: str, elements: int) -> Operations:
@@ -152,19 +169,45 @@ def _transpose(extent: Extent, layer: Linear, name: str, elements: int) -> Opera
     return (elementwise(extent, f"{name} transpose", 2 * elements),)
 
 
-def _weight_cast(extent: Extent, layer: Linear) -> Operations:
+def _laid_out_again(extent: Extent, layer: Linear, name: str) -> Operations:
+    """What arrived beside a product lies sequence first; weight gradients need it as their other operand lies.
+
+    PyTorch, distributed/_symmetric_memory, fused_all_gather_matmul. The transposed copy in fp8 sees to it.
+    """
+    arrived = extent.splits_sequence and extent.shard.tensor_overlap == "full"
+    as_needed = extent.batch == 1 or layer.precision == "fp8" or not extent.shard.batch_first
+    if not arrived or as_needed or extent.frozen:
+        return ()
+    return (elementwise(extent, f"{name} copy", 2 * extent.hidden_bytes),)
+
+
+def input_cast(extent: Extent, layer: Linear) -> Operations:
+    """The input of a row-parallel product to fp8."""
+    return _cast(extent, layer, f"{layer.name} input", extent.tokens * layer.inputs, transposed=True)
+
+
+def weight_cast(extent: Extent, layer: Linear) -> Operations:
     """Dynamic scaling casts weights at each use (torchao); else they are cast once per step, with the optimizer."""
     if layer.precision != "fp8" or extent.frozen or not extent.scales_dynamically:
         return ()
-    return (elementwise(extent, f"{layer.name} weight cast", 5 * layer.inputs * layer.outputs, 2),)
+    scales = _common_scale(extent, f"{layer.name} weight") * len(layer.widths)
+    return (*scales, elementwise(extent, f"{layer.name} weight cast", 5 * layer.inputs * layer.outputs, 2))
 
 
-def _gather(extent: Extent, layer: Linear, name: str) -> Operations:
+def _common_scale(extent: Extent, name: str) -> Operations:
+    """The largest value of a tensor over all tensor ranks, if it is found in the tensor (torchao, tensor_to_amax)."""
+    if extent.shard.tensor == 1 or not extent.scales_dynamically:
+        return ()
+    return (collective(f"{name} maximum", "all_reduce", "tensor", 4),)
+
+
+def _gather(extent: Extent, layer: Linear, name: str, hidden: bool) -> Operations:
     """All-gather along the sequence, in fp8 if the product is; nothing without sequence parallelism."""
     if not extent.splits_sequence:
         return ()
     element = 1 if layer.precision == "fp8" else extent.element
-    return (collective(name, "all_gather", "tensor", element * extent.tokens * extent.hidden),)
+    gather = collective(name, "all_gather", "tensor", element * extent.tokens * extent.hidden)
+    return along_sequence(extent, (gather,), hidden)
 
 
 def _product(extent: Extent, layer: Linear, name: str, n: int, k: int) -> Operation:
@@ -183,5 +226,6 @@ def _partial_sum(extent: Extent, reduce: Operations) -> Operations:
     return tuple(elementwise(extent, f"{each.name} sum", traffic) for each in reduce)
 
 
-def _sum_over_ranks(extent: Extent, name: str) -> Operations:
-    return tensor_collective(extent, name, "reduce_scatter" if extent.splits_sequence else "all_reduce")
+def _sum_over_ranks(extent: Extent, name: str, hidden: bool) -> Operations:
+    reduce = tensor_collective(extent, name, "reduce_scatter" if extent.splits_sequence else "all_reduce")
+    return along_sequence(extent, reduce, hidden)

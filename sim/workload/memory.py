@@ -172,13 +172,17 @@ def _head_working_set(part: _Stage) -> float:
 def _gathered(part: _Stage) -> float:
     """Whole weights (ZeRO-3) and whole gradients (ZeRO-2 and 3) of the layers at work.
 
-    Two layers of weights when the next is gathered ahead; the token table if it is larger.
+    Two layers of weights when the next is gathered ahead; the token table if it is larger. The root, if there
+    is one, stays, and its gradients wait in 16 bit for the end of the backward pass.
     """
     tensor, lora = part.shard.tensor, part.shard.lora
     element = weight_bytes(part.training.precision, lora)
-    table = embedding_parameters(part.model, tensor) if part.first or part.last else 0
-    unit = max(layer_parameters(part.model, tensor).total, table)
-    weights = unit * element * (1 + part.software.parameter_prefetch) if part.shards(3) > 1 else 0.0
+    layer = layer_parameters(part.model, tensor).total
+    root = part.parameters - part.layers * layer if part.software.root_unit and part.shards(3) > 1 else 0
+    table = embedding_parameters(part.model, tensor) if (part.first or part.last) and not root else 0
+    unit = max(layer, table)
+    weights = unit * element * (1 + part.software.parameter_prefetch) + root * element if part.shards(3) > 1 else 0.0
     trained = trained_parameters(part.model, lora, tensor, 1, unit)
-    gradients = trained * part.software.gradient_bytes if part.shards(2) > 1 else 0.0
+    waiting = 0 if lora else root * element
+    gradients = trained * part.software.gradient_bytes + waiting if part.shards(2) > 1 else 0.0
     return weights + gradients

@@ -75,7 +75,11 @@ class Shard:
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "dynamic"] = "delayed"
     cross_entropy: Literal["vocabulary_parallel", "eager", "compiled"] = "vocabulary_parallel"
+    joins_matrices: bool = True  # matrices with the same input are one product
+    batch_first: bool = False  # collectives along the sequence copy
+    keeps_gathered: bool = False  # inputs gathered along the sequence, for the weight gradient
+    stops_recompute: bool = False  # before the last product of a layer
     repeats_keys: bool = False  # keys and values are copied to every query head
-    ring_attention: Literal["fused", "separate"] = "fused"
+    ring_attention: Literal["fused", "separate", "compiled"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]

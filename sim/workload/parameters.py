@@ -119,18 +119,19 @@ def model_flops_per_token(model: Transformer, sequence_length: int, lora: LowRan
 
 
 def hardware_flops_per_token(
-    model: Transformer, sequence_length: int, recompute: str, lora: LowRank | None = None
+    model: Transformer, sequence_length: int, recompute: str, lora: LowRank | None = None, *, stops: bool = False
 ) -> float:
     """The same with what is recomputed [FLOP].
 
-    Full, for GPT: 96 s l h^2 (1 + s/6h + V/16lh) per sequence (Narayanan 2021, equation 3).
+    Full, for GPT: 96 s l h^2 (1 + s/6h + V/16lh) per sequence (Narayanan 2021, equation 3); without the last
+    product of each layer where recomputation `stops` before it.
     Selective repeats the attention core, unless flash attention does it inside its kernel.
     """
     again = {
         "none": 0.0,
         "selective": 0.0 if model.attention == "flash" else core_flops_per_token(model, sequence_length),
         "alternate": 2.0 * model.hidden * alternate_columns(model),
-        "full": layer_flops_per_token(model, sequence_length),
+        "full": layer_flops_per_token(model, sequence_length) - 2.0 * stops * model.hidden * model.ffn,
     }
     return model_flops_per_token(model, sequence_length, lora) + model.layers * again[recompute]
 

@@ -26,7 +26,17 @@ from sim.workload.elementwise import (
 from sim.workload.ends import embedding_backward, embedding_forward, head_backward, head_forward
 from sim.workload.extent import Extent, extent_of
 from sim.workload.kernels import Operations, unit_copy
-from sim.workload.linear import Linear, column_backward, column_forward, linear, products, row_backward, row_forward
+from sim.workload.linear import (
+    Linear,
+    column_backward,
+    column_forward,
+    input_cast,
+    linear,
+    products,
+    row_backward,
+    row_forward,
+    weight_cast,
+)
 from sim.workload.lora import adapter_parameters
 from sim.workload.operation import Block, Shard
 from sim.workload.parameters import PASSES, embedding_parameters, head_parameters, layer_parameters, passes_of_weights
@@ -87,13 +97,30 @@ def _layer_recompute(extent: Extent) -> Operations:
     """Full recomputation repeats the forward pass with its collectives, the others parts of it."""
     match extent.shard.recompute:
         case "full":
-            return _layer_forward(extent)
+            return _layer_again(extent)
         case "selective":
             return core_recompute(extent)
         case "alternate":
             return _alternate_recompute(extent)
         case _:
             return ()
+
+
+def _layer_again(extent: Extent) -> Operations:
+    """The forward pass of a layer; its last product is not repeated where nothing behind it is needed.
+
+    The mask of a dropout behind it is.
+    """
+    if not extent.shard.stops_recompute or extent.model.dropout:
+        return _layer_forward(extent)
+    _, _, up, down = _linears(extent)
+    return (
+        *_attention_forward(extent),
+        *norm_forward(extent, "feed-forward norm"),
+        *column_forward(extent, up),
+        *activation_forward(extent),
+        *input_cast(extent, down),
+    )
 
 
 def _alternate_recompute(extent: Extent) -> Operations:
@@ -103,18 +130,21 @@ def _alternate_recompute(extent: Extent) -> Operations:
     after it are kept (TorchTitan, activation checkpointing, selective_ac_option "op"); what follows
     the last kept tensor is not needed.
     """
-    qkv, out, up, _ = _linears(extent)
+    qkv, out, up, down = _linears(extent)
     key = replace(qkv, widths=(extent.key_width,))
     second = column_forward(extent, replace(up, widths=(extent.ffn,))) if extent.gated else ()
     return (
         *norm_forward(extent, "attention norm"),
         *column_forward(extent, key),
         *layout_forward(extent),
+        *input_cast(extent, out),
+        *weight_cast(extent, out),
         *products(extent, out),
         *residual_forward(extent, "attention"),
         *norm_forward(extent, "feed-forward norm"),
         *second,
         *activation_forward(extent),
+        *input_cast(extent, down),
     )
 
 

@@ -124,25 +124,30 @@ class _Costs:
 
     def sharded(self) -> tuple[float, ...]:
         """ZeRO-3: every pass of a segment waits for its weights, and scatters its gradients."""
-        gathers = 2 * self.total(self.gather, [each.parameters for each in self.segments])
+        gathers = self.gathers()
         scatters = self.total(self.sum, [each.trained for each in self.segments])
         first = self.gather(self.segments[0].parameters)
         each, last = gathers + scatters, self.last(self.segments[0].trained)
         if self.software.parameter_prefetch:
             return first, 0.0, each, 0.0, 0.0, 0.0, last
-        between = sum(self.gather(chunk[0].parameters) + self.gather(chunk[-1].parameters) for chunk in self.chunks)
+        between = sum(self.gather(chunk[0].parameters) + self.gather(chunk[-1].gathered_again) for chunk in self.chunks)
         return first, 0.0, each, gathers - between, between, 0.0, last
 
     def traffic(self) -> tuple[float, float]:
         """All collectives of a step: those that come once, and those of each microbatch."""
-        parameters, trained = [each.parameters for each in self.segments], [each.trained for each in self.segments]
+        trained = [each.trained for each in self.segments]
         if self.zero == 3:
-            return 0.0, 2 * self.total(self.gather, parameters) + self.total(self.last, trained)
+            return 0.0, self.gathers() + self.total(self.last, trained)
         weights = self.total(self.gather, trained) if self.ahead else self.new_weights()
         if not self.software.gradient_overlap:
             return self.last(self.exchange.parameters(self.rank)) + weights, 0.0
         sums = self.total(self.last, trained)
         return (weights, sums) if self.often else (weights + sums, 0.0)
+
+    def gathers(self) -> float:
+        """Weights for both passes of a microbatch (ZeRO-3)."""
+        sizes = [size for each in self.segments for size in (each.parameters, each.gathered_again)]
+        return self.total(self.gather, sizes)
 
     @staticmethod
     def total(cost: Callable[[float], float], sizes: Iterable[float]) -> float:
