@@ -77,8 +77,7 @@ def load_base(resolver: Resolver, node: Node) -> Base:
     root = resolver.resolve("experiment", _with_defaults(root, None))
     experiment = _finished(resolver, root, si=False)[0]
     decoded = _decoded(resolver, Experiment, _with_file_paths(resolver, root), si=False)
-    parts = {key: Node(getattr(decoded, key), node.mark) for key, node in root.value.items()}
-    return Base(root, parts, dict(resolver.homes), experiment)
+    return Base(root, decoded, dict(resolver.homes), experiment)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Base:
     """An experiment from which others differ by a few keys; its files are read once."""
 
     root: Node  # as written, references resolved
-    parts: dict[str, Node]  # the keys of root, decoded
+    decoded: Experiment  # what root says
     homes: dict[str, Path]  # see Resolver
     experiment: Experiment
 
@@ -95,9 +94,22 @@ class Base:
         resolver, root = Resolver(homes=dict(self.homes)), self.root
         for key, node in changes:
             root = set_value(resolver, root, "experiment", key, node)
-        same = {key: self.parts[key] for key, node in root.value.items() if node is self.root.value.get(key)}
-        root = Node(root.value | same, root.mark)
+        root = _with_decoded(root, self.root, self.decoded)
         return _finished(resolver, resolver.resolve("experiment", root), si=False)[0]
+
+
+def _with_decoded(node: Node, before: Node, decoded: Record) -> Node:
+    """`node` with the records of `decoded`, which is what `before` says, for all mappings in it that are the same."""
+    inner = {}
+    for key, item in node.value.items():
+        old, part = before.value.get(key), getattr(decoded, key, None)
+        if old is None or not isinstance(part, Record) or not isinstance(old.value, dict):
+            continue
+        if item is old:
+            inner[key] = Node(part, item.mark)
+        elif isinstance(item.value, dict):
+            inner[key] = _with_decoded(item, old, part)
+    return Node(node.value | inner, node.mark)
 
 
 def _experiment(

@@ -57,7 +57,7 @@ def _changed(resolver: Resolver, node: Node, kind: str | None, keys: list[str], 
     if depth == len(keys):
         return value
     if kind is not None and depth:
-        node = resolver.resolve(kind, node, ".".join(keys[:depth]))
+        node = resolver.expand(kind, node, ".".join(keys[:depth]))
         if not isinstance(node.value, dict):
             return node
     if isinstance(node.value, list):

@@ -38,7 +38,7 @@ class Resolver:
         What cannot be resolved stays a text, with a problem noted. `key` is the key path of
         `node`, `chain` the files that are being extended.
         """
-        expanded = self._expand(kind, node, key, chain)
+        expanded = self.expand(kind, node, key, chain)
         if not isinstance(expanded.value, dict):
             return expanded
         inner = {
@@ -48,7 +48,7 @@ class Resolver:
         }
         return Node(expanded.value | inner, expanded.mark)
 
-    def _expand(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
+    def expand(self, kind: str, node: Node, key: str, chain: tuple[Path, ...] = ()) -> Node:
         """`node` with its own name looked up and its `extends` applied; references under it stay."""
         if isinstance(node.value, str):
             return self._look_up(kind, node, key, chain)
@@ -59,7 +59,7 @@ class Resolver:
             message = "must be the name or path of a definition"
             self.problems.append(Problem(str(base.mark), _joined(key, "extends"), message))
             return Node("", base.mark)
-        start = self._expand(kind, base, _joined(key, "extends"), chain)
+        start = self.expand(kind, base, _joined(key, "extends"), chain)
         return self._changed(kind, start, node, key) if isinstance(start.value, dict) else start
 
     def _look_up(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
@@ -70,7 +70,7 @@ class Resolver:
         except ConfigError as error:
             self.problems += [_located(problem, node, key) for problem in error.problems]
             return node
-        return self._expand(kind, inner, key, (*chain, path))
+        return self.expand(kind, inner, key, (*chain, path))
 
     def _changed(self, kind: str, base: Node, change: Node, key: str) -> Node:
         """`base` with the keys of `change`; a reference in `base` is resolved if keys of it change."""
