@@ -128,17 +128,26 @@ class Store:
 
     # --- the table ----------------------------------------------------------------------------
 
-    def write_table(self, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the table `points`: `columns` are names and SQL types, `rows` come in order."""
+    def write_table(self, columns: Mapping[str, str], heads: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the table `points`: `columns` are names and SQL types.
+
+        `heads` come in the order of `rows`, with the point and seed of each; a row is its fields, over which
+        its inputs are laid, and over both its head.
+        """
         described = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
         shape = json.dumps(columns).replace("'", "''")
+        command = f"""
+            INSERT INTO points SELECT unnest(json_transform(
+                json_merge_patch(json_merge_patch(coalesce(fields, '{{}}'), inputs), head), '{shape}'))
+            FROM (SELECT unnest(?) AS point, unnest(?) AS seed, unnest(?::VARCHAR[]) AS head)
+                JOIN entries e USING (point, seed) LEFT JOIN results r USING (key) ORDER BY point, seed
+        """
         self.connection.execute("BEGIN")
         try:
             self.connection.execute(f"CREATE OR REPLACE TABLE points ({described})")
-            for chunk in _chunks(rows):
-                rows_as_text = "(SELECT unnest(?::VARCHAR[]) AS text)"
-                command = f"INSERT INTO points SELECT unnest(json_transform(text, '{shape}')) FROM {rows_as_text}"
-                self.connection.execute(command, [[json.dumps(row) for row in chunk]])
+            for chunk in _chunks(heads):
+                places = ([head[name] for head in chunk] for name in ("point", "seed"))
+                self.connection.execute(command, [*places, [json.dumps(head) for head in chunk]])
             self.connection.execute("COMMIT")
         except BaseException:
             self.connection.execute("ROLLBACK")

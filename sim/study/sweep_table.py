@@ -134,7 +134,7 @@ def write_points(store: Store, judge: Judge, keys: tuple[str, ...]) -> Table:
     for row in store.rows():
         survey.add(row)
     best = pareto(survey.worths) if judge.objectives else set()
-    store.write_table(survey.columns(keys), _cells(store, survey, best))
+    store.write_table(survey.columns(keys), _heads(survey, best))
     return Table(store, keys, tuple((item.text, more) for item, more in judge.objectives))
 
 
@@ -147,19 +147,25 @@ class _Survey:
     """One look at all rows: verdicts, and which columns there are."""
 
     judge: Judge
+    places: list[tuple[int, int]] = field(default_factory=list)  # point and seed of each row
     verdicts: list[Verdict] = field(default_factory=list)
     worths: defaultdict[int, list[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(list))
     inputs: dict[str, set[str]] = field(default_factory=dict)  # column to SQL types
     fields: dict[str, set[str]] = field(default_factory=dict)
+    shapes: set[tuple[tuple[str, ...], tuple[type, ...]]] = field(default_factory=set)  # of inputs and fields so far
 
     def add(self, row: Row) -> None:
         verdict = self.judge.verdict(row)
+        self.places.append((row.point, row.seed))
         self.verdicts.append(verdict)
         if verdict.worth and verdict.status == OK:
             self.worths[row.point].append(verdict.worth)
         for kinds, values in ((self.inputs, row.inputs), (self.fields, row.fields or {})):
-            for name, value in values.items():
-                kinds.setdefault(name, set()).update([_KINDS[type(value)]] if value is not None else [])
+            shape = tuple(values), tuple(map(type, values.values()))
+            if shape not in self.shapes:  # most rows are like the one before
+                self.shapes.add(shape)
+                for name, value in values.items():
+                    kinds.setdefault(name, set()).update([_KINDS[type(value)]] if value is not None else [])
 
     def columns(self, keys: tuple[str, ...]) -> dict[str, str]:
         """Column to SQL type, in order."""
@@ -178,18 +184,14 @@ def _merged(kinds: set[str]) -> str:
     return "DOUBLE" if kinds and kinds <= _NUMBERS else "VARCHAR"
 
 
-def _cells(store: Store, survey: _Survey, best: set[int]) -> Iterator[dict[str, Any]]:
+def _heads(survey: _Survey, best: set[int]) -> Iterator[dict[str, Any]]:
+    """What the study says of each row."""
     objectives = survey.judge.objectives
-    for row, verdict in zip(store.rows(), survey.verdicts, strict=True):
-        head: dict[str, Any] = {
-            "point": row.point,
-            "seed": row.seed,
-            "status": verdict.status,
-            "reason": verdict.reason,
-        }
+    for (point, seed), verdict in zip(survey.places, survey.verdicts, strict=True):
+        head: dict[str, Any] = {"point": point, "seed": seed, "status": verdict.status, "reason": verdict.reason}
         if objectives:
-            head["pareto"] = row.point in best and verdict.status == OK
+            head["pareto"] = point in best and verdict.status == OK
             signs = (-1.0 if more else 1.0 for _, more in objectives)
             values = zip(objectives, signs, verdict.worth or (), strict=False)
             head |= {item.text: sign * value for (item, _), sign, value in values}
-        yield {**(row.fields or {}), **row.inputs, **head}
+        yield head
