@@ -253,6 +253,18 @@ def assert_repeats(experiment: Experiment, values: Mapping[str, Any]) -> None:
     assert (one.step, one.memory, one.energy) == (other.step, other.memory, other.energy)
 
 
+def test_schedules_are_tried_where_there_is_a_pipeline() -> None:
+    experiment = base("one server")
+
+    def schedules(limits: Mapping[str, Sequence[Any]], stages: int) -> set[str]:
+        plans = some(open_space(experiment, axes_of(limits, Setup(experiment))).table)
+        return {plan["parallelism.schedule"] for plan in plans if plan["parallelism.pipeline"] == stages}
+
+    assert schedules({}, stages=2) == {"1f1b", "gpipe"}
+    assert schedules({}, stages=1) == {"1f1b"}
+    assert schedules({"schedule": ("gpipe",)}, stages=1) == {"gpipe"}
+
+
 def test_the_only_value_of_a_key_is_tried_even_where_it_has_no_effect() -> None:
     limits = {"zero_stage": (3,), "tensor": (1,), "pipeline": (4,), "sequence_parallel": (True,)}
     experiment = base("one server")
@@ -401,7 +413,8 @@ def test_limits_are_read_as_in_a_file() -> None:
     space = [
         "order=[[tensor, data, context, expert, pipeline]]",
         "training.recompute=none,full",
-        "software.tensor_overlap=full",
+        "tensor_overlap=full",
+        "wide",
     ]
     question = open_question("quickstart", [], space)
     assert question.limits == {
@@ -409,6 +422,7 @@ def test_limits_are_read_as_in_a_file() -> None:
         "training.recompute": ("none", "full"),
         "software.tensor_overlap": ("full",),
     }
+    assert question.wide
 
 
 @pytest.mark.parametrize("text", ["tensor", "tensor=", "colour=1", "tensor=two", "recompute=some"])

@@ -10,12 +10,13 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from threading import Thread
 from typing import Protocol
 
 from sim.spec.records import Experiment
 from sim.study.batch import Batch, run_batch
+from sim.study.forkserver import worker_context
 
 Fields = Callable[[Experiment], str]  # what is wanted of an experiment, as JSON
 AHEAD = 2  # batches per worker that are under way, the one it is at included
@@ -69,8 +70,9 @@ class LocalProcesses:
 
     def __init__(self, count: int, fields: Fields | None = None) -> None:
         self.count, self.slots, self.fields = count, AHEAD * count, fields
-        self.context = get_context("forkserver" if hasattr(os, "fork") else "spawn")
-        self.context.set_forkserver_preload(["sim.study.batch"])
+        self.context = worker_context()
+        if hasattr(os, "fork"):
+            _start_server()
         self.renew()
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
@@ -89,6 +91,16 @@ class LocalProcesses:
     def close(self) -> None:
         """End all workers at once, whatever they are doing."""
         stop(self.pool)
+
+
+def _start_server() -> None:
+    """Start the process that workers are copies of; Ctrl-C, held back while it starts, is none of its business."""
+    resource_tracker.ensure_running()  # would let Ctrl-C through again if it had to start later
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def stop(pool: ProcessPoolExecutor) -> None:

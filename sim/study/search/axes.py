@@ -102,6 +102,7 @@ def _always(*values: Any) -> Default:
 
 TENSOR, CONTEXT, PIPELINE, DATA = (f"parallelism.{name}" for name in ("tensor", "context", "pipeline", "data"))
 SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
+SCHEDULE = "parallelism.schedule"
 ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that come first, as a rule
 AXES: tuple[Axis, ...] = (
     Axis(TENSOR, _share()),
@@ -110,7 +111,7 @@ AXES: tuple[Axis, ...] = (
     Axis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
     Axis("parallelism.virtual_stages", _virtual, (PIPELINE,)),
     Axis("training.microbatch", _microbatch),
-    Axis("parallelism.schedule", _always("1f1b", "gpipe")),
+    Axis(SCHEDULE, _always("1f1b", "gpipe")),
     Axis("training.recompute", _always("none", "selective", "alternate", "full")),
     Axis("parallelism.sequence_parallel", _always(False, True)),
     Axis("parallelism.zero_stage", _always(0, 1, 2, 3)),
@@ -147,7 +148,7 @@ def axes_of(limits: Mapping[str, Sequence[Any]], base: Setup, wide: bool = False
 
 def key_of(name: str) -> str:
     """The key path that `name` stands for. Raises ConfigError for a key that no plan has."""
-    short = {axis.name: axis.key for axis in AXES}
+    short = {key.rpartition(".")[2]: key for key in (*(axis.key for axis in AXES), *SWITCHES)}
     if name in short or name in short.values():
         return short.get(name, name)
     if name in Parallelism.model_fields:

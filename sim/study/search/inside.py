@@ -18,14 +18,14 @@ from sim.engine.ranks import CATEGORY, Job, RankClass
 from sim.plan.pieces import Passes, Sequence, build_chunks, shard_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.search.axes import DATA, ORDER, PIPELINE, with_values
+from sim.study.search.axes import DATA, ORDER, PIPELINE, SCHEDULE, with_values
 from sim.study.search.chain import alone
 from sim.study.search.layout import layout_of
 from sim.study.search.table import Ints, Table
 from sim.workload.operation import Operation, Shard
 
 Floats = NDArray[np.float64]
-VIRTUAL, ZERO, SCHEDULE = "parallelism.virtual_stages", "parallelism.zero_stage", "parallelism.schedule"
+VIRTUAL, ZERO = "parallelism.virtual_stages", "parallelism.zero_stage"
 INSIDE = ("training.microbatch", "training.recompute", "parallelism.sequence_parallel")
 BESIDE = ("software.gradient_overlap", "software.parameter_prefetch", "software.pipeline_overlap")
 PASSES = ("software.tensor_overlap", "software.scatter_gather", "software.pipeline_overlap")  # nothing to the exchange

@@ -20,7 +20,7 @@ from sim.spec.checks import CHECKS
 from sim.spec.findings import Check, finding
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.search.axes import NEAREST, ORDER, Axis
+from sim.study.search.axes import NEAREST, ORDER, SCHEDULE, Axis
 from sim.study.search.table import Mask, Table
 
 Rule = Check
@@ -79,9 +79,21 @@ def offered_only(axes: Sequence[Axis]) -> Rule:
     return check_offered
 
 
+def schedules_need_pipelines(axes: Sequence[Axis], base: Setup) -> Rule:
+    """The rule that there is one schedule, the first of its axis, where no stages take turns."""
+    first = {axis.key: axis.values(base, {})[0] for axis in axes if axis.key == SCHEDULE}
+
+    def check_schedule(setup: Setup) -> Iterator[Problem]:
+        """Without a pipeline there is nothing to schedule: microbatches follow one another."""
+        if setup.parallelism.pipeline == 1 and setup.parallelism.schedule != first.get(SCHEDULE):
+            yield finding(SCHEDULE, "orders the microbatches of a pipeline", "")
+
+    return check_schedule
+
+
 def rules_of(axes: Sequence[Axis], base: Setup) -> tuple[Rule, ...]:
     """All rules for plans that differ in `axes`."""
-    return (*CHECKS, offered_only(axes), no_repeats(axes, base))
+    return (*CHECKS, offered_only(axes), schedules_need_pipelines(axes, base), no_repeats(axes, base))
 
 
 def meaning(rule: Rule) -> str:
