@@ -54,13 +54,17 @@ def sweep(
     command goes on after an interruption. A point that fails is a row with its reason. Exit code 1 says that
     no point met the constraints.
     """
+    from sim.study.forkserver import start_early
+
+    if (on is Where.dask) != (scheduler is not None):
+        raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
+    if on is Where.local and workers != 1:
+        start_early("sim.cli.app")
     from sim.cli.progress import counted
     from sim.report.sweep import print_summary
     from sim.study.sweep_file import load_study
     from sim.study.sweep_start import default_folder, run_study
 
-    if (on is Where.dask) != (scheduler is not None):
-        raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
     study = load_study(source, overrides or [])
     folder = directory or default_folder(study)
     with counted(study.name, "points", folder) as progress:

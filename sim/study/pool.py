@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from multiprocessing import parent_process
 from threading import Thread
 from typing import Protocol
 
@@ -71,8 +71,6 @@ class LocalProcesses:
     def __init__(self, count: int, fields: Fields | None = None) -> None:
         self.count, self.slots, self.fields = count, AHEAD * count, fields
         self.context = worker_context()
-        if hasattr(os, "fork"):
-            _start_server()
         self.renew()
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
@@ -91,16 +89,6 @@ class LocalProcesses:
     def close(self) -> None:
         """End all workers at once, whatever they are doing."""
         stop(self.pool)
-
-
-def _start_server() -> None:
-    """Start the process that workers are copies of; Ctrl-C, held back while it starts, is none of its business."""
-    resource_tracker.ensure_running()  # would let Ctrl-C through again if it had to start later
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def stop(pool: ProcessPoolExecutor) -> None:
