@@ -16,7 +16,7 @@ from plans import BESIDE, CASES, CUBE_MESH, LEAF_SPINE, small_experiment
 
 from sim.cluster.build import build_cluster
 from sim.errors import ConfigError, PlanError
-from sim.metrics.memory import fits
+from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import PlanSearch
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.records import Experiment
@@ -298,7 +298,9 @@ def exhaustive(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> l
     """Every valid plan that fits and repeats no other, with its time, best first."""
     plans = [(choice, with_values(experiment, choice)) for choice in some(whole(experiment, limits))]
     rules = rules_of(axes_of(limits, Setup(experiment)), Setup(experiment))
-    valid = [(choice, plan) for choice, plan in plans if not check_experiment(plan, rules) and fits(Setup(plan))]
+    valid = [
+        (choice, plan) for choice, plan in plans if not check_experiment(plan, rules) and not lacking_bytes(Setup(plan))
+    ]
     timed = [(simulate_step(plan).trace.time, choice) for choice, plan in valid]
     return sorted(timed, key=lambda each: each[0])
 
@@ -343,6 +345,20 @@ def test_plans_that_do_not_fit_are_left_out() -> None:
     found = search_plans(experiment, {"context": (1,), "microbatch": (1, 4)}, top=1, jobs=1)
     assert found.no_fit > 0
     assert simulate(winner_of(experiment, found)).memory.fits
+
+
+def test_where_nothing_fits_the_least_that_lacks_is_told() -> None:
+    experiment = small_experiment(
+        nodes=1, node=CHIPS, model=MODEL, training={"global_batch": 16, "sequence_length": 512},
+        accelerator={"memory": {"capacity": 1e7, "bandwidth": 2e12}},
+    )  # fmt: skip
+    limits = SPACES["one server"] | {"tensor": (4,), "microbatch": (1,)}
+    found = search_plans(experiment, limits, jobs=1)
+    plans = some(open_space(experiment, axes_of(limits, Setup(experiment))).table)
+    peaks = [simulate(with_values(experiment, plan)).memory.peak_bytes_per_accelerator for plan in plans]
+    assert found.no_fit == len(plans)
+    assert not found.plans
+    assert found.lacking_bytes == pytest.approx(min(peaks) - 1e7)  # one stage each
 
 
 def test_alternatives_are_the_best_with_another_value() -> None:

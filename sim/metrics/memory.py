@@ -22,10 +22,11 @@ def memory_result(plan: Plan) -> MemoryResult:
     return MemoryResult(peak, capacity, peak <= capacity, fullest, stages)
 
 
-def fits(setup: Setup) -> bool:
-    """Whether every stage of a valid plan fits into the memory of its accelerators."""
+def lacking_bytes(setup: Setup) -> float:
+    """What the accelerators of the first stage that does not fit lack at least; 0 if the valid plan fits [B]."""
     capacity = setup.accelerator.memory.capacity
-    return all(sum(parts.values()) <= capacity for parts in memory_by_stage(setup))
+    lacking = (sum(parts.values()) - capacity for parts in memory_by_stage(setup))
+    return next((each for each in lacking if each > 0), 0.0)
 
 
 def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:

@@ -44,6 +44,7 @@ class PlanSearch:
     enumerated: int
     forbidden: dict[str, int]  # what a rule demands -> plans that do not meet it
     no_fit: int  # plans that need more memory than there is
+    lacking_bytes: float  # how much an accelerator lacks at least for the one of them that comes nearest to fitting
     bounded: int  # plans whose bound is above the best
     failed: dict[str, int]  # reason -> plans that could not be simulated
     simulated: int

@@ -24,9 +24,7 @@ def print_search(search: PlanSearch, console: Console) -> None:
     console.print(f"\n{human.count(search.enumerated)} plans in {search.wall_s:.1f} s", style="bold")
     console.print(_counts(search))
     if not search.plans:
-        console.print(
-            "\nNo plan fits into memory." if search.complete else "\nInterrupted before a plan was simulated."
-        )
+        console.print(f"\n{_nothing(search)}")
         return
     single = len(search.objectives) == 1
     console.print(f"\n{_title(search)}", style="bold")
@@ -41,6 +39,15 @@ def print_search(search: PlanSearch, console: Console) -> None:
             f"\nWhat another value costs: {what} of the best plan with it, everything else free", style="bold"
         )
         console.print(_alternatives(search))
+
+
+def _nothing(search: PlanSearch) -> str:
+    if not search.complete:
+        return "Interrupted before a plan was simulated."
+    if not search.no_fit:
+        return "No plan could be simulated."
+    lacking, capacity = human.size(search.lacking_bytes), human.size(search.capacity_bytes)
+    return f"No plan fits into memory: the leanest lacks {lacking} or more beside the {capacity} of an accelerator."
 
 
 def _title(search: PlanSearch) -> str:

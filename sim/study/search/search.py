@@ -9,6 +9,7 @@ Public: `search_plans`, `winner_of`.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from sim.cluster.build import build_cluster
 from sim.errors import PlanError, SimError
-from sim.metrics.memory import fits
+from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
@@ -105,6 +106,7 @@ class _Hunt:
     status: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     fields: dict[int, dict[str, Any]] = field(default_factory=dict)  # result of each simulated plan
     failed: Counter[str] = field(default_factory=Counter)
+    lacking: float = math.inf  # bytes, of the plan that comes nearest to fitting
 
     def __post_init__(self) -> None:
         self.least = Least(np.zeros(self.space.table.n), np.zeros(self.space.table.n))
@@ -145,8 +147,10 @@ class _Hunt:
                 if len(self.objectives) == 1:
                     break
                 continue
-            if not fits(Setup(self.plan(row))):
+            lacking = lacking_bytes(Setup(self.plan(row)))
+            if lacking > 0:
                 self.status[row] = NO_FIT
+                self.lacking = min(self.lacking, lacking)
                 continue
             running[workers.submit([self.plan(row)])] = row
             if len(running) >= workers.slots:
@@ -211,6 +215,7 @@ class _Hunt:
             enumerated=self.space.enumerated,
             forbidden=self.space.forbidden,
             no_fit=int((self.status == NO_FIT).sum()),
+            lacking_bytes=self.lacking if math.isfinite(self.lacking) else 0.0,
             bounded=untried if complete else 0,
             failed=dict(self.failed),
             simulated=len(self.fields),
