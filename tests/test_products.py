@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from sim.engine.boards import slowest_of
 from sim.engine.compute import operation_time
-from sim.engine.products import is_misaligned, slowest_of
+from sim.engine.products import is_misaligned
+from sim.rng import stream
 from sim.spec.load import load_experiment
 from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
@@ -74,6 +77,25 @@ def test_more_boards_have_a_slower_slowest() -> None:
     assert shares == pytest.approx([1.0, 1 - 1.43 * 0.0175, 1 - 3.23 * 0.0175], abs=5e-4)
     alike = H100.model_copy(update={"matrix": H100.matrix.model_copy(update={"spread": 0.0})})
     assert slowest_of(alike, 1024) == alike
+
+
+def test_a_slow_board_of_a_light_stage_delays_nobody() -> None:
+    def slowness(boards: int, loads: tuple[float, ...] = (1.0,)) -> float:
+        return 1.0 - slowest_of(H100, boards, loads).matrix.efficiency / H100.matrix.efficiency
+
+    assert slowness(64, (3.0,) * 16) == pytest.approx(slowness(1024), rel=1e-6)
+    assert slowness(64, (1.0,) * 15 + (3.0,)) == pytest.approx(slowness(64), rel=2e-3)
+    between = [slowness(64, (1.0,) * 15 + (heavy,)) for heavy in (1.0, 1.01, 1.03, 1.1)]
+    assert between == sorted(between, reverse=True)
+
+
+def test_what_a_pipeline_waits_for_is_the_mean_over_random_boards() -> None:
+    loads, boards, spread = np.array([1.0, 1.0, 1.02, 0.97]), 16, 0.0175
+    drawn = stream(0, "boards").normal(0.0, spread, (20_000, len(loads), boards))
+    expected = ((1.0 + drawn.max(axis=2)) * loads).max(axis=1).mean() / loads.max()
+    matrix = H100.matrix.model_copy(update={"spread": spread})
+    slowest = slowest_of(H100.model_copy(update={"matrix": matrix}), boards, tuple(loads))
+    assert 1.0 - slowest.matrix.efficiency / matrix.efficiency == pytest.approx(expected - 1.0, rel=0.02)
 
 
 def test_a_memory_bound_operation_does_not_wait_for_the_slowest_board() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
-from statistics import NormalDist
 
 from sim.spec.records import Accelerator, MatrixUnit
 from sim.workload.operation import Operation
@@ -63,22 +62,3 @@ def _tiles(matrix: MatrixUnit) -> Iterator[tuple[float, float]]:
     for by_rows, by_columns in HALVES if matrix.halves_tiles else HALVES[:1]:
         yield matrix.tile[0] * by_rows, matrix.tile[1] * by_columns
         yield matrix.tile[1] * by_columns, matrix.tile[0] * by_rows
-
-
-def slowest_of(accelerator: Accelerator, boards: int) -> Accelerator:
-    """The accelerator at the matrix rates of the slowest of `boards` boards, which a job waits for.
-
-    At the power limit the clock follows the quality of the chip. With normally distributed rates the
-    slowest of n is at the quantile (n - 3/8) / (n + 1/4) below the mean (Blom 1958).
-    """
-    matrix = accelerator.matrix
-    if boards == 1 or matrix.spread == 0:
-        return accelerator
-    pace = 1.0 - matrix.spread * NormalDist().inv_cdf((boards - 0.375) / (boards + 0.25))
-    fp8 = matrix.fp8_efficiency
-    slower = {"efficiency": matrix.efficiency * pace, "fp8_efficiency": fp8 and fp8 * pace}
-    attention = {
-        kernel: share.model_copy(update={"forward": share.forward * pace, "backward": share.backward * pace})
-        for kernel, share in accelerator.attention.items()
-    }
-    return accelerator.model_copy(update={"matrix": matrix.model_copy(update=slower), "attention": attention})

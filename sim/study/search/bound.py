@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.engine.boards import slowest_of
 from sim.engine.power import Board
-from sim.engine.products import slowest_of
 from sim.engine.ranks import CATEGORY, Job, build_job
 from sim.plan.pieces import build_chunks, shard_of
 from sim.plan.plan import build_plan
@@ -131,10 +131,11 @@ class Bounds:
         experiment = self._plan(table, row)
         setup = Setup(experiment)
         shard = shard_of(setup.parallelism, setup.training, setup.software)
-        board = self._board(chain.grid.n_ranks, setup.software.attention_kernel)
+        board = self._board(chain.grid.n_ranks // setup.parallelism.pipeline, setup.software.attention_kernel)
         return replace(chain.job(self.template, experiment, shard, self._layout(table, row).chunks), board=board)
 
     def _board(self, ranks: int, kernel: str) -> Board:
+        """The slowest of the `ranks` of one stage: a job waits for no faster one."""
         if (ranks, kernel) not in self.known_boards:
             slowest = slowest_of(self.cluster.accelerator, ranks)
             self.known_boards[ranks, kernel] = Board(slowest, self.base.power, kernel)

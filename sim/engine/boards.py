@@ -1,0 +1,72 @@
+"""How much slower than the mean the board is that a job waits for.
+
+At the power limit the clock follows the quality of the chip, so the sustained rates of boards are normally
+distributed. A job waits for the largest of load times slowness over its pipeline stages: a slow board of a light
+stage delays nobody.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import log
+from statistics import NormalDist
+
+from sim.plan.pieces import Chunk, Passes
+from sim.spec.records import Accelerator
+
+HALVINGS = 30  # of the range of deviations: 1e-8 of a standard deviation
+NORMAL = NormalDist()
+
+
+def slowest_of(accelerator: Accelerator, boards: int, loads: Sequence[float] = (1.0,)) -> Accelerator:
+    """The accelerator at the matrix rates of the slowest board that counts.
+
+    `loads`: matrix work of the pipeline stages (any unit), each of which has `boards` boards.
+    """
+    matrix = accelerator.matrix
+    if matrix.spread == 0 or boards * len(loads) == 1:
+        return accelerator
+    pace = 1.0 - matrix.spread * _deviation(boards, loads, matrix.spread)
+    fp8 = matrix.fp8_efficiency
+    slower = {"efficiency": matrix.efficiency * pace, "fp8_efficiency": fp8 and fp8 * pace}
+    attention = {
+        kernel: share.model_copy(update={"forward": share.forward * pace, "backward": share.backward * pace})
+        for kernel, share in accelerator.attention.items()
+    }
+    return accelerator.model_copy(update={"matrix": matrix.model_copy(update=slower), "attention": attention})
+
+
+def stage_loads(chunks: Sequence[Sequence[Chunk]]) -> tuple[float, ...]:
+    """Matrix FLOPs of one microbatch in both passes, by stage; `chunks` as in `Plan`."""
+    known: dict[Passes, float] = {}
+
+    def load(passes: Passes) -> float:
+        if passes not in known:
+            operations = (*passes.forward.operations, *passes.backward.operations)
+            known[passes] = sum(each.flops for each in operations if each.kind != "elementwise")
+        return known[passes]
+
+    return tuple(
+        sum(piece.count * load(piece.passes) for chunk in stage for part in chunk.segments for piece in part.pieces)
+        for stage in chunks
+    )
+
+
+def _deviation(boards: int, loads: Sequence[float], spread: float) -> float:
+    """By how many standard deviations the heaviest stage seems slower than on mean boards.
+
+    The expected largest of n values lies at the quantile (n - 3/8) / (n + 1/4) of one (Blom 1958), so all stay below
+    it with the n-th power of that. Here all stay below the wanted time with the same probability, a stage of
+    relative load w as long as its boards are slower by less than 1/w times that.
+    """
+    n = boards * len(loads)
+    quantile = (n - 0.375) / (n + 0.25)
+    lighter = Counter(max(loads) / load for load in loads if load)
+    low, high = 0.0, NORMAL.inv_cdf(quantile)
+    for _ in range(HALVINGS if len(lighter) > 1 else 0):
+        middle = 0.5 * (low + high)
+        slack = {((1.0 + spread * middle) * factor - 1.0) / spread: stages for factor, stages in lighter.items()}
+        stay = sum(boards * stages * log(NORMAL.cdf(deviation)) for deviation, stages in slack.items())
+        low, high = (middle, high) if stay < n * log(quantile) else (low, middle)
+    return high
