@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from math import inf
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from plans import LEAF_SPINE, small_experiment
 
+from sim.engine.assemble import assemble
+from sim.engine.collectives import Group, collective_cost
+from sim.engine.ranks import build_job
 from sim.memo import Memo
 from sim.metrics.result import Result
 from sim.plan.plan import layout_key
@@ -14,6 +19,7 @@ from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.study.reuse import plan_step, step_key
 from sim.study.simulate import simulate
+from sim.workload.operation import CollectiveKind
 
 BASE: dict[str, Any] = {
     "nodes": 4,
@@ -28,6 +34,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "tied": {"model": {"layers": 8, "tied_embeddings": False}},
     "training": {"training": {"global_batch": 64, "microbatch": 2, "recompute": "none"}},
     "software": {"software": {"gradient_overlap": True}},
+    "slow host": {"software": {"host_issue": 1e-4}},
+    "slowdown": {"software": {"gradient_overlap": True, "overlap_slowdown": 0.2}},
     "tensor": {"parallelism": {"tensor": 2, "pipeline": 4, "data": 4}},
     "zero": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "zero_stage": 1}},
     "random": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}},
@@ -41,6 +49,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "faster memory": {"accelerator": {"memory": {"capacity": 8e10, "bandwidth": 3e12}}},
     "other kind": {"accelerator": {"kind": "tpu"}},
     "start-up": {"node": {"collectives": {"ring_hop": 5e-6}}},
+    "slow ports": {"node": {"local": {"kind": "switch", "bandwidth": 100e9, "latency": 2e-6}}},
     "adapters": {"node": {"nics": {"bandwidth": 50e9}}},
     "power of fans": {"node": {"power": {"fans": {"idle": 100.0, "busy": 200.0}}}},
     "slow kind": {"accelerator": {"matrix": {"peak": {"bf16": 1e14, "fp16": 1e14}, "efficiency": 0.5}}},
@@ -91,7 +100,7 @@ def test_a_result_does_not_depend_on_what_ran_before(change: str) -> None:
     """Every other change of the experiment runs first, so that whatever can be mistaken for it is known."""
     alone = content(simulate(experiment(change, reuse="off")))
     for other in CHANGES:
-        plan_step(experiment(other))
+        assemble(build_job(plan_step(experiment(other))))
     for _ in range(2):
         assert content(simulate(experiment(change))) == alone
 
@@ -128,10 +137,37 @@ def test_what_is_equal_is_used_again() -> None:
         assert other.partition is not first.partition
 
 
+def test_chunks_are_used_again_for_the_same_model_and_split() -> None:
+    first = plan_step(experiment("itself")).chunks
+    for change in ("itself", "fabric", "adapters", "slow kind", "fold"):
+        assert plan_step(experiment(change)).chunks is first
+    for change in ("model", "tied", "training", "software", "tensor", "zero"):
+        assert plan_step(experiment(change)).chunks is not first
+
+
+def test_times_are_used_again_on_the_same_board_node_and_stack() -> None:
+    first = build_job(plan_step(experiment("itself"))).known
+    for change in ("itself", "fabric", "adapters", "tensor", "fold"):
+        assert build_job(plan_step(experiment(change))).known is first
+    for change in ("software", "slow host", "slowdown", "start-up", "slow ports", "faster memory", "power limit"):
+        assert build_job(plan_step(experiment(change))).known is not first
+
+
+@pytest.mark.parametrize("kind", get_args(CollectiveKind))
+@pytest.mark.parametrize("group", [Group(8, 1, 1e-6, 3e11, inf), Group(16, 2, 2e-6, 3e11, 25e9)])
+def test_collectives_cost_what_two_records_of_the_node_say(kind: str, group: Group) -> None:
+    """Times are kept by these two."""
+    node = plan_step(experiment("itself")).cluster.node
+    part = SimpleNamespace(collectives=node.collectives, local=node.local)
+    assert collective_cost(kind, 1e6, group, part) == collective_cost(kind, 1e6, group, node)  # type: ignore[arg-type]
+
+
 def test_switched_off_everything_is_made_anew() -> None:
     one, other = (plan_step(experiment("itself", reuse="off")) for _ in range(2))
     assert one.cluster is not other.cluster
     assert one.partition is not other.partition
+    assert one.chunks is not other.chunks
+    assert build_job(one).known is not build_job(one).known
 
 
 def test_layouts_that_differ_have_other_keys() -> None:

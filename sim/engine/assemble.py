@@ -6,7 +6,8 @@ from sim.engine.gradients import DataParallel, data_parallel
 from sim.engine.passes import PassWriter
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Sequence
+from sim.engine.roles import kinds_of
+from sim.plan.pieces import Sequence, sequence_of
 from sim.plan.schedule import period
 from sim.workload.optimizer import optimizer_step
 
@@ -23,7 +24,10 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
     exchange = data_parallel(job, program)
     exchange.open_step()
     writer = PassWriter(job, program, exchange)
-    widths = [_write_stage(job, writer, exchange, stage) for stage in range(len(job.plan.orders))]
+    widths: tuple[int, ...] = ()
+    for stage in range(len(job.plan.orders)):
+        widths = writer.write_stage(stage)
+        exchange.after_passes(stage)
     exchange.close_step()
     embedding = _embedding_gradients(job, program, exchange)
     updates = _updates(job, exchange)
@@ -32,24 +36,20 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
         _write_end(job, program, computes[rank.number], rank, exchange, waits, updates[rank.number])
         if input_stall > 0:
             _wait_for_input(program, computes[rank.number], rank, input_stall)
-    program.beats = _beats(job, widths[-1])
+    program.beats = _beats(job, exchange, widths)
     return program
 
 
-def _write_stage(job: Job, writer: PassWriter, exchange: DataParallel, stage: int) -> int:
-    """Write all passes of a stage; returns how many instructions of a period go to its first compute stream."""
-    passes = job.plan.orders[stage]
-    width = writer.write_stage(stage, passes)
-    exchange.after_passes(stage, passes)
-    return width
+def _beats(job: Job, exchange: DataParallel, widths: tuple[int, ...]) -> dict[int, int]:
+    """Compute streams of the last stage, with their instructions per period of the schedule.
 
-
-def _beats(job: Job, width: int) -> dict[int, int]:
-    """Compute streams of the last stage, with their `width` instructions per period of the schedule."""
+    widths: instructions there of a pass of each kind.
+    """
     parallelism = job.plan.experiment.parallelism
-    _, microbatches = period(parallelism.pipeline, parallelism.virtual_stages)
+    passes, microbatches = period(parallelism.pipeline, parallelism.virtual_stages)
     if job.plan.microbatches < MIN_PERIODS * microbatches:
         return {}
+    width = kinds_of(job.plan.orders[-1], exchange.rule).beat(widths, passes)
     return {rank.number: width for rank in job.stages[-1]}
 
 
@@ -80,7 +80,7 @@ def _updates(job: Job, exchange: DataParallel) -> list[Sequence]:
     """The optimizer step of each rank class; one for all that update as many parameters."""
     parameters = [exchange.updated_parameters(rank) for rank in job.ranks]
     software, precision = job.plan.software, job.plan.shard.precision
-    known = {count: Sequence(optimizer_step(count, software, precision)) for count in dict.fromkeys(parameters)}
+    known = {count: sequence_of(optimizer_step(count, software, precision)) for count in dict.fromkeys(parameters)}
     return [known[count] for count in parameters]
 
 

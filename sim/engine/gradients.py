@@ -9,29 +9,16 @@ gradients after.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
+from sim.engine.roles import Role, Rule, kinds_of
 from sim.plan.pieces import Chunk, Segment
-from sim.plan.schedule import Order, Pass
+from sim.plan.schedule import Pass
 from sim.workload.extent import weight_bytes
 
-
-class Variant(NamedTuple):
-    """How a pass stands to the exchange: its role, and whether none of it can run meanwhile."""
-
-    role: str
-    calm: bool
-
-
 Tokens = tuple[Token, ...]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 class DataParallel:
@@ -41,9 +28,9 @@ class DataParallel:
         self.job, self.program = job, program
         plan = job.plan
         self.zero = plan.experiment.parallelism.zero_stage
-        self.microbatches = plan.microbatches
         self.slows = plan.software.overlap_slowdown > 0
         self.groups = [number for number, flow in enumerate(job.flows) if flow.kind == "gradient"]
+        self.rule = Rule()
         self.streams: dict[int, Stream] = {}
         self.marks = [program.new_kind("end of backward of rank", rank.representative) for rank in job.ranks]
         self.update_tokens = [program.new_kind("weights updated on rank", rank.representative) for rank in job.ranks]
@@ -134,26 +121,15 @@ class DataParallel:
     def close_step(self) -> None:
         """Traffic after the backward passes."""
 
-    def after_passes(self, stage: int, passes: Order) -> None:
+    def after_passes(self, stage: int) -> None:
         """Traffic that the passes of a stage bring with them."""
 
-    def variants(self, stage: int, passes: Order) -> tuple[list[Variant], Ints]:
-        """Which role each pass of a stage plays in the exchange: the roles, and the number of each pass's role."""
-        return [Variant("plain", calm=True)], np.zeros(len(passes), dtype=np.int64)
-
-    def runs(self, rank: RankClass, each: Pass, variant: Variant, segments: int) -> list[tuple[str, list[int]]]:
-        """How a pass is divided: labels with positions of segments in the order of the pass."""
-        name = "backward" if each.backward else "forward"
-        if variant.role == "plain":
-            return [(name, list(range(segments)))]
-        return [(name, [position]) for position in range(segments)]
-
-    def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        """Tokens a run waits for, relative to the microbatch."""
+    def before_run(self, rank: RankClass, each: Pass, role: Role, position: int) -> Tokens:
+        """Tokens a pass waits for before the segment at `position`, relative to the microbatch."""
         return ()
 
-    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        """Token a run signals, if the exchange waits for it."""
+    def after_run(self, rank: RankClass, each: Pass, role: Role, position: int) -> Token | None:
+        """Token a pass signals after the segment at `position`, if the exchange waits for it."""
         return None
 
 
@@ -165,45 +141,21 @@ class Replicated(DataParallel):
         software = job.plan.software
         self.overlaps = software.gradient_overlap
         self.gathers_ahead = software.parameter_prefetch and self.zero > 0
-        self.every_microbatch = self.zero == 2 and len(job.plan.orders) == 1
-
-    def _gathers(self, passes: Order) -> Bools:
-        """Which passes wait for weights."""
-        backward, _, microbatch = passes.table.T
-        waits: Bools = (backward == 0) & (microbatch == 0) & self.gathers_ahead
-        return waits
-
-    def _sums(self, passes: Order) -> Bools:
-        """Which passes have their gradients summed segment by segment, beside what follows."""
-        backward, _, microbatch = passes.table.T
-        last = (microbatch == self.microbatches - 1) | self.every_microbatch
-        sums: Bools = (backward == 1) & last & self.overlaps
-        return sums
+        if self.groups:
+            every = self.zero == 2 and len(job.plan.orders) == 1
+            self.rule = Rule(gathers=self.gathers_ahead, sums=self.overlaps, every=every)
 
     @override
-    def variants(self, stage: int, passes: Order) -> tuple[list[Variant], Ints]:
-        if not self.groups:
-            return super().variants(stage, passes)
-        sums = self._sums(passes)
-        gathers = self._gathers(passes) & ~sums
-        opened = max(np.flatnonzero(gathers), default=-1)
-        closing = min(np.flatnonzero(sums), default=len(passes))
-        place = np.arange(len(passes))
-        calm = (opened < place) & (place < closing)
-        roles = ("plain", "gather", "sum")
-        return [Variant(role, calm) for role in roles for calm in (False, True)], 2 * (gathers + 2 * sums) + calm
-
-    @override
-    def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        if variant.role != "gather":
+    def before_run(self, rank: RankClass, each: Pass, role: Role, position: int) -> Tokens:
+        if role.part != "gather":
             return ()
-        return (token(self.program.kind("weights", rank.flows["gradient"], each.chunk, run[0])),)
+        return (token(self.program.kind("weights", rank.flows["gradient"], each.chunk, position)),)
 
     @override
-    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        if variant.role != "sum":
+    def after_run(self, rank: RankClass, each: Pass, role: Role, position: int) -> Token | None:
+        if role.part != "sum":
             return None
-        return token(self.program.kind("gradients", rank.number, each.chunk, run[0]))
+        return token(self.program.kind("gradients", rank.number, each.chunk, position))
 
     @override
     def open_step(self) -> None:
@@ -216,9 +168,9 @@ class Replicated(DataParallel):
                     self.issue(flow, "gather weights", "all_gather", self.weight_bytes(segment.trained), (), done)
 
     @override
-    def after_passes(self, stage: int, passes: Order) -> None:
-        for number in np.flatnonzero(self._sums(passes)).tolist():
-            self._sum_chunk(stage, passes[number])
+    def after_passes(self, stage: int) -> None:
+        for each in kinds_of(self.job.plan.orders[stage], self.rule).summed:
+            self._sum_chunk(stage, each)
 
     def _sum_chunk(self, stage: int, each: Pass) -> None:
         for flow in self.groups_of(stage):
@@ -262,24 +214,20 @@ class Sharded(DataParallel):
 
     def __init__(self, job: Job, program: Program) -> None:
         super().__init__(job, program)
+        self.rule = Rule(sharded=bool(self.groups))
         self.ahead = 2 if job.plan.software.parameter_prefetch else 1
         self.history: dict[int, list[tuple[Pass, int]]] = {}  # flow -> segments passed so far
         self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
 
     @override
-    def variants(self, stage: int, passes: Order) -> tuple[list[Variant], Ints]:
-        role = Variant("sharded", calm=False) if self.groups else Variant("plain", calm=True)
-        return [role], np.zeros(len(passes), dtype=np.int64)
-
-    @override
-    def before_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Tokens:
-        if variant.role == "plain":
+    def before_run(self, rank: RankClass, each: Pass, role: Role, position: int) -> Tokens:
+        if role.part != "sharded":
             return ()
-        return (token(self._gathered(rank.flows["gradient"], each, run[0])),)
+        return (token(self._gathered(rank.flows["gradient"], each, position)),)
 
     @override
-    def after_run(self, rank: RankClass, each: Pass, variant: Variant, run: list[int]) -> Token | None:
-        return None if variant.role == "plain" else token(self._passed(rank.number, each, run[0]))
+    def after_run(self, rank: RankClass, each: Pass, role: Role, position: int) -> Token | None:
+        return token(self._passed(rank.number, each, position)) if role.part == "sharded" else None
 
     def _gathered(self, flow: int, each: Pass, position: int) -> int:
         return self.program.kind("gathered", flow, each.backward, each.chunk, position)
@@ -293,9 +241,9 @@ class Sharded(DataParallel):
         return tuple(token(self._passed(member, each, position), each.microbatch - index) for member in members)
 
     @override
-    def after_passes(self, stage: int, passes: Order) -> None:
+    def after_passes(self, stage: int) -> None:
         for flow in self.groups_of(stage):
-            for each in passes:
+            for each in self.job.plan.orders[stage]:
                 self._exchange_pass(flow, each)
 
     def _exchange_pass(self, flow: int, each: Pass) -> None:

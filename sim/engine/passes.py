@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
-from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.engine.chains import Alone, Timed, cut
-from sim.engine.gradients import DataParallel, Variant
-from sim.engine.program import Action, Line, Program, Token, token
+from sim.engine.gradients import DataParallel
+from sim.engine.program import Action, Program, Token, token
 from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Sequence, Work, work_of
-from sim.plan.schedule import Order, Pass, period
+from sim.engine.roles import Role, kinds_of
+from sim.plan.pieces import Work, sequence_of, work_of
+from sim.plan.schedule import Pass
 from sim.workload.activations import stage_message_bytes
 from sim.workload.operation import Operation
 
@@ -30,7 +25,6 @@ class PassWriter:
         self.job, self.program, self.exchange = job, program, exchange
         plan = job.plan
         self.stages = plan.experiment.parallelism.pipeline
-        self.period, _ = period(self.stages, plan.experiment.parallelism.virtual_stages)
         self.n_chunks = self.stages * plan.experiment.parallelism.virtual_stages
         self.coalesce = plan.experiment.simulation.coalesce == "auto"
         self.message = stage_message_bytes(plan.model, plan.shard)
@@ -38,57 +32,57 @@ class PassWriter:
         self.scatters = plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
         self.sends: dict[tuple[int, str], int] = {}
         self.groups: dict[int, int] = {}
+        self.works: dict[tuple[int, bool, bool, bool], list[Work]] = {}
         gather = Operation(
             "gather of stage input", "collective", collective="all_gather", group="tensor", message=self.message
         )
-        self.gather = Sequence((gather,))
+        self.gather = sequence_of((gather,))
 
-    def write_stage(self, stage: int, passes: Order) -> int:
+    def write_stage(self, stage: int) -> tuple[int, ...]:
         """Append all passes of a stage to the streams of its rank classes.
 
-        Returns how many instructions of a period of the schedule go to the compute stream of its first rank class.
+        Returns how many instructions of a pass of each kind go to the compute stream of its first rank class.
         """
-        variants, variant = self.exchange.variants(stage, passes)
-        backward, chunk, microbatch = passes.table.T
-        kinds = (2 * chunk + backward) * len(variants) + variant
-        order = kinds.tolist()
-
-        @cache
-        def line(*widths: int) -> Line:
-            return line_of(kinds, microbatch, dict(zip(firsts, widths, strict=True)))
-
-        firsts = {kind: order.index(kind) for kind in sorted(set(order))}
-
-        first: dict[int, list[int]] = {}
+        kinds = kinds_of(self.job.plan.orders[stage], self.exchange.rule)
+        first: tuple[int, ...] = ()
         for rank in self.job.stages[stage]:
-            placed = {k: self._templates(rank, passes[i], variants[k % len(variants)]) for k, i in firsts.items()}
-            for name in dict.fromkeys(name for instructions in placed.values() for name, _ in instructions):
-                mine = {k: [t for where, t in instructions if where == name] for k, instructions in placed.items()}
-                widths = tuple(map(len, mine.values()))
-                self.program.streams[name].add_line([t for block in mine.values() for t in block], line(*widths))
-                first = first or mine
-        middle = len(order) // 2
-        return sum(len(first[kind]) for kind in order[middle + 1 - self.period : middle + 1])
+            placed = [self._templates(rank, each, role) for each, role in kinds.firsts]
+            for stream in dict.fromkeys(stream for instructions in placed for stream, _ in instructions):
+                mine = [[t for where, t in instructions if where == stream] for instructions in placed]
+                widths = tuple(map(len, mine))
+                self.program.streams[stream].add_line([t for block in mine for t in block], kinds.line(widths))
+                first = first or widths
+        return first
 
-    def _templates(self, rank: RankClass, each: Pass, variant: Variant) -> Placed:
+    def _templates(self, rank: RankClass, each: Pass, role: Role) -> Placed:
         """Instructions of a pass, each with the stream it goes to; the compute stream comes first."""
-        chunk = self.job.plan.chunks[rank.stage][each.chunk]
-        segments = chunk.segments[::-1] if each.backward else chunk.segments
         arrival = self._arrival(rank, each)
+        works = self._works(rank, each, whole=role.part == "plain", gathers=self.scatters and arrival is not None)
+        name = "backward" if each.backward else "forward"
+        waits: tuple[Token, ...] = () if arrival is None else (arrival,)
+        done = token(self.program.kind("pass done", rank.number, each.backward, each.chunk))
         out: Placed = []
-        done = self.program.kind("pass done", rank.number, each.backward, each.chunk)
-        for name, run in self.exchange.runs(rank, each, variant, len(segments)):
-            work = work_of([segments[i] for i in run], each.backward)
-            if arrival is not None and self.scatters:
-                work = [(self.gather, 1), *work]
-            before = (() if arrival is None else (arrival,)) + self.exchange.before_run(rank, each, variant, run)
-            after = self.exchange.after_run(rank, each, variant, run)
-            last = run[-1] == len(segments) - 1
-            signal = after or (token(done) if last else None)
-            key = (name, rank.number, each.backward, each.chunk, variant, run[0])
-            out += self._run(rank, key, work, before, signal, variant.calm)
-            arrival = None
-        return out + self._send(rank, each, token(done) if signal is None else signal)
+        for position, work in enumerate(works):
+            waits += self.exchange.before_run(rank, each, role, position)
+            signal = self.exchange.after_run(rank, each, role, position)
+            if position == len(works) - 1:
+                signal = done = signal or done
+            key = (name, rank.number, each.backward, each.chunk, role, position)
+            out += self._run(rank, key, work, waits, signal, role.calm)
+            waits = ()
+        return out + self._send(rank, each, done)
+
+    def _works(self, rank: RankClass, each: Pass, whole: bool, gathers: bool) -> list[Work]:
+        """What a pass runs, as a whole or segment by segment."""
+        segments = self.job.plan.chunks[rank.stage][each.chunk].segments
+        key = (id(segments), each.backward, whole, gathers)
+        if key not in self.works:
+            ordered = list(segments[::-1] if each.backward else segments)
+            works = [work_of(run, each.backward) for run in ([ordered] if whole else [[each] for each in ordered])]
+            if gathers:
+                works[0] = [(self.gather, 1), *works[0]]
+            self.works[key] = works
+        return self.works[key]
 
     # --- computation ------------------------------------------------------------------------------
 
@@ -225,16 +219,3 @@ class PassWriter:
             self.sends[key] = len(self.program.streams)
             self.program.new_stream(f"rank {rank.representative} {direction} sends", "send", rank.number)
         return self.sends[key]
-
-
-def line_of(kinds: NDArray[np.int64], index: NDArray[np.int64], widths: dict[int, int]) -> Line:
-    """What passes of these kinds and loop indices, (n,), put into a stream; widths: instructions of each kind."""
-    width = np.zeros(max(widths) + 1, dtype=np.int64)
-    width[list(widths)] = list(widths.values())
-    begin = np.zeros_like(width)
-    begin[list(widths)] = np.cumsum(list(widths.values())) - list(widths.values())
-    each = width[kinds]
-    which = np.arange(each.sum()) + np.repeat(begin[kinds] - np.cumsum(each) + each, each)
-    times = np.bincount(kinds, minlength=len(width))
-    counts = [int(times[kind]) for kind, count in widths.items() for _ in range(count)]
-    return Line(array("q", which.tobytes()), array("q", np.repeat(index, each).tobytes()), tuple(counts))

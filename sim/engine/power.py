@@ -38,7 +38,7 @@ class Work:
     phase: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Board:
     """An accelerator with the limits its operator set; clocks are shares of the highest."""
 

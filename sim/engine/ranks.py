@@ -78,6 +78,15 @@ class RankClass:
     profile: Profile
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Times of operations in sequences, of sequences and of chains of them, by the profile of the rank."""
+
+    times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
+    alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
+    chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Job:
     """The folded job with its costs: rank classes, flow classes, and the table the network needs."""
@@ -88,9 +97,7 @@ class Job:
     table: FlowTable
     conflicts: tuple[frozenset[int], ...]  # flow classes that share links with each flow class, itself too
     board: Board
-    known_times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
-    known_alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
-    known_chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
     @cached_property
     def stages(self) -> list[list[RankClass]]:
@@ -107,32 +114,32 @@ class Job:
     def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
         """A block pass with times; a host that issues too slowly adds what it lags behind."""
         key = (rank.profile, sequence)
-        if key not in self.known_times:
+        if key not in self.known.times:
             operations = sequence.operations
             timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
             lag = self._host_lag(rank, operations, timed)
             if lag > 0:
                 timed.append(Timed("host issue", "other", lag))
-            self.known_times[key] = timed
-        return self.known_times[key]
+            self.known.times[key] = timed
+        return self.known.times[key]
 
     def alone(self, rank: RankClass, work: Work) -> Alone:
         """A chain of block passes run with nothing beside it."""
         key = (rank.profile, *work)
-        if key not in self.known_chains:
+        if key not in self.known.chains:
             times = Counter[Sequence]()
             for sequence, count in work:
                 times[sequence] += count
-            self.known_chains[key] = total = Alone()
+            self.known.chains[key] = total = Alone()
             for sequence, count in times.items():
                 total.add(self._sequence_alone(rank, sequence), count)
-        return self.known_chains[key]
+        return self.known.chains[key]
 
     def _sequence_alone(self, rank: RankClass, sequence: Sequence) -> Alone:
         key = (rank.profile, sequence)
-        if key not in self.known_alone:
-            self.known_alone[key] = run_alone(self.timed(rank, sequence), self.plan.software.overlap_slowdown)
-        return self.known_alone[key]
+        if key not in self.known.alone:
+            self.known.alone[key] = run_alone(self.timed(rank, sequence), self.plan.software.overlap_slowdown)
+        return self.known.alone[key]
 
     def all_timed(self, rank: RankClass, work: Work) -> list[Timed]:
         """All operations of a chain, one after the other."""
@@ -187,6 +194,8 @@ class Quotient:
 
 _quotients: WeakKeyDictionary[Partition, Quotient] = WeakKeyDictionary()  # of the layouts that are kept
 _boards: Memo[Board] = Memo(limit=16)
+_known: Memo[Known] = Memo(limit=16)
+KNOWN_CHAINS = 500  # so many are kept for a board, with what they are made of
 
 
 def build_job(plan: Plan) -> Job:
@@ -194,7 +203,20 @@ def build_job(plan: Plan) -> Job:
     folded = _quotients.get(plan.partition)
     if folded is None or folded.links is not plan.cluster.links:
         folded = _quotients[plan.partition] = _quotient(plan)
-    return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), _board(plan))
+    board = _board(plan)
+    return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), board, _known_to(plan, board))
+
+
+def _known_to(plan: Plan, board: Board) -> Known:
+    """Times that earlier jobs have found; they follow from the board, the collectives of a node, and the stack."""
+    if plan.experiment.simulation.reuse == "off":
+        return Known()
+    node = plan.cluster.node
+    known = _known.get((board, node.collectives, node.local, plan.software.model_dump_json()), Known, lambda _: 1.0)
+    if len(known.chains) > KNOWN_CHAINS:
+        for table in (known.times, known.alone, known.chains):
+            table.clear()
+    return known
 
 
 def _board(plan: Plan) -> Board:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.records import Parallelism, Software, Training, Transformer
@@ -17,6 +17,12 @@ class Sequence:
     """Operations in issue order; equal only to itself, so that what is known of it is found fast."""
 
     operations: tuple[Operation, ...]
+
+
+@lru_cache(maxsize=1024)
+def sequence_of(operations: tuple[Operation, ...]) -> Sequence:
+    """The one sequence of these operations, as long as it is remembered."""
+    return Sequence(operations)
 
 
 Work = list[tuple[Sequence, int]]  # sequences and how often they repeat
@@ -64,6 +70,9 @@ class Chunk:
     segments: tuple[Segment, ...]
 
 
+Chunks = tuple[tuple[Chunk, ...], ...]  # by stage and virtual stage
+
+
 def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
     """What one rank holds, as the workload layer wants it."""
     return Shard(
@@ -93,10 +102,8 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
     )
 
 
-def build_chunks(
-    model: Transformer, shard: Shard, software: Software, parallelism: Parallelism
-) -> tuple[tuple[Chunk, ...], ...]:
-    """Chunks by stage and virtual stage. Chunk c of the model is virtual stage c // stages of stage c % stages."""
+def build_chunks(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> Chunks:
+    """The model cut up. Chunk c of the model is virtual stage c // stages of stage c % stages."""
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
     sizes = layers_per_chunk(model.layers, stages, virtual)
     blocks = {
@@ -120,7 +127,7 @@ def build_chunks(
 
 
 def _passes(block: Block) -> Passes:
-    return Passes(Sequence(block.forward), Sequence(block.recompute + block.backward))
+    return Passes(sequence_of(block.forward), sequence_of(block.recompute + block.backward))
 
 
 def _layers_per_segment(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> int:

@@ -11,7 +11,7 @@ from sim.cluster.cluster import Cluster
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunk, build_chunks, shard_of
+from sim.plan.pieces import Chunks, build_chunks, shard_of
 from sim.plan.prune import Covers, never_full
 from sim.plan.schedule import Order, stage_order
 from sim.spec.records import Experiment, Software, Transformer
@@ -56,7 +56,7 @@ class Plan:
     shard: Shard
     grid: RankGrid
     microbatches: int
-    chunks: tuple[tuple[Chunk, ...], ...]
+    chunks: Chunks
     orders: tuple[Order, ...]
     structure: Structure
     flows: tuple[FlowSet, ...]
@@ -104,8 +104,13 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     return setup.parallelism, setup.data, experiment.seed, ties, options.prune, options.fold
 
 
-def build_plan(experiment: Experiment, cluster: Cluster, layout: Layout | None = None) -> Plan:
-    """Cut the model, order the passes, lay out the ranks unless that is given. `experiment` is resolved and checked."""
+def build_plan(
+    experiment: Experiment, cluster: Cluster, layout: Layout | None = None, chunks: Chunks | None = None
+) -> Plan:
+    """Order the passes, lay out the ranks and cut the model unless that is given.
+
+    `experiment` is resolved and checked.
+    """
     setup = Setup(experiment)
     model, software = setup.workload, setup.software
     parallelism, training = setup.parallelism, setup.training
@@ -120,7 +125,7 @@ def build_plan(experiment: Experiment, cluster: Cluster, layout: Layout | None =
         shard=shard,
         grid=layout.grid,
         microbatches=setup.microbatches,
-        chunks=build_chunks(model, shard, software, parallelism),
+        chunks=chunks or build_chunks(model, shard, software, parallelism),
         orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, setup.microbatches) for s in range(stages)),
         structure=layout.structure,
         flows=layout.flows,

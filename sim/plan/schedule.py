@@ -40,6 +40,7 @@ class Order:
         return map(self.passes.__getitem__, self.chosen.tolist())
 
 
+@lru_cache(maxsize=1024)
 def stage_order(schedule: str, stages: int, virtual: int, stage: int, microbatches: int) -> Order:
     """Passes of `stage` in order.
 

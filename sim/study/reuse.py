@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.memo import Memo
+from sim.plan.pieces import Chunks, build_chunks, shard_of
 from sim.plan.plan import Layout, Plan, build_plan, lay_out, layout_key
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
 KEPT_RANKS = 100_000  # of all layouts, and accelerators of all clusters, that are kept at a time: some 100 MB
+KEPT_MODELS = 128  # each cut in one way
 
 NOT_WIRING: dict[str, Any] = {
     "name": True,
@@ -40,6 +42,7 @@ class Wired(NamedTuple):
 _wirings: Memo[Cluster] = Memo(KEPT_RANKS)
 _clusters: Memo[Wired] = Memo(KEPT_RANKS)
 _layouts: Memo[Layout] = Memo(KEPT_RANKS)
+_chunks: Memo[Chunks] = Memo(KEPT_MODELS)
 
 
 def plan_step(experiment: Experiment) -> Plan:
@@ -62,7 +65,15 @@ def plan_step(experiment: Experiment) -> Plan:
     layout = _layouts.get(
         (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: made.grid.n_ranks
     )
-    return build_plan(experiment, cluster, layout)
+    return build_plan(experiment, cluster, layout, _cut(setup))
+
+
+def _cut(setup: Setup) -> Chunks:
+    """The model of an experiment in chunks."""
+    model, software, parallelism = setup.workload, setup.software, setup.parallelism
+    shard = shard_of(parallelism, setup.training, software)
+    key = model.model_dump_json(), software.model_dump_json(), parallelism, shard
+    return _chunks.get(key, lambda: build_chunks(model, shard, software, parallelism), lambda _: 1.0)
 
 
 def wiring_key(setup: Setup) -> tuple[str, str]:

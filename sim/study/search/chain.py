@@ -9,13 +9,12 @@ Public: `Chain`, `alone`, `build_chain`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from sim.cluster.cluster import Cluster
 from sim.engine.chains import Alone
-from sim.engine.ranks import CATEGORY, FlowClass, Job, Profile, RankClass, group_of
+from sim.engine.ranks import CATEGORY, FlowClass, Job, Known, Profile, RankClass, group_of
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, Sequence
@@ -45,8 +44,7 @@ class Chain:
             microbatches=setup.microbatches,
             chunks=chunks,
         )
-        known: dict[str, Any] = {"known_times": {}, "known_alone": {}, "known_chains": {}}
-        return replace(other, plan=plan, ranks=self.ranks, flows=self.flows, **known)
+        return replace(other, plan=plan, ranks=self.ranks, flows=self.flows, known=Known())
 
 
 def alone(job: Job, rank: RankClass, sequence: Sequence) -> Alone:
