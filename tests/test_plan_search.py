@@ -21,6 +21,7 @@ from sim.metrics.planning import PlanSearch
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
+from sim.study.fields import flatten
 from sim.study.search.axes import AXES, SWITCHES, axes_of, with_values
 from sim.study.search.best import ParetoFront, TopPlans
 from sim.study.search.bound import Bounds
@@ -335,6 +336,26 @@ def test_pareto_set_is_that_of_trying_everything() -> None:
         worth.add((result.step.time_s, result.energy.total_kwh))
     best = {w for w in worth if not any(o[0] <= w[0] and o[1] <= w[1] and o != w for o in worth)}
     assert {(plan.worth["time"], plan.worth["energy"]) for plan in found.plans} == best
+
+
+OWN_A100: dict[str, Any] = {
+    "workload": "megatron-22b", "cluster": "dgx-a100-superpod", "nodes": 1, "software": "megatron-lm-2022",
+    "prices": "own-a100", "site": "industry-average",
+    "training": {"global_batch": 4, "sequence_length": 2048, "precision": "fp16"},
+}  # fmt: skip
+
+
+def test_22b_on_eight_accelerators_is_solved_by_every_objective() -> None:
+    question = open_question(OWN_A100, [], ["microbatch=2", "tensor_overlap=backward", "scatter_gather=true"])
+    experiment, limits = question.loaded.experiment, question.limits
+    plans = some(open_space(experiment, axes_of(limits, Setup(experiment))).table)
+    results = [flatten(simulate(with_values(experiment, plan))) for plan in plans]
+    fitting = [result for result in results if result["memory.fits"]]
+    assert 0 < len(fitting) < len(results)
+    for objective in objectives_of(("time", "energy", "cost"), Setup(experiment)):
+        everything = sorted(result[objective.field] for result in fitting)
+        found = search_plans(experiment, limits, (objective.name,), top=5, jobs=1)
+        assert [plan.worth[objective.name] for plan in found.plans] == pytest.approx(everything[:5], rel=1e-12)
 
 
 def test_plans_that_do_not_fit_are_left_out() -> None:
