@@ -22,11 +22,11 @@ from sim.plan.pieces import build_chunks, shard_of
 from sim.plan.plan import build_plan
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.search.axes import CONTEXT, DATA, ORDER, with_values
+from sim.study.search.axes import CONTEXT, DATA, ORDER, SCHEDULE, with_values
 from sim.study.search.chain import Chain, build_chain
 from sim.study.search.energy import Crew, Meter, build_crew, step_joules
 from sim.study.search.exchange import Exchange, Exchanges, exchange_joules
-from sim.study.search.inside import BESIDE, INSIDE, PASSES, SCHEDULE, VIRTUAL, ZERO, Inside, Insides
+from sim.study.search.inside import BESIDE, INSIDE, PASSES, VIRTUAL, ZERO, Inside, Insides
 from sim.study.search.layout import Layout, layout_of
 from sim.study.search.steps import Times, step_bound
 from sim.study.search.table import Ints, Table
