@@ -105,7 +105,7 @@ def test_what_leaves_part_by_part_adds_up_and_ends_after_the_work() -> None:
     assert (early.message, last.message) == (0.75 * HIDDEN_BYTES, 0.25 * HIDDEN_BYTES)
     assert (early.hidden_by, last.hidden_by) == (1, 0)
     product = named(block.forward, "attention output")
-    assert (product.kernels, product.rounds) == (4, 2)
+    assert (product.kernels, product.parts) == (4, 4)
     assert named(block.forward, "qkv").kernels == 8  # a part for each rank
 
 

@@ -83,7 +83,7 @@ def length_share(operation: Operation) -> float:
     Each round of a ring has its part of the keys.
     """
     start = START_BACKWARD if is_backward(operation) else START_FORWARD
-    return operation.n / (operation.n + 2 * start * operation.rounds)
+    return operation.n / (operation.n + 2 * start * operation.parts)
 
 
 def width_share(operation: Operation, measured: FusedAttention) -> float:

@@ -10,13 +10,12 @@ Matrix Multiplication Background User's Guide, sections 2.3 and 3).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import ceil
 
 from sim.spec.records import Accelerator, MatrixUnit
 from sim.workload.operation import Operation
 
-OUTPUT_BYTES = 2  # of a matrix product, per element
+STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
 ALIGNMENT = 8  # 16-bit elements that a tensor core loads at once (16 B)
 OPERAND_SHARE = 0.2  # assumption: share of the time of the largest tile that grows with operand bytes per FLOP
 HALVES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))  # of the largest tile
@@ -26,13 +25,8 @@ def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, ban
     """Seconds of arithmetic at `rate` [FLOP/s] when all processors are busy, and of writing at `bandwidth` [B/s]."""
     if is_misaligned(operation) and accelerator.vector.fp32:
         return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
-    if operation.rounds > 1:
-        m = ceil(operation.m / operation.rounds)
-        part = replace(operation, rounds=1, m=m, flops=2.0 * operation.batch * m * operation.n * operation.k)
-        arithmetic, writing = matmul_time(part, accelerator, rate, bandwidth)
-        return operation.rounds * arithmetic, operation.rounds * writing
     full = operation.flops / rate
-    writing = OUTPUT_BYTES * operation.m * operation.n * operation.batch / bandwidth
+    writing = operation.output_bytes * operation.m * operation.n * operation.batch / bandwidth
     tilings = _tilings(operation, accelerator.matrix)
     return min(((full * work / busy, writing / busy) for work, busy in tilings), key=sum)
 
@@ -52,10 +46,16 @@ def _tilings(operation: Operation, matrix: MatrixUnit) -> Iterator[tuple[float, 
     outputs = operation.m * operation.n * operation.batch
     largest = 1 / matrix.tile[0] + 1 / matrix.tile[1]
     for rows, columns in _tiles(matrix):
-        tiles = ceil(operation.m / rows) * ceil(operation.n / columns) * operation.batch
-        slots = ceil(tiles / matrix.compute_units) * matrix.compute_units * rows * columns
+        tiles = ceil(operation.m / operation.parts / rows) * ceil(operation.n / columns) * operation.batch
+        slots = _waves(tiles, operation.parts, matrix.compute_units) * matrix.compute_units * rows * columns
         operands = (1 / rows + 1 / columns) / largest
         yield 1.0 + OPERAND_SHARE * (operands - 1.0), max(outputs / slots, matrix.quantization_floor)
+
+
+def _waves(tiles: int, parts: int, processors: int) -> int:
+    """Waves of `parts` kernels of `tiles` each: streams fill each other's last waves, but keep their own order."""
+    in_turn = ceil(parts / STREAMS) * ceil(tiles / processors)
+    return max(ceil(parts * tiles / processors), in_turn if parts > 1 else 0)
 
 
 def _tiles(matrix: MatrixUnit) -> Iterator[tuple[float, float]]:

@@ -198,5 +198,5 @@ def _part(whole: Operation, blocks: int, ranks: int) -> Operation:
         bytes_moved=whole.bytes_moved * blocks,
         n=whole.n * blocks // ranks,
         kernels=whole.kernels * blocks,
-        rounds=blocks,
+        parts=blocks,
     )

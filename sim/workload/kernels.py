@@ -10,7 +10,6 @@ from sim.workload.operation import CollectiveKind, GroupKind, Operation
 Operations = tuple[Operation, ...]
 RANDOM_NUMBER_FLOPS = 2 * 40
 SPLITS = 4  # parts in which the result of a product leaves
-STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
 
 
 def matmul(name: str, shape: tuple[int, int, int], precision: str, element: int, batch: int = 1) -> Operation:
@@ -71,7 +70,7 @@ def weight_gradient(extent: Extent, name: str, shape: tuple[int, int, int], prec
     weights = inputs * outputs
     if extent.shard.fused_accumulation:
         traffic = product.bytes_moved + weights * (2 * extent.gradient_bytes - extent.element)
-        return (replace(product, bytes_moved=traffic),)
+        return (replace(product, bytes_moved=traffic, output_bytes=extent.gradient_bytes),)
     add = elementwise(extent, f"{name} gradient accumulation", weights * (extent.element + 2 * extent.gradient_bytes))
     return product, add
 
@@ -126,9 +125,8 @@ def leaving(work: Operations, traffic: Operations, hidden: bool) -> Operations:
 
 
 def _in_parts(work: Operations, parts: int) -> Operations:
-    """Products in `parts` kernels along m, of which some run at a time and share their last wave."""
-    rounds = -(-parts // STREAMS)
-    return tuple(replace(each, rounds=rounds, kernels=parts) if each.kind == "matmul" else each for each in work)
+    """Products in `parts` kernels along m."""
+    return tuple(replace(each, parts=parts, kernels=parts) if each.kind == "matmul" else each for each in work)
 
 
 def _beside(traffic: Operations, work: Operations) -> Operations:

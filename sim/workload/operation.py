@@ -38,7 +38,8 @@ class Operation:
     n: int = 0
     k: int = 0
     kernels: int = 1  # kernel launches
-    rounds: int = 1  # a product computed in so many parts along m, one after the other
+    parts: int = 1  # kernels that divide it: a product along m, attention along the keys
+    output_bytes: int = 2  # of a product, per element of its result
     collective: CollectiveKind | None = None
     group: GroupKind | None = None
     message: float = 0.0  # B
