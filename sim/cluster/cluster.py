@@ -129,7 +129,10 @@ class Cluster:
 
     def link_name(self, link: int) -> str:
         """Name of a link: its ends, as "node3/nic2->unit0/leaf3"."""
-        return f"{self.vertex_name(int(self.links.source[link]))}->{self.vertex_name(int(self.links.target[link]))}"
+        if link not in self._link_names:
+            ends = int(self.links.source[link]), int(self.links.target[link])
+            self._link_names[link] = "->".join(map(self.vertex_name, ends))
+        return self._link_names[link]
 
     def link_kind(self, link: int) -> str:
         """Kind of a link: the kinds of its ends, as "nic-leaf"."""
@@ -140,6 +143,10 @@ class Cluster:
 
     @cached_property
     def _link_kinds(self) -> dict[int, str]:
+        return {}
+
+    @cached_property
+    def _link_names(self) -> dict[int, str]:
         return {}
 
     def find_accelerator(self, name: str) -> int:

@@ -104,13 +104,17 @@ def _full_speed(action: Action, seconds: float) -> float:
 def _comm_total(trace: Trace, rank: int, acts: Ints, weight: Ints) -> float:
     """Seconds the rank has a collective or send in flight, streams added."""
     actions = trace.program.actions
-    at_most = np.array([np.inf if action.flow >= 0 else action.duration for action in actions])
-    takes_part = np.array([rank in members_of(trace, action) for action in actions], dtype=bool)
-    inside = np.array([action.comm if rank in action.ranks else 0.0 for action in actions])
-    if not len(acts):
-        return 0.0
-    seconds = np.minimum(trace.end - trace.start, at_most[acts])
-    return float((weight * np.where(takes_part[acts], seconds, inside[acts])).sum())
+    seconds = trace.end - trace.start
+    count = np.bincount(acts, weight, len(actions)).tolist()
+    total = 0.0
+    for number, action in enumerate(actions):
+        if rank in members_of(trace, action):
+            mine = acts == number
+            lasted = seconds[mine] if action.flow >= 0 else np.minimum(seconds[mine], action.duration)
+            total += float(weight[mine] @ lasted)
+        elif rank in action.ranks:
+            total += count[number] * action.comm
+    return total
 
 
 def members_of(trace: Trace, action: Action) -> tuple[int, ...]:

@@ -24,7 +24,8 @@ class History:
         for number, each in enumerate(trace.repeats):
             rows = trace.repeated_rows(each)
             repeat[rows] = number
-            self.stored |= {(int(trace.stream[row]), int(trace.position[row])): row for row in rows.tolist()}
+            places = zip(trace.stream[rows].tolist(), trace.position[rows].tolist(), strict=True)
+            self.stored.update(zip(places, rows.tolist(), strict=True))
         self.repeat: list[int] = repeat.tolist()
 
     def last(self, row: int) -> Event:

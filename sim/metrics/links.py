@@ -36,10 +36,11 @@ def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
     table, carried = trace.table, link_bytes(trace)
     rows: dict[tuple[str, float, float], tuple[int, int, float]] = {}
     means = carried / (table.capacity * trace.time)
-    columns = (table.link_example, table.link_count, carried, means, np.maximum(means, trace.link_peak))
+    loads = np.round(np.stack([means, np.maximum(means, trace.link_peak)]), 12)
+    columns = (table.link_example, table.link_count, carried, *loads)
     for example, links, size, mean, peak in zip(*(column.tolist() for column in columns), strict=True):
         if size > 0:
-            key = (cluster.link_kind(example), round(mean, 12), round(peak, 12))
+            key = (cluster.link_kind(example), mean, peak)
             first, count, size = rows.get(key, (example, 0, size))
             rows[key] = (min(first, example), count + links, size)
     uses = [

@@ -72,7 +72,7 @@ class Bands:
         if not self.residuals:
             return None
         features, group, error = self._like(plan)
-        outside = _outside(plan, group, self.residuals)
+        outside = self._outside(plan, group)
         width = self.factor * error * (1 + PER_DOUBLING * _doublings(plan, group))
         return Trust(
             band=width,
@@ -89,6 +89,28 @@ class Bands:
             features, group = _group(plan, self.residuals)
             self._known[key] = features, group, _quantile(group)
         return self._known[key]
+
+    def _outside(self, plan: Plan, group: Sequence[Residual]) -> Iterable[str]:
+        """In which respects `plan` lies outside of what was validated."""
+        for name, values in self._values.items():
+            if (value := getattr(plan, name)) not in values:
+                yield f"no run with {name} {value} was validated"
+        low, high = _range(residual.plan.accelerators for residual in group)
+        if not low <= plan.accelerators <= high:
+            yield f"{plan.accelerators:,} accelerators; validated were {low:,} to {high:,}"
+        if plan.sequence_length > self._longest:
+            yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {self._longest:,}"
+
+    @cached_property
+    def _values(self) -> dict[str, set[str]]:
+        """What was validated, by field of a plan."""
+        names = ("accelerator", "software", "precision")
+        return {name: {getattr(residual.plan, name) for residual in self.residuals} for name in names}
+
+    @cached_property
+    def _longest(self) -> int:
+        """Tokens of the longest sequence that was validated."""
+        return max(residual.plan.sequence_length for residual in self.residuals)
 
     @cached_property
     def _known(self) -> dict[Features, tuple[Features, list[Residual], float]]:
@@ -169,19 +191,6 @@ def _doublings(plan: Plan, group: Sequence[Residual]) -> float:
     """How many doublings the job is larger or smaller than all validated runs of the group."""
     low, high = _range(residual.plan.accelerators for residual in group)
     return max(0.0, log2(plan.accelerators / high), log2(low / plan.accelerators))
-
-
-def _outside(plan: Plan, group: Sequence[Residual], residuals: Sequence[Residual]) -> Iterable[str]:
-    """In which respects `plan` lies outside of what was validated."""
-    for name, value in (("accelerator", plan.accelerator), ("software", plan.software), ("precision", plan.precision)):
-        if all(getattr(residual.plan, name) != value for residual in residuals):
-            yield f"no run with {name} {value} was validated"
-    low, high = _range(residual.plan.accelerators for residual in group)
-    if not low <= plan.accelerators <= high:
-        yield f"{plan.accelerators:,} accelerators; validated were {low:,} to {high:,}"
-    longest = max(residual.plan.sequence_length for residual in residuals)
-    if plan.sequence_length > longest:
-        yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {longest:,}"
 
 
 def _basis(features: Features, group: Sequence[Residual]) -> str:
