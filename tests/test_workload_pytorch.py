@@ -10,9 +10,16 @@ from workload_samples import GPT, LLAMA, SHARD, collectives, flops, named, with_
 
 from sim.plan.pieces import Segment, build_chunks
 from sim.spec.records import Parallelism, Software, Training, Transformer
+from sim.workload.activations import layer_activation_bytes
 from sim.workload.memory import stage_memory
 from sim.workload.operation import Operation, Shard
-from sim.workload.parameters import embedding_parameters, hardware_flops_per_token, layer_parameters, norm_parameters
+from sim.workload.parameters import (
+    embedding_parameters,
+    hardware_flops_per_token,
+    layer_parameters,
+    model_flops_per_token,
+    norm_parameters,
+)
 from sim.workload.transformer import layer_block
 
 SPLIT = replace(SHARD, sequence_parallel=True, precision="bf16")
@@ -36,6 +43,21 @@ def test_recomputation_may_stop_before_the_last_product() -> None:
 def test_recomputation_goes_on_to_a_dropout_that_must_be_masked_again() -> None:
     shard = replace(SHARD, recompute="full")
     assert layer_block(GPT, replace(shard, stops_recompute=True)) == layer_block(GPT, shard)
+
+
+def test_the_products_of_query_key_and_value_may_be_kept() -> None:
+    shard = Shard(recompute="keep_qkv", stops_recompute=True)
+    block, full = layer_block(LLAMA, shard), layer_block(LLAMA, replace(shard, recompute="full"))
+    assert flops(full.recompute) - flops(block.recompute) == named(block.forward, "qkv").flops
+    assert [name for name in names(full.recompute) if name not in names(block.recompute)] == ["qkv"]
+    again = hardware_flops_per_token(LLAMA, 2048, "keep_qkv", stops=True) - model_flops_per_token(LLAMA, 2048)
+    core = 4.0 * 2048 * LLAMA.hidden
+    assert flops(block.recompute) == pytest.approx(2048 * (again / LLAMA.layers - core), rel=1e-12)
+    kept = [layer_activation_bytes(LLAMA, replace(shard, recompute=how)) for how in ("full", "keep_qkv", "none")]
+    assert kept[1] - kept[0] == 2 * 2048 * (LLAMA.hidden + 2 * 1024)
+    assert kept == sorted(kept)
+    split = replace(SPLIT, recompute="keep_qkv", keeps_gathered=True)
+    assert "qkv gather" in names(layer_block(LLAMA, split).recompute)
 
 
 def test_hardware_flops_leave_out_what_is_not_computed_again() -> None:

@@ -21,6 +21,8 @@ def layer_activation_bytes(model: Transformer, shard: Shard) -> float:
             return input_bytes(extent)
         case "selective":
             return _outside_core(extent)
+        case "keep_qkv":
+            return input_bytes(extent) + extent.element * extent.tokens * sum(extent.qkv_widths)
         case "alternate":
             return _alternate(extent) + core_bytes(extent)
         case _:

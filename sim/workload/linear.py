@@ -201,6 +201,11 @@ def _common_scale(extent: Extent, name: str) -> Operations:
     return (collective(f"{name} maximum", "all_reduce", "tensor", 4),)
 
 
+def gathered_input(extent: Extent, layer: Linear) -> Operations:
+    """What a column-parallel product read, once more, if its weight gradient does not gather it itself."""
+    return _gather(extent, layer, f"{layer.name} gather", hidden=False) if extent.shard.keeps_gathered else ()
+
+
 def _gather(extent: Extent, layer: Linear, name: str, hidden: bool) -> Operations:
     """All-gather along the sequence, in fp8 if the product is; nothing without sequence parallelism."""
     if not extent.splits_sequence:

@@ -68,7 +68,7 @@ class Shard:
     microbatch: int = 1  # sequences
     sequence_length: int = 2048  # tokens, before context parallelism
     precision: str = "bf16"
-    recompute: Literal["none", "selective", "alternate", "full"] = "none"
+    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True

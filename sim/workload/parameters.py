@@ -127,11 +127,13 @@ def hardware_flops_per_token(
     product of each layer where recomputation `stops` before it.
     Selective repeats the attention core, unless flash attention does it inside its kernel.
     """
+    full = layer_flops_per_token(model, sequence_length) - 2.0 * stops * model.hidden * model.ffn
     again = {
         "none": 0.0,
         "selective": 0.0 if model.attention == "flash" else core_flops_per_token(model, sequence_length),
         "alternate": 2.0 * model.hidden * alternate_columns(model),
-        "full": layer_flops_per_token(model, sequence_length) - 2.0 * stops * model.hidden * model.ffn,
+        "keep_qkv": full - 2.0 * model.hidden * (model.heads + 2 * kv_head_count(model)) * head_width(model),
+        "full": full,
     }
     return model_flops_per_token(model, sequence_length, lora) + model.layers * again[recompute]
 

@@ -30,6 +30,7 @@ from sim.workload.linear import (
     Linear,
     column_backward,
     column_forward,
+    gathered_input,
     input_cast,
     linear,
     products,
@@ -96,7 +97,7 @@ def _layer_forward(extent: Extent) -> Operations:
 def _layer_recompute(extent: Extent) -> Operations:
     """Full recomputation repeats the forward pass with its collectives, the others parts of it."""
     match extent.shard.recompute:
-        case "full":
+        case "full" | "keep_qkv":
             return _layer_again(extent)
         case "selective":
             return core_recompute(extent)
@@ -107,15 +108,21 @@ def _layer_recompute(extent: Extent) -> Operations:
 
 
 def _layer_again(extent: Extent) -> Operations:
-    """The forward pass of a layer; its last product is not repeated where nothing behind it is needed.
+    """The forward pass of a layer, maybe without its first products.
 
-    The mask of a dropout behind it is.
+    The last product is not repeated where nothing behind it is needed; the mask of a dropout behind it is.
     """
+    qkv, _, up, down = _linears(extent)
+    kept = extent.shard.recompute == "keep_qkv"
+    begun = (
+        *norm_forward(extent, "attention norm"),
+        *(gathered_input(extent, qkv) if kept else column_forward(extent, qkv)),
+        *_attended(extent),
+    )
     if not extent.shard.stops_recompute or extent.model.dropout:
-        return _layer_forward(extent)
-    _, _, up, down = _linears(extent)
+        return (*begun, *_feed_forward_forward(extent))
     return (
-        *_attention_forward(extent),
+        *begun,
         *norm_forward(extent, "feed-forward norm"),
         *column_forward(extent, up),
         *activation_forward(extent),
@@ -149,10 +156,14 @@ def _alternate_recompute(extent: Extent) -> Operations:
 
 
 def _attention_forward(extent: Extent) -> Operations:
-    qkv, out, _, _ = _linears(extent)
+    qkv, _, _, _ = _linears(extent)
+    return (*norm_forward(extent, "attention norm"), *column_forward(extent, qkv), *_attended(extent))
+
+
+def _attended(extent: Extent) -> Operations:
+    """Attention and what follows, up to the residual."""
+    _, out, _, _ = _linears(extent)
     return (
-        *norm_forward(extent, "attention norm"),
-        *column_forward(extent, qkv),
         *layout_forward(extent),
         *attention_forward(extent),
         *context_copy(extent, "context layout"),
