@@ -22,7 +22,7 @@ from sim.study.search.axes import DATA, ORDER, PIPELINE, SCHEDULE, with_values
 from sim.study.search.chain import alone
 from sim.study.search.layout import layout_of
 from sim.study.search.table import Ints, Table
-from sim.workload.operation import Operation, Shard
+from sim.workload.operation import Shard
 
 Floats = NDArray[np.float64]
 VIRTUAL, ZERO = "parallelism.virtual_stages", "parallelism.zero_stage"
@@ -51,7 +51,6 @@ class Insides:
     def __init__(self, base: Experiment) -> None:
         self.base = base
         self.known: dict[object, Inside] = {}
-        self.sequences: dict[tuple[Operation, ...], Sequence] = {}
         self.alone: dict[object, tuple[float, float]] = {}
         self.seconds: dict[object, Floats] = {}
 
@@ -80,12 +79,7 @@ class Insides:
         job = replace(job, plan=replace(job.plan, experiment=experiment, shard=shard))
         writer = PassWriter(job, Program(), data_parallel(job, Program()))
         message = writer.message / shard.tensor if writer.scatters else writer.message
-        blocks = tuple(Passes(self._same(each.forward), self._same(each.backward)) for each in layout.kinds)
-        return Inside(shard, software, blocks, self._same(writer.gather) if writer.scatters else None, message)
-
-    def _same(self, sequence: Sequence) -> Sequence:
-        """The one that stands for all sequences of these operations."""
-        return self.sequences.setdefault(sequence.operations, sequence)
+        return Inside(shard, software, layout.kinds, writer.gather if writer.scatters else None, message)
 
     # --- seconds ------------------------------------------------------------------------------
 
