@@ -428,8 +428,8 @@ def test_what_is_kept() -> None:
         front.add(row, np.array(worth))
     assert top.rows == [1, 2]
     assert front.rows == [1, 2, 0]
-    assert [top.beats(np.array([bound])) for bound in (2.1, 2.0)] == [True, False]
-    assert [front.beats(np.array(bound)) for bound in ((2.0, 2.5), (2.0, 2.0))] == [True, False]
+    assert top.beats(np.array([[2.1], [2.0]])).tolist() == [True, False]
+    assert front.beats(np.array([(2.0, 2.5), (2.0, 2.0)])).tolist() == [True, False]
 
 
 # --- files and the command --------------------------------------------------------------------

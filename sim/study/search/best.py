@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 class Best(Protocol):
     """What a search keeps."""
 
-    def beats(self, bound: Floats) -> bool:
-        """Whether no plan that is worth `bound` at least, (objectives,), can be kept any more."""
+    def beats(self, bounds: Floats) -> Mask:
+        """Which plans, worth `bounds` (n, objectives) at least, cannot be kept any more, (n,)."""
 
     def add(self, row: int, worth: Floats) -> None:
         """A simulated plan."""
@@ -35,9 +36,10 @@ class TopPlans:
         self.count = count
         self.kept: list[tuple[float, int]] = []
 
-    def beats(self, bound: Floats) -> bool:
-        """Whether enough plans are better than `bound`."""
-        return len(self.kept) >= self.count and self.kept[self.count - 1][0] < bound[0]
+    def beats(self, bounds: Floats) -> Mask:
+        """Those than which enough plans are better."""
+        worst = self.kept[-1][0] if len(self.kept) == self.count else np.inf
+        return worst < bounds[:, 0]
 
     def add(self, row: int, worth: Floats) -> None:
         """Keep what is good enough."""
@@ -56,15 +58,18 @@ class ParetoFront:
     def __init__(self) -> None:
         self.kept: list[tuple[tuple[float, ...], int]] = []
 
-    def beats(self, bound: Floats) -> bool:
-        """Whether a plan that is kept is at least as good in all objectives and better in one."""
-        return any(_dominates(worth, bound) for worth, _ in self.kept)
+    def beats(self, bounds: Floats) -> Mask:
+        """Those than which a plan that is kept is at least as good in all objectives and better in one."""
+        beaten = np.zeros(len(bounds), dtype=bool)
+        for worth, _ in self.kept:
+            beaten |= _dominates(np.array(worth), bounds)
+        return beaten
 
     def add(self, row: int, worth: Floats) -> None:
         """Keep what is not dominated; drop what it dominates."""
-        if self.beats(worth):
+        if self.beats(worth[None])[0]:
             return
-        self.kept = [each for each in self.kept if not _dominates(worth, np.array(each[0]))]
+        self.kept = [each for each in self.kept if not _dominates(worth, np.array(each[:1]))[0]]
         insort(self.kept, (tuple(worth.tolist()), row))
 
     @property
@@ -73,8 +78,9 @@ class ParetoFront:
         return [row for _, row in self.kept]
 
 
-def _dominates(one: Floats | tuple[float, ...], other: Floats) -> bool:
-    return bool(np.all(one <= other) and np.any(one < other))
+def _dominates(one: Floats, others: Floats) -> Mask:
+    dominated: Mask = np.all(one <= others, axis=1) & np.any(one < others, axis=1)
+    return dominated
 
 
 def best_of(objectives: int, count: int) -> Best:

@@ -140,37 +140,32 @@ class _Hunt:
     def simulate(self, workers: LocalProcesses | InThisProcess, progress: Progress) -> None:
         """Simulate plans in order of their bound until no other can be among the best."""
         floors = self._floors()
-        order = np.lexsort((np.arange(len(floors)), floors[:, 0]))
+        rest: Ints = np.lexsort((np.arange(len(floors)), floors[:, 0]))
         running: dict[Future[Batch], int] = {}
-        for place, row in enumerate(order.tolist()):
-            if self.best.beats(floors[row]):
-                if len(self.objectives) == 1:
-                    break
-                continue
-            lacking = lacking_bytes(Setup(self.plan(row)))
-            if lacking > 0:
-                self.status[row] = NO_FIT
-                self.lacking = min(self.lacking, lacking)
-                continue
-            running[workers.submit([self.plan(row)])] = row
+        done = 0
+        while len(rest):
+            row, rest, done = int(rest[0]), rest[1:], done + 1
+            if self._fits(row):
+                running[workers.submit([self.plan(row)])] = row
             if len(running) >= workers.slots:
                 self._collect(running, workers)
-            progress("simulating", self._share(place, order, floors))
+                rest = rest[~self.best.beats(floors[rest])]
+            progress("simulating", done / (done + len(rest)))
         while running:
             self._collect(running, workers)
+
+    def _fits(self, row: int) -> bool:
+        """Whether there is enough memory for a plan; puts down if not."""
+        lacking = lacking_bytes(Setup(self.plan(row)))
+        if lacking > 0:
+            self.status[row] = NO_FIT
+            self.lacking = min(self.lacking, lacking)
+        return lacking == 0
 
     def _floors(self) -> Floats:
         """What each plan is worth at least, (n, objectives)."""
         setup = Setup(self.space.base)
         return np.stack([objective.floor(setup, self.least) for objective in self.objectives], axis=1)
-
-    def _share(self, place: int, order: Ints, floors: Floats) -> float:
-        """Part of the plans that can still be among the best that is done."""
-        rows = self.best.rows
-        if not rows or len(self.objectives) > 1:
-            return place / len(order)
-        worst = self._worth(self.fields[rows[-1]])[0]
-        return place / max(1, int(np.searchsorted(floors[order, 0], worst, side="right")))
 
     def _collect(self, running: dict[Future[Batch], int], workers: LocalProcesses | InThisProcess) -> None:
         """Take in at least one finished simulation; one whose process died counts as failed."""
