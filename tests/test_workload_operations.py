@@ -230,6 +230,14 @@ def test_dynamic_scaling_reads_each_tensor_once_more_and_casts_weights_at_each_u
     assert len([o for o in everything(block) if o.name.endswith("weight cast")]) == 8
 
 
+def test_current_scaling_reads_tensors_once_more_but_casts_weights_once_a_step() -> None:
+    shard = replace(SHARD, precision="fp8", fp8_scaling="current")
+    block, name = layer_block(GPT, shard), "attention output input cast"
+    dynamic = layer_block(GPT, replace(shard, fp8_scaling="dynamic"))
+    assert named(block.forward, name) == named(dynamic.forward, name)
+    assert not [o for o in everything(block) if o.name.endswith(("weight cast", "maximum"))]
+
+
 def test_copies_of_sharded_units_move_their_bytes_per_parameter() -> None:
     block = layer_block(GPT, replace(SHARD, gather_copy=4.0, reduce_copy=6.0))
     parameters = layer_parameters(GPT, 8).total

@@ -111,8 +111,13 @@ class Extent:
         return self.shard.lora is not None and target in self.shard.lora.targets
 
     @property
-    def scales_dynamically(self) -> bool:
+    def finds_scales(self) -> bool:
         """The scale of an fp8 tensor is found in the tensor itself."""
+        return self.shard.fp8_scaling != "delayed"
+
+    @property
+    def scales_dynamically(self) -> bool:
+        """So is that of weights, at each use."""
         return self.shard.fp8_scaling == "dynamic"
 
     def hides(self, phase: str) -> bool:

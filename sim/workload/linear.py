@@ -152,13 +152,13 @@ def _cast(extent: Extent, layer: Linear, name: str, elements: int, *, transposed
     """To fp8: read 2 B, write 1 B, and 1 B more for the transposed copy that weight gradients need.
 
     Hopper multiplies fp8 operands in one layout only (Transformer Engine, cast_transpose). Delayed
-    scaling takes the scale from earlier steps; dynamic scaling reads the tensor once more to find it.
+    scaling takes the scale from earlier steps; the others read the tensor once more to find it.
     The input of a column-parallel product is cast by the norm before it.
     """
     if layer.precision != "fp8":
         return ()
-    more = (transposed and not extent.frozen) + 2 * extent.scales_dynamically
-    cast = elementwise(extent, f"{name} cast", (3 + more) * elements, 1 + extent.scales_dynamically)
+    more = (transposed and not extent.frozen) + 2 * extent.finds_scales
+    cast = elementwise(extent, f"{name} cast", (3 + more) * elements, 1 + extent.finds_scales)
     return (*_common_scale(extent, name), cast)
 
 
