@@ -162,7 +162,9 @@ def simulate_step(experiment: Experiment, watch: Watch | None = None) -> Simulat
     def run() -> Simulated:
         prepared = prepare_step(experiment)
         with watch(prepared.executor.progress) if watch else nullcontext():
-            return prepared.run()
+            simulated = prepared.run()
+        prepared.executor.release()
+        return simulated
 
     if experiment.simulation.reuse == "off":
         return run()
