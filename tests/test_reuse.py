@@ -38,6 +38,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "slowdown": {"software": {"gradient_overlap": True, "overlap_slowdown": 0.2}},
     "tensor": {"parallelism": {"tensor": 2, "pipeline": 4, "data": 4}},
     "zero": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "zero_stage": 1}},
+    "gpipe": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "schedule": "gpipe"}},
+    "sequence": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "sequence_parallel": True}},
+    "chunks": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "virtual_stages": 2}},
+    "groups": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "zero_stage": 1, "shard_group": 2}},
+    "another seed": {"seed": 5},
     "random": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}},
     "other seed": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}, "seed": 5},
     "slow": {"degradations": [{"accelerator": "node0/gpu1", "factor": 0.5}]},
@@ -123,7 +128,7 @@ def test_steps_that_differ_have_other_keys() -> None:
 
 def test_what_is_equal_is_used_again() -> None:
     first = plan_step(experiment("itself"))
-    for change in ("itself", "model", "training", "software"):
+    for change in ("itself", "model", "training", "software", "gpipe", "sequence", "zero", "another seed"):
         again = plan_step(experiment(change))
         assert again.cluster is first.cluster
         assert again.partition is first.partition
@@ -131,7 +136,7 @@ def test_what_is_equal_is_used_again() -> None:
         other = plan_step(experiment(change))
         assert other.cluster.links is first.cluster.links
         assert other.partition is first.partition
-    for change in ("tensor", "random", "fold"):
+    for change in ("tensor", "random", "fold", "chunks", "groups"):
         other = plan_step(experiment(change))
         assert other.cluster is first.cluster
         assert other.partition is not first.partition
@@ -171,7 +176,10 @@ def test_switched_off_everything_is_made_anew() -> None:
 
 
 def test_layouts_that_differ_have_other_keys() -> None:
-    keys = [layout_key(experiment(change)) for change in ("itself", "tied", "tensor", "random", "other seed", "fold")]
+    keys = [
+        layout_key(experiment(change))
+        for change in ("itself", "tied", "tensor", "random", "other seed", "fold", "chunks")
+    ]
     assert len(set(keys)) == len(keys)
 
 

@@ -100,8 +100,11 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
 def layout_key(experiment: Experiment) -> tuple[object, ...]:
     """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
     setup, options = Setup(experiment), experiment.simulation
-    ties = ties_embeddings(experiment, setup.workload)
-    return setup.parallelism, setup.data, experiment.seed, ties, options.prune, options.fold
+    plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
+    size = plan.tensor, plan.context, plan.expert, plan.pipeline, setup.data
+    groups = plan.virtual_stages > 1, plan.shard_group, ties
+    place = plan.order, plan.placement, experiment.seed if plan.placement == "random" else None
+    return size, place, groups, options.prune, options.fold
 
 
 def build_plan(
