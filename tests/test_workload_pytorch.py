@@ -8,10 +8,9 @@ from itertools import pairwise
 import pytest
 from workload_samples import GPT, LLAMA, SHARD, collectives, flops, named, with_
 
-from sim.plan.pieces import Segment, build_chunks, shard_of
+from sim.plan.pieces import Segment, build_chunks
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.activations import layer_activation_bytes
-from sim.workload.kernels import matmul
 from sim.workload.memory import stage_memory
 from sim.workload.operation import Operation, Shard
 from sim.workload.parameters import (
@@ -99,18 +98,6 @@ def test_collectives_along_the_second_dimension_copy() -> None:
     assert len([each for each in both if each.name.endswith(" copy")]) == len(copies(both))
     joined = layer_block(LLAMA, replace(SPLIT, batch_first=True))
     assert set(copies(joined.backward)) == {each.name for each in collectives(joined.backward)}
-
-
-def test_gradients_that_are_reduced_at_once_are_only_written() -> None:
-    """In 16 bit: FSDP reduces the gradients of every microbatch."""
-    kept, written = (layer_block(LLAMA, Shard(accumulates=on)).backward for on in (True, False))
-    name = "feed-forward down weight gradient"
-    assert named(written, name) == matmul(name, (LLAMA.hidden, LLAMA.ffn, 2048), "bf16", 2)
-    assert named(kept, name).bytes_moved - named(written, name).bytes_moved == (2 * 4 - 2) * LLAMA.hidden * LLAMA.ffn
-    assert names(written) == names(kept)
-    plans = (Parallelism(zero_stage=2), Parallelism(zero_stage=3))
-    training = Training(global_batch=8, sequence_length=2048)
-    assert [shard_of(each, training, Software(name="x")).accumulates for each in plans] == [True, False]
 
 
 def test_what_was_gathered_may_be_kept() -> None:

@@ -87,7 +87,6 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         tensor_overlap=software.tensor_overlap,
         sums_partials=software.sums_partials,
         fused_kernels=software.fused_kernels,
-        accumulates=parallelism.zero_stage < 3,
         fused_accumulation=software.fused_accumulation,
         lora=training.lora,
         fp8_scaling=software.fp8_scaling,

@@ -63,13 +63,11 @@ def weight_gradient(extent: Extent, name: str, shape: tuple[int, int, int], prec
     """The gradient of a matrix, added to what earlier microbatches left; `shape` = (inputs, outputs, tokens).
 
     Fused kernels accumulate in the product (read and write `gradient_bytes` per element); others
-    write the product first and add it in a second kernel. What is reduced at once (ZeRO-3) is only written.
+    write the product first and add it in a second kernel.
     """
     inputs, outputs, tokens = shape
     product = matmul(f"{name} weight gradient", (outputs, inputs, tokens), precision, extent.element)
     weights = inputs * outputs
-    if not extent.shard.accumulates:
-        return (product,)
     if extent.shard.fused_accumulation:
         traffic = product.bytes_moved + weights * (2 * extent.gradient_bytes - extent.element)
         return (replace(product, bytes_moved=traffic, output_bytes=extent.gradient_bytes),)

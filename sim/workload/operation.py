@@ -72,7 +72,6 @@ class Shard:
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True
-    accumulates: bool = True  # weight gradients over microbatches
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "current", "dynamic"] = "delayed"
