@@ -70,7 +70,7 @@ def offered_only(axes: Sequence[Axis]) -> Rule:
     offered = {axis.key: axis.offered for axis in axes if axis.offered}
 
     def check_offered(setup: Setup) -> Iterator[Problem]:
-        """The software stack offers it (--space wide goes beyond what it offers)."""
+        """A plan keeps to what its software offers (--space wide goes beyond that)."""
         for key, values in offered.items():
             value = attrgetter(key)(setup.experiment)
             if value not in values and not WITHOUT_EFFECT.get(key, _never)(setup):
