@@ -47,6 +47,10 @@ TRAINING: Fields = {"global_batch": 8, "sequence_length": 512}
 LEAF_SPINE = {"kind": "fat_tree", "nodes_per_unit": 2, "spines": 4}
 CUBE_MESH = {"local": {"kind": "hybrid_cube_mesh", "bandwidth": 150e9}, "nics": {"count": 4, "bandwidth": 12.5e9}}
 BESIDE = {"gradient_overlap": True, "parameter_prefetch": True, "overlap_slowdown": 0.1}
+PYTORCH = {
+    **BESIDE, "root_unit": True, "joins_matrices": False, "batch_first": True, "keeps_gathered": True,
+    "stops_recompute": True, "ring_attention": "compiled", "tensor_overlap": "full", "sums_partials": True,
+}  # fmt: skip
 
 CASES: dict[str, dict[str, Any]] = {
     "one node, tensor 8": {"parallelism": {"tensor": 8}, "training": {"global_batch": 12}},
@@ -168,6 +172,10 @@ CASES: dict[str, dict[str, Any]] = {
     "ZeRO 3, hybrid sharding": {
         "nodes": 4, "parallelism": {"zero_stage": 3, "shard_group": 8}, "software": BESIDE,
         "training": {"global_batch": 32 * 6},
+    },
+    "ZeRO 3 with a root, full overlap": {
+        "nodes": 4, "parallelism": {"tensor": 2, "sequence_parallel": True, "zero_stage": 3}, "software": PYTORCH,
+        "training": {"global_batch": 16 * 3, "recompute": "full"},
     },
     "ZeRO 3 in a pipeline": {
         "nodes": 2, "parallelism": {"tensor": 2, "pipeline": 2, "zero_stage": 3}, "software": BESIDE,

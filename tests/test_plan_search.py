@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import BESIDE, CASES, CUBE_MESH, LEAF_SPINE, small_experiment
+from plans import BESIDE, CASES, CUBE_MESH, LEAF_SPINE, PYTORCH, small_experiment
 
 from sim.cluster.build import build_cluster
 from sim.errors import ConfigError, PlanError
@@ -60,6 +60,7 @@ BASES: dict[str, dict[str, Any]] = {
         ],
     },
     "cube mesh": {"nodes": 2, "node": CUBE_MESH, "software": BESIDE},
+    "two servers, as PyTorch does": {"nodes": 2, "software": PYTORCH},
 }  # fmt: skip
 
 
