@@ -107,11 +107,13 @@ def power_levels(activity: Activity, used: Consumption, rank: int) -> dict[str, 
     job, levels, plant = activity.job, used.levels, used.levels.plant
     place, classes = plant.cluster.node_of(job.plan.grid.accelerator), job.plan.partition.rank
     here = place == place[job.ranks[rank].representative]
-    weights = np.zeros((3, len(job.ranks)))
-    weights[0, rank] = 1.0
-    weights[1] = np.bincount(classes[here], minlength=len(job.ranks))
-    weights[2] = np.bincount(classes, minlength=len(job.ranks))
-    one, node, all_ranks = power_curves(activity, weights)
+    if rank not in activity.curves:
+        weights = np.zeros((3, len(job.ranks)))
+        weights[0, rank] = 1.0
+        weights[1] = np.bincount(classes[here], minlength=len(job.ranks))
+        weights[2] = np.bincount(classes, minlength=len(job.ranks))
+        activity.curves[rank] = power_curves(activity, weights)
+    one, node, all_ranks = activity.curves[rank]
     return _levels(levels, one, node, int(here.sum()), all_ranks)
 
 

@@ -14,7 +14,7 @@ from sim.metrics.energy_step import Activity
 
 Floats = NDArray[np.float64]
 SAMPLES = 128
-NEVER = -1.0  # a time before all
+BLOCK = 4096  # repeated rows that are looked at together
 
 
 def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) -> Floats:
@@ -71,16 +71,14 @@ def _running_sum(rows: Floats) -> Floats:
 
 
 def _of_copies(edges: Floats, trace: Trace, repeat: Repeat, watts: Floats) -> Floats:
-    """The same of all copies of repeated rows: at any time few of them are neither over nor still to begin."""
+    """The same of all copies of repeated rows. Copies of a row follow one another, so at most one is under way."""
     rows = trace.repeated_rows(repeat)
-    start, end, watts, period = trace.start[rows], trace.end[rows], watts[:, rows], repeat.period
-    over = np.clip(np.floor((edges - end.max()) / period), 0, repeat.times)
-    under_way = int((end.max() - start.min()) / period) + 2
-    turn = over + np.arange(1, under_way + 1)[:, None]
-    when = np.where(turn <= repeat.times, edges - turn * period, NEVER)
-    order = np.argsort(when, axis=None)
-    partly = np.empty((len(watts), when.size))
-    partly[:, order] = _energy(when.ravel()[order], start, end, watts)
-    whole = np.outer((watts * (end - start)).sum(axis=1), over)
-    energy: Floats = whole + partly.reshape(len(watts), under_way, -1).sum(axis=1)
+    energy = np.zeros((len(watts), len(edges)))
+    for first in range(0, len(rows), BLOCK):
+        block = rows[first : first + BLOCK]
+        start, lasts, period = trace.start[block], trace.end[block] - trace.start[block], repeat.period
+        since = edges[:, None] - start
+        over = np.clip(np.floor((since - lasts) / period), 0, repeat.times)
+        partly = np.where(over < repeat.times, np.clip(since - (over + 1) * period, 0, lasts), 0.0)
+        energy += watts[:, block] @ (over * lasts + partly).T
     return energy

@@ -8,7 +8,7 @@ as there are ranks, rows of skipped periods as often as they happened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -43,6 +43,7 @@ class Activity:
     sent: Floats
     owner: Ints
     member: Ints
+    curves: dict[int, Floats] = field(default_factory=dict, compare=False)  # of `power_levels`, by rank class
 
     def spread(self, weight: Floats) -> Floats:
         """Sum of `weight`, one for each rank class, over the members of each action, (n_actions,)."""

@@ -88,7 +88,8 @@ class Tally:
         """Means, quantiles and counts of all lives."""
         sums, n = self.sums, self.n
         elapsed = sums["elapsed_s"]
-        spreads = {name: spread_of(np.frombuffer(values)) for name, values in self.values.items()}
+        told = self.values if n > 1 else ("time_to_train_s",)
+        spreads = {name: spread_of(np.frombuffer(self.values[name])) for name in told}
         time = spreads["time_to_train_s"]
         return RunResult(
             time_to_train_s={"mean": time.mean, "p5": time.p5, "p50": time.p50, "p95": time.p95},
