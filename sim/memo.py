@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from typing_extensions import override
+
 ValueT = TypeVar("ValueT")
 
 
@@ -30,3 +32,20 @@ class Memo(Generic[ValueT]):
             _, (_, lost) = self.known.popitem(last=False)
             self.weight -= lost
         return value
+
+
+class Same:
+    """A key that is equal to that of the very same object alone, which it keeps."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    @override
+    def __hash__(self) -> int:
+        return id(self.value)

@@ -254,7 +254,7 @@ def test_a_drain_takes_half_of_a_shared_adapter(copies: float) -> None:
     assert drain.slowdown == pytest.approx(longer / step.trace.time, rel=0.02)
     assert drain.seconds == pytest.approx(steps * longer, rel=0.02)
     whole = int(steps)
-    assert whole * longer <= drain.seconds <= (whole + 1) * longer
+    assert whole * longer * (1 - 1e-9) <= drain.seconds <= (whole + 1) * longer
     assert drain.lost == pytest.approx(whole * comm, abs=comm * 1.0001)
 
 

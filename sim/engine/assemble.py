@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sim.engine.gradients import DataParallel, data_parallel
 from sim.engine.passes import PassWriter
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
+from sim.engine.recipes import exchange_action, optimizer_action
 from sim.engine.roles import kinds_of
+from sim.memo import Memo, Same
 from sim.plan.pieces import Sequence, sequence_of
 from sim.plan.schedule import period
 from sim.workload.optimizer import optimizer_step
@@ -14,11 +18,33 @@ from sim.workload.optimizer import optimizer_step
 MIN_PERIODS = 3  # fewer periods than this are not worth looking for
 
 
+KEPT_INSTRUCTIONS = 1_000_000  # of all programs that are kept at a time
+
+_written: Memo[Program] = Memo(KEPT_INSTRUCTIONS)
+
+
 def assemble(job: Job, input_stall: float = 0.0) -> Program:
     """The program of one training step; all wait `input_stall` seconds for the next batch at its end.
 
-    `coalesce: off` cuts every chain at its collectives.
+    `coalesce: off` cuts every chain at its collectives. A program of an earlier job that differs in numbers alone
+    is used again.
     """
+    if input_stall > 0 or job.plan.experiment.simulation.reuse == "off":
+        return _write(job, input_stall)
+    written = _written.get(program_key(job), lambda: _write(job), lambda made: sum(len(s.which) for s in made.streams))
+    return written.priced_for(job) if written.fixed in (None, job.known) else _write(job)
+
+
+def program_key(job: Job) -> tuple[object, ...]:
+    """All that the structure of the program of a job follows from: equal keys, equal structures."""
+    plan = job.plan
+    parallelism, simulation = plan.experiment.parallelism, plan.experiment.simulation
+    model, software = plan.model.model_dump_json(), plan.software.model_dump_json()
+    split = parallelism, plan.shard, plan.microbatches, plan.apart
+    return Same(job.table), Same(plan.chunks), model, software, split, simulation
+
+
+def _write(job: Job, input_stall: float = 0.0) -> Program:
     program = Program()
     computes = tuple(program.new_stream(f"rank {rank.representative}", "compute", rank.number) for rank in job.ranks)
     exchange = data_parallel(job, program)
@@ -61,12 +87,11 @@ def _embedding_gradients(job: Job, program: Program, exchange: DataParallel) -> 
     for number, flow in enumerate(job.flows):
         if flow.kind != "embedding":
             continue
-        cost = job.cost(number, "all_reduce", size)
-        action = Action("embedding gradients", "data_comm", flow=number, size=cost.size, latency=cost.latency)
+        recipe = partial(exchange_action, "embedding gradients", number, "all_reduce", size, ())
         done = program.new_kind("embedding gradients summed")
         waits = tuple(token(exchange.marks[rank]) for rank in flow.members)
         stream = program.new_stream(f"embedding group {number}", "embedding")
-        stream.add(program.new_template(waits, program.new_action(action), token(done)))
+        stream.add(program.new_template(waits, program.new_recipe(recipe, job), token(done)))
         awaited |= dict.fromkeys(flow.members, done)
     return awaited
 
@@ -97,19 +122,9 @@ def _write_end(
     marker = program.new_action(Action("end of backward", "other", (rank.number,)))
     compute.add(program.new_template((), marker, token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank) + embedding
-    alone = job.alone(rank, [(update, 1)])
-    step = Action(
-        "optimizer",
-        "optimizer",
-        (rank.number,),
-        alone.seconds,
-        parts=(("optimizer", alone.seconds),),
-        operations=1,
-        joules=tuple(alone.spent.joules.items()),
-        busy=alone.spent.busy,
-    )
+    step = program.new_recipe(partial(optimizer_action, rank, update), job)
     updated = exchange.update_tokens[rank.number]
-    compute.add(program.new_template(waits, program.new_action(step), token(updated)))
+    compute.add(program.new_template(waits, step, token(updated)))
     overhead = job.plan.software.step_overhead
     end = Action("step overhead", "other", (rank.number,), overhead, parts=(("other", overhead),))
     compute.add(program.new_template(exchange.weights_of(rank), program.new_action(end)))

@@ -9,10 +9,13 @@ gradients after.
 
 from __future__ import annotations
 
+from functools import partial
+
 from typing_extensions import override
 
-from sim.engine.program import Action, Program, Stream, Token, token
+from sim.engine.program import Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
+from sim.engine.recipes import exchange_action
 from sim.engine.roles import Role, Rule, kinds_of
 from sim.plan.pieces import Chunk, Segment
 from sim.plan.schedule import Pass
@@ -62,12 +65,9 @@ class DataParallel:
         """Queue one collective; `waits` and `done` are relative to `index`."""
         key = (flow, what, kind, message, waits, done)
         if key not in self.templates:
-            cost = self.job.cost(flow, kind, message)
             beside = self.job.flows[flow].members if self.slows else ()
-            action = Action(
-                what, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside, operations=1
-            )
-            self.templates[key] = self.program.new_template(waits, self.program.new_action(action), done)
+            action = self.program.new_recipe(partial(exchange_action, what, flow, kind, message, beside), self.job)
+            self.templates[key] = self.program.new_template(waits, action, done)
         self.stream(flow).add(self.templates[key], index)
 
     def sum_replicas(self, flow: int, what: str, message: float, index: int) -> None:

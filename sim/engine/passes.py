@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from sim.engine.chains import Alone, Timed, cut
+from functools import partial
+
+from sim.engine.chains import Timed, cut
 from sim.engine.gradients import DataParallel
 from sim.engine.program import Action, Program, Token, token
 from sim.engine.ranks import Job, RankClass
+from sim.engine.recipes import chain_action, send_action
 from sim.engine.roles import Role, kinds_of
 from sim.plan.pieces import Work, sequence_of, work_of
 from sim.plan.schedule import Pass
@@ -97,9 +100,10 @@ class PassWriter:
     ) -> Placed:
         """One instruction if nothing in it meets other traffic, else cut at its collectives."""
         if self.coalesce:
-            alone = self.job.alone(rank, work)
-            if all(self._meets_nobody(rank, rank.flows[group], calm) for group in alone.sizes):
-                return [(rank.number, self._coalesced(rank, str(key[0]), alone, waits, signal))]
+            groups = self.job.alone(rank, work).sizes
+            if all(self._meets_nobody(rank, rank.flows[group], calm) for group in groups):
+                action = self.program.new_recipe(partial(chain_action, str(key[0]), rank, work), self.job)
+                return [(rank.number, self.program.new_template(waits, action, signal))]
         return self._cut(rank, key, work, waits, signal)
 
     def _meets_nobody(self, rank: RankClass, flow: int, calm: bool) -> bool:
@@ -119,27 +123,10 @@ class PassWriter:
         each = self.job.flows[flow]
         return each.kind in ("gradient", "replica", "embedding") and rank.number in each.members
 
-    def _coalesced(
-        self, rank: RankClass, label: str, alone: Alone, waits: tuple[Token, ...], signal: Token | None
-    ) -> int:
-        carried = tuple((rank.flows[group], size) for group, size in alone.sizes.items())
-        action = Action(
-            label,
-            "compute",
-            (rank.number,),
-            alone.seconds,
-            parts=tuple(alone.parts.items()),
-            comm=alone.comm,
-            carried=carried,
-            operations=alone.operations,
-            joules=tuple(alone.spent.joules.items()),
-            busy=alone.spent.busy,
-        )
-        return self.program.new_template(waits, self.program.new_action(action), signal)
-
     def _cut(
         self, rank: RankClass, key: tuple[object, ...], work: Work, waits: tuple[Token, ...], signal: Token | None
     ) -> Placed:
+        self.program.fixed = self.job.known
         steps = cut(self.job.all_timed(rank, work))
         out: Placed = []
         issued: list[int] = []
@@ -202,16 +189,13 @@ class PassWriter:
         flow = rank.flows[f"{direction} out"]
         receiver = self.job.flows[flow].receiver
         message = self.message / self.job.plan.shard.tensor if self.scatters else self.message
-        cost = self.job.cost(flow, "send", message)
-        action = Action(
-            f"send {direction}", "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency, operations=1
-        )
+        action = self.program.new_recipe(partial(send_action, f"send {direction}", flow, message), self.job)
         arrival = token(self.program.kind("arrival", receiver, each.backward, next_chunk))
         waits: tuple[Token, ...] = ()
         stream = rank.number
         if self.job.plan.software.pipeline_overlap:
             stream, waits = self._send_stream(rank, direction), (done,)
-        return [(stream, self.program.new_template(waits, self.program.new_action(action), arrival))]
+        return [(stream, self.program.new_template(waits, action, arrival))]
 
     def _send_stream(self, rank: RankClass, direction: str) -> int:
         key = (rank.number, direction)

@@ -232,10 +232,13 @@ def _joined(loops: list[list[Head]], flows: list[set[int]], conflicts: tuple[fro
         return s
 
     looping = set().union(*flows)
-    first: dict[tuple[str, int], int] = {}
+    first: dict[int, int] = {}  # token kind, or -1 less a flow class -> the first stream that has to do with it
     for s, heads in enumerate(loops):
-        kinds = {head.kind for head in heads} - {-1} | {kind for head in heads for kind, _ in head.waits}
-        met = {other for flow in flows[s] for other in conflicts[flow] & looping}
-        for key in [("token", kind) for kind in sorted(kinds)] + [("flow", flow) for flow in sorted(met)]:
-            parent[find(s)] = find(first.setdefault(key, s))
+        keys = [head.kind for head in heads if head.kind >= 0]
+        keys += [kind for head in heads for kind, _ in head.waits]
+        keys += [-1 - other for flow in flows[s] for other in conflicts[flow] if other in looping]
+        for key in keys:
+            other = first.setdefault(key, s)
+            if other != s:
+                parent[find(s)] = find(other)
     return [find(s) for s in range(len(loops))]

@@ -10,9 +10,10 @@ signalled in the order of their index, so the highest one so far says which are 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,9 @@ class Stream:
         return [table[number] for number in self.which]
 
 
+Recipe = Callable[[Any], Action]  # makes an action for a job
+
+
 @dataclass(slots=True)
 class Program:
     """Streams with the tables they refer to.
@@ -128,6 +132,8 @@ class Program:
     templates: list[Template] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     beats: dict[int, int] = field(default_factory=dict)
+    recipes: dict[int, Recipe] = field(default_factory=dict)  # action -> what makes it for a job
+    fixed: object = None  # the known times that went into actions without a recipe, if any did
     kinds: list[tuple[object, ...]] = field(default_factory=list)  # token kind -> name and key, for messages
     known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made
 
@@ -151,6 +157,18 @@ class Program:
         """Register an action."""
         self.actions.append(action)
         return len(self.actions) - 1
+
+    def new_recipe(self, recipe: Recipe, job: object) -> int:
+        """Register the action that a recipe makes for `job`."""
+        self.recipes[len(self.actions)] = recipe
+        return self.new_action(recipe(job))
+
+    def priced_for(self, job: object) -> Program:
+        """The same program with the numbers of another job."""
+        actions = self.actions.copy()
+        for number, recipe in self.recipes.items():
+            actions[number] = recipe(job)
+        return replace(self, actions=actions)
 
     def new_template(self, waits: tuple[Token, ...], action: int, signal: Token | None = None) -> int:
         """Register a template."""
