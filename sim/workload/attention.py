@@ -159,7 +159,7 @@ def _key_elements(extent: Extent) -> float:
 
 
 def _ring(extent: Extent, whole: Operation, per_element: int, merge: int) -> Operations:
-    """The fused kernel once per block of the ring: the last block waits for the exchange.
+    """The fused kernel once per block of the ring: the last waits for the exchange. Only the own block has a mask.
 
     Separate kernels add each block after the first to the result: `merge` bytes per element of the queries.
     A compiler waits for each collective where it is issued (PyTorch, _functional_collectives.py, _maybe_wrap_tensor).
@@ -167,7 +167,7 @@ def _ring(extent: Extent, whole: Operation, per_element: int, merge: int) -> Ope
     ranks = extent.shard.context
     if ranks == 1:
         return (whole,)
-    beside, last = _part(whole, ranks - 1, ranks), _part(whole, 1, ranks)
+    beside, last = _part(whole, ranks - 1, ranks, masked=1 / (ranks - 1)), _part(whole, 1, ranks, masked=0.0)
     hidden_by = 0 if extent.shard.ring_attention == "compiled" else 1
     work = (*_gather_keys(extent, whole.name, per_element, hidden_by), beside)
     work = (*work, replace(last, name=f"{whole.name} last block"))
@@ -190,7 +190,7 @@ def _last_turn(extent: Extent) -> Operations:
     return (collective("attention backward last turn", "all_gather", "context", share),)
 
 
-def _part(whole: Operation, blocks: int, ranks: int) -> Operation:
+def _part(whole: Operation, blocks: int, ranks: int, masked: float) -> Operation:
     """`blocks` of `ranks` blocks; queries and output cross memory again for each block."""
     return replace(
         whole,
@@ -199,4 +199,5 @@ def _part(whole: Operation, blocks: int, ranks: int) -> Operation:
         n=whole.n * blocks // ranks,
         kernels=whole.kernels * blocks,
         parts=blocks,
+        masked=masked,
     )
