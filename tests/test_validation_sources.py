@@ -15,13 +15,13 @@ from support import ROOT
 
 RUNS = {  # source: mean absolute error of the step time on these runs at most, and the runs
     "bloom_tuning": (0.085, ("L585-187B", "L711-181B", "L740-182B", "L831-182B", "L928-178B")),
-    "dgxc_h100": (0.02, ("nemotron4-15b-bf16-16", "nemotron4-15b-fp8-16", "llama31-8b-bf16-8", "llama31-8b-fp8-16")),
+    "dgxc_h100": (0.015, ("nemotron4-15b-bf16-16", "nemotron4-15b-fp8-16", "llama31-8b-bf16-8", "llama31-8b-fp8-16")),
     "megatron_core_h100": (0.11, ("weak-1.7B", "weak-7.1B", "weak-16B", "weak-32B")),
     "mlperf_llama2_70b_lora": (0.055, ("eos_ngc24.04", "h200_ngc24.04", "4xSR680Ax8H200", "2xXE9680x8H100")),
     "mpt_llm_foundry": (0.04, ("mpt-70b-s2048-h100_80gb-512", "mpt-13b-s2048-h100_80gb-32", "mpt-3b-s2048-h100_80gb-64",
                                "mpt-7b-s2048-a100_40gb-8", "mpt-125m-s512-a100_80gb-8")),
     "ibm_fms_fsdp": (0.065, ("fms-7b", "fms-34b-a100", "fms-34b-h100")),
-    "nemo_24": (0.09, ("GPT3-5B", "LLAMA2-13B", "Nemotron-8B")),
+    "nemo_24": (0.03, ("GPT3-5B", "LLAMA2-13B", "Nemotron-8B")),
     "torchtitan": (0.06, ("llama8b-fsdp-8-compile", "llama8b-fsdp-128-eager", "llama8b-fsdp-128-compile-fp8",
                           "llama70b-256-2d", "70b-256-asynctp-bf16", "8b-64-asynctp-bf16", "h200-llama8b-32")),
     "vtrain_multi": (0.045, ("001", "017", "038", "066", "095")),
