@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from sim.engine.gradients import DataParallel, data_parallel
+from sim.engine.parts import find_parts
 from sim.engine.passes import PassWriter
 from sim.engine.program import Action, Program, Stream, Token, token
 from sim.engine.ranks import Job, RankClass
@@ -62,7 +63,8 @@ def _write(job: Job, input_stall: float = 0.0) -> Program:
         _write_end(job, program, computes[rank.number], rank, exchange, waits, updates[rank.number])
         if input_stall > 0:
             _wait_for_input(program, computes[rank.number], rank, input_stall)
-    program.beats = _beats(job, exchange, widths)
+    if job.plan.experiment.simulation.skip == "auto" and (beats := _beats(job, exchange, widths)):
+        program.parts = find_parts(program, beats, job.conflicts)
     return program
 
 

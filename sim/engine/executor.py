@@ -42,7 +42,7 @@ class Runner(Flow):
     def __init__(self, number: int, stream: Stream, heads: list[Head], done: Callable[[Any], None]) -> None:
         super().__init__(done)
         self.number = number
-        self.which, self.index, self.counts = stream.which, stream.index, stream.counts
+        self.which, self.index = stream.which, stream.index
         self.heads = [heads[template] for template in stream.table]
         self.length, self.position = len(stream.which), 0
         self.doing = WAITS
@@ -89,7 +89,7 @@ class Executor:
         self._on_alarm: list[Callable[[Any], None]] = [self._wake]
         shared = slowdown > 0 and any(action.steals for action in program.actions)
         self.processors = Processors(slowdown, self.runners) if shared else None
-        self.skipper = PeriodSkipper(self) if skip and program.beats else None
+        self.skipper = PeriodSkipper(self) if skip and program.parts else None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""

@@ -117,6 +117,20 @@ class Stream:
         return [table[number] for number in self.which]
 
 
+class Part(NamedTuple):
+    """Streams that loop together, the stream whose progress sets the beat, and its instructions per period.
+
+    neighbours: streams of the part, and others that may use links of its loops, slow its work, or wait for it.
+    signals: kinds of token that come from the part.
+    """
+
+    streams: list[int]
+    beat: int
+    length: int
+    neighbours: list[int]
+    signals: frozenset[int]
+
+
 Recipe = Callable[[Any], Action]  # makes an action for a job
 
 
@@ -124,14 +138,13 @@ Recipe = Callable[[Any], Action]  # makes an action for a job
 class Program:
     """Streams with the tables they refer to.
 
-    beats: streams that set the beat of a repeating part, with their instructions per period; there
-    the executor looks whether the state repeats.
+    parts: what may repeat; the executor looks there whether the state does.
     """
 
     actions: list[Action] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
-    beats: dict[int, int] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
     recipes: dict[int, Recipe] = field(default_factory=dict)  # action -> what makes it for a job
     fixed: object = None  # the known times that went into actions without a recipe, if any did
     kinds: list[tuple[object, ...]] = field(default_factory=list)  # token kind -> name and key, for messages
