@@ -95,10 +95,17 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
     stacks = {table: {Setup(case.load().experiment).software.name for case in cases_of(table)} for table in CASES}
     assert {table: names for table, names in stacks.items() if len(names) > 1} == {
         "bloom_tuning": {"deepspeed-blocking", "deepspeed-bf16"},
-        "dgxc_h100": {"nemo", "nemo-flash2", "maxtext"},
+        "dgxc_h100": {"nemo", "nemo-flash2", "nemo-flash2-bf16-adam", "maxtext"},
         "mlperf_gpt3": {"nemo", "nemo-flash2", "nemo-flash1"},
         "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
-        "torchtitan": {"fsdp", "fsdp-compile", "fsdp-compile-async-tp"},
+        "nemo_24": {"nemo-flash2", "nemo-flash2-bf16-adam"},
+        "torchtitan": {
+            "fsdp",
+            "fsdp-compile",
+            "fsdp-compile-async-tp",
+            "torchtitan-2024",
+            "torchtitan-2024-pipeline",
+        },
     }
     written = [case.node.value["software"].value for case in published() if "software" in case.node.value]
     assert all(isinstance(name, str) for name in written), "a stack is named, not described, in a case"

@@ -66,7 +66,7 @@ def test_sizes_of_mlperf_storage(model: str, weights_gib: float, total_gib: floa
 
     They count whole binary units. Its 70B has 0.9 % fewer parameters than Meta's; the others agree to 0.3 %.
     """
-    plan = published("llama3-8b-dgx-h100", f"workload={model}")
+    plan = published("llama3-8b-dgx-h100", f"workload={model}", "software=megatron-core")
     for save, gib in ((Checkpointing(bytes_per_parameter=2.0), weights_gib), (Checkpointing(), total_gib)):
         assert saved_bytes(plan, save).sum() / GIB == pytest.approx(gib, rel=0.012)
 
@@ -74,7 +74,7 @@ def test_sizes_of_mlperf_storage(model: str, weights_gib: float, total_gib: floa
 def test_the_largest_model_of_mlperf_storage_has_the_same_parts() -> None:
     """The same table's 1T: 2,571 of weights, 17,997 in all, so 14 bytes per parameter where weights have 2."""
     parameters = 2571 * GIB / 2
-    plan = published("llama3-8b-dgx-h100")
+    plan = published("llama3-8b-dgx-h100", "software=megatron-core")
     per_parameter = saved_bytes(plan, Checkpointing()).sum() / total_parameters(plan.model)
     assert per_parameter * parameters / GIB == pytest.approx(17997, rel=1e-4)
 

@@ -1,8 +1,8 @@
 """The training state as the ranks hold it: what each of them saves, and what it must have to go on.
 
 State is weights and optimizer state. With 16-bit weights, a 32-bit master copy and two 32-bit moments
-it takes 14 bytes per parameter; ZeRO decides which part of it ranks share. Beside adapters, only they are
-saved, but frozen weights are read again.
+it takes 14 bytes per parameter, 12 where only the 32-bit weights are kept; ZeRO decides which part of it
+ranks share. Beside adapters, only they are saved, but frozen weights are read again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sim.plan.plan import Plan
 from sim.spec.storage import Checkpointing
-from sim.workload.extent import element_bytes, weight_bytes
-from sim.workload.memory import optimizer_state_bytes
+from sim.workload.extent import weight_bytes
+from sim.workload.memory import stored_bytes
 from sim.workload.parameters import embedding_parameters, total_parameters, trained_parameters
 
 Floats = NDArray[np.float64]
@@ -21,9 +21,9 @@ Floats = NDArray[np.float64]
 
 def state_bytes(plan: Plan, save: Checkpointing) -> tuple[float, float]:
     """Saved bytes per parameter: of weights, of optimizer state."""
-    weights = float(element_bytes(plan.shard.precision))
+    weights, optimizer = stored_bytes(plan.shard.precision, plan.software)
     if save.bytes_per_parameter is None:
-        return weights, float(optimizer_state_bytes(plan.shard.precision))
+        return float(weights), float(optimizer)
     return min(weights, save.bytes_per_parameter), max(0.0, save.bytes_per_parameter - weights)
 
 

@@ -8,6 +8,7 @@ selective recomputation. Mask bytes appear with dropout, the score term without 
 from __future__ import annotations
 
 from sim.spec.records import Transformer
+from sim.workload.ends import LOSSES
 from sim.workload.extent import Extent, extent_of
 from sim.workload.lora import adapted_sizes
 from sim.workload.operation import Shard
@@ -36,9 +37,9 @@ def embedding_activation_bytes(model: Transformer, shard: Shard) -> float:
 
 
 def head_activation_bytes(model: Transformer, shard: Shard) -> float:
-    """Inputs of final norm and output product, and 32-bit logits [B] (section 4.3)."""
+    """Inputs of final norm and output product, and what the loss keeps, 32-bit logits in Megatron [B] (4.3)."""
     extent = extent_of(model, shard)
-    return 2 * input_bytes(extent) + 4.0 * extent.tokens * extent.vocab
+    return 2 * input_bytes(extent) + LOSSES[shard.cross_entropy].kept * float(extent.tokens * extent.vocab)
 
 
 def stage_message_bytes(model: Transformer, shard: Shard) -> float:
@@ -75,11 +76,12 @@ def _alternate(extent: Extent) -> float:
 def _replicated(extent: Extent) -> float:
     """Inputs and outputs of both norms, two dropout masks: 10 s b h, over t if the sequence is split [B].
 
-    The output of a norm is kept for the weight gradient of the matrix behind it, or of its adapter.
+    The output of a norm is kept for the weight gradient of the matrix behind it, in fp8 if the product is, or of
+    its adapter.
     """
     outputs = sum(not extent.frozen or extent.adapts(target) for target in ("qkv", "feed_forward_up"))
     rows = extent.tokens if extent.shard.keeps_gathered else extent.rows
-    inside = extent.rows * (2 * extent.element + 2 * extent.model.dropout) + rows * outputs * extent.element
+    inside = extent.rows * (2 * extent.element + 2 * extent.model.dropout) + rows * outputs * extent.kept_input
     return float(extent.hidden * inside)
 
 
@@ -97,9 +99,11 @@ def _split(extent: Extent) -> float:
     """Queries, keys, values, attention output and feed-forward intermediates: 24 s b h / t [B].
 
     The feed-forward block keeps the inputs and the output of its activation; an eager gate also
-    keeps the activated factor. Frozen, it keeps no output.
+    keeps the activated factor. Frozen, it keeps no output. Inputs of fp8 products are kept in fp8, that of the
+    attention output beside the 16-bit one that attention keeps.
     """
     output = not extent.frozen or extent.adapts("feed_forward_down")
-    inner = len(extent.ffn_widths) + output + (extent.gated and not extent.fused)
+    inner = len(extent.ffn_widths) + (extent.gated and not extent.fused)
     columns = sum(extent.qkv_widths) + extent.query_width + inner * extent.ffn
-    return float(extent.element * extent.tokens * columns)
+    cast = extent.query_width * (extent.kept_input < extent.element) + extent.ffn * output
+    return float(extent.tokens * (extent.element * columns + extent.kept_input * cast))

@@ -22,23 +22,33 @@ from sim.workload.operation import CollectiveKind
 
 
 class Loss(NamedTuple):
-    """Memory traffic per logit [B] and kernels of both passes of the cross-entropy."""
+    """Memory traffic per logit [B] and kernels of both passes of the cross-entropy, and the memory they take [B].
+
+    `kept` for the backward pass, `working` beside it at the fullest moment.
+    """
 
     forward: int
     backward: int
     forward_kernels: int
     backward_kernels: int
+    kept: int
+    working: int
 
 
 # 16-bit logits, 32-bit arithmetic, one term per kernel as read + write.
 LOSSES = {
     # Megatron Core, tensor_parallel/cross_entropy.py: cast, maximum, subtract, exponential, sum, divide;
-    # backward: scale, cast
-    "vocabulary_parallel": Loss(6 + 4 + 8 + 8 + 4 + 8, 8 + 6, 6, 3),
-    # PyTorch: cast, log-softmax, loss; backward: scattered zeros, log-softmax, cast
-    "eager": Loss(6 + 8, 4 + 12 + 6, 3, 3),
-    # one pass for the normaliser, one that reads logits and writes gradients
-    "compiled": Loss(2, 4, 1, 1),
+    # backward: scale, cast. Softmax is kept in 32 bit, logits and gradients are 16 bit
+    "vocabulary_parallel": Loss(6 + 4 + 8 + 8 + 4 + 8, 8 + 6, 6, 3, 4, 2),
+    # PyTorch: cast, log-softmax, loss; backward: scattered zeros, log-softmax, cast. The log-softmax is kept, its
+    # gradient and that of its input meet it
+    "eager": Loss(6 + 8, 4 + 12 + 6, 3, 3, 4, 4 + 4),
+    # one pass for the normaliser, one that reads the 16-bit logits and writes gradients
+    "compiled": Loss(2, 4, 1, 1, 2, 2),
+    # LLM Foundry, models/mpt/modeling_mpt.py: flash-attn's kernel each way (fused_crossentropy), and the metrics
+    # LanguageCrossEntropy and LanguagePerplexity (Composer, _train_microbatch), each a 32-bit log-softmax of 16-bit
+    # logits, as autocast runs it
+    "with_metrics": Loss(2 + 2 * 6, 4, 1 + 2 * 2, 1, 2, 4),
 }
 
 

@@ -120,6 +120,16 @@ class Extent:
         """So is that of weights, at each use."""
         return self.shard.fp8_scaling == "dynamic"
 
+    @property
+    def kept_input(self) -> int:
+        """Bytes per element of what a product keeps for its weight gradient.
+
+        Transformer Engine (pytorch/module/linear.py) keeps what it has cast to fp8; torchao, which casts again in
+        the backward pass, and adapters keep 16 bit.
+        """
+        cast = self.shard.precision == "fp8" and not self.scales_dynamically and not self.frozen
+        return 1 if cast else self.element
+
     def hides(self, phase: str) -> bool:
         """Tensor-parallel traffic of "forward" or "backward" runs beside products."""
         return self.shard.tensor_overlap in (("full",) if phase == "forward" else ("backward", "full"))

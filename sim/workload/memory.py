@@ -17,13 +17,14 @@ from sim.workload.activations import (
     head_activation_bytes,
     layer_activation_bytes,
 )
+from sim.workload.ends import LOSSES
 from sim.workload.extent import element_bytes, extent_of, weight_bytes
 from sim.workload.inflight import end_chunks_in_flight
 from sim.workload.operation import Shard
 from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters, trained_parameters
 
-MOMENT_BYTES = 8  # two 32-bit moments of Adam
-MASTER_BYTES = 4  # 32-bit copy of 16-bit weights
+WHOLE_BYTES = 4  # of a 32-bit weight
+REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,26 @@ def _whatever_is_in_flight(part: _Stage) -> dict[str, float]:
     return {
         "weights": _weights(part),
         "gradients": part.trained * part.software.gradient_bytes / part.shards(2),
-        "optimizer": part.trained * optimizer_state_bytes(part.training.precision) / part.shards(1),
+        "optimizer": part.trained * stored_bytes(part.training.precision, part.software)[1] / part.shards(1),
         "activations": 0.0,
         "ends": 0.0,
         "temporary": _working_set(part) + _gathered(part),
     }
 
 
-def optimizer_state_bytes(precision: str) -> int:
-    """Adam state per parameter [B]: moments, and a master copy unless weights are 32 bit."""
-    return MOMENT_BYTES + (MASTER_BYTES if element_bytes(precision) < MASTER_BYTES else 0)
+def stored_bytes(precision: str, software: Software) -> tuple[int, int]:
+    """Bytes per trained parameter between two steps: of weights, of Adam's state (moments and master weights).
+
+    Weights that are as wide as the moments are their own master (Apex, DistributedFusedAdam, store_params); fp8
+    weights with their transposed copy take 2 B, but are not.
+    """
+    weights, moment = element_bytes(precision), software.moment_bytes
+    if software.master_weights == "sole":
+        return WHOLE_BYTES, 2 * moment
+    if weights >= moment and precision != "fp8":
+        return weights, 2 * moment
+    lacking = software.master_weights == "remainder" and precision == "bf16"
+    return weights, 2 * moment + (REMAINDER_BYTES if lacking else moment)
 
 
 def shard_ranks(parallelism: Parallelism) -> int:
@@ -125,10 +136,14 @@ def shard_ranks(parallelism: Parallelism) -> int:
 
 
 def _weights(part: _Stage) -> float:
-    frozen = part.parameters if part.shard.lora else 0
-    element = weight_bytes(part.training.precision, part.shard.lora)
-    stored = frozen * element + part.trained * element_bytes(part.training.precision)
-    return stored / part.shards(3)
+    """As stored; 32-bit weights without a copy are sharded with the optimizer, and the whole ones kept in 16 bit."""
+    precision, lora, zero = part.training.precision, part.shard.lora, part.parallelism.zero_stage
+    frozen = part.parameters * weight_bytes(precision, lora) if lora else 0
+    trained = part.trained * stored_bytes(precision, part.software)[0]
+    if part.software.master_weights != "sole":
+        return (frozen + trained) / part.shards(3)
+    whole = part.trained * element_bytes(precision) if zero in (1, 2) else 0
+    return frozen / part.shards(3) + trained / part.shards(1) + whole
 
 
 def _ends(part: _Stage, in_flight: int) -> float:
@@ -164,9 +179,9 @@ def _layer_working_set(part: _Stage) -> float:
 
 
 def _head_working_set(part: _Stage) -> float:
-    """16-bit logits beside the 32-bit ones that are kept, and the gathered input."""
+    """Copies of the logits beside those that are kept, and the gathered input."""
     extent = extent_of(part.model, part.shard)
-    return extent.element * extent.tokens * extent.vocab + extent.hidden_bytes
+    return LOSSES[part.shard.cross_entropy].working * float(extent.tokens * extent.vocab) + extent.hidden_bytes
 
 
 def _gathered(part: _Stage) -> float:

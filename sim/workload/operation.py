@@ -76,7 +76,7 @@ class Shard:
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "current", "dynamic"] = "delayed"
-    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled"] = "vocabulary_parallel"
+    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = "vocabulary_parallel"
     joins_matrices: bool = True  # matrices with the same input are one product
     batch_first: bool = False  # collectives along the sequence copy
     keeps_gathered: bool = False  # inputs gathered along the sequence, for the weight gradient
