@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from bench.cases import Row, all_reduce, cold_starts, event_rates, growth, long_runs, points
+from bench.cases import Row, all_reduce, cold_starts, event_rates, growth, long_runs, points, sweeps
 
 WIDTHS = (48, 10, 10, 5, 10, 6)
 
@@ -19,7 +19,7 @@ def main() -> None:
 
 def rows() -> Iterator[Row]:
     """All measurements, one after another: nothing else should run meanwhile."""
-    return chain(event_rates(), points(), all_reduce(), growth(), long_runs(), cold_starts())
+    return chain(event_rates(), points(), sweeps(), all_reduce(), growth(), long_runs(), cold_starts())
 
 
 def show(row: Row) -> str:

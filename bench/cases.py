@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import simpy
 
-from bench.measure import Sample, command, in_child, timed
+from bench.measure import Sample, command, in_child, points_in, timed
 
 CALLBACKS = 200_000
 GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
@@ -18,6 +21,8 @@ LIVED = "llama3-405b-54-days"
 SEEDS = (100, 1_000)
 SWEPT = "gpt3-175b-a100"
 POINT_MS = 20.0
+SWEEPS = {"plan": "parallel plans", "cluster": "clusters", "run": "ways to run it"}  # bench/sweeps/NAME.yaml
+POINTS_PER_S = 100.0
 ANEW = "simulation.reuse=off"  # every planning is a first one
 REPLICA = 128  # accelerators of one replica of GROWN
 REPLICA_BATCH = 16  # sequences per step of one replica of GROWN
@@ -117,6 +122,19 @@ def points() -> Iterator[Row]:
         taken = Sample(tuple(1e3 * value for value in run["seconds"]))
         ratio = f"{1e3 / taken.least:.0f} points/s and core"
         yield Row(f"point, {SWEPT}, {what}", taken.least, taken.median, "ms", POINT_MS, ratio=ratio)
+
+
+def sweeps() -> Iterator[Row]:
+    """About 1,000 designs of GPT-3 175B by the command, from its start to its end, on two processes."""
+    for name, what in SWEEPS.items():
+        rates = []
+        for _ in range(3):
+            with TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                command("sweep", f"bench/sweeps/{name}.yaml", "-o", folder, "-j", "2")()
+                rates.append(points_in(Path(folder)) / (time.perf_counter() - began))
+        sample = Sample(tuple(rates))
+        yield Row(f"sweep, {what} of {SWEPT}", sample.most, sample.median, "p/s", POINTS_PER_S, over=True)
 
 
 def long_runs() -> Iterator[Row]:

@@ -52,10 +52,15 @@ def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
 
 
 def point(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:
-    """Predict one design again and again in a warm process, as a sweep does: whole times [s]."""
-    loaded = load_experiment(experiment, overrides).experiment
-    simulate(loaded)
-    return {"seconds": list(timed(lambda: simulate(loaded), int(repetitions)).values)}
+    """Predict one design after the other in a warm process, as a sweep does: whole times [s].
+
+    They differ in the speed of their memory, so that no step is known from the one before.
+    """
+    key = "cluster.node.accelerator.memory.bandwidth"
+    speeds = [f"{key}={2000 + 10 * number} GB/s" for number in range(int(repetitions) + 1)]
+    designs = iter([load_experiment(experiment, (*overrides, speed)).experiment for speed in speeds])
+    simulate(next(designs))
+    return {"seconds": list(timed(lambda: simulate(next(designs)), int(repetitions)).values)}
 
 
 def life(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:

@@ -67,3 +67,12 @@ def peak_memory() -> float:
     """Largest resident size of this process so far [B]."""
     kilo = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo)
+
+
+def points_in(folder: Path) -> int:
+    """Points that a sweep has simulated into `folder`."""
+    import duckdb
+
+    with duckdb.connect(str(folder / "sweep.duckdb"), read_only=True) as connection:
+        row = connection.execute("SELECT count(*) FROM results").fetchone()
+    return int(row[0]) if row else 0
