@@ -490,6 +490,7 @@ def test_wrong_use_is_told(file: Path, tmp_path: Path, cli: Cli) -> None:
 
 
 SHIPPED = sorted(list_catalogue("study"))
+MEASURED = [str(file) for file in sorted((ROOT / "bench" / "sweeps").glob("*.yaml"))]
 
 
 def test_the_five_studies_are_there() -> None:
@@ -497,7 +498,13 @@ def test_the_five_studies_are_there() -> None:
     assert wanted <= set(SHIPPED)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def test_three_sweeps_of_a_thousand_points_are_measured() -> None:
+    sizes = [load_study(file).size for file in MEASURED]
+    assert len(sizes) == 3
+    assert min(sizes) >= 1000
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *MEASURED])
 def test_shipped_studies_run_at_their_corners(name: str) -> None:
     loaded = load_study(name)
     points = list(loaded.points())
