@@ -18,6 +18,7 @@ from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
 KEPT_RANKS = 100_000  # of all layouts, and accelerators of all clusters, that are kept at a time: some 100 MB
+OWN_RANKS = 500  # what a cluster or a layout weighs beside its accelerators or ranks
 KEPT_MODELS = 128  # each cut in one way
 
 NOT_WIRING: dict[str, Any] = {
@@ -58,14 +59,18 @@ def plan_step(experiment: Experiment) -> Plan:
 
     def wire() -> Wired:
         key = wiring_key(setup), experiment.degradations, merge
-        return Wired(_wirings.get(key, build, lambda made: made.n_accelerators).with_numbers_of(spec), key)
+        return Wired(_wirings.get(key, build, _cluster_size).with_numbers_of(spec), key)
 
     known = spec.model_dump_json(), experiment.degradations, merge
-    cluster, key = _clusters.get(known, wire, lambda made: made.cluster.n_accelerators)
+    cluster, key = _clusters.get(known, wire, lambda made: _cluster_size(made.cluster))
     layout = _layouts.get(
-        (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: made.grid.n_ranks
+        (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: OWN_RANKS + made.grid.n_ranks
     )
     return build_plan(experiment, cluster, layout, _cut(setup))
+
+
+def _cluster_size(cluster: Cluster) -> float:
+    return OWN_RANKS + cluster.n_accelerators
 
 
 def _cut(setup: Setup) -> Chunks:

@@ -33,6 +33,7 @@ from sim.study.reuse import plan_step, step_key
 
 Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
 KEPT_ROWS = 1_000_000  # of all steps that are kept at a time: some 50 MB
+OWN_ROWS = 5_000  # what the rest of a step weighs
 WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
 
 
@@ -103,9 +104,9 @@ class Simulated:
 
     @property
     def rows(self) -> int:
-        """Rows of the trace, instructions and ranks: a measure of its size."""
+        """Rows of the trace, instructions and ranks, and what the rest weighs: a measure of its size."""
         instructions = sum(len(stream.which) for stream in self.trace.program.streams)
-        return len(self.trace.stream) + instructions + self.plan.grid.n_ranks
+        return OWN_ROWS + len(self.trace.stream) + instructions + self.plan.grid.n_ranks
 
 
 @dataclass(frozen=True)
