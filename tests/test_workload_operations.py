@@ -110,6 +110,15 @@ def test_causal_flash_attention_computes_about_half() -> None:
     assert flops(forward, "attention") == pytest.approx(0.508 * full, rel=1e-2)
 
 
+def test_packed_documents_cost_what_as_many_short_sequences_do() -> None:
+    packed = layer_block(LLAMA, replace(SHARD, sequence_length=4096, document_length=256, microbatch=1))
+    apart = layer_block(LLAMA, replace(SHARD, sequence_length=256, microbatch=16))
+    for one, other in ((packed.forward, apart.forward), (packed.backward, apart.backward)):
+        assert flops(one, "attention") == pytest.approx(flops(other, "attention"), rel=1e-12)
+        assert flops(one, "matmul") == pytest.approx(flops(other, "matmul"), rel=1e-12)
+    assert packed.model_flops == pytest.approx(apart.model_flops, rel=1e-12)
+
+
 def test_flash_backward_is_five_products_against_two() -> None:
     block = layer_block(LLAMA, SHARD)
     assert flops(block.backward, "attention") == pytest.approx(2.5 * flops(block.forward, "attention"))

@@ -82,6 +82,7 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         sequence_parallel=parallelism.sequence_parallel,
         microbatch=training.microbatch,
         sequence_length=training.sequence_length,
+        document_length=training.document_length,
         precision=training.precision,
         recompute=training.recompute,
         tensor_overlap=software.tensor_overlap,

@@ -92,6 +92,26 @@ def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
         yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)
 
 
+def check_documents(setup: Setup) -> Iterator[Problem]:
+    """Documents are no longer than a sequence; only a fused kernel skips the scores between them, on one rank."""
+    training = setup.training
+    length, where = training.document_length, "training.document_length"
+    if length is None:
+        return
+    if length > training.sequence_length:
+        yield finding(
+            where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
+        )
+    if setup.workload.attention != "flash":
+        yield finding(
+            where,
+            "unfused attention computes all scores and masks them",
+            "use workload.attention flash, or leave it out",
+        )
+    if setup.parallelism.context > 1:
+        yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
+
+
 def check_interleaving(setup: Setup) -> Iterator[Problem]:
     """Interleaved schedules need 1f1b, a pipeline, and microbatches in whole rounds of it."""
     parallel = setup.parallelism
@@ -190,6 +210,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_layers_fill_pipeline,
     check_batch_divides,
     check_sequence_divides,
+    check_documents,
     check_interleaving,
     check_precision_supported,
     check_order_is_complete,

@@ -379,6 +379,7 @@ class Training(Record):
     global_batch: Count = Field(ge=1, description="sequences per step over all replicas")
     microbatch: Count = Field(default=1, ge=1, description="sequences per rank and forward pass")
     sequence_length: Count = Field(ge=1, description="tokens per sequence")
+    document_length: Count | None = Field(default=None, ge=1, description="tokens per document, where several are packed into a sequence and attention stays inside each; for unequal ones sum of squares over sum; the sequence is one document if absent")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")

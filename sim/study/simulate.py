@@ -84,7 +84,7 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
     training = setup.training
     tokens = training.global_batch * training.sequence_length
     per_accelerator = tokens / seconds / setup.ranks
-    shape = (run.plan.model, training.sequence_length)
+    shape = (run.plan.model, training.document_length or training.sequence_length)
     model = model_flops_per_token(*shape, training.lora) * per_accelerator
     stops = run.plan.shard.stops_recompute
     hardware = hardware_flops_per_token(*shape, training.recompute, training.lora, stops=stops) * per_accelerator

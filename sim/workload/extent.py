@@ -26,7 +26,7 @@ class Extent:
     precision: str  # number format outside fp8 products: attention, head
     batch: int  # sequences
     queries: int  # positions whose rows this rank owns
-    keys: int  # positions attended to: the whole sequence
+    keys: int  # positions attended to: the whole sequence, or a document of it
     tokens: int  # rows of every matrix product
     rows: int  # rows of norms, dropout and residual; tokens/tensor under sequence parallelism
     hidden: int
@@ -172,7 +172,7 @@ def extent_of(model: Transformer, shard: Shard, gradient_bytes: int = 4) -> Exte
         precision="bf16" if shard.precision == "fp8" else shard.precision,
         batch=shard.microbatch,
         queries=queries,
-        keys=shard.sequence_length,
+        keys=shard.document_length or shard.sequence_length,
         tokens=tokens,
         rows=share(tokens, shard.tensor) if shard.sequence_parallel else tokens,
         hidden=model.hidden,

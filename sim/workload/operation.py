@@ -68,6 +68,7 @@ class Shard:
     sequence_parallel: bool = False
     microbatch: int = 1  # sequences
     sequence_length: int = 2048  # tokens, before context parallelism
+    document_length: int | None = None  # tokens that attention sees; all if None
     precision: str = "bf16"
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
