@@ -113,3 +113,15 @@ def test_blocking_launches_hide_nothing_of_what_the_host_needs() -> None:
     assert usual["other"] < 1e-3
     assert blocking["other"] > layers * kernels * passes * 50e-6
     assert blocking["compute"] == pytest.approx(usual["compute"])
+
+
+def test_elementwise_arithmetic_without_a_rate_of_its_own_takes_the_slowest_told() -> None:
+    only = H100.matrix.peak.model_copy(update=dict.fromkeys(("fp32", "tf32"), None))
+    bare = H100.model_copy(
+        update={
+            "vector": type(H100.vector)(),
+            "matrix": H100.matrix.model_copy(update={"peak": only}),
+        }
+    )
+    drawing = replace(product(1, 1, 1, precision="fp32"), kind="elementwise", flops=1e12, bytes_moved=0.0, kernels=0)
+    assert operation_time(drawing, bare) == pytest.approx(1e12 / H100.matrix.peak.bf16)

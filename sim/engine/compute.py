@@ -52,13 +52,20 @@ def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel
     if operation.flops == 0:
         return 0.0, 0.0
     if operation.kind == "elementwise":
-        rate = getattr(accelerator.vector, STORAGE_OF_RATE.get(operation.precision, operation.precision))
-        return operation.flops / (rate or matrix_rate(operation.precision, accelerator)), 0.0
+        return operation.flops / vector_rate(operation.precision, accelerator), 0.0
     peak = matrix_rate(operation.precision, accelerator)
     if operation.kind == "attention":
         return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel)), 0.0
     rate = peak * sustained_share(operation.precision, accelerator)
     return matmul_time(operation, accelerator, rate, streaming_rate(accelerator))
+
+
+def vector_rate(precision: str, accelerator: Accelerator) -> float:
+    """Rate of elementwise arithmetic [FLOP/s]; in a format that the accelerator tells none for, the slowest it tells."""
+    vector, matrix = accelerator.vector, accelerator.matrix.peak
+    rate = getattr(vector, STORAGE_OF_RATE.get(precision, precision)) or getattr(matrix, precision)
+    told = (getattr(rates, name) for rates in (vector, matrix) for name in type(rates).model_fields)
+    return float(rate or min(rate for rate in told if rate))
 
 
 def matrix_rate(precision: str, accelerator: Accelerator) -> float:
