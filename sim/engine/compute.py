@@ -61,7 +61,7 @@ def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel
 
 
 def vector_rate(precision: str, accelerator: Accelerator) -> float:
-    """Rate of elementwise arithmetic [FLOP/s]; in a format that the accelerator tells none for, the slowest it tells."""
+    """Rate of elementwise arithmetic [FLOP/s]; the slowest that is told for a format without one of its own."""
     vector, matrix = accelerator.vector, accelerator.matrix.peak
     rate = getattr(vector, STORAGE_OF_RATE.get(precision, precision)) or getattr(matrix, precision)
     told = (getattr(rates, name) for rates in (vector, matrix) for name in type(rates).model_fields)
