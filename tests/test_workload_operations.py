@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -245,6 +245,15 @@ def test_current_scaling_reads_tensors_once_more_but_casts_weights_once_a_step()
     dynamic = layer_block(GPT, replace(shard, fp8_scaling="dynamic"))
     assert named(block.forward, name) == named(dynamic.forward, name)
     assert not [o for o in everything(block) if o.name.endswith(("weight cast", "maximum"))]
+
+
+@pytest.mark.parametrize(("scaling", "scales"), [("current", 0), ("dynamic", 2)])
+def test_a_norm_that_finds_the_scale_cannot_cast(scaling: Literal["current", "dynamic"], scales: int) -> None:
+    shard = replace(SHARD, precision="fp8", sequence_parallel=True, fp8_scaling=scaling)
+    forward = layer_block(GPT, shard).forward
+    assert named(forward, "qkv input cast").bytes_moved == 3 * 2 * 2048 * 12288 / 8
+    names = ("qkv input maximum", "feed-forward up input maximum")
+    assert len([o for o in forward if o.name in names]) == scales
 
 
 def test_copies_of_sharded_units_move_their_bytes_per_parameter() -> None:

@@ -57,7 +57,8 @@ def column_forward(extent: Extent, layer: Linear) -> Operations:
     hidden = extent.hides("forward")
     gather = _gather(extent, layer, f"{layer.name} gather", hidden)
     work = arriving(extent, gather, products(extent, layer), hidden)
-    return (*weight_cast(extent, layer), *work, *adapter_forward(extent, layer.target))
+    casts = (*_normed_cast(extent, layer), *weight_cast(extent, layer))
+    return (*casts, *work, *adapter_forward(extent, layer.target))
 
 
 def row_forward(extent: Extent, layer: Linear) -> Operations:
@@ -153,7 +154,6 @@ def _cast(extent: Extent, layer: Linear, name: str, elements: int, *, transposed
 
     Hopper multiplies fp8 operands in one layout only (Transformer Engine, cast_transpose). Delayed
     scaling takes the scale from earlier steps; the others read the tensor once more to find it.
-    The input of a column-parallel product is cast by the norm before it.
     """
     if layer.precision != "fp8":
         return ()
@@ -179,6 +179,18 @@ def _laid_out_again(extent: Extent, layer: Linear, name: str) -> Operations:
     if not arrived or as_needed or extent.frozen:
         return ()
     return (elementwise(extent, f"{name} copy", 2 * extent.hidden_bytes),)
+
+
+def _normed_cast(extent: Extent, layer: Linear) -> Operations:
+    """The input of a column-parallel product, which the norm before it casts if it knows the scale.
+
+    Else the norm finds the largest value, and a kernel of its own casts what it wrote (Transformer Engine,
+    csrc/extensions/normalization.cpp, FUSED_NORM_AMAX_FP8; Inductor fuses the same).
+    """
+    if layer.precision != "fp8" or not extent.finds_scales:
+        return ()
+    cast = elementwise(extent, f"{layer.name} input cast", 3 * extent.rows * layer.inputs)
+    return (*_common_scale(extent, f"{layer.name} input"), cast)
 
 
 def input_cast(extent: Extent, layer: Linear) -> Operations:
