@@ -323,7 +323,7 @@ class Software(Record):
     ring_attention: Literal["fused", "separate", "compiled"] = Field(default="fused", description="context parallelism: blocks are merged as they are computed, or by 32-bit kernels of their own (PyTorch); compiled, these are fused and all traffic is waited for at once")
     fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
     fp8_scaling: Literal["delayed", "current", "dynamic"] = Field(default="delayed", description="scale of fp8 tensors: from earlier steps, or from a pass over the tensor itself; dynamic also casts weights at each use")
-    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, fused by a compiler, or one each way and twice PyTorch's forward for metrics (Composer)")
+    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, fused by a compiler, or one each way and PyTorch's forward for two metrics (Composer)")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
     gather_copy_bytes: float = Field(default=0.0, ge=0, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
     reduce_copy_bytes: float = Field(default=0.0, ge=0, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")

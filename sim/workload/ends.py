@@ -45,10 +45,10 @@ LOSSES = {
     "eager": Loss(6 + 8, 4 + 12 + 6, 3, 3, 4, 4 + 4),
     # one pass for the normaliser, one that reads the 16-bit logits and writes gradients
     "compiled": Loss(2, 4, 1, 1, 2, 2),
-    # LLM Foundry, models/mpt/modeling_mpt.py: flash-attn's kernel each way (fused_crossentropy), and the metrics
-    # LanguageCrossEntropy and LanguagePerplexity (Composer, _train_microbatch), each a 32-bit log-softmax of 16-bit
-    # logits, as autocast runs it
-    "with_metrics": Loss(2 + 2 * 6, 4, 1 + 2 * 2, 1, 2, 4),
+    # LLM Foundry, models/mpt/modeling_mpt.py: flash-attn's kernel each way (fused_crossentropy). After the backward
+    # pass (Composer, _train_microbatch) two metrics, LanguageCrossEntropy and LanguagePerplexity, each PyTorch's
+    # forward
+    "with_metrics": Loss(2, 4 + 2 * (6 + 8), 1, 1 + 2 * 3, 2, 2),
 }
 
 
