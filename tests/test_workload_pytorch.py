@@ -139,13 +139,13 @@ def test_a_compiled_ring_waits_for_its_traffic_and_merges_in_one_kernel() -> Non
 
 
 def test_a_scale_found_in_a_split_tensor_is_common_to_all_tensor_ranks() -> None:
-    """Seven weights each pass; two inputs forward, two and four gradients backward; joined matrices are one."""
+    """Seven weights each pass; four inputs forward, two and four gradients backward; joined matrices are one."""
     shard = replace(APART, precision="fp8", fp8_scaling="dynamic")
     block = layer_block(LLAMA, shard)
     forward, backward = (
         [each for each in collectives(part) if each.message == 4] for part in (block.forward, block.backward)
     )
-    assert (len(forward), len(backward)) == (7 + 2, 7 + 4)
+    assert (len(forward), len(backward)) == (7 + 4, 7 + 4)
     assert not [
         each
         for each in collectives(layer_block(LLAMA, replace(shard, fp8_scaling="delayed")).forward)
