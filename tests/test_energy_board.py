@@ -73,7 +73,7 @@ def test_a_lower_clock_saves_energy_and_takes_time() -> None:
 @given(st.floats(1e6, 1e15), st.floats(1e3, 1e11), st.floats(100.0, 700.0), st.floats(100.0, 700.0))
 def test_power_stays_within_the_limit_and_time_falls_with_it(flops: float, moved: float, a: float, b: float) -> None:
     """Unless the slowest clock draws more still: then the board can do no better."""
-    operation = Operation("any", "attention", flops=flops, bytes_moved=moved, precision="bf16")
+    operation = Operation("any", "attention", flops=flops, bytes_moved=moved, precision="bf16", n=2048, k=128)
     low, high = sorted((a, b))
     tight, loose = board("h100-sxm", limit=low), board("h100-sxm", limit=high)
     slowest = board("h100-sxm", clock=0.12 * 1.98e9).run(operation)
