@@ -15,7 +15,7 @@ from sim.study.judge import ERROR
 from sim.study.pool import Workers
 from sim.study.store import Outcome
 
-BATCH_S = 0.25  # of work in a batch: sending one costs milliseconds
+BATCH_S = 0.5  # of work in a batch: sending one costs milliseconds
 MOST = 256  # experiments in a batch
 GROWTH = 4
 

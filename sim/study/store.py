@@ -77,6 +77,7 @@ class Store:
             busy = "lock" in str(error)
             message = "is in use by another process" if busy else f"cannot be opened: {str(error).splitlines()[0]}"
             raise ConfigError(Problem(str(self.path), "", message, "choose another folder with -o")) from None
+        self.connection.execute("SET threads = 1")  # the others are for workers
         self.connection.execute(_TABLES)
         errors = "SELECT 1 FROM results WHERE status = 'error' LIMIT 1"
         self.has_errors = bool(self.connection.execute(errors).fetchall())
