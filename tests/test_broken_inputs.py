@@ -17,6 +17,7 @@ import pytest
 
 from sim.errors import ConfigError
 from sim.spec.load import load_definition, load_experiment
+from support import ROOT
 
 GOOD = Path(__file__).parent / "data" / "good"
 FILES = ("accelerator", "node", "cluster", "model", "software", "experiment")
@@ -402,3 +403,20 @@ def test_file_without_permission_is_refused(tmp_path: Path) -> None:
     experiment = copy_good(tmp_path)
     (tmp_path / "cluster.yaml").chmod(0)
     assert "cannot be read" in str(errors_of(lambda: load_experiment(experiment)))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "what", "verb"),
+    [
+        ("studies/rails.yaml", "axes", "this is a study", "sweep"),
+        ("validation/nemo_24.yaml", "cases", "this is a table of measured runs", "validate"),
+        ("collectives/cloud.yaml", "curves", "this is a table of measured collectives", "validate"),
+    ],
+)
+def test_a_file_about_experiments_is_sent_to_its_verb(file: str, key: str, what: str, verb: str) -> None:
+    path = ROOT / "experiments" / file
+    with pytest.raises(ConfigError) as refused:
+        load_experiment(path)
+    (problem,) = refused.value.problems
+    assert (problem.key, problem.message) == (key, f"{what}, not an experiment")
+    assert problem.suggestion == f"use clustersim {verb} {path}"

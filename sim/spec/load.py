@@ -31,6 +31,12 @@ __all__ = [
 ]  # fmt: skip
 
 Source = str | Path | Mapping[str, Any]
+OTHER_KINDS = {  # keys of files that are about experiments: what such a file is, and what takes it
+    "axes": ("this is a study", "use clustersim sweep"),
+    "base": ("this is a study", "use clustersim sweep"),
+    "cases": ("this is a table of measured runs", "use clustersim validate"),
+    "curves": ("this is a table of measured collectives", "use clustersim validate"),
+}
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,19 @@ def _experiment(
     si: bool,
     checks: Sequence[Check] = CHECKS,
 ) -> LoadedExperiment:
+    _raise_if(_of_another_kind(root, path))
     root = apply_overrides(resolver, _with_defaults(root, path), "experiment", overrides)
     experiment, root = _finished(resolver, resolver.resolve("experiment", root), si, checks)
     return LoadedExperiment(experiment, path, tuple(dict.fromkeys(resolver.files)), plain(root))
+
+
+def _of_another_kind(root: Node, path: Path | None) -> list[Problem]:
+    """What to do with a file that varies experiments or lists them, and is none itself."""
+    found = [key for key in OTHER_KINDS if key in root.value and key not in Experiment.model_fields]
+    if not found or "cluster" in root.value:
+        return []
+    what, verb = OTHER_KINDS[found[0]]
+    return [Problem(str(root.value[found[0]].mark), found[0], f"{what}, not an experiment", f"{verb} {path or 'FILE'}")]
 
 
 def _finished(resolver: Resolver, root: Node, si: bool, checks: Sequence[Check] = CHECKS) -> tuple[Experiment, Node]:

@@ -105,7 +105,7 @@ def accelerator_shares(critical: RankTime, seconds: float) -> dict[str, float]:
     """Shares of the step in which the critical rank computes, only communicates, or does neither."""
     compute = sum(critical.exposed[name] for name in COMPUTING) / seconds
     comm = sum(critical.exposed[name] for name in COMMUNICATING) / seconds
-    return {"compute_busy": compute, "comm_busy": comm, "idle": 1.0 - compute - comm}
+    return {"compute_busy": compute, "comm_busy": comm, "idle": max(0.0, 1.0 - compute - comm)}
 
 
 def one_life(run: Simulated, book: Accounts, watch: Watch | None = None) -> Lived | None:
