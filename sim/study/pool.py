@@ -20,7 +20,6 @@ from sim.study.batch import Batch, run_batch
 from sim.study.forkserver import worker_context
 
 Fields = Callable[[Experiment], str]  # what is wanted of an experiment, as JSON
-YOUNG = 10_000  # new objects between two looks for garbage: a step makes some thousands
 AHEAD = 2  # batches per worker that are under way, the one it is at included
 
 
@@ -104,7 +103,6 @@ def stop(pool: ProcessPoolExecutor) -> None:
 def prepare_worker() -> None:
     """Leave Ctrl-C to the parent, and end when it ends, however it ends; what is imported is no garbage."""
     gc.freeze()
-    gc.set_threshold(YOUNG)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
