@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from math import log
 from statistics import NormalDist
 
+from sim.engine.roots import highest_within
 from sim.plan.pieces import Chunk, Passes
 from sim.spec.records import Accelerator
 
-HALVINGS = 30  # of the range of deviations: 1e-8 of a standard deviation
 NORMAL = NormalDist()
 
 
@@ -63,10 +63,10 @@ def _deviation(boards: int, loads: Sequence[float], spread: float) -> float:
     n = boards * len(loads)
     quantile = (n - 0.375) / (n + 0.25)
     lighter = Counter(max(loads) / load for load in loads if load)
-    low, high = 0.0, NORMAL.inv_cdf(quantile)
-    for _ in range(HALVINGS if len(lighter) > 1 else 0):
-        middle = 0.5 * (low + high)
-        slack = {((1.0 + spread * middle) * factor - 1.0) / spread: stages for factor, stages in lighter.items()}
-        stay = sum(boards * stages * log(NORMAL.cdf(deviation)) for deviation, stages in slack.items())
-        low, high = (middle, high) if stay < n * log(quantile) else (low, middle)
-    return high
+
+    def excess(deviation: float) -> float:
+        slack = {((1.0 + spread * deviation) * factor - 1.0) / spread: stages for factor, stages in lighter.items()}
+        return sum(boards * stages * log(NORMAL.cdf(each)) for each, stages in slack.items()) - n * log(quantile)
+
+    most = NORMAL.inv_cdf(quantile)
+    return highest_within(excess, 0.0, most) if len(lighter) > 1 else most

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sim.engine.compute import Times, matrix_rate, operation_times, streaming_rate, sustained_share
+from sim.engine.roots import highest_within
 from sim.spec.energy import PowerSetting
 from sim.spec.records import Accelerator
 from sim.workload.operation import Operation
 
 MATRIX, MEMORY = "matrix", "memory"  # phases of computation
 KNOWN_OPERATIONS = 20_000  # that a board remembers
-CLOSE = 1e-10  # relative error of a clock found for a limit
 # Where a profile does not say; assumptions that lie between those of the profiles that do.
 CLOCKED_SHARE = 0.1  # of the range from idle to the board limit, drawn by waiting
 STREAMING_SHARE = 0.75  # of the board limit, drawn by kernels bound by memory
@@ -157,18 +157,5 @@ class Board:
 
     def _highest(self, power: Callable[[float], float], top: float, limit: float) -> float:
         """The highest clock up to `top` at which `power`, which rises with the clock, is within `limit` [W]."""
-        if power(top) <= limit:
-            return top
-        low, high = max(CLOSE, self.accelerator.power.voltage.slowest), top
-        under, over, last = power(low) - limit, power(high) - limit, 0.0
-        while under < 0 and high - low > CLOSE * top:  # regula falsi, Illinois form (Dowell and Jarratt 1971)
-            middle = (low * over - high * under) / (over - under)
-            excess = power(middle) - limit
-            if excess <= 0:
-                low, under, over = middle, excess, over * (0.5 if last < 0 else 1.0)
-            else:
-                high, over, under = middle, excess, under * (0.5 if last > 0 else 1.0)
-            last = excess or -1.0
-            if -CLOSE * limit <= excess <= 0:
-                break
-        return low
+        slowest = self.accelerator.power.voltage.slowest
+        return highest_within(lambda clock: power(clock) / limit - 1.0, slowest, top)
