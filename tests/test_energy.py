@@ -100,7 +100,7 @@ def _on(trace: Any, act: int, rank: int) -> bool:
 
 
 def repeat_rows(trace: Any, repeat: Any, acts: Any) -> list[int]:
-    return [r for r in trace.repeated_rows(repeat).tolist() if _on(trace, int(acts[r]), 3)]
+    return [r for r in repeat.rows.tolist() if _on(trace, int(acts[r]), 3)]
 
 
 def test_idle_hardware_is_counted_once() -> None:

@@ -10,11 +10,12 @@ from simpy.core import Environment
 from simpy.events import Event
 
 from sim.engine.clock import NEVER, ring_at
+from sim.engine.headstart import HeadStart, head_start
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
 from sim.engine.program import Action, Program, Stream, Template, Token
-from sim.engine.trace import Repeat, Trace
+from sim.engine.trace import Ints, Repeat, Trace
 from sim.errors import Deadlock
 
 NOT_YET = -(1 << 62)
@@ -72,6 +73,7 @@ class Executor:
         slowdown: float = 0.0,
         skip: bool = True,
         check: bool = False,
+        foresee: bool = True,
     ) -> None:
         self.env = Environment()
         self.program, self.flow_ranks = program, flow_ranks
@@ -83,18 +85,28 @@ class Executor:
         self.waiting: list[list[Runner]] = [[] for _ in program.kinds]  # who waits for one of a higher index
         self.unfinished = sum(1 for runner in self.runners if runner.length)
         self.finished = Event(self.env)
-        self.rows: list[float] = []  # one after the other, COLUMNS numbers each
-        self.n_rows = 0
+        self.head: HeadStart | None = None  # rows that were there before the clock began
+        self.rows: list[float] = []  # those since, one after the other, COLUMNS numbers each
+        self.n_rows = 0  # of both
         self.repeats: list[Repeat] = []
         self._on_alarm: list[Callable[[Any], None]] = [self._wake]
         shared = slowdown > 0 and any(action.steals for action in program.actions)
         self.processors = Processors(slowdown, self.runners) if shared else None
-        self.skipper = PeriodSkipper(self) if skip and program.parts else None
+        self.skip, self.foresee = skip, foresee
+        self.skipper: PeriodSkipper | None = None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
+        network, steals = self.network, self.processors is not None
+        if self.foresee:
+            self.head = head_start(self.program, network.table, network.solo, steals, self.skip)
+        if self.head:
+            self._take_over(self.head)
         for runner in self.runners:
-            self._advance(runner, -1)
+            if not runner.doing:
+                self._advance(runner, -1)
+        if self.skip and self.program.parts:
+            self.skipper = PeriodSkipper(self)
         if self.unfinished:
             try:
                 self.env.run(until=self.finished)
@@ -103,6 +115,26 @@ class Executor:
                     raise
                 raise Deadlock(self.describe_waiting()) from stuck
         return self._trace()
+
+    def _take_over(self, head: HeadStart) -> None:
+        """Begin where the timetable ends."""
+        self.n_rows = len(head.stream)
+        self.repeats += head.repeats
+        self.network.note_alone(head.moved)
+        for kind, index in head.reached.items():
+            self.reached[kind] = index
+        for runner, done in zip(self.runners, head.done, strict=True):
+            runner.position = done
+        for s, since, blocker in head.under_way:
+            self.env._now = since
+            self._advance(self.runners[s], blocker)
+        self.env._now = min(head.until, float(head.end.max(initial=0.0)))
+
+    def streams_of(self, first: int, last: int) -> Ints:
+        """Streams of the rows first..last-1, all since the clock began."""
+        before = self.n_rows - len(self.rows) // COLUMNS
+        rows = self.rows[(first - before) * COLUMNS : (last - before) * COLUMNS : COLUMNS]
+        return np.array(rows, dtype=np.int64)
 
     def release(self) -> None:
         """Let go of all after the run: what it is made of holds itself in circles, which are slow to collect."""
@@ -226,21 +258,27 @@ class Executor:
     def _trace(self) -> Trace:
         rows = np.fromiter(self.rows, np.float64, len(self.rows)).reshape(-1, COLUMNS).T
         stream, position, blocker = (rows[place].astype(np.int64) for place in (0, 1, 4))
-        template, index = self.program.instructions(stream, position)
+        start, end = rows[2].copy(), rows[3].copy()
+        if head := self.head:
+            stream, position = np.concatenate([head.stream, stream]), np.concatenate([head.position, position])
+            start, end = np.concatenate([head.start, start]), np.concatenate([head.end, end])
+            blocker = np.concatenate([head.blocker, blocker])
+        first, template, index = self.program.instructions()
+        which = first[stream] + position
         return Trace(
             program=self.program,
             table=self.network.table,
             flow_ranks=self.flow_ranks,
             stream=stream,
             position=position,
-            template=template,
-            index=index,
-            start=rows[2].copy(),
-            end=rows[3].copy(),
+            template=template[which],
+            index=index[which],
+            start=start,
+            end=end,
             blocker=blocker,
             repeats=tuple(self.repeats),
             link_peak=self.network.peak_load(),
-            time=float(rows[3].max(initial=0.0)),
+            time=float(end.max(initial=0.0)),
             events=self.n_rows + self.network.n_joins,
         )
 

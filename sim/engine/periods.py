@@ -63,7 +63,8 @@ class PeriodSkipper:
         for part in executor.program.parts:
             runners, neighbours = ([executor.runners[s] for s in them] for them in (part.streams, part.neighbours))
             self.watched[part.beat] = Watched(part, runners, neighbours)
-            executor.runners[part.beat].look_at = part.length
+            beat = executor.runners[part.beat]
+            beat.look_at = (beat.position // part.length + 1) * part.length
 
     def plan_look(self, runner: Runner) -> None:
         """The beat stream of a part is where a period ends: look while it is at work on what follows."""
@@ -138,7 +139,9 @@ class PeriodSkipper:
         run, shifts = self.executor, _shifts(watched, before, now)
         period, index_shift = now.time - before.time, self._index_shift(shifts)
         shift = {runner.number: 0 for runner in watched.runners} | {s: step for s, (_, step) in shifts.items()}
-        run.repeats.append(Repeat(before.rows, now.rows, times, period, shift, index_shift))
+        streams = run.streams_of(before.rows, now.rows)
+        rows = before.rows + np.flatnonzero(np.isin(streams, [s for s, step in shift.items() if step]))
+        run.repeats.append(Repeat(rows, times, period, shift, index_shift))
         run.runners[watched.part.beat].look_at += times * shift[watched.part.beat]
         run.jump(shift, self._kinds(shifts), index_shift, times, period)
 

@@ -149,6 +149,7 @@ class Program:
     fixed: object = None  # the known times that went into actions without a recipe, if any did
     kinds: list[tuple[object, ...]] = field(default_factory=list)  # token kind -> name and key, for messages
     known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made
+    kept: dict[object, Any] = field(default_factory=dict)  # what follows from the structure alone, made once
 
     def new_kind(self, *name: object) -> int:
         """A fresh token kind."""
@@ -188,16 +189,21 @@ class Program:
         self.templates.append(Template(waits, action, signal))
         return len(self.templates) - 1
 
-    def instructions(self, stream: Ints, position: Ints) -> tuple[Ints, Ints]:
-        """Template and loop index of instructions, given by their streams and positions there, (n,) each."""
-        none = np.zeros(0, dtype=np.int64)
-        which = np.concatenate([none, *(np.asarray(each.which) for each in self.streams)])
-        indices = np.concatenate([none, *(np.asarray(each.index) for each in self.streams)])
-        table = np.fromiter(chain.from_iterable(each.table for each in self.streams), np.int64)
-        before = np.cumsum([0, *(len(each.which) for each in self.streams)])
-        before_table = np.cumsum([0, *(len(each.table) for each in self.streams)])
-        place = before[stream] + position
-        return table[before_table[stream] + which[place]], indices[place]
+    def instructions(self) -> tuple[Ints, Ints, Ints]:
+        """Where each stream begins in a list of the instructions of all, (n_streams + 1,); their templates and loop
+        indices, (n,) each. Made once for a structure.
+        """
+        if "instructions" not in self.kept:
+            none = np.zeros(0, dtype=np.int64)
+            which = np.concatenate([none, *(np.asarray(each.which) for each in self.streams)])
+            index = np.concatenate([none, *(np.asarray(each.index) for each in self.streams)])
+            table = np.fromiter(chain.from_iterable(each.table for each in self.streams), np.int64)
+            first = np.cumsum([0, *(len(each.which) for each in self.streams)])
+            before = np.cumsum([0, *(len(each.table) for each in self.streams)])
+            template = table[np.repeat(before[:-1], np.diff(first)) + which]
+            self.kept["instructions"] = first, template, index
+        made: tuple[Ints, Ints, Ints] = self.kept["instructions"]
+        return made
 
     def new_stream(self, name: str, kind: str, rank: int = -1) -> Stream:
         """Open a stream."""

@@ -17,13 +17,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Repeat:
-    """Rows first..last-1 of some streams happened `times` more, each time `period` s later.
+    """Stored rows, one period of some streams, happened `times` more, each time `period` s later.
 
-    shift: for each of these streams the positions per period; index_shift: loop index per period.
+    rows: (n,) rising. shift: for each of these streams the positions per period; index_shift: loop index per period.
     """
 
-    first: int
-    last: int
+    rows: Ints
     times: int
     period: float
     shift: dict[int, int]
@@ -63,12 +62,6 @@ class Trace:
     def _actions(self) -> Ints:
         return np.array([template.action for template in self.program.templates], dtype=np.int64)[self.template]
 
-    def repeated_rows(self, repeat: Repeat) -> Ints:
-        """Stored rows that a repeat copies."""
-        moved = np.zeros(len(self.program.streams), dtype=bool)
-        moved[[s for s, step in repeat.shift.items() if step]] = True
-        return repeat.first + np.flatnonzero(moved[self.stream[repeat.first : repeat.last]])
-
     def weights(self) -> Ints:
         """How often each stored row happened, (n,)."""
         return self._weights
@@ -77,7 +70,7 @@ class Trace:
     def _weights(self) -> Ints:
         weight = np.ones(len(self.stream), dtype=np.int64)
         for repeat in self.repeats:
-            weight[self.repeated_rows(repeat)] += repeat.times
+            weight[repeat.rows] += repeat.times
         return weight
 
     def unrolled(self) -> dict[str, NDArray[np.generic]]:
@@ -88,7 +81,7 @@ class Trace:
         names = ("stream", "position", "template", "index", "start", "end")
         columns = {name: [getattr(self, name)] for name in names}
         for repeat in self.repeats:
-            rows = self.repeated_rows(repeat)
+            rows = repeat.rows
             turn = np.arange(1, repeat.times + 1).repeat(len(rows))
             block = {name: np.tile(getattr(self, name)[rows], repeat.times) for name in names}
             step = np.array([repeat.shift[s] for s in self.stream[rows].tolist()], dtype=np.int64)

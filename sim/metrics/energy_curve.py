@@ -72,7 +72,7 @@ def _running_sum(rows: Floats) -> Floats:
 
 def _of_copies(edges: Floats, trace: Trace, repeat: Repeat, watts: Floats) -> Floats:
     """The same of all copies of repeated rows. Copies of a row follow one another, so at most one is under way."""
-    rows = trace.repeated_rows(repeat)
+    rows = repeat.rows
     energy = np.zeros((len(watts), len(edges)))
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]

@@ -22,7 +22,7 @@ class History:
         repeat = np.full(len(trace.stream), -1)
         self.stored: dict[tuple[int, int], int] = {}  # stream and position of a repeated row
         for number, each in enumerate(trace.repeats):
-            rows = trace.repeated_rows(each)
+            rows = each.rows
             repeat[rows] = number
             places = zip(trace.stream[rows].tolist(), trace.position[rows].tolist(), strict=True)
             self.stored.update(zip(places, rows.tolist(), strict=True))
