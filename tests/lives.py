@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.run.life_inputs import LifeInputs, Saving, State
-from sim.run.saving import CheckpointCosts
+from sim.run.storage_costs import CheckpointCosts
 from sim.spec.reliability import Failures, Recovery
 
 DAY = 86400.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from sim.cluster.build import build_cluster
 from sim.engine.executor import Executor
-from sim.engine.program import Action, Program
+from sim.engine.program import Action, Script
 from sim.engine.ranks import Job, build_job
+from sim.engine.recipes import given_action
 from sim.metrics.links import flow_bytes
 from sim.plan.plan import build_plan
 from sim.spec.load import load_experiment
@@ -290,15 +292,15 @@ def run_collectives(job: Job, steps: list[tuple[str, str, float]]) -> float:
 
     Each step is the kind of group, the kind of collective, and the message in the convention of nccl-tests [B].
     """
-    program = Program()
-    stream = program.new_stream("collectives", "gradient")
+    script = Script()
+    stream = script.new_stream("collectives", "gradient")
     for group, kind, message in steps:
         flow = next(number for number, each in enumerate(job.flows) if each.kind == group)
         cost = job.cost(flow, kind, message)
         action = Action(kind, "data_comm", flow=flow, size=cost.size, latency=cost.latency)
-        stream.add(program.new_template((), program.new_action(action)))
+        stream.add(script.new_template((), partial(given_action, action)))
     flow_ranks = tuple(flow.members for flow in job.flows)
-    return Executor(program, job.table, flow_ranks=flow_ranks, check=True).run().time
+    return Executor(script.priced(None), job.table, flow_ranks=flow_ranks, check=True).run().time
 
 
 def bytes_by_link(run: Simulated) -> Floats:

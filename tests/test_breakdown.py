@@ -10,7 +10,7 @@ from plans import CASES, bytes_by_link, small_experiment
 
 from sim.engine.executor import Executor
 from sim.engine.network import FlowTable
-from sim.engine.program import Action, Program, Stream, Token, token
+from sim.engine.program import Action, Script, Stream, Token, token
 from sim.engine.trace import Trace
 from sim.errors import Deadlock
 from sim.metrics.breakdown import rank_time
@@ -123,11 +123,10 @@ ONE_FLOW = FlowTable(
 )
 
 
-def add(program: Program, stream: Stream, action: Action, waits: tuple[int, ...] = (), signal: int = -1) -> None:
+def add(script: Script, stream: Stream, action: Action, waits: tuple[int, ...] = (), signal: int = -1) -> None:
     """Append one instruction that waits for token kinds and signals one."""
     needs = tuple(token(kind) for kind in waits)
-    number = program.new_action(action)
-    stream.add(program.new_template(needs, number, token(signal) if signal >= 0 else None))
+    stream.add(script.new_template(needs, lambda _: action, token(signal) if signal >= 0 else None))
 
 
 def work(rank: int, seconds: float, category: str = "compute") -> Action:
@@ -139,18 +138,18 @@ class TestWaits:
 
     def waiting(self) -> list[dict[str, float]]:
         """Rank 0 works 1 s, then waits for rank 1, which works 3 s and sends 20 B at 10 B/s, then 1 s more."""
-        program = Program()
+        script = Script()
         first, second, sends = (
-            program.new_stream("rank 0", "compute", 0),
-            program.new_stream("rank 1", "compute", 1),
-            program.new_stream("sends", "send", 1),
+            script.new_stream("rank 0", "compute", 0),
+            script.new_stream("rank 1", "compute", 1),
+            script.new_stream("sends", "send", 1),
         )
-        worked, arrived = program.new_kind("worked"), program.new_kind("arrived")
-        add(program, first, work(0, 1.0))
-        add(program, first, work(0, 1.0, "optimizer"), (arrived,))
-        add(program, second, work(1, 3.0), (), worked)
-        add(program, sends, Action("send", "pipeline_comm", flow=0, size=20.0), (worked,), arrived)
-        trace = Executor(program, ONE_FLOW, flow_ranks=((0, 1),)).run()
+        worked, arrived = script.new_kind("worked"), script.new_kind("arrived")
+        add(script, first, work(0, 1.0))
+        add(script, first, work(0, 1.0, "optimizer"), (arrived,))
+        add(script, second, work(1, 3.0), (), worked)
+        add(script, sends, Action("send", "pipeline_comm", flow=0, size=20.0), (worked,), arrived)
+        trace = Executor(script.priced(None), ONE_FLOW, flow_ranks=((0, 1),)).run()
         assert trace.time == pytest.approx(6.0)
         exposed = (rank_time(trace, rank).exposed for rank in (0, 1))
         return [{name: seconds for name, seconds in each.items() if seconds} for each in exposed]
@@ -165,12 +164,12 @@ class TestWaits:
 
     def test_slower_processors_count_as_computation(self) -> None:
         """A collective of 2 s takes a fifth of the processors from 4 s of work: 0.4 s more."""
-        program = Program()
-        rank, group = program.new_stream("rank 0", "compute", 0), program.new_stream("group", "gradient")
-        add(program, rank, work(0, 4.0))
+        script = Script()
+        rank, group = script.new_stream("rank 0", "compute", 0), script.new_stream("group", "gradient")
+        add(script, rank, work(0, 4.0))
         beside = Action("gradients", "data_comm", flow=0, size=20.0, steals=(0,))
-        add(program, group, beside)
-        trace = Executor(program, ONE_FLOW, flow_ranks=((0,),), slowdown=0.2).run()
+        add(script, group, beside)
+        trace = Executor(script.priced(None), ONE_FLOW, flow_ranks=((0,),), slowdown=0.2).run()
         found = rank_time(trace, 0)
         assert found.exposed["compute"] == pytest.approx(4.4)
         assert [trace.time, found.comm_total] == pytest.approx([4.4, 2.0])
@@ -178,25 +177,25 @@ class TestWaits:
 
 class TestDeadlock:
     def test_a_circle_of_waits_is_named(self) -> None:
-        program = Program()
-        left, right = program.new_stream("left", "compute", 0), program.new_stream("right", "compute", 1)
-        egg, hen = program.new_kind("egg laid"), program.new_kind("hen hatched")
-        add(program, left, work(0, 1.0))
-        add(program, left, work(0, 1.0), (hen,), egg)
-        add(program, right, work(1, 2.0), (egg,), hen)
+        script = Script()
+        left, right = script.new_stream("left", "compute", 0), script.new_stream("right", "compute", 1)
+        egg, hen = script.new_kind("egg laid"), script.new_kind("hen hatched")
+        add(script, left, work(0, 1.0))
+        add(script, left, work(0, 1.0), (hen,), egg)
+        add(script, right, work(1, 2.0), (egg,), hen)
         with pytest.raises(Deadlock) as stuck:
-            Executor(program, ONE_FLOW, flow_ranks=((0, 1),)).run()
+            Executor(script.priced(None), ONE_FLOW, flow_ranks=((0, 1),)).run()
         message = str(stuck.value)
         assert "2 streams cannot go on at 1 s" in message
         assert "left waits for 'hen hatched' of index 0" in message
         assert "right waits for 'egg laid' of index 0" in message
 
     def test_a_token_that_nobody_signals(self) -> None:
-        program = Program()
-        alone = program.new_stream("alone", "compute", 0)
-        add(program, alone, work(0, 1.0), (program.new_kind("never"),))
+        script = Script()
+        alone = script.new_stream("alone", "compute", 0)
+        add(script, alone, work(0, 1.0), (script.new_kind("never"),))
         with pytest.raises(Deadlock, match="alone waits for 'never' of index 0"):
-            Executor(program, ONE_FLOW, flow_ranks=((0,),)).run()
+            Executor(script.priced(None), ONE_FLOW, flow_ranks=((0,),)).run()
 
     def test_an_empty_program_takes_no_time(self) -> None:
-        assert Executor(Program(), ONE_FLOW).run().time == 0.0
+        assert Executor(Script().priced(None), ONE_FLOW).run().time == 0.0

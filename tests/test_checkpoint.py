@@ -16,7 +16,8 @@ from sim.errors import ConfigError
 from sim.plan.plan import Plan, build_plan
 from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
 from sim.plan.transfers import file_transfers, with_transfers
-from sim.run.saving import CheckpointCosts, checkpoint_costs
+from sim.run.saving import checkpoint_costs
+from sim.run.storage_costs import CheckpointCosts
 from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from plans import LEAF_SPINE, small_experiment
 
-from sim.engine.assemble import assemble, program_key
+from sim.engine.assemble import assemble
 from sim.engine.collectives import Group, collective_cost
 from sim.engine.ranks import build_job
 from sim.memo import Memo
@@ -156,41 +156,6 @@ def test_times_are_used_again_on_the_same_board_node_and_stack() -> None:
         assert build_job(plan_step(experiment(change))).known is first
     for change in ("software", "slow host", "slowdown", "start-up", "slow ports", "faster memory", "power limit"):
         assert build_job(plan_step(experiment(change))).known is not first
-
-
-def test_programs_that_differ_in_structure_have_other_keys() -> None:
-    """One change of anything that decides what waits for what; those that change numbers alone share a program."""
-    first = build_job(plan_step(experiment("itself")))
-    for change in ("itself", "slow kind", "faster memory", "start-up", "power limit", "power of fans"):
-        other = build_job(plan_step(experiment(change)))
-        assert program_key(other) == program_key(first)
-        assert assemble(other).streams is assemble(first).streams
-        assert assemble(other).actions is not assemble(first).actions
-    changes = [
-        change for change in CHANGES if program_key(build_job(plan_step(experiment(change)))) != program_key(first)
-    ]
-    assert set(CHANGES) - set(changes) == {
-        "itself", "slow kind", "faster memory", "another seed", "start-up", "power limit", "power of fans",
-    }  # fmt: skip
-    assert len({program_key(build_job(plan_step(experiment(change)))) for change in changes}) == len(changes)
-
-
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("coalesce", ["auto", "off"])
-def test_a_program_used_again_is_the_one_written_anew(change: str, coalesce: str) -> None:
-    """Also of chains that are cut, whose numbers are written in."""
-    fields = BASE | CHANGES[change] | {"simulation": {"coalesce": coalesce}}
-    anew = small_experiment(**fields | {"simulation": {"coalesce": coalesce, "reuse": "off"}})
-    for other in ("itself", "slow kind", "start-up"):
-        assemble(
-            build_job(plan_step(small_experiment(**BASE | CHANGES[other] | {"simulation": {"coalesce": coalesce}})))
-        )
-    again, alone = (assemble(build_job(plan_step(each))) for each in (small_experiment(**fields), anew))
-    assert again.actions == alone.actions
-    assert again.templates == alone.templates
-    assert [(each.table, each.which, each.index) for each in again.streams] == [
-        (each.table, each.which, each.index) for each in alone.streams
-    ]
 
 
 @pytest.mark.parametrize("kind", get_args(CollectiveKind))

@@ -37,7 +37,7 @@ FABRICS = (
     LEAF_SPINE | {"leaf_oversubscription": 4.0},
     LEAF_SPINE | {"tiers": 3, "units_per_pod": 2, "cores": 2},
 )
-SHORTCUTS = ("fold", "coalesce", "skip", "prune")
+SHORTCUTS = ("fold", "coalesce", "skip", "foresee", "prune")
 
 
 @dataclass(frozen=True)

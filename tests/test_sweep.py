@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sim.study.batch
+import sim.study.simulate
 from sim.errors import ConfigError, Deadlock
 from sim.spec.catalogue import list_catalogue
 from sim.spec.expression import Absent, ExpressionError, parse_expression
@@ -233,7 +233,7 @@ def test_each_point_is_a_row_whatever_comes_of_it(monkeypatch: pytest.MonkeyPatc
             raise ZeroDivisionError("a defect")
         return simulate(experiment)
 
-    monkeypatch.setattr(sim.study.batch, "simulate", simulate_or_fail)
+    monkeypatch.setattr(sim.study.simulate, "simulate", simulate_or_fail)
     axes = [
         {"key": "parallelism.tensor", "values": [1, 4, 8]},
         {"key": "training.global_batch", "values": [1, 64, 128, 256]},
@@ -321,7 +321,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ran.append(experiment.training.microbatch)
         return simulate(experiment)
 
-    monkeypatch.setattr(sim.study.batch, "simulate", simulate_and_count)
+    monkeypatch.setattr(sim.study.simulate, "simulate", simulate_and_count)
     return ran
 
 
@@ -336,7 +336,7 @@ def test_only_what_is_missing_is_computed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_errors_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(sim.study.batch, "simulate", lambda experiment: 1 / 0)
+        broken.setattr(sim.study.simulate, "simulate", lambda experiment: 1 / 0)
         table = run_study(study(axes=[MICROBATCHES]), folder=tmp_path, workers=1)
         assert table.counts() == {"error": 3}
         table.close()
@@ -472,7 +472,7 @@ def test_the_command_says_how_to_go_on(file: Path, tmp_path: Path, cli: Cli, mon
             raise KeyboardInterrupt
         return simulate(experiment)
 
-    monkeypatch.setattr(sim.study.batch, "simulate", simulate_once)
+    monkeypatch.setattr(sim.study.simulate, "simulate", simulate_once)
     outcome = cli("sweep", file, "-o", tmp_path / "out", "-j", 1)
     assert outcome.code == 130
     assert f"1 of 3 points are kept in {tmp_path / 'out'}; the same command goes on" in outcome.err

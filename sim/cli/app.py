@@ -1,69 +1,14 @@
-"""The command `clustersim`: verbs, common options, exit codes. Heavy imports wait for the verb."""
+"""The command `clustersim`: from its arguments to its exit code. Workers import this too, so the verbs wait."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-from typer import Option
+from sim.cli import output
 
-from sim import __version__
-from sim.cli import (
-    calibrate,
-    catalogue,
-    files,
-    output,
-    plan,
-    results,
-    run,
-    scale,
-    sensitivity,
-    sweep,
-    timeline,
-    validate,
-)
-
-app = typer.Typer(
-    name="clustersim",
-    help="Simulate the training of large models on a cluster described in YAML.",
-    epilog="Exit codes: 0 fine; 1 ran, but does not fit or missed its tolerance; 2 usage; 3 invalid input; "
-    "4 internal error or deadlock; 130 interrupted.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-app.command("run")(run.run)
-app.command("sweep")(sweep.sweep)
-app.command("plan")(plan.plan)
-app.command("scale")(scale.scale)
-app.command("sensitivity")(sensitivity.sensitivity)
-app.command("check")(files.check)
-app.command("list")(catalogue.list_)
-app.command("explain")(files.explain)
-app.command("schema")(files.schema)
-app.command("timeline")(timeline.timeline)
-app.command("validate")(validate.validate)
-app.add_typer(calibrate.app, name="calibrate")
-app.command("report")(results.report)
-app.command("compare")(results.compare)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"clustersim {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def common(
-    version: Annotated[
-        bool, Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Simulate the training of large models on a cluster described in YAML."""
+if TYPE_CHECKING:
+    import typer
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,6 +18,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def call(arguments: list[str]) -> int:
     """Run the command; returns its exit code. No error leaves as a traceback unless --debug is given."""
+    import typer
+
+    from sim.cli.verbs import app
+
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:

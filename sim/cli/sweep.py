@@ -59,7 +59,7 @@ def sweep(
     if (on is Where.dask) != (scheduler is not None):
         raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
     if on is Where.local and workers != 1:
-        start_early("sim.cli.app")
+        start_early()
     from sim.cli.progress import counted
     from sim.report.sweep import print_summary
     from sim.study.sweep_file import load_study

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -91,6 +90,8 @@ class Cluster:
     server: Server  # the network inside one node
     fabric: Fabric | None  # the network between nodes
     storage: StorageSystem | None = None  # servers for checkpoints and training data
+    _link_kinds: dict[int, str] = field(default_factory=dict, compare=False, repr=False)  # those asked for so far
+    _link_names: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n_accelerators(self) -> int:
@@ -129,25 +130,19 @@ class Cluster:
 
     def link_name(self, link: int) -> str:
         """Name of a link: its ends, as "node3/nic2->unit0/leaf3"."""
-        if link not in self._link_names:
+        name = self._link_names.get(link)
+        if name is None:
             ends = int(self.links.source[link]), int(self.links.target[link])
-            self._link_names[link] = "->".join(map(self.vertex_name, ends))
-        return self._link_names[link]
+            name = self._link_names[link] = "->".join(map(self.vertex_name, ends))
+        return name
 
     def link_kind(self, link: int) -> str:
         """Kind of a link: the kinds of its ends, as "nic-leaf"."""
-        if link not in self._link_kinds:
+        kind = self._link_kinds.get(link)
+        if kind is None:
             ends = int(self.links.source[link]), int(self.links.target[link])
-            self._link_kinds[link] = "-".join(map(self.vertex_kind, ends))
-        return self._link_kinds[link]
-
-    @cached_property
-    def _link_kinds(self) -> dict[int, str]:
-        return {}
-
-    @cached_property
-    def _link_names(self) -> dict[int, str]:
-        return {}
+            kind = self._link_kinds[link] = "-".join(map(self.vertex_kind, ends))
+        return kind
 
     def find_accelerator(self, name: str) -> int:
         """Number of the accelerator of that name; ConfigError with the nearest names if there is none."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Timed:
+class Timed(NamedTuple):
     """An operation with its time: computation `seconds`, or a collective of `latency` and `size` bytes."""
 
     name: str
@@ -70,12 +70,9 @@ def run_alone(operations: Sequence[Timed], slowdown: float) -> Alone:
     now, until = 0.0, 0.0  # clock; end of the last collective that runs beside
     free: dict[str, float] = {}
     waits: dict[int, list[tuple[float, str]]] = {}
-    for position, operation in enumerate([*operations, None]):
-        due = [wait for at in sorted(waits) if at <= position or operation is None for wait in waits.pop(at)]
-        for end, category in due:
+    for position, operation in enumerate(operations):
+        for end, category in waits.pop(position, ()):
             now = _expose(result, now, end, category)
-        if operation is None:
-            break
         if not operation.group:
             busy = stretched(operation.seconds, until - now, slowdown)
             result.parts[operation.category] = result.parts.get(operation.category, 0.0) + busy
@@ -91,6 +88,9 @@ def run_alone(operations: Sequence[Timed], slowdown: float) -> Alone:
             waits.setdefault(position + 1 + operation.hidden_by, []).append((end, operation.category))
         else:
             now = _expose(result, now, end, operation.category)
+    for at in sorted(waits):
+        for end, category in waits[at]:
+            now = _expose(result, now, end, category)
     result.seconds = now
     return result
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import ceil, inf, log2, sqrt
+from typing import NamedTuple
 
 from sim.spec.records import CollectiveTuning, Node
 
@@ -24,8 +25,7 @@ TREE_CORRECTION = (  # for messages from 64 B on, doubling
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Seconds before the flow joins its links, and bytes per unit of its coefficient."""
 
     latency: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sim.engine.products import matmul_time
 from sim.spec.records import Accelerator, FusedAttention
@@ -16,8 +16,7 @@ UNMASKED = 0.92  # time of scores without a causal mask over that of as many wit
 WIDE_HEAD = 128  # columns; shares of a profile hold for such heads
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """What an operation needs on a healthy accelerator at its stock power limit [s]."""
 
     arithmetic: float  # follows the core clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,29 +80,46 @@ class Executor:
         self.program, self.flow_ranks = program, flow_ranks
         self.network = Network(self.env, table, check)
         self.network.note_alone({flow for action in program.actions for flow, _ in action.carried})
-        heads = [_head(template, program.actions) for template in program.templates]
-        self.runners = [Runner(s, stream, heads, self._complete) for s, stream in enumerate(program.streams)]
+        self.runners: list[Runner] = []
         self.reached = [NOT_YET] * len(program.kinds)  # highest index signalled of each kind of token
         self.waiting: list[list[Runner]] = [[] for _ in program.kinds]  # who waits for one of a higher index
-        self.unfinished = sum(1 for runner in self.runners if runner.length)
+        self.unfinished = 0
         self.finished = Event(self.env)
         self.head: HeadStart | None = None  # rows that were there before the clock began
         self.rows: list[float] = []  # those since, one after the other, COLUMNS numbers each
         self.n_rows = 0  # of both
         self.repeats: list[Repeat] = []
         self._on_alarm: list[Callable[[Any], None]] = [self._wake]
-        shared = slowdown > 0 and any(action.steals for action in program.actions)
-        self.processors = Processors(slowdown, self.runners) if shared else None
+        self.slowdown = slowdown if any(action.steals for action in program.actions) else 0.0
+        self.processors: Processors | None = None
         self.skip, self.foresee = skip, foresee
         self.skipper: PeriodSkipper | None = None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
-        network, steals = self.network, self.processors is not None
         if self.foresee:
-            self.head = head_start(self.program, network.table, network.solo, steals, self.skip)
+            self.head = head_start(self.program, self.network, self.slowdown > 0, self.skip)
         if self.head:
-            self._take_over(self.head)
+            self._count(self.head)
+        if self.head is None or self.head.until < inf:
+            self._let_run(self.head)
+        return self._trace()
+
+    def _count(self, head: HeadStart) -> None:
+        """What has happened before the clock begins."""
+        self.n_rows = len(head.stream)
+        self.repeats += head.repeats
+        self.network.note_alone(head.moved)
+
+    def _let_run(self, head: HeadStart | None) -> None:
+        """Run what is left on the clock."""
+        heads = [_head(template, self.program.actions) for template in self.program.templates]
+        self.runners = [Runner(s, stream, heads, self._complete) for s, stream in enumerate(self.program.streams)]
+        self.unfinished = len(self.runners)
+        if self.slowdown > 0:
+            self.processors = Processors(self.slowdown, self.runners)
+        if head:
+            self._take_over(head)
         for runner in self.runners:
             if not runner.doing:
                 self._advance(runner, -1)
@@ -114,13 +132,9 @@ class Executor:
                 if "until" not in str(stuck):
                     raise
                 raise Deadlock(self.describe_waiting()) from stuck
-        return self._trace()
 
     def _take_over(self, head: HeadStart) -> None:
-        """Begin where the timetable ends."""
-        self.n_rows = len(head.stream)
-        self.repeats += head.repeats
-        self.network.note_alone(head.moved)
+        """Bring the streams to where they are when the clock begins."""
         for kind, index in head.reached.items():
             self.reached[kind] = index
         for runner, done in zip(self.runners, head.done, strict=True):
@@ -128,7 +142,7 @@ class Executor:
         for s, since, blocker in head.under_way:
             self.env._now = since
             self._advance(self.runners[s], blocker)
-        self.env._now = min(head.until, float(head.end.max(initial=0.0)))
+        self.env._now = head.until
 
     def streams_of(self, first: int, last: int) -> Ints:
         """Streams of the rows first..last-1, all since the clock began."""
@@ -263,16 +277,15 @@ class Executor:
             stream, position = np.concatenate([head.stream, stream]), np.concatenate([head.position, position])
             start, end = np.concatenate([head.start, start]), np.concatenate([head.end, end])
             blocker = np.concatenate([head.blocker, blocker])
-        first, template, index = self.program.instructions()
-        which = first[stream] + position
+        template, index = self.program.instructions(stream, position)
         return Trace(
             program=self.program,
             table=self.network.table,
             flow_ranks=self.flow_ranks,
             stream=stream,
             position=position,
-            template=template[which],
-            index=index[which],
+            template=template,
+            index=index,
             start=start,
             end=end,
             blocker=blocker,

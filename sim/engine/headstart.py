@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from sim.engine.instructions import Instructions
+from sim.engine.instructions import Instructions, Ints
 from sim.engine.meetings import first_meeting
-from sim.engine.network import FlowTable
-from sim.engine.program import Action, Program, Stream
-from sim.engine.timetable import Floats, Ints, Skip, Times, Timetable, timetable_of
+from sim.engine.network import Network
+from sim.engine.program import Action, Program, Script, Stream
+from sim.engine.timetable import Floats, Skip, Times, Timetable, timetable_of
 from sim.engine.trace import Repeat
 
 NOT_YET = -(1 << 62)
+
+_timetables: WeakKeyDictionary[Script, Timetable | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,28 +47,28 @@ class HeadStart:
     moved: set[int]
 
 
-def head_start(program: Program, table: FlowTable, solo: Sequence[float], steals: bool, skip: bool) -> HeadStart | None:
+def head_start(program: Program, network: Network, steals: bool, skip: bool) -> HeadStart | None:
     """The head start of a program; None if it has none.
 
-    solo: rate of each flow class alone [B/s]. steals: whether collectives slow what they run beside.
+    steals: whether collectives slow what they run beside. skip: whether loops may be cut short.
     """
     if steals and any(_steals_at_once(program, stream) for stream in program.streams):
         return None
-    timetable = _timetable(program, skip)
+    timetable = _timetable(program.script)
     if timetable is None:
         return None
     actions = program.actions
-    lasts = [_alone(action, solo) for action in actions]
+    lasts = [_alone(action, network.solo) for action in actions]
     flow = np.array([action.flow for action in actions], dtype=np.int64)
     latency = np.array([action.latency for action in actions])
-    times = timetable.times(lasts)
+    times = timetable.times(lasts, None if skip else [0] * len(timetable.loops))
     act = timetable.action[times.rows]
-    until = first_meeting(times, flow[act], latency[act], table)
+    until = first_meeting(times, flow[act], latency[act], network.table)
     if steals:
         stealing = np.array([bool(action.steals) for action in actions])
         until = min(until, float(times.start[stealing[act]].min(initial=inf)))
-    whole = {skip.loop: _whole(times, skip, until) for skip in times.skips}
-    if any(whole[skip.loop] < skip.times for skip in times.skips):
+    whole = {each.loop: _whole(times, each, until) for each in times.skips}
+    if any(whole[each.loop] < each.times for each in times.skips):
         times = timetable.times(lasts, [whole.get(loop, 0) for loop in timetable.loops], until)
     return _so_far(program, timetable, times, until) if until > 0 else None
 
@@ -76,13 +79,11 @@ def _steals_at_once(program: Program, stream: Stream) -> bool:
     return first is not None and not first.waits and bool(program.actions[first.action].steals)
 
 
-def _timetable(program: Program, skip: bool) -> Timetable | None:
-    """The timetable of a structure, made once."""
-    key = "timetable", skip
-    if key not in program.kept:
-        program.kept[key] = timetable_of(program, skip)
-    made: Timetable | None = program.kept[key]
-    return made
+def _timetable(script: Script) -> Timetable | None:
+    """The timetable of a script, made once."""
+    if script not in _timetables:
+        _timetables[script] = timetable_of(script)
+    return _timetables[script]
 
 
 def _alone(action: Action, solo: Sequence[float]) -> float:

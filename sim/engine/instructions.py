@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.program import Program
+from sim.engine.program import Script
 
 Ints = NDArray[np.int64]
 
@@ -17,9 +17,9 @@ Ints = NDArray[np.int64]
 class Instructions:
     """Instructions of all streams, one stream after the other; n of them.
 
-    stream, template, index: (n,). kind, at: (n,) kind (-1: none) and index of the token that it signals. first: (n_streams + 1,) where each stream begins. until: (n_pairs,) instruction
-    that instruction `row` waits for, `begin` (n + 1,) says where the pairs of each instruction begin. The first
-    is the one before it in its stream, where there is one.
+    stream, template, index: (n,). kind, at: (n,) kind (-1: none) and index of the token that it signals. first:
+    (n_streams + 1,) where each stream begins. until: (n_pairs,) instruction that instruction `row` waits for, `begin`
+    (n + 1,) where the pairs of each begin. The first is the one before it in its stream, where there is one.
     """
 
     stream: Ints
@@ -43,12 +43,12 @@ class Instructions:
         return np.arange(self.n) - self.first[self.stream]
 
 
-def instructions_of(program: Program) -> Instructions | None:
+def instructions_of(script: Script) -> Instructions | None:
     """The table; None if what somebody waits for is never signalled, or not in the order of one stream."""
-    first, template, index = program.instructions()
+    first, template, index = script.in_a_row
     stream = np.repeat(np.arange(len(first) - 1), np.diff(first))
     every = np.arange(first[-1])
-    waits = [template.waits for template in program.templates]
+    waits = [template.waits for template in script.templates]
     width = np.array([len(each) for each in waits], dtype=np.int64)
     kinds, ats = np.array([pair for each in waits for pair in each], dtype=np.int64).reshape(-1, 2).T
     follows = (every > first[stream]).astype(np.int64)
@@ -58,7 +58,7 @@ def instructions_of(program: Program) -> Instructions | None:
     waiting = np.repeat(every, width[template])
     turn = np.arange(len(waiting)) - np.repeat(np.cumsum(width[template]) - width[template], width[template])
     which = (np.cumsum(width) - width)[template[waiting]] + turn
-    signals = np.array([template.signal or (-1, 0) for template in program.templates], dtype=np.int64).reshape(-1, 2)
+    signals = np.array([template.signal or (-1, 0) for template in script.templates], dtype=np.int64).reshape(-1, 2)
     kind, at = signals[template, 0], signals[template, 1] + index
     sources = _sources(stream, kind, at, kinds[which], ats[which] + index[waiting])
     if sources is None:

@@ -77,7 +77,7 @@ def _loop(table: Instructions, blocks: Blocks, where: Ints) -> Loop:
     n_blocks = blocks.last - blocks.first
     outside = (where[table.row] == AFTER) & (blocks.stride[table.stream[table.until]] > 0)
     numbers = blocks.number[table.until[outside]] - blocks.first
-    awaited = int(numbers[(numbers >= 0) & (numbers < n_blocks)].min(initial=n_blocks))
+    awaited = int(numbers[(numbers >= 0) & (numbers < n_blocks)].min(initial=n_blocks - 2))
     shift = dict(zip(streams.tolist(), blocks.stride[streams].tolist(), strict=True))
     return Loop(rows, blocks.stride[table.stream[rows]], n_blocks, awaited, shift, blocks.index_shift)
 
@@ -122,11 +122,13 @@ def _steady(table: Instructions, part: Part, periods: int) -> tuple[Ints, Ints, 
     if middle + length >= table.first[part.beat + 1]:
         return None
     shift = int(table.index[middle + length] - table.index[middle])
+    if shift <= 0:
+        return None
     for s in part.streams:
         mine = slice(int(table.first[s]), int(table.first[s + 1]))
         if (stretch := _stretch(table.template[mine], table.index[mine], shift)) is not None:
             begin[s], stride[s], times[s] = mine.start + stretch[0], *stretch[1:]
-    return (begin, stride, times, shift) if shift > 0 and stride[part.beat] else None
+    return (begin, stride, times, shift) if stride[part.beat] else None
 
 
 def _stretch(template: Ints, index: Ints, shift: int) -> tuple[int, int, int] | None:

@@ -155,6 +155,7 @@ class Network:
         crowded = self.near[flow.kind] & self.active_bits
         self._enter(flow)
         if crowded:
+            flow.rate = 0.0  # that of an earlier transfer may be the one it is given now
             self._mark(flow.kind)
         else:
             self._run(flow, self.solo[flow.kind])

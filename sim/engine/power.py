@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from sim.engine.compute import Times, matrix_rate, operation_times, streaming_rate, sustained_share
 from sim.engine.roots import highest_within
@@ -27,10 +28,10 @@ KNOWN_OPERATIONS = 20_000  # that a board remembers
 CLOCKED_SHARE = 0.1  # of the range from idle to the board limit, drawn by waiting
 STREAMING_SHARE = 0.75  # of the board limit, drawn by kernels bound by memory
 COMMUNICATION_SHARE = 0.75  # energy of a byte sent over that of a byte of memory
+NOTHING = (0.0, 0.0)  # energies of no operation
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One operation on one accelerator: how long, how much energy (static part included), in which phase."""
 
     seconds: float
@@ -74,7 +75,13 @@ class Board:
 
     def base(self, clock: float) -> float:
         """Static and clocked part at a core clock [W]."""
-        return self.idle + self._clocked * clock * self.voltage(clock) ** 2
+        return self.drawn(clock, NOTHING, 1.0)
+
+    def drawn(self, clock: float, energies: tuple[float, float], seconds: float) -> float:
+        """Power at a core clock while an operation with `energies()` takes `seconds` [W]."""
+        arithmetic, memory = energies
+        clocked = self._clocked * clock + arithmetic / seconds
+        return self.idle + clocked * self.voltage(clock) ** 2 + memory / seconds
 
     @cached_property
     def _clocked(self) -> float:
@@ -90,11 +97,12 @@ class Board:
     def run(self, operation: Operation, speed: float = 1.0) -> Work:
         """Time and energy of a computation; `speed` is that of the accelerator relative to a healthy one."""
         key = operation, speed
-        if key not in self.known:
+        work = self.known.get(key)
+        if work is None:
             if len(self.known) >= KNOWN_OPERATIONS:
                 self.known.clear()
-            self.known[key] = self._run(operation, speed)
-        return self.known[key]
+            self.known[key] = work = self._run(operation, speed)
+        return work
 
     def _run(self, operation: Operation, speed: float) -> Work:
         times = operation_times(operation, self.accelerator, self.attention_kernel)
@@ -106,11 +114,7 @@ class Board:
             clock = self._set_clock(times, stock, energies)
         seconds = times.at(stock / clock) / speed
         phase = MEMORY if operation.kind == "elementwise" else MATRIX
-        return Work(seconds, self.base(clock) * seconds + self.dynamic(energies, clock), phase)
-
-    def dynamic(self, energies: tuple[float, float], clock: float) -> float:
-        """Energy of arithmetic and memory traffic at a core clock [J]; `energies` as of `energies()`."""
-        return energies[0] * self.voltage(clock) ** 2 + energies[1]
+        return Work(seconds, self.drawn(clock, energies, seconds) * seconds, phase)
 
     def energies(self, operation: Operation) -> tuple[float, float]:
         """Joules of arithmetic at the highest clock, and of memory traffic."""
@@ -141,8 +145,7 @@ class Board:
 
     def _stock_clock(self, seconds: float, energies: tuple[float, float]) -> float:
         """Clock at which the board ran when its rates were measured: the highest within its own limit."""
-        power = self.accelerator.power
-        return self._highest(lambda clock: self.base(clock) + self.dynamic(energies, clock) / seconds, 1.0, power.tdp)
+        return self._highest(lambda clock: self.drawn(clock, energies, seconds), 1.0, self.accelerator.power.tdp)
 
     def _set_clock(self, times: Times, stock: float, energies: tuple[float, float]) -> float:
         """Clock under the limits of the operator; less arithmetic per second also draws less."""
@@ -151,7 +154,7 @@ class Board:
             return top
 
         def power(clock: float) -> float:
-            return self.base(clock) + self.dynamic(energies, clock) / times.at(stock / clock)
+            return self.drawn(clock, energies, times.at(stock / clock))
 
         return self._highest(power, top, self.setting.limit)
 

@@ -10,14 +10,17 @@ Matrix Multiplication Background User's Guide, sections 2.3 and 3).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import ceil
 
-from sim.spec.records import Accelerator, MatrixUnit
+from sim.spec.records import Accelerator
 from sim.workload.operation import Operation
 
 STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
 ALIGNMENT = 8  # 16-bit elements that a tensor core loads at once (16 B)
 OPERAND_SHARE = 0.2  # assumption: share of the time of the largest tile that grows with operand bytes per FLOP
+Shape = tuple[int, int, int, int]  # of a product: m, n, batch, parts
+Unit = tuple[tuple[int, int], bool, int, float]  # tile, whether it is halved, processors, least share of them
 HALVES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))  # of the largest tile
 
 
@@ -27,8 +30,9 @@ def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, ban
         return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
     full = operation.flops / rate
     writing = operation.output_bytes * operation.m * operation.n * operation.batch / bandwidth
-    tilings = _tilings(operation, accelerator.matrix)
-    return min(((full * work / busy, writing / busy) for work, busy in tilings), key=sum)
+    matrix, shape = accelerator.matrix, (operation.m, operation.n, operation.batch, operation.parts)
+    tilings = _tilings(shape, (matrix.tile, matrix.halves_tiles, matrix.compute_units, matrix.quantization_floor))
+    return min([(full * work / busy, writing / busy) for work, busy in tilings], key=sum)
 
 
 def is_misaligned(operation: Operation) -> bool:
@@ -41,15 +45,18 @@ def is_misaligned(operation: Operation) -> bool:
     return operation.batch > 1 and any(size % ALIGNMENT for size in (operation.m, operation.n, operation.k))
 
 
-def _tilings(operation: Operation, matrix: MatrixUnit) -> Iterator[tuple[float, float]]:
+@lru_cache(maxsize=4096)
+def _tilings(shape: Shape, unit: Unit) -> tuple[tuple[float, float], ...]:
     """For each tile: arithmetic time relative to the largest, share of processors busy with real work."""
-    outputs = operation.m * operation.n * operation.batch
-    largest = 1 / matrix.tile[0] + 1 / matrix.tile[1]
-    for rows, columns in _tiles(matrix):
-        tiles = ceil(operation.m / operation.parts / rows) * ceil(operation.n / columns) * operation.batch
-        slots = _waves(tiles, operation.parts, matrix.compute_units) * matrix.compute_units * rows * columns
+    (m, n, batch, parts), (tile, halves, processors, floor) = shape, unit
+    largest = 1 / tile[0] + 1 / tile[1]
+    found = []
+    for rows, columns in _tiles(tile, halves):
+        tiles = ceil(m / parts / rows) * ceil(n / columns) * batch
+        slots = _waves(tiles, parts, processors) * processors * rows * columns
         operands = (1 / rows + 1 / columns) / largest
-        yield 1.0 + OPERAND_SHARE * (operands - 1.0), max(outputs / slots, matrix.quantization_floor)
+        found.append((1.0 + OPERAND_SHARE * (operands - 1.0), max(m * n * batch / slots, floor)))
+    return tuple(found)
 
 
 def _waves(tiles: int, parts: int, processors: int) -> int:
@@ -58,7 +65,7 @@ def _waves(tiles: int, parts: int, processors: int) -> int:
     return max(ceil(parts * tiles / processors), in_turn if parts > 1 else 0)
 
 
-def _tiles(matrix: MatrixUnit) -> Iterator[tuple[float, float]]:
-    for by_rows, by_columns in HALVES if matrix.halves_tiles else HALVES[:1]:
-        yield matrix.tile[0] * by_rows, matrix.tile[1] * by_columns
-        yield matrix.tile[1] * by_columns, matrix.tile[0] * by_rows
+def _tiles(tile: tuple[int, int], halves: bool) -> Iterator[tuple[float, float]]:
+    for by_rows, by_columns in HALVES if halves else HALVES[:1]:
+        yield tile[0] * by_rows, tile[1] * by_columns
+        yield tile[1] * by_columns, tile[0] * by_rows

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,25 +131,24 @@ class Part(NamedTuple):
     signals: frozenset[int]
 
 
-Recipe = Callable[[Any], Action]  # makes an action for a job
+Recipe = Callable[[Any], Action]  # makes an action for a job, of its costs
 
 
-@dataclass(slots=True)
-class Program:
-    """Streams with the tables they refer to.
+@dataclass(eq=False)
+class Script:
+    """Streams with the tables they refer to: a program without its numbers.
 
-    parts: what may repeat; the executor looks there whether the state does.
+    recipes: what makes each action. parts: what may repeat; the executor looks there whether the state does. cut:
+    passes whose form is written in, with that (`Costs.form`). kinds: name and key of each token kind, for messages.
     """
 
-    actions: list[Action] = field(default_factory=list)
+    recipes: list[Recipe] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
-    recipes: dict[int, Recipe] = field(default_factory=dict)  # action -> what makes it for a job
-    fixed: object = None  # the known times that went into actions without a recipe, if any did
-    kinds: list[tuple[object, ...]] = field(default_factory=list)  # token kind -> name and key, for messages
+    cut: dict[Any, Any] = field(default_factory=dict)
+    kinds: list[tuple[object, ...]] = field(default_factory=list)
     known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made
-    kept: dict[object, Any] = field(default_factory=dict)  # what follows from the structure alone, made once
 
     def new_kind(self, *name: object) -> int:
         """A fresh token kind."""
@@ -163,49 +162,64 @@ class Program:
             known = self.known_kinds[name] = self.new_kind(*name)
         return known
 
-    def name_of(self, kind: int) -> str:
-        """Name and key of a token kind, for people."""
-        return " ".join(map(str, self.kinds[kind]))
-
-    def new_action(self, action: Action) -> int:
-        """Register an action."""
-        self.actions.append(action)
-        return len(self.actions) - 1
-
-    def new_recipe(self, recipe: Recipe, job: object) -> int:
-        """Register the action that a recipe makes for `job`."""
-        self.recipes[len(self.actions)] = recipe
-        return self.new_action(recipe(job))
-
-    def priced_for(self, job: object) -> Program:
-        """The same program with the numbers of another job."""
-        actions = self.actions.copy()
-        for number, recipe in self.recipes.items():
-            actions[number] = recipe(job)
-        return replace(self, actions=actions)
-
-    def new_template(self, waits: tuple[Token, ...], action: int, signal: Token | None = None) -> int:
-        """Register a template."""
-        self.templates.append(Template(waits, action, signal))
+    def new_template(self, waits: tuple[Token, ...], recipe: Recipe, signal: Token | None = None) -> int:
+        """Register a template whose action comes from a recipe."""
+        self.recipes.append(recipe)
+        self.templates.append(Template(waits, len(self.recipes) - 1, signal))
         return len(self.templates) - 1
-
-    def instructions(self) -> tuple[Ints, Ints, Ints]:
-        """Where each stream begins in a list of the instructions of all, (n_streams + 1,); their templates and loop
-        indices, (n,) each. Made once for a structure.
-        """
-        if "instructions" not in self.kept:
-            none = np.zeros(0, dtype=np.int64)
-            which = np.concatenate([none, *(np.asarray(each.which) for each in self.streams)])
-            index = np.concatenate([none, *(np.asarray(each.index) for each in self.streams)])
-            table = np.fromiter(chain.from_iterable(each.table for each in self.streams), np.int64)
-            first = np.cumsum([0, *(len(each.which) for each in self.streams)])
-            before = np.cumsum([0, *(len(each.table) for each in self.streams)])
-            template = table[np.repeat(before[:-1], np.diff(first)) + which]
-            self.kept["instructions"] = first, template, index
-        made: tuple[Ints, Ints, Ints] = self.kept["instructions"]
-        return made
 
     def new_stream(self, name: str, kind: str, rank: int = -1) -> Stream:
         """Open a stream."""
         self.streams.append(Stream(name, kind, rank))
         return self.streams[-1]
+
+    def priced(self, costs: Any) -> Program:
+        """The program with the numbers that recipes find in `costs`."""
+        return Program(self, [recipe(costs) for recipe in self.recipes])
+
+    @cached_property
+    def in_a_row(self) -> tuple[Ints, Ints, Ints]:
+        """All instructions, stream after stream: where each stream begins, template and loop index of each, (n,)."""
+        none = np.zeros(0, dtype=np.int64)
+        begins = np.cumsum([0, *(len(each.which) for each in self.streams)])
+        templates = [np.fromiter(each.table, np.int64)[np.asarray(each.which)] for each in self.streams]
+        indices = [np.asarray(each.index) for each in self.streams]
+        return begins, np.concatenate([none, *templates]), np.concatenate([none, *indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A script with its actions."""
+
+    script: Script
+    actions: list[Action]
+
+    @property
+    def templates(self) -> list[Template]:
+        """Kinds of instructions."""
+        return self.script.templates
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Queues of instructions."""
+        return self.script.streams
+
+    @property
+    def parts(self) -> list[Part]:
+        """What may repeat."""
+        return self.script.parts
+
+    @property
+    def kinds(self) -> list[tuple[object, ...]]:
+        """Name and key of each token kind."""
+        return self.script.kinds
+
+    def name_of(self, kind: int) -> str:
+        """Name and key of a token kind, for people."""
+        return " ".join(map(str, self.kinds[kind]))
+
+    def instructions(self, stream: Ints, position: Ints) -> tuple[Ints, Ints]:
+        """Template and loop index of instructions, given by their streams and positions there, (n,) each."""
+        begins, template, index = self.script.in_a_row
+        place = begins[stream] + position
+        return template[place], index[place]

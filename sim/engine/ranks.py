@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -80,11 +79,15 @@ class RankClass:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Times of operations in sequences, of sequences and of chains of them, by the profile of the rank."""
+    """Times of operations in sequences, of sequences and of chains of them, by the profile of the rank.
+
+    costs: of collectives, by communicator, kind and bytes.
+    """
 
     times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
     chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
+    costs: dict[tuple[Group, str, float], Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,32 +117,36 @@ class Job:
     def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
         """A block pass with times; a host that issues too slowly adds what it lags behind."""
         key = (rank.profile, sequence)
-        if key not in self.known.times:
+        timed = self.known.times.get(key)
+        if timed is None:
             operations = sequence.operations
             timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
             lag = self._host_lag(rank, operations, timed)
             if lag > 0:
                 timed.append(Timed("host issue", "other", lag))
             self.known.times[key] = timed
-        return self.known.times[key]
+        return timed
 
     def alone(self, rank: RankClass, work: Work) -> Alone:
         """A chain of block passes run with nothing beside it."""
         key = (rank.profile, *work)
-        if key not in self.known.chains:
-            times = Counter[Sequence]()
+        total = self.known.chains.get(key)
+        if total is None:
+            times = dict[Sequence, int]()
             for sequence, count in work:
-                times[sequence] += count
+                times[sequence] = times.get(sequence, 0) + count
             self.known.chains[key] = total = Alone()
             for sequence, count in times.items():
                 total.add(self._sequence_alone(rank, sequence), count)
-        return self.known.chains[key]
+        return total
 
     def _sequence_alone(self, rank: RankClass, sequence: Sequence) -> Alone:
         key = (rank.profile, sequence)
-        if key not in self.known.alone:
-            self.known.alone[key] = run_alone(self.timed(rank, sequence), self.plan.software.overlap_slowdown)
-        return self.known.alone[key]
+        alone = self.known.alone.get(key)
+        if alone is None:
+            alone = run_alone(self.timed(rank, sequence), self.plan.software.overlap_slowdown)
+            self.known.alone[key] = alone
+        return alone
 
     def all_timed(self, rank: RankClass, work: Work) -> list[Timed]:
         """All operations of a chain, one after the other."""
@@ -163,13 +170,18 @@ class Job:
         each = self.flows[flow]
         if each.sender >= 0:
             return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
-        return collective_cost(kind, message, each.group, self.plan.cluster.node)
+        key = (each.group, kind, message)
+        cost = self.known.costs.get(key)
+        if cost is None:
+            cost = self.known.costs[key] = collective_cost(kind, message, each.group, self.plan.cluster.node)
+        return cost
 
     def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
         """What eager issue adds: kernels times issue cost, less what the device needs anyway.
 
         Launches that block hide nothing: the host learns that a kernel has ended before it issues the next. What
-        the device needs is with each collective alone on its links: who shares them must not depend on folding.
+        the device needs, at least its computation, is with each collective alone on its links: who shares them must
+        not depend on folding.
         """
         issue = self.plan.software.host_issue
         if issue == 0:
@@ -177,8 +189,10 @@ class Job:
         kernels = sum(operation.kernels for operation in operations)
         if self.plan.software.blocking_launches:
             return kernels * (issue + SYNCHRONIZATION)
+        if kernels * issue <= sum(t.seconds for t in timed if not t.group):
+            return 0.0
         rate = {kind: self.flows[flow].group.rate for kind, flow in rank.flows.items()}
-        alone = [replace(t, seconds=t.latency + t.size / rate[t.group]) if t.group else t for t in timed]
+        alone = [t._replace(seconds=t.latency + t.size / rate[t.group]) if t.group else t for t in timed]
         return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
 
 
@@ -193,8 +207,9 @@ class Quotient:
 
 
 _quotients: WeakKeyDictionary[Partition, Quotient] = WeakKeyDictionary()  # of the layouts that are kept
-_boards: Memo[Board] = Memo(limit=16)
-_known: Memo[Known] = Memo(limit=16)
+KEPT_BOARDS = 128  # with the times that are known on them: up to 0.1 MB each
+_boards: Memo[Board] = Memo(KEPT_BOARDS)
+_known: Memo[Known] = Memo(KEPT_BOARDS)
 KNOWN_CHAINS = 500  # so many are kept for a board, with what they are made of
 
 
@@ -214,7 +229,7 @@ def _known_to(plan: Plan, board: Board) -> Known:
     node = plan.cluster.node
     known = _known.get((board, node.collectives, node.local, plan.software.model_dump_json()), Known, lambda _: 1.0)
     if len(known.chains) > KNOWN_CHAINS:
-        for table in (known.times, known.alone, known.chains):
+        for table in (known.times, known.alone, known.chains, known.costs):
             table.clear()
     return known
 

@@ -1,50 +1,102 @@
-"""What the instructions of a program cost a job: the numbers in a program, whose structure does not depend on them."""
+"""How the actions of a program come from the costs of a job; the script of a program does not depend on them.
+
+A recipe says where in a job its numbers come from (rank and flow classes, chunks and segments by number), so it
+serves any job of the same shape.
+"""
 
 from __future__ import annotations
 
+from sim.engine.collectives import Cost
+from sim.engine.costs import Costs, Message, Place
 from sim.engine.program import Action
-from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Sequence, Work
 
 
-def chain_action(label: str, rank: RankClass, work: Work, job: Job) -> Action:
+def given_action(action: Action, costs: Costs) -> Action:
+    """An action that is the same for every job."""
+    return action
+
+
+def chain_action(label: str, place: Place, costs: Costs) -> Action:
     """A chain of block passes that meets nobody."""
-    alone = job.alone(rank, work)
+    alone, flows = costs.alone(place), costs.job.ranks[place.rank].flows
     return Action(
         label,
         "compute",
-        (rank.number,),
+        (place.rank,),
         alone.seconds,
         parts=tuple(alone.parts.items()),
         comm=alone.comm,
-        carried=tuple([(rank.flows[group], size) for group, size in alone.sizes.items()]),
+        carried=tuple([(flows[group], size) for group, size in alone.sizes.items()]),
         operations=alone.operations,
         joules=tuple(alone.spent.joules.items()),
         busy=alone.spent.busy,
     )
 
 
-def send_action(label: str, flow: int, message: float, job: Job) -> Action:
-    """A send of `message` bytes to a neighbouring stage."""
-    cost = job.cost(flow, "send", message)
+def step_action(label: str, place: Place, number: int, costs: Costs) -> Action:
+    """The computation in a step of a cut pass."""
+    step = costs.steps(place)[number]
+    return Action(
+        label,
+        "compute",
+        (place.rank,),
+        sum(step.parts.values()),
+        parts=tuple(step.parts.items()),
+        operations=len(step.parts),
+        joules=tuple(step.spent.joules.items()),
+        busy=step.spent.busy,
+    )
+
+
+def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
+    """The collective that a step of a cut pass issues; with its links to itself it takes a known time."""
+    operation = costs.steps(place)[number].issue
+    assert operation is not None
+    members = costs.job.flows[flow].members
+    action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
+    if costs.job.is_apart(flow):
+        return action._replace(ranks=members, duration=operation.seconds, carried=((flow, operation.size),))
+    return action._replace(flow=flow, size=operation.size, latency=operation.latency)
+
+
+def send_action(label: str, flow: int, costs: Costs) -> Action:
+    """What a stage sends to its neighbour."""
+    cost = costs.job.cost(flow, "send", costs.stage_message)
     return Action(label, "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency)
 
 
-def exchange_action(label: str, flow: int, kind: str, message: float, beside: tuple[int, ...], job: Job) -> Action:
-    """A data-parallel collective, `message` in the convention of nccl-tests [B]; it slows the work of `beside`."""
-    cost = job.cost(flow, kind, message)
+def exchange_action(
+    label: str, flow: int, kind: str, message: Message, beside: tuple[int, ...], costs: Costs
+) -> Action:
+    """A data-parallel collective; it slows the work of `beside`."""
+    return _exchange(label, flow, costs.job.cost(flow, kind, costs.message(message)), beside)
+
+
+def embedding_action(flow: int, costs: Costs) -> Action:
+    """The sum of the gradients of a tied embedding."""
+    return _exchange("embedding gradients", flow, costs.job.cost(flow, "all_reduce", costs.embedding_bytes), ())
+
+
+def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...]) -> Action:
     return Action(label, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside)
 
 
-def optimizer_action(rank: RankClass, update: Sequence, job: Job) -> Action:
+def optimizer_action(rank: int, costs: Costs) -> Action:
     """The optimizer step of a rank."""
-    alone = job.alone(rank, [(update, 1)])
+    mine = costs.job.ranks[rank]
+    alone = costs.job.alone(mine, [(costs.optimizer(mine), 1)])
     return Action(
         "optimizer",
         "optimizer",
-        (rank.number,),
+        (rank,),
         alone.seconds,
         parts=(("optimizer", alone.seconds),),
         joules=tuple(alone.spent.joules.items()),
         busy=alone.spent.busy,
     )
+
+
+def overhead_action(rank: int, costs: Costs) -> Action:
+    """What the host does between two steps."""
+    overhead = costs.job.plan.software.step_overhead
+    return Action("step overhead", "other", (rank,), overhead, parts=(("other", overhead),))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sim.engine.instructions import Instructions, Ints, instructions_of
 from sim.engine.loops import AFTER, BEFORE, Loop, find_loops
-from sim.engine.program import Program
+from sim.engine.program import Script
 
 Floats = NDArray[np.float64]
 Step = tuple[int, int, int, int]  # an instruction, two that it waits for (or the place of a longer list), its action
@@ -76,7 +76,8 @@ class Timetable:
     def times(self, durations: Sequence[float], limits: Sequence[int] | None = None, until: float = inf) -> Times:
         """Follow all that begins before `until` [s]; what begins later may be said to begin never.
 
-        durations: of the actions [s]. limits: how many blocks may be skipped in each loop, no matter how many if absent.
+        durations: of the actions [s]. limits: how many blocks may be skipped in each loop, no matter how many if
+        absent.
         """
         n = self.table.n
         walk = Walk([-1.0] * (n + 1), [inf] * n + [0.0], [n] * (n + 1), durations, self.many)
@@ -163,21 +164,21 @@ class Walk:
         return start, end, np.array(get(self.because), dtype=np.int64)[:-1]
 
 
-def timetable_of(program: Program, skip: bool) -> Timetable | None:
-    """The table of a program, which follows from its structure alone; None if it cannot be made, or not soon."""
-    size = sum(len(stream.which) for stream in program.streams)
-    table = instructions_of(program) if 0 < size <= LONGEST else None
+def timetable_of(script: Script) -> Timetable | None:
+    """The table of a script; None if it cannot be made, or not soon."""
+    size = sum(len(stream.which) for stream in script.streams)
+    table = instructions_of(script) if 0 < size <= LONGEST else None
     if table is None:
         return None
-    loops, where = find_loops(table, program.parts if skip else ())
+    loops, where = find_loops(table, script.parts)
     first, last = (_order(table, np.flatnonzero(where == side)) for side in (BEFORE, AFTER))
-    turns = [_order(table, loop.rows) for loop in loops]
-    if first is None or last is None or any(turn is None for turn in turns):
+    ordered = [loop.in_order(turn) for loop in loops if (turn := _order(table, loop.rows)) is not None]
+    if first is None or last is None or len(ordered) < len(loops):
         return None
-    action = np.array([template.action for template in program.templates], dtype=np.int64)[table.template]
+    action = np.array([template.action for template in script.templates], dtype=np.int64)[table.template]
     many: list[tuple[int, ...]] = []
     before, after = (_piece(table, action, rows, many) for rows in (first, last))
-    return Timetable(table, [loop.in_order(turn) for loop, turn in zip(loops, turns)], action, before, after, many, [{} for _ in loops])
+    return Timetable(table, ordered, action, before, after, many, [{} for _ in loops])
 
 
 def _piece(table: Instructions, action: Ints, rows: Ints, many: list[tuple[int, ...]]) -> Piece:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,43 +52,49 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
     exposed = dict.fromkeys(BREAKDOWN, 0.0)
     number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
     rows = np.flatnonzero(trace.stream == number)
-    weight, acts = trace.weights(), trace.actions()
-    history = History(trace)
+    acts, history = trace.actions(), History(trace)
     for begin, event, times in history.gaps(rows.tolist()):
         for cause, seconds in _gap(trace, history, acts, rank, begin, event):
             exposed[cause] += times * seconds
-    for row in rows.tolist():
-        for cause, seconds in _own(trace.program.actions[acts[row]], float(trace.end[row] - trace.start[row])):
-            exposed[cause] += int(weight[row]) * seconds
+    for cause, seconds in _own(trace, rows):
+        exposed[cause] += seconds
     exposed["bubble"] += max(
         0.0, trace.time - max(map(history.end, map(history.last, rows[-1:].tolist())), default=0.0)
     )
-    return RankTime(rank, exposed, _comm_total(trace, rank, acts, weight))
+    return RankTime(rank, exposed, _comm_total(trace, rank))
 
 
-def _own(action: Action, seconds: float) -> list[tuple[str, float]]:
-    """What the rank's own stream does; what slower processors add counts as computation."""
-    if action.flow >= 0:
-        return [(action.category, seconds)]
-    return [*action.parts, ("compute", seconds - sum(part for _, part in action.parts))]
+def _own(trace: Trace, rows: Ints) -> Iterator[Cause]:
+    """What the stream of a rank does in its `rows`; what slower processors add counts as computation."""
+    acts, weight = trace.actions()[rows], trace.weights()[rows]
+    times, lasted = np.bincount(acts, weight), np.bincount(acts, weight * (trace.end[rows] - trace.start[rows]))
+    for number in np.flatnonzero(times).tolist():
+        action, seconds = trace.program.actions[number], float(lasted[number])
+        if action.flow >= 0:
+            yield action.category, seconds
+            continue
+        for name, part in action.parts:
+            yield name, times.item(number) * part
+            seconds -= times.item(number) * part
+        yield "compute", seconds
 
 
-def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, event: Event) -> list[Cause]:
+def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, event: Event) -> Iterator[Cause]:
     """Causes of the wait between `begin` and the start of `event`, with the seconds of each."""
-    found = []
-    until, blocker = history.start(event), history.blocker(event)
-    while until > begin and blocker is not None:
-        since = max(begin, history.start(blocker))
+    until, blocker = history.start(event), event
+    while until > begin:
+        before = history.blocker(blocker)
+        if before is None:
+            yield "bubble", until - begin
+            return
+        blocker, began = before, history.start(before)
+        since = max(begin, began)
         if since < until:
-            action, seconds = trace.program.actions[acts[blocker[0]]], history.end(blocker) - history.start(blocker)
-            cause, share = _cause(trace, rank, action), _full_speed(action, seconds)
-            found.append((cause, share * (until - since)))
-            found.append(("bubble" if cause == "bubble" else "compute", (1 - share) * (until - since)))
+            action = trace.program.actions[acts[blocker[0]]]
+            cause, share = _cause(trace, rank, action), _full_speed(action, history.end(blocker) - began)
+            yield cause, share * (until - since)
+            yield "bubble" if cause == "bubble" else "compute", (1 - share) * (until - since)
             until = since
-        blocker = history.blocker(blocker)
-    if until > begin:
-        found.append(("bubble", until - begin))
-    return found
 
 
 def _cause(trace: Trace, rank: int, action: Action) -> str:
@@ -101,19 +108,20 @@ def _full_speed(action: Action, seconds: float) -> float:
     return min(1.0, action.duration / seconds) if action.flow < 0 and seconds > 0 else 1.0
 
 
-def _comm_total(trace: Trace, rank: int, acts: Ints, weight: Ints) -> float:
+def _comm_total(trace: Trace, rank: int) -> float:
     """Seconds the rank has a collective or send in flight, streams added."""
-    actions = trace.program.actions
-    seconds = trace.end - trace.start
-    count = np.bincount(acts, weight, len(actions)).tolist()
+    actions, acts, weight, seconds = trace.program.actions, trace.actions(), trace.weights(), trace.end - trace.start
+    times = np.bincount(acts, weight, len(actions)).tolist()
+    lasted = np.bincount(acts, weight * seconds, len(actions)).tolist()
     total = 0.0
     for number, action in enumerate(actions):
-        if rank in members_of(trace, action):
-            mine = acts == number
-            lasted = seconds[mine] if action.flow >= 0 else np.minimum(seconds[mine], action.duration)
-            total += float(weight[mine] @ lasted)
+        if action.flow >= 0:
+            total += lasted[number] if rank in trace.flow_ranks[action.flow] else 0.0
+        elif rank in action.ranks and action.is_computation:
+            total += times[number] * action.comm
         elif rank in action.ranks:
-            total += count[number] * action.comm
+            rows = acts == number
+            total += float(weight[rows] @ np.minimum(seconds[rows], action.duration))
     return total
 
 

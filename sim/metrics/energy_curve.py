@@ -25,7 +25,7 @@ def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) ->
     trace = activity.trace
     duration, width = trace.end - trace.start, trace.time / samples
     added = (activity.added() * np.stack([activity.spread(weight) for weight in weights]))[:, activity.of_row]
-    watts = np.divide(added, duration, out=np.zeros_like(added), where=duration > 0)
+    watts = added * np.divide(1.0, duration, out=np.zeros_like(duration), where=duration > 0)
     edges = _edges(trace.time, samples)
     energy = _energy(edges, trace.start, trace.end, watts)
     for repeat in trace.repeats:
@@ -51,23 +51,14 @@ def _edges(length: float, samples: int) -> Floats:
 
 def _energy(until: Floats, start: Floats, end: Floats, watts: Floats) -> Floats:
     """What draws watts[:, i] from start[i] to end[i] takes up to rising times, (n_sets, n_times) [J]."""
-    order = np.argsort(end, kind="stable")
-    over = np.searchsorted(end[order], until, "right")
-    first = np.searchsorted(until, start, "right")  # times while a row acts: so many from the first on
-    acting = np.maximum(np.searchsorted(until, end) - first, 0)
+    first, over = np.searchsorted(until, start, "right"), np.searchsorted(until, end)
+    acting = np.maximum(over - first, 0)  # times while a row acts: so many from the first on
     row = np.repeat(np.arange(len(start)), acting)
     time = np.arange(len(row)) + np.repeat(first - np.cumsum(acting) + acting, acting)
-    partly = watts[:, row] * (until[time] - start[row])
-    whole = _running_sum((watts * (end - start))[:, order])[:, over]
-    energy: Floats = whole + np.stack([np.bincount(time, each, len(until)) for each in partly])
+    partly, whole = watts[:, row] * (until[time] - start[row]), watts * (end - start)
+    energy: Floats = np.cumsum([np.bincount(over, each, len(until) + 1)[:-1] for each in whole], axis=1)
+    energy += [np.bincount(time, each, len(until)) for each in partly]
     return energy
-
-
-def _running_sum(rows: Floats) -> Floats:
-    """Sums of the first 0, 1, 2, ... of each row."""
-    sums = np.zeros((len(rows), rows.shape[1] + 1))
-    np.cumsum(rows, axis=1, out=sums[:, 1:])
-    return sums
 
 
 def _of_copies(edges: Floats, trace: Trace, repeat: Repeat, watts: Floats) -> Floats:
@@ -77,8 +68,7 @@ def _of_copies(edges: Floats, trace: Trace, repeat: Repeat, watts: Floats) -> Fl
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
         start, lasts, period = trace.start[block], trace.end[block] - trace.start[block], repeat.period
-        since = edges[:, None] - start
-        over = np.clip(np.floor((since - lasts) / period), 0, repeat.times)
-        partly = np.where(over < repeat.times, np.clip(since - (over + 1) * period, 0, lasts), 0.0)
-        energy += watts[:, block] @ (over * lasts + partly).T
+        since = np.maximum(edges[:, None] - (start + period), 0)  # the first copy began
+        before = np.minimum(np.floor(since / period), repeat.times - 1)  # copies before the last that has begun
+        energy += watts[:, block] @ (before * lasts + np.minimum(since - before * period, lasts)).T
     return energy

@@ -76,8 +76,8 @@ class StepEnergy:
 def activity_of(trace: Trace, job: Job) -> Activity:
     """What a step did, in arrays."""
     actions = trace.program.actions
-    rows = [_row(action) for action in actions]
-    matrix, memory, busy, sent = np.array(rows).reshape(-1, 4).T
+    rows = chain.from_iterable([_row(action) for action in actions])
+    matrix, memory, busy, sent = np.fromiter(rows, np.float64, 4 * len(actions)).reshape(-1, 4).T
     members = [trace.flow_ranks[action.flow] if action.flow >= 0 else action.ranks for action in actions]
     return Activity(
         trace,
@@ -87,8 +87,8 @@ def activity_of(trace: Trace, job: Job) -> Activity:
         memory,
         busy,
         sent,
-        np.repeat(np.arange(len(actions)), [len(each) for each in members]),
-        np.array(list(chain.from_iterable(members)), dtype=np.int64),
+        np.repeat(np.arange(len(actions)), list(map(len, members))),
+        np.fromiter(chain.from_iterable(members), np.int64),
     )
 
 

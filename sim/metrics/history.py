@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -16,17 +17,19 @@ class History:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.starts: list[float] = trace.start.tolist()
-        self.ends: list[float] = trace.end.tolist()
-        self.blockers: list[int] = trace.blocker.tolist()
+        # Few rows are looked at, one by one: views give Python's numbers, and cost nothing to make.
+        self.starts, self.ends, self.blockers = trace.start.data, trace.end.data, trace.blocker.data
         repeat = np.full(len(trace.stream), -1)
-        self.stored: dict[tuple[int, int], int] = {}  # stream and position of a repeated row
         for number, each in enumerate(trace.repeats):
-            rows = each.rows
-            repeat[rows] = number
-            places = zip(trace.stream[rows].tolist(), trace.position[rows].tolist(), strict=True)
-            self.stored.update(zip(places, rows.tolist(), strict=True))
-        self.repeat: list[int] = repeat.tolist()
+            repeat[each.rows] = number
+        self.repeat = repeat.data
+
+    @cached_property
+    def stored(self) -> dict[tuple[int, int], int]:
+        """Repeated rows by stream and position."""
+        rows = np.flatnonzero(np.asarray(self.repeat) >= 0)
+        places = zip(self.trace.stream[rows].tolist(), self.trace.position[rows].tolist(), strict=True)
+        return dict(zip(places, rows.tolist(), strict=True))
 
     def last(self, row: int) -> Event:
         """The last copy of a row."""
@@ -70,10 +73,10 @@ class History:
         before = self.blockers[row]
         if before < 0:
             return None
-        if copy == 0:
-            return (before, 0) if self.repeat[row] == self.repeat[before] else self.last(before)
         if self.repeat[row] == self.repeat[before]:
             return before, copy
+        if copy == 0:
+            return self.last(before)
         shift = self.trace.repeats[self.repeat[row]].shift.get(int(self.trace.stream[before]), 0)
         place = int(self.trace.stream[before]), int(self.trace.position[before]) + shift
         return (self.stored[place], copy - 1) if place in self.stored else self.last(before)

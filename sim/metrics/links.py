@@ -15,14 +15,14 @@ Floats = NDArray[np.float64]
 
 def flow_bytes(trace: Trace) -> Floats:
     """Bytes of one flow of each class over the step, those inside coalesced chains too, (n_flows,)."""
-    total = np.zeros(trace.table.n_flows)
+    total = [0.0] * trace.table.n_flows
     times = np.bincount(trace.actions(), trace.weights(), len(trace.program.actions))
     for action, count in zip(trace.program.actions, times.tolist(), strict=True):
         if action.flow >= 0:
             total[action.flow] += count * action.size
         for flow, size in action.carried:
             total[flow] += count * size
-    return total
+    return np.array(total)
 
 
 def link_bytes(trace: Trace) -> Floats:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sim.run.feeding import Feeding
-from sim.run.saving import CheckpointCosts
+from sim.run.storage_costs import CheckpointCosts, Feeding
 
 BREAKDOWN = (
     "compute",

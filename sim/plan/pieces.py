@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
+from itertools import groupby
+from operator import attrgetter
 
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.records import Parallelism, Software, Training, Transformer
@@ -17,6 +19,11 @@ class Sequence:
     """Operations in issue order; equal only to itself, so that what is known of it is found fast."""
 
     operations: tuple[Operation, ...]
+
+    @cached_property
+    def collectives(self) -> frozenset[str]:
+        """Kinds of groups whose collectives are among them."""
+        return frozenset(each.group for each in self.operations if each.kind == "collective" and each.group)
 
 
 @lru_cache(maxsize=1024)
@@ -57,6 +64,16 @@ class Segment:
     def gathered_again(self) -> int:
         """Parameters to gather for the backward pass."""
         return self.parameters - self.kept
+
+    @cached_property
+    def collectives(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Kinds of groups whose collectives are in its forward pass, and in its backward pass."""
+        passes = [piece.passes for piece in self.pieces]
+        forward, backward = (
+            (each.forward.collectives for each in passes),
+            (each.backward.collectives for each in passes),
+        )
+        return frozenset().union(*forward), frozenset().union(*backward)
 
 
 @dataclass(frozen=True)
@@ -178,6 +195,8 @@ def _with_root(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 
 def work_of(segments: list[Segment], backward: bool) -> Work:
     """What a pass through `segments`, given in the order of the pass, runs one after the other."""
-    if backward:
-        return [(piece.passes.backward, piece.count) for segment in segments for piece in reversed(segment.pieces)]
-    return [(piece.passes.forward, piece.count) for segment in segments for piece in segment.pieces]
+    pieces = [piece for segment in segments for piece in (segment.pieces[::-1] if backward else segment.pieces)]
+    return [
+        (passes.backward if backward else passes.forward, sum(piece.count for piece in alike))
+        for passes, alike in groupby(pieces, key=attrgetter("passes"))
+    ]

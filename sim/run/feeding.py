@@ -5,7 +5,7 @@ records of a batch from storage, one after another, then works on them on one ho
 the batches in order, and all replicas wait for the slowest. Readers share storage evenly: what all
 together and what one alone can read is a max-min solution over the real links, without training traffic.
 
-Public: `Feeding`, `Supply`, `supply_of`, `feed`.
+Public: `Supply`, `supply_of`, `feed`; `Feeding` in `storage_costs`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sim.errors import PlanError, Problem
 from sim.plan.plan import Plan
 from sim.plan.transfers import file_transfers
 from sim.rng import stream
+from sim.run.storage_costs import Feeding
 from sim.spec.storage import InputPipeline
 from sim.units import DATA, format_quantity
 
@@ -65,18 +66,6 @@ class Supply:
         """Seconds of a core to decompress and to prepare a batch of `stored` bytes."""
         plain, rate = stored * self.data.compression_ratio, self.data.decompression_bandwidth
         return (plain / rate if rate else 0.0), self.batch * self.data.preprocessing
-
-
-@dataclass(frozen=True)
-class Feeding:
-    """How training data arrives, in steady state."""
-
-    stall_s: float  # mean wait of a step
-    supplied_samples_per_s: float | None  # what the slowest stage lets through; None: no stage takes time
-    wanted_samples_per_s: float  # if data were always there
-    accelerator_utilization: float  # step time without the wait, over step time
-    limit: str  # what takes longest: storage, decompression or preprocessing; none if training hardly waits
-    fill_s: float  # before the first step, for the shuffle buffer
 
 
 def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> Supply:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from sim.run.fault_log import Outage
-from sim.run.saving import CheckpointCosts
+from sim.run.storage_costs import CheckpointCosts
 from sim.spec.reliability import Failures, Recovery
 
 BADPUT = (

@@ -5,7 +5,7 @@ pace, and training waits. An asynchronous one blocks for the copy into host memo
 beside training. Before the bytes of a file move it has to be opened: all files of a save at once, at the
 rate that the metadata service stands.
 
-Public: `CheckpointCosts`, `checkpoint_costs`.
+Public: `checkpoint_costs`; `CheckpointCosts` in `storage_costs`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,11 @@ from sim.errors import PlanError, Problem
 from sim.plan.plan import Plan
 from sim.plan.state import needed_bytes, saved_bytes, shared_bytes
 from sim.plan.transfers import Transfers, file_transfers, peer_transfers, replica_transfers
+from sim.run.storage_costs import CheckpointCosts
 from sim.spec.storage import Checkpointing
 from sim.units import DATA, format_quantity
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class CheckpointCosts:
-    """One save and one restore of the whole state; times in seconds."""
-
-    bytes: float  # stored by one save, compressed, all shards, without the copies that storage makes
-    blocking_s: float  # training stands still: the whole save, or the copy into host memory
-    drain_s: float  # from the end of blocking until the save is durable; 0 when synchronous
-    drain_slowdown: float  # step time while draining over step time without
-    restore_s: float  # all ranks read at once, from the start to the last byte in device memory
-    peer_blocking_s: float  # what training loses for one copy into a peer's memory; 0 unless in_memory
-    peer_restore_s: float  # replaced ranks fetch their state from peers; 0 unless in_memory
 
 
 def checkpoint_costs(plan: Plan, step_s: float) -> CheckpointCosts:

@@ -21,7 +21,6 @@ from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
 from sim.study.fields import flatten
 from sim.study.judge import ERROR, INVALID, OK
-from sim.study.simulate import simulate
 from sim.study.store import Outcome
 
 Batch = tuple[list[Outcome], float]  # outcomes in order, and the seconds they took
@@ -85,6 +84,8 @@ def _rare_collection() -> Iterator[None]:
 
 def whole_result(experiment: Experiment) -> str:
     """The flattened result of an experiment."""
+    from sim.study.simulate import simulate  # here: the process that hands out batches does without
+
     return json.dumps(flatten(simulate(experiment)), allow_nan=False)
 
 

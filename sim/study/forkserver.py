@@ -10,7 +10,8 @@ import signal
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import BaseContext
 
-PRELOADED = "sim.study.batch"
+PRELOADED = ("sim.study.batch", "sim.study.simulate", "sim.study.lives")
+ALONE = "OPENBLAS_NUM_THREADS"  # a worker has one processor: more threads only wait for one another
 
 
 def worker_context() -> BaseContext:
@@ -19,17 +20,18 @@ def worker_context() -> BaseContext:
     return get_context("forkserver" if hasattr(os, "fork") else "spawn")
 
 
-def start_early(*main: str) -> None:
-    """Let it begin while there is something else to do; Ctrl-C, held back while it starts, is none of its business.
-
-    main: a module that workers import anyway, since the parent's program does.
-    """
+def start_early() -> None:
+    """Let it begin while there is something else to do; Ctrl-C, held back while it starts, is none of its business."""
     if not hasattr(os, "fork"):
         return
     resource_tracker.ensure_running()  # would let Ctrl-C through again if it had to start later
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    unsaid = ALONE not in os.environ
     try:
-        forkserver.set_forkserver_preload([PRELOADED, *main])
+        os.environ.setdefault(ALONE, "1")
+        forkserver.set_forkserver_preload([*PRELOADED])
         forkserver.ensure_running()
     finally:
+        if unsaid:
+            del os.environ[ALONE]
         signal.pthread_sigmask(signal.SIG_SETMASK, held)

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.spec.expression import Expression, ExpressionError, Lookup
 from sim.spec.records import Experiment
 from sim.study.fields import input_lookup, is_input, result_lookup
 from sim.study.store import Row
-from sim.study.sweep_file import LoadedStudy
 from sim.units import DATA, format_quantity
+
+if TYPE_CHECKING:
+    from sim.study.sweep_file import LoadedStudy
 
 OK, NO_FIT, CONSTRAINT, INVALID, ERROR = "ok", "does not fit", "constraint", "invalid input", "error"
 STATUSES = (OK, NO_FIT, CONSTRAINT, INVALID, ERROR)

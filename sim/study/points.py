@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim.rng import stream
 from sim.spec.expression import Lookup
 from sim.spec.study import Sampling
 from sim.study.axes import Change, Level, Varying
@@ -82,6 +81,8 @@ def chosen(axes: Sequence[Varying], base: Lookup, shares: Sequence[float]) -> Po
 
 def _unit_points(sampling: Sampling, dimensions: int) -> Any:
     """Array (points, dimensions) in [0, 1)."""
+    from sim.rng import stream  # here: a full grid needs no numbers
+
     number, random = sampling.points or 0, stream(sampling.seed, f"sampling/{sampling.method}")
     if sampling.method == "random" or not dimensions:
         return random.random((number, dimensions)).tolist()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sim
 from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
-from sim.run.saving import CheckpointCosts
+from sim.run.storage_costs import CheckpointCosts
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts, open_accounts

@@ -24,8 +24,9 @@ from sim.metrics.links import link_use
 from sim.metrics.memory import memory_result
 from sim.metrics.result import LinkUse, MemoryResult
 from sim.plan.plan import Plan
-from sim.run.feeding import Feeding, feed, supply_of
-from sim.run.saving import CheckpointCosts, checkpoint_costs
+from sim.run.feeding import feed, supply_of
+from sim.run.saving import checkpoint_costs
+from sim.run.storage_costs import CheckpointCosts, Feeding
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.spec.storage import Checkpointing
@@ -148,6 +149,7 @@ def _executor(job: Job, input_stall: float = 0.0) -> Executor:
         slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
         check=options.certificate,
+        foresee=options.foresee == "auto",
     )
 
 

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.gradients import DataParallel, data_parallel
-from sim.engine.program import Program
+from sim.engine.costs import Costs
 from sim.engine.ranks import Job, RankClass
-from sim.plan.pieces import Sequence
 from sim.study.search.chain import alone
 from sim.study.search.energy import Meter
 from sim.study.search.layout import Layout, stack
-from sim.workload.optimizer import optimizer_step
 
 Floats = NDArray[np.float64]
 
@@ -58,53 +55,48 @@ class Exchanges:
     def of(self, job: Job, layout: Layout) -> Exchange:
         """The exchange of the job of a chain."""
         zero, software = job.plan.experiment.parallelism.zero_stage, stack(job.plan.software)
-        stages, exchange = [], None
+        stages, costs = [], Costs(job)
         for rank, sizes in zip(job.ranks, layout.sizes, strict=True):
             groups = tuple(job.flows[rank.flows[kind]].group for kind in ("gradient", "replica") if kind in rank.flows)
             key = (sizes, groups, rank.speed, zero, len(job.ranks) == 1, job.plan.shard.precision, software)
             if key not in self.known:
-                exchange = exchange or data_parallel(job, Program())
-                self.known[key] = _stage(job, exchange, rank)
+                self.known[key] = _stage(costs, rank)
             stages.append(self.known[key])
         first, opening, each, serial, between, closing, last, optimizer, weights = np.array(stages).T
         return Exchange(
-            first, opening, each, serial, between, closing, last, optimizer, weights, _embedding_seconds(job)
+            first, opening, each, serial, between, closing, last, optimizer, weights, _embedding_seconds(costs)
         )
 
 
-def _stage(job: Job, exchange: DataParallel, rank: RankClass) -> tuple[float, ...]:
-    optimizer = alone(job, rank, _update(job, exchange, rank)).seconds
+def _stage(costs: Costs, rank: RankClass) -> tuple[float, ...]:
+    job = costs.job
+    optimizer = alone(job, rank, costs.optimizer(rank)).seconds
     if "gradient" not in rank.flows:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0
-    costs = _Costs(job, exchange, rank, lambda role, kind, message: seconds(job, rank.flows[role], kind, message))
-    return *(costs.sharded() if exchange.zero == 3 else costs.replicated()), optimizer, costs.new_weights()
-
-
-def _update(job: Job, exchange: DataParallel, rank: RankClass) -> Sequence:
-    return Sequence(optimizer_step(exchange.updated_parameters(rank), job.plan.software, job.plan.shard.precision))
+    prices = _Prices(costs, rank, lambda role, kind, message: seconds(job, rank.flows[role], kind, message))
+    return *(prices.sharded() if prices.zero == 3 else prices.replicated()), optimizer, prices.new_weights()
 
 
 def exchange_joules(job: Job, layout: Layout, meter: Meter) -> tuple[float, float]:
     """What exchange and optimizer add on one rank of each stage, all stages together: once, and each microbatch [J]."""
     once = often = 0.0
-    exchange = data_parallel(job, Program())
+    costs = Costs(job)
     for sizes, count in Counter(layout.sizes).items():
         rank = job.ranks[layout.sizes.index(sizes)]
-        once += count * meter.sequence(_update(job, exchange, rank))
+        once += count * meter.sequence(costs.optimizer(rank))
         if "gradient" in rank.flows:
-            whole, each = _Costs(job, exchange, rank, meter.collective).traffic()
+            whole, each = _Prices(costs, rank, meter.collective).traffic()
             once, often = once + count * whole, often + count * each
-    return once + 2 * _embedding(job, lambda size: meter.collective("embedding", "all_reduce", size)), often
+    return once + 2 * _embedding(costs, lambda size: meter.collective("embedding", "all_reduce", size)), often
 
 
-class _Costs:
+class _Prices:
     """What the collectives of one stage take by `price`, which is given role, kind and message."""
 
-    def __init__(
-        self, job: Job, exchange: DataParallel, rank: RankClass, price: Callable[[str, str, float], float]
-    ) -> None:
-        self.job, self.exchange, self.rank, self.price = job, exchange, rank, price
-        self.zero = exchange.zero
+    def __init__(self, costs: Costs, rank: RankClass, price: Callable[[str, str, float], float]) -> None:
+        self.job, self.costs, self.rank, self.price = costs.job, costs, rank, price
+        job = self.job
+        self.zero = job.plan.experiment.parallelism.zero_stage
         self.chunks = [chunk.segments for chunk in job.plan.chunks[rank.stage]]
         self.segments = [segment for chunk in self.chunks for segment in chunk]
         self.software = job.plan.software
@@ -116,7 +108,7 @@ class _Costs:
         first = self.gather(self.segments[0].trained) if self.ahead else 0.0
         opening = self.total(self.gather, [each.trained for each in self.chunks[0]]) if self.ahead else 0.0
         if not self.software.gradient_overlap:
-            total = self.exchange.parameters(self.rank)
+            total = self.costs.parameters(self.rank.stage)
             return first, opening, 0.0, 0.0, 0.0, 0.0, self.last(total)
         sums = self.total(self.sum, [each.trained for each in self.segments])
         each, closing = (sums, 0.0) if self.often else (0.0, sums)
@@ -140,7 +132,7 @@ class _Costs:
             return 0.0, self.gathers() + self.total(self.last, trained)
         weights = self.total(self.gather, trained) if self.ahead else self.new_weights()
         if not self.software.gradient_overlap:
-            return self.last(self.exchange.parameters(self.rank)) + weights, 0.0
+            return self.last(self.costs.parameters(self.rank.stage)) + weights, 0.0
         sums = self.total(self.last, trained)
         return (weights, sums) if self.often else (weights + sums, 0.0)
 
@@ -161,19 +153,19 @@ class _Costs:
         """Sent after the optimizer, unless before the next pass or never."""
         if self.ahead or self.zero in (0, 3):
             return 0.0
-        return self.gather(self.exchange.parameters(self.rank))
+        return self.gather(self.costs.parameters(self.rank.stage))
 
     def gather(self, parameters: float) -> float:
-        return self.price("gradient", "all_gather", self.exchange.weight_bytes(parameters))
+        return self.price("gradient", "all_gather", self.costs.weight_bytes(parameters))
 
     def sum(self, parameters: float) -> float:
         kind = "all_reduce" if self.zero == 0 else "reduce_scatter"
-        return self.price("gradient", kind, self.exchange.gradient_bytes(parameters))
+        return self.price("gradient", kind, self.costs.gradient_bytes(parameters))
 
     def over_replicas(self, parameters: float) -> float:
         if "replica" not in self.rank.flows:
             return 0.0
-        share = self.exchange.gradient_bytes(parameters) / self.job.flows[self.rank.flows["gradient"]].group.size
+        share = self.costs.gradient_bytes(parameters) / self.job.flows[self.rank.flows["gradient"]].group.size
         return self.price("replica", "all_reduce", share)
 
 
@@ -183,14 +175,11 @@ def seconds(job: Job, flow: int, kind: str, message: float) -> float:
     return cost.latency + cost.size / job.flows[flow].rate
 
 
-def _embedding_seconds(job: Job) -> float:
-    return _embedding(job, lambda size: seconds(job, job.ranks[0].flows["embedding"], "all_reduce", size))
+def _embedding_seconds(costs: Costs) -> float:
+    job = costs.job
+    return _embedding(costs, lambda size: seconds(job, job.ranks[0].flows["embedding"], "all_reduce", size))
 
 
-def _embedding(job: Job, price: Callable[[float], float]) -> float:
+def _embedding(costs: Costs, price: Callable[[float], float]) -> float:
     """What summing the gradients of a tied table takes, if there is one at both ends."""
-    if "embedding" not in job.ranks[0].flows:
-        return 0.0
-    plan, model = job.plan, job.plan.model
-    size = model.vocab / plan.shard.tensor * model.hidden * plan.software.gradient_comm_bytes
-    return price(size)
+    return price(costs.embedding_bytes) if "embedding" in costs.job.ranks[0].flows else 0.0

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.chains import Alone
-from sim.engine.gradients import data_parallel
-from sim.engine.passes import PassWriter
-from sim.engine.program import Program
+from sim.engine.costs import Costs
 from sim.engine.ranks import CATEGORY, Job, RankClass
 from sim.plan.pieces import Passes, Sequence, build_chunks, shard_of
 from sim.spec.records import Experiment
@@ -77,9 +75,8 @@ class Insides:
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})
         layout = layout_of(build_chunks(setup.workload, shard, at_once, whole))
         job = replace(job, plan=replace(job.plan, experiment=experiment, shard=shard))
-        writer = PassWriter(job, Program(), data_parallel(job, Program()))
-        message = writer.message / shard.tensor if writer.scatters else writer.message
-        return Inside(shard, software, layout.kinds, writer.gather if writer.scatters else None, message)
+        costs = Costs(job)
+        return Inside(shard, software, layout.kinds, costs.gather if costs.scatters else None, costs.stage_message)
 
     # --- seconds ------------------------------------------------------------------------------
 

@@ -1,0 +1,175 @@
+"""What recipes ask of a job: passes, messages and updates by their place in it (`recipes.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from sim.engine.chains import Alone, Cut, cut
+from sim.engine.ranks import Job, RankClass
+from sim.plan.pieces import Segment, Sequence, Work, sequence_of, work_of
+from sim.workload.activations import stage_message_bytes
+from sim.workload.extent import weight_bytes
+from sim.workload.operation import Operation
+from sim.workload.optimizer import optimizer_step
+
+WHOLE = -1  # instead of the number of a chunk or a segment: all of them
+
+Kinds = frozenset[str]
+Form = tuple[tuple[tuple[int, ...], str, bool], ...]  # of each step of a cut pass: what it awaits, what it issues
+
+
+class Place(NamedTuple):
+    """A pass of a rank class through a model chunk; or the part of it at `position`, segment by segment."""
+
+    rank: int
+    backward: bool
+    chunk: int
+    position: int = WHOLE
+
+
+class Message(NamedTuple):
+    """What a data-parallel collective moves: gradients or weights of these parameters of a segment.
+
+    split: flow class whose members have a share each.
+    """
+
+    what: Literal["gradients", "weights"]
+    stage: int
+    chunk: int = WHOLE
+    segment: int = WHOLE
+    parameters: Literal["trained", "parameters", "gathered_again"] = "trained"
+    split: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Looks up in a job what recipes ask for."""
+
+    job: Job
+    _works: dict[tuple[int, bool, bool, int], Work] = field(default_factory=dict)
+    _kinds: dict[tuple[int, bool, bool], tuple[Kinds, ...]] = field(default_factory=dict)
+    _parameters: dict[tuple[int, ...], float] = field(default_factory=dict)
+    _updates: dict[float, Sequence] = field(default_factory=dict)
+    _steps: dict[Place, list[Cut]] = field(default_factory=dict)
+
+    # --- passes -----------------------------------------------------------------------------------
+
+    @cached_property
+    def scatters(self) -> bool:
+        """Whether each tensor rank sends its share of a stage's output, so that the next stage has to gather."""
+        shard = self.job.plan.shard
+        return self.job.plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
+
+    @cached_property
+    def stage_message(self) -> float:
+        """Bytes from a rank to the next stage."""
+        shard = self.job.plan.shard
+        message = stage_message_bytes(self.job.plan.model, shard)
+        return message / shard.tensor if self.scatters else message
+
+    @cached_property
+    def gather(self) -> Sequence:
+        """The gather of the input of a stage, where tensor ranks send a share each."""
+        whole = stage_message_bytes(self.job.plan.model, self.job.plan.shard)
+        name = "gather of stage input"
+        return sequence_of((Operation(name, "collective", collective="all_gather", group="tensor", message=whole),))
+
+    def kinds(self, stage: int, chunk: int, backward: bool) -> tuple[Kinds, ...]:
+        """Kinds of collectives inside each segment of a pass, in its order."""
+        segments, gathers = self._segments(stage, chunk), self._gathers(stage, chunk, backward)
+        key = (id(segments), backward, gathers)
+        if key not in self._kinds:
+            kinds = [segment.collectives[backward] for segment in (segments[::-1] if backward else segments)]
+            self._kinds[key] = (kinds[0] | self.gather.collectives, *kinds[1:]) if gathers else tuple(kinds)
+        return self._kinds[key]
+
+    def alone(self, place: Place) -> Alone:
+        """A pass with nothing beside it."""
+        rank = self.job.ranks[place.rank]
+        return self.job.alone(rank, self._work(rank.stage, place.chunk, place.backward, place.position))
+
+    def steps(self, place: Place) -> list[Cut]:
+        """A pass cut at its collectives."""
+        if place not in self._steps:
+            rank = self.job.ranks[place.rank]
+            work = self._work(rank.stage, place.chunk, place.backward, place.position)
+            self._steps[place] = cut(self.job.all_timed(rank, work))
+        return self._steps[place]
+
+    def form(self, place: Place) -> Form:
+        """What the instructions of a cut pass follow from: collectives awaited by each step, the one issued after it
+        ("" if none) and whether that is hidden."""
+        return tuple(
+            (step.waits, step.issue.group if step.issue else "", bool(step.issue and step.issue.hidden_by))
+            for step in self.steps(place)
+        )
+
+    def _segments(self, stage: int, chunk: int) -> tuple[Segment, ...]:
+        return self.job.plan.chunks[stage][chunk].segments
+
+    def _gathers(self, stage: int, chunk: int, backward: bool) -> bool:
+        """Whether a pass begins with a gather of what the stage before has sent."""
+        chunks = self.job.plan.chunks
+        first = 0 if not backward else len(chunks) * len(chunks[0]) - 1
+        return self.scatters and chunks[stage][chunk].number != first
+
+    def _work(self, stage: int, chunk: int, backward: bool, position: int) -> Work:
+        """What a pass runs; most chunks of a model are alike."""
+        segments, gathers = self._segments(stage, chunk), self._gathers(stage, chunk, backward)
+        key = (id(segments), backward, gathers, position)
+        if key not in self._works:
+            ordered = list(segments[::-1] if backward else segments)
+            work = work_of(ordered if position == WHOLE else [ordered[position]], backward)
+            self._works[key] = [(self.gather, 1), *work] if gathers and position in (WHOLE, 0) else work
+        return self._works[key]
+
+    # --- exchange ---------------------------------------------------------------------------------
+
+    def parameters(self, stage: int) -> float:
+        """Parameters with gradients that a rank of the stage computes with."""
+        chunks = self.job.plan.chunks[stage]
+        key = tuple(id(chunk.segments) for chunk in chunks)
+        if key not in self._parameters:
+            self._parameters[key] = float(sum(segment.trained for chunk in chunks for segment in chunk.segments))
+        return self._parameters[key]
+
+    def updated_parameters(self, rank: RankClass) -> float:
+        """Parameters the rank's optimizer updates."""
+        parameters = self.parameters(rank.stage)
+        if self.job.plan.experiment.parallelism.zero_stage == 0 or "gradient" not in rank.flows:
+            return parameters
+        return parameters / self.job.flows[rank.flows["gradient"]].group.size
+
+    def gradient_bytes(self, parameters: float) -> float:
+        """Bytes on the network for the gradients of `parameters`."""
+        return parameters * self.job.plan.software.gradient_comm_bytes
+
+    def weight_bytes(self, parameters: float) -> float:
+        """Bytes on the network for the weights of `parameters`."""
+        return parameters * weight_bytes(self.job.plan.shard.precision, self.job.plan.shard.lora)
+
+    @cached_property
+    def embedding_bytes(self) -> float:
+        """Bytes on the network for the gradients of a tied embedding."""
+        plan = self.job.plan
+        return plan.model.vocab / plan.shard.tensor * plan.model.hidden * plan.software.gradient_comm_bytes
+
+    def message(self, message: Message) -> float:
+        """Size of a message [B], in the convention of nccl-tests [B]."""
+        if message.chunk == WHOLE:
+            parameters = self.parameters(message.stage)
+        else:
+            segment = self._segments(message.stage, message.chunk)[message.segment]
+            parameters = getattr(segment, message.parameters)
+        size = self.gradient_bytes(parameters) if message.what == "gradients" else self.weight_bytes(parameters)
+        return size if message.split < 0 else size / self.job.flows[message.split].group.size
+
+    def optimizer(self, rank: RankClass) -> Sequence:
+        """The optimizer step of a rank; ranks of most stages update as many parameters."""
+        count = self.updated_parameters(rank)
+        if count not in self._updates:
+            plan = self.job.plan
+            self._updates[count] = sequence_of(optimizer_step(count, plan.software, plan.shard.precision))
+        return self._updates[count]
