@@ -62,7 +62,7 @@ def run_on(cluster: Any, progress: Any = None) -> Any:
 
 
 def test_workers_of_other_code_are_refused(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.study.on_dask.code_version", lambda: "0.0.0+other")
+    monkeypatch.setattr("sim.study.batch.code_version", lambda: "0.0.0+other")
     with pytest.raises(ConfigError, match=r"a worker runs clustersim .* this is 0\.0\.0\+other; install the same"):
         run_on(cluster)
 

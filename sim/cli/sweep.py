@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -54,21 +55,20 @@ def sweep(
     command goes on after an interruption. A point that fails is a row with its reason. Exit code 1 says that
     no point met the constraints.
     """
-    from sim.study.forkserver import start_early
+    from sim.study.pool import start_workers
 
     if (on is Where.dask) != (scheduler is not None):
         raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
-    if on is Where.local and workers != 1:
-        start_early()
-    from sim.cli.progress import counted
-    from sim.report.sweep import print_summary
-    from sim.study.sweep_file import load_study
-    from sim.study.sweep_start import default_folder, run_study
+    with closing(start_workers(workers, scheduler)) as crew:  # before what takes time, to be ready after it
+        from sim.cli.progress import counted
+        from sim.report.sweep import print_summary
+        from sim.study.sweep_file import load_study
+        from sim.study.sweep_start import default_folder, sweep_into
 
-    study = load_study(source, overrides or [])
-    folder = directory or default_folder(study)
-    with counted(study.name, "points", folder) as progress:
-        table = run_study(study, folder=folder, workers=workers, scheduler=scheduler, progress=progress)
+        study = load_study(source, overrides or [])
+        folder = directory or default_folder(study)
+        with counted(study.name, "points", folder) as progress:
+            table = sweep_into(folder, study, crew, progress)
     for path, write in ((csv, table.to_csv), (parquet, table.to_parquet)):
         if path:
             _export(path, write)

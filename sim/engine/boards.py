@@ -9,25 +9,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from math import log
 from statistics import NormalDist
 
 from sim.engine.roots import highest_within
-from sim.plan.pieces import Chunk, Passes
+from sim.plan.pieces import Chunk
 from sim.spec.records import Accelerator
 
 NORMAL = NormalDist()
 
 
-def slowest_of(accelerator: Accelerator, boards: int, loads: Sequence[float] = (1.0,)) -> Accelerator:
-    """The accelerator at the matrix rates of the slowest board that counts.
+def slowest_of(accelerator: Accelerator, boards: int, loads: tuple[float, ...] = (1.0,)) -> Accelerator:
+    """The accelerator at the matrix rates of the slowest board that counts; arguments as of `slowest_pace`."""
+    return at_pace(accelerator, slowest_pace(accelerator.matrix.spread, boards, loads))
+
+
+@lru_cache(maxsize=1024)
+def slowest_pace(spread: float, boards: int, loads: tuple[float, ...]) -> float:
+    """Matrix rates of the slowest board that counts over those of the mean one; `spread` is their standard deviation.
 
     `loads`: matrix work of the pipeline stages (any unit), each of which has `boards` boards.
     """
-    matrix = accelerator.matrix
-    if matrix.spread == 0 or boards * len(loads) == 1:
+    if spread == 0 or boards * len(loads) == 1:
+        return 1.0
+    return 1.0 - spread * _deviation(boards, loads, spread)
+
+
+def at_pace(accelerator: Accelerator, pace: float) -> Accelerator:
+    """The accelerator with `pace` times its matrix rates."""
+    if pace == 1.0:
         return accelerator
-    pace = 1.0 - matrix.spread * _deviation(boards, loads, matrix.spread)
+    matrix = accelerator.matrix
     fp8 = matrix.fp8_efficiency
     slower = {"efficiency": matrix.efficiency * pace, "fp8_efficiency": fp8 and fp8 * pace}
     attention = {
@@ -39,18 +52,8 @@ def slowest_of(accelerator: Accelerator, boards: int, loads: Sequence[float] = (
 
 def stage_loads(chunks: Sequence[Sequence[Chunk]]) -> tuple[float, ...]:
     """Matrix FLOPs of one microbatch in both passes, by stage; `chunks` as in `Plan`."""
-    known: dict[Passes, float] = {}
-
-    def load(passes: Passes) -> float:
-        if passes not in known:
-            operations = (*passes.forward.operations, *passes.backward.operations)
-            known[passes] = sum(each.flops for each in operations if each.kind != "elementwise")
-        return known[passes]
-
-    return tuple(
-        sum(piece.count * load(piece.passes) for chunk in stage for part in chunk.segments for piece in part.pieces)
-        for stage in chunks
-    )
+    pieces = ([piece for chunk in stage for part in chunk.segments for piece in part.pieces] for stage in chunks)
+    return tuple(sum(piece.count * piece.passes.matrix_flops for piece in mine) for mine in pieces)
 
 
 def _deviation(boards: int, loads: Sequence[float], spread: float) -> float:

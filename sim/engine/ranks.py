@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Links
-from sim.engine.boards import slowest_of, stage_loads
+from sim.engine.boards import at_pace, slowest_pace, stage_loads
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.fairness import totals
@@ -237,15 +237,16 @@ def _known_to(plan: Plan, board: Board) -> Known:
 def _board(plan: Plan) -> Board:
     """The accelerator that the job waits for; kept with the times it knows unless nothing is to be used again."""
     loads = stage_loads(plan.chunks)
-    slowest = slowest_of(plan.cluster.accelerator, plan.grid.n_ranks // len(loads), loads)
+    accelerator = plan.cluster.accelerator
+    pace = slowest_pace(accelerator.matrix.spread, plan.grid.n_ranks // len(loads), loads)
     setting, kernel = plan.experiment.power, plan.software.attention_kernel
 
     def make() -> Board:
-        return Board(slowest, setting, kernel)
+        return Board(at_pace(accelerator, pace), setting, kernel)
 
     if plan.experiment.simulation.reuse == "off":
         return make()
-    return _boards.get((slowest.model_dump_json(), setting, kernel), make, lambda board: 1.0)
+    return _boards.get((accelerator.model_dump_json(), pace, setting, kernel), make, lambda board: 1.0)
 
 
 def _quotient(plan: Plan) -> Quotient:

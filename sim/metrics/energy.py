@@ -55,7 +55,7 @@ class Consumption:
 def consumption(activity: Activity, site: Site | None) -> Consumption:
     """What the job of a simulated step draws. Raises ConfigError if the grid's file cannot be read."""
     job, cluster = activity.job, activity.job.plan.cluster
-    nodes = len(np.unique(cluster.node_of(job.plan.grid.accelerator)))
+    nodes = int(np.count_nonzero(np.bincount(cluster.node_of(job.plan.grid.accelerator))))
     levels = Levels(Plant(cluster, site), job.board, step_energy(activity), nodes)
     tdp = levels.step.ranks * cluster.accelerator.power.tdp
     return Consumption(levels, grid_of(site) if site else None, tdp)
@@ -119,7 +119,8 @@ def power_levels(activity: Activity, used: Consumption, rank: int) -> dict[str, 
 
 def run_level(used: Consumption, spans: Sequence[Span]) -> PowerLevel:
     """Power of the site over a run."""
-    return _level(*run_curve(spans, used.levels))
+    curve, width = run_curve(spans, used.levels)
+    return _power_levels(curve[None], width)[0]
 
 
 def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_ranks: Floats) -> dict[str, PowerLevel]:
@@ -134,10 +135,12 @@ def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_rank
     overhead = 1 + plant.cooling(1.0) - plant.cooling(0.0)
     whole = span_energy([levels.whole(levels.step.seconds)], levels)
     site = whole.joules / whole.seconds + overhead * (job - job.mean())
-    curves = {"accelerator": one, "node": server, "job": job, "site": site}
-    width = levels.step.seconds / len(one)
-    return {name: _level(curve, width) for name, curve in curves.items()}
+    found = _power_levels(np.stack([one, server, job, site]), levels.step.seconds / len(one))
+    return dict(zip(("accelerator", "node", "job", "site"), found, strict=True))
 
 
-def _level(curve: Floats, width: float) -> PowerLevel:
-    return PowerLevel(float(curve.mean()), float(curve.max()), float(curve.min()), width, tuple(curve.tolist()))
+def _power_levels(curves: Floats, width: float) -> list[PowerLevel]:
+    """What each of some curves comes to, (n, samples) [W]; samples are `width` long [s]."""
+    columns = (curves.mean(axis=1), curves.max(axis=1), curves.min(axis=1), curves)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [PowerLevel(mean, peak, least, width, tuple(samples)) for mean, peak, least, samples in rows]

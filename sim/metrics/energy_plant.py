@@ -37,7 +37,8 @@ class Plant:
         busy: nodes with a job, idle: powered nodes without. Nodes that are down draw nothing.
         """
         unused = self.unused(idle)
-        parts = {name: busy * self._part(name, True) + idle * self._part(name, False) for name in NODE_PARTS}
+        at_rest, at_work = self._servers
+        parts = {name: busy * at_work[name] + idle * at_rest[name] for name in NODE_PARTS}
         working = accelerators + busy * self.base(True)
         resting = unused + idle * self.base(False)
         loss = sum(
@@ -55,11 +56,13 @@ class Plant:
 
     def base(self, busy: bool) -> float:
         """Power of one node without accelerators, behind its supplies [W]."""
-        return sum(self._part(name, busy) for name in NODE_PARTS)
+        return sum(self._servers[busy].values())
 
-    def _part(self, name: str, busy: bool) -> float:
-        draw = getattr(self.node, name)
-        return float(draw.busy if busy else draw.idle)
+    @cached_property
+    def _servers(self) -> tuple[Watts, Watts]:
+        """Power by part of one node without accelerators [W], idle and busy."""
+        draws = {name: getattr(self.node, name) for name in NODE_PARTS}
+        return {name: draw.idle for name, draw in draws.items()}, {name: draw.busy for name, draw in draws.items()}
 
     def cooling(self, it: float) -> float:
         """Cooling and losses of the building when the cluster draws `it` [W]."""

@@ -88,11 +88,10 @@ class Tally:
         """Means, quantiles and counts of all lives."""
         sums, n = self.sums, self.n
         elapsed = sums["elapsed_s"]
-        told = self.values if n > 1 else ("time_to_train_s",)
-        spreads = {name: spread_of(np.frombuffer(self.values[name])) for name in told}
-        time = spreads["time_to_train_s"]
+        spreads = {name: spread_of(np.frombuffer(values)) for name, values in self.values.items()} if n > 1 else {}
+        time = spreads.get("time_to_train_s")
         return RunResult(
-            time_to_train_s={"mean": time.mean, "p5": time.p5, "p50": time.p50, "p95": time.p95},
+            time_to_train_s={name: getattr(time, name) if time else elapsed for name in ("mean", "p5", "p50", "p95")},
             steps=round(sums["steps"] / n),
             goodput=sums["productive_s"] / elapsed if elapsed else 1.0,
             badput_s=self._mean(self.badput),
@@ -103,7 +102,7 @@ class Tally:
             steps_lost=sums["steps_lost"] / n,
             failures_by_cause=self._mean(dict(sorted(self.causes.items()))),
             seeds=n,
-            spreads=spreads if n > 1 else {},
+            spreads=spreads,
             outcomes=dict(sorted(self.outcomes.items())),
         )
 

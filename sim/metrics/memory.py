@@ -33,11 +33,12 @@ def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:
     """Bytes per accelerator by part, stage after stage."""
     training, software, model = setup.training, setup.software, setup.workload
     parallelism = setup.parallelism.model_copy(update={"data": setup.data})
-    stages, virtual, reserved = parallelism.pipeline, parallelism.virtual_stages, setup.accelerator.memory.reserved
+    stages, virtual, microbatches = parallelism.pipeline, parallelism.virtual_stages, setup.microbatches
+    reserved = setup.accelerator.memory.reserved
     shard = shard_of(parallelism, training, software)
     layers = layers_per_chunk(model.layers, stages, virtual)
     memory = StageMemory(model, shard, training, parallelism, software)
     for stage in range(stages):
-        in_flight = microbatches_in_flight(parallelism.schedule, stages, virtual, stage, setup.microbatches)
+        in_flight = microbatches_in_flight(parallelism.schedule, stages, virtual, stage, microbatches)
         held = sum(layers[stage::stages])
         yield {**memory.at(stage, held, in_flight), "reserved": reserved}

@@ -62,6 +62,30 @@ GROUPS: tuple[Callable[[Plan], Features], ...] = (
 
 
 @dataclass(frozen=True)
+class Group:
+    """Runs that are alike.
+
+    features: what they have in common. error: what COVERAGE of them stay within. fewest, most: accelerators.
+    """
+
+    features: Features
+    runs: int
+    error: float
+    fewest: int
+    most: int
+
+    @property
+    def range(self) -> str:
+        """How large the runs are, for people."""
+        return f"{self.fewest:,} to {self.most:,}"
+
+    def widening(self, accelerators: int) -> float:
+        """What the band grows by for a job that is larger or smaller than all of the runs."""
+        doublings = max(0.0, log2(accelerators / self.most), log2(self.fewest / accelerators))
+        return 1 + PER_DOUBLING * doublings
+
+
+@dataclass(frozen=True)
 class Bands:
     """The bands that a set of residuals allows."""
 
@@ -71,33 +95,29 @@ class Bands:
         """How runs like `plan` were predicted; None if no run was validated."""
         if not self.residuals:
             return None
-        features, group, error = self._like(plan)
-        outside = self._outside(plan, group)
-        width = self.factor * error * (1 + PER_DOUBLING * _doublings(plan, group))
+        group = self._like(plan)
         return Trust(
-            band=width,
+            band=self.factor * group.error * group.widening(plan.accelerators),
             coverage=COVERAGE,
-            runs=len(group),
-            basis=_basis(features, group),
-            extrapolates=tuple(outside),
+            runs=group.runs,
+            basis=", ".join([*(group.features or ("all kinds",)), f"{group.range} accelerators"]),
+            extrapolates=tuple(self._outside(plan, group)),
         )
 
-    def _like(self, plan: Plan) -> tuple[Features, list[Residual], float]:
-        """Features and residuals of the group of runs like `plan`, and the error that its runs stay within."""
+    def _like(self, plan: Plan) -> Group:
+        """The runs like `plan`."""
         key = GROUPS[0](plan)
         if key not in self._known:
-            features, group = _group(plan, self.residuals)
-            self._known[key] = features, group, _quantile(group)
+            self._known[key] = _group(plan, self.residuals)
         return self._known[key]
 
-    def _outside(self, plan: Plan, group: Sequence[Residual]) -> Iterable[str]:
+    def _outside(self, plan: Plan, group: Group) -> Iterable[str]:
         """In which respects `plan` lies outside of what was validated."""
         for name, values in self._values.items():
             if (value := getattr(plan, name)) not in values:
                 yield f"no run with {name} {value} was validated"
-        low, high = _range(residual.plan.accelerators for residual in group)
-        if not low <= plan.accelerators <= high:
-            yield f"{plan.accelerators:,} accelerators; validated were {low:,} to {high:,}"
+        if not group.fewest <= plan.accelerators <= group.most:
+            yield f"{plan.accelerators:,} accelerators; validated were {group.range}"
         if plan.sequence_length > self._longest:
             yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {self._longest:,}"
 
@@ -113,7 +133,7 @@ class Bands:
         return max(residual.plan.sequence_length for residual in self.residuals)
 
     @cached_property
-    def _known(self) -> dict[Features, tuple[Features, list[Residual], float]]:
+    def _known(self) -> dict[Features, Group]:
         return {}
 
     @cached_property
@@ -139,7 +159,7 @@ class Bands:
     @cached_property
     def _ratios(self) -> tuple[Floats, Floats]:
         """Each error over the band that the other sources give, and the weight of its run."""
-        known: dict[tuple[str, Features], tuple[float, list[Residual]]] = {}
+        known: dict[tuple[str, Features], Group] = {}
         ratios = []
         for left_out in self.residuals:
             source, plan = left_out.source, left_out.plan
@@ -147,10 +167,9 @@ class Bands:
                 return np.empty(0), np.empty(0)
             key = (source, GROUPS[0](plan))
             if key not in known:
-                group = _group(plan, self._without[source])[1]
-                known[key] = _quantile(group), group
-            width, group = known[key]
-            ratios.append(abs(left_out.error) / (width * (1 + PER_DOUBLING * _doublings(plan, group))))
+                known[key] = _group(plan, self._without[source])
+            group = known[key]
+            ratios.append(abs(left_out.error) / (group.error * group.widening(plan.accelerators)))
         return np.array(ratios), _weights(self.residuals)
 
     @cached_property
@@ -159,14 +178,15 @@ class Bands:
         return {source: tuple(r for r in self.residuals if r.source != source) for source in sources}
 
 
-def _group(plan: Plan, residuals: Sequence[Residual]) -> tuple[Features, list[Residual]]:
-    """The narrowest group of runs like `plan` that has enough of them."""
+def _group(plan: Plan, residuals: Sequence[Residual]) -> Group:
+    """The narrowest group of runs like `plan` that has enough of them, or all."""
     for features_of in GROUPS:
         features = features_of(plan)
-        group = [residual for residual in residuals if features_of(residual.plan) == features]
-        if len(group) >= ENOUGH:
-            return features, group
-    return (), list(residuals)
+        alike = [residual for residual in residuals if features_of(residual.plan) == features]
+        if len(alike) >= ENOUGH:
+            break
+    sizes = [residual.plan.accelerators for residual in alike]
+    return Group(features, len(alike), _quantile(alike), min(sizes), max(sizes))
 
 
 def _quantile(group: Sequence[Residual]) -> float:
@@ -185,19 +205,3 @@ def _weighted_quantile(values: Floats, weights: Floats, share: float) -> float:
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) >= share * weights.sum() * (1 - 1e-12)
     return float(values[order][np.argmax(reached)])
-
-
-def _doublings(plan: Plan, group: Sequence[Residual]) -> float:
-    """How many doublings the job is larger or smaller than all validated runs of the group."""
-    low, high = _range(residual.plan.accelerators for residual in group)
-    return max(0.0, log2(plan.accelerators / high), log2(low / plan.accelerators))
-
-
-def _basis(features: Features, group: Sequence[Residual]) -> str:
-    low, high = _range(residual.plan.accelerators for residual in group)
-    return ", ".join([*(features or ("all kinds",)), f"{low:,} to {high:,} accelerators"])
-
-
-def _range(values: Iterable[int]) -> tuple[int, int]:
-    known = list(values)
-    return min(known), max(known)

@@ -42,6 +42,12 @@ class Passes:
     forward: Sequence
     backward: Sequence
 
+    @cached_property
+    def matrix_flops(self) -> float:
+        """FLOPs of products and attention in both [FLOP]."""
+        operations = (*self.forward.operations, *self.backward.operations)
+        return sum(each.flops for each in operations if each.kind != "elementwise")
+
 
 @dataclass(frozen=True)
 class Piece:

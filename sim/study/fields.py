@@ -6,7 +6,7 @@ Public: `flatten`, `result_lookup`, `input_lookup`, `is_input`, `nearest`, `DERI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from math import isfinite
@@ -20,7 +20,9 @@ from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
 # Parts of a result that say how it was found, or repeat the input.
-LEFT_OUT = frozenset({"name", "description", "setup", "manifest", "notes", "folding", "events", "wall_s", "seed"})
+LEFT_OUT = frozenset(
+    {"name", "description", "setup", "manifest", "notes", "folding", "events", "wall_s", "seed", "version"}
+)
 SUMMARIES = ("total", "mean")  # the entry of a mapping that its own name stands for
 DERIVED: dict[str, Callable[[Setup], Any]] = {
     "accelerators": lambda setup: setup.ranks,
@@ -34,10 +36,12 @@ DERIVED: dict[str, Callable[[Setup], Any]] = {
 
 def flatten(result: Result) -> dict[str, Any]:
     """Every number, flag and text of `result` by its dotted name; of all links the busiest by mean load."""
-    parts = {field.name: getattr(result, field.name) for field in fields(result) if field.name not in LEFT_OUT}
-    parts.pop("version", None)
+    row: dict[str, Any] = {}
+    for name, part in vars(result).items():
+        if name not in LEFT_OUT:
+            _add_leaves(row, name, part)
     links = max(result.utilization.links, key=lambda link: link.mean, default=None)
-    return {**dict(_leaves(parts, "")), **_busiest(links)}
+    return row | _busiest(links)
 
 
 def _busiest(link: LinkUse | None) -> dict[str, Any]:
@@ -45,14 +49,15 @@ def _busiest(link: LinkUse | None) -> dict[str, Any]:
     return {f"utilization.busiest_link.{name}": getattr(link, name) for name in names} if link else {}
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
-        yield name, value
+def _add_leaves(row: dict[str, Any], name: str, value: Any) -> None:
+    if isinstance(value, float):
+        if isfinite(value):
+            row[name] = value
+    elif isinstance(value, bool | int | str):
+        row[name] = value
+    elif isinstance(value, dict) or is_dataclass(value):
+        for key, item in (value if isinstance(value, dict) else vars(value)).items():
+            _add_leaves(row, f"{name}.{key}", item)
 
 
 def result_lookup(row: Mapping[str, Any], inputs: Lookup) -> Lookup:

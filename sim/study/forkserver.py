@@ -1,12 +1,13 @@
 """The process that local workers are copies of: it imports the simulator once, beside what the parent does.
 
-Public: `worker_context`, `start_early`. Imports nothing that takes time.
+Public: `worker_context`, `preload`. Imports nothing that takes time.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from importlib import import_module
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import BaseContext
 
@@ -14,16 +15,19 @@ PRELOADED = ("sim.study.batch", "sim.study.simulate", "sim.study.lives")
 ALONE = "OPENBLAS_NUM_THREADS"  # a worker has one processor: more threads only wait for one another
 
 
+def preload() -> None:
+    """Import the simulator into this process."""
+    for name in PRELOADED:
+        import_module(name)
+
+
 def worker_context() -> BaseContext:
-    """How processes are started here."""
-    start_early()
-    return get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    """How processes are started here. The one that they are copies of begins at once.
 
-
-def start_early() -> None:
-    """Let it begin while there is something else to do; Ctrl-C, held back while it starts, is none of its business."""
+    Ctrl-C, held back while it starts, is none of its business.
+    """
     if not hasattr(os, "fork"):
-        return
+        return get_context("spawn")
     resource_tracker.ensure_running()  # would let Ctrl-C through again if it had to start later
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     unsaid = ALONE not in os.environ
@@ -35,3 +39,4 @@ def start_early() -> None:
         if unsaid:
             del os.environ[ALONE]
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return get_context("forkserver")

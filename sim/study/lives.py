@@ -133,7 +133,7 @@ def has_life(experiment: Experiment) -> bool:
 def prepare_life(experiment: Experiment, step: Simulated | None = None) -> PreparedLife:
     """Simulate a step (unless given) and a save, and gather what a life needs. Raises ConfigError, Deadlock."""
     run = step or simulate_step(experiment)
-    times = StepTimes(experiment, run.plan, run.trace.time, run.readings.cluster)
+    times = StepTimes(experiment, run.plan, run.trace.time, run.readings.cluster, run.readings.slots)
     setup, failures = run.setup, experiment.failures
     if not isinstance(failures, Failures):
         failures = Failures(name="none")
@@ -147,7 +147,7 @@ def prepare_life(experiment: Experiment, step: Simulated | None = None) -> Prepa
         failures=failures,
         recovery=experiment.recovery,
         parts={"accelerator": setup.node.accelerators, "nic": setup.node.nics.count, "cable": setup.node.nics.count},
-        blast=_blast(times, run.readings.behind),
+        blast=run.readings.blast,
         outages=_outages(failures),
         input_stall_s=run.readings.critical.exposed["input_stall"],
         time_limit_s=experiment.training.time_limit,
@@ -160,12 +160,6 @@ def _target_steps(setup: Setup) -> float:
     if training.tokens is None:
         return inf
     return float(ceil(training.tokens / (training.global_batch * training.sequence_length)))
-
-
-def _blast(times: StepTimes, behind: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """Nodes of the job behind each switch; `behind`: all nodes."""
-    slot = {node: i for i, node in enumerate(times.slots)}
-    return tuple(tuple(slot[node] for node in nodes if node in slot) for nodes in behind)
 
 
 def _outages(failures: Failures) -> tuple[Outage, ...]:

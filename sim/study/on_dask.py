@@ -5,16 +5,21 @@ Public: `OnDask`. Needs the extra: `pip install 'clustersim[dask]'`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.errors import ConfigError, Problem
-from sim.spec.records import Experiment
-from sim.study.batch import Batch, code_version, run_batch
+from sim.study.forkserver import preload
 from sim.study.pool import AHEAD
 
+if TYPE_CHECKING:
+    from sim.spec.records import Experiment
+    from sim.study.batch import Batch
+
 TIMEOUT_S = 15
+COUNTED_S = 1.0  # for how long a count of the workers is good
 
 
 class OnDask:
@@ -29,15 +34,25 @@ class OnDask:
             raise ConfigError(Problem("--scheduler", "", message, "start one with `dask scheduler`")) from None
         self.lost: tuple[type[BaseException], ...] = (distributed.KilledWorker,)
         self.executor = self.client.get_executor(pure=False)
+        self._count()
+        self.preloading = [self.client.submit(preload, workers=[address], pure=False) for address in self.threads]
 
     @property
     def slots(self) -> int:
         """Batches to have under way: two for each thread of all workers, and some for the first worker to come."""
-        threads: dict[str, int] = self.client.nthreads()
-        return AHEAD * max(1, sum(threads.values()))
+        if time.monotonic() > self.counted + COUNTED_S:
+            self._count()
+        return AHEAD * max(1, sum(self.threads.values()))
+
+    def _count(self) -> None:
+        """Ask the scheduler for the threads of each worker, by its address."""
+        self.threads: dict[str, int] = self.client.nthreads()
+        self.counted = time.monotonic()
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
+        from sim.study.batch import code_version, run_batch
+
         future: Future[Batch] = self.executor.submit(run_batch, list(experiments), code_version())
         return future
 

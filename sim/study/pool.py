@@ -1,6 +1,6 @@
-"""Where batches run: in this process, or in processes of this machine.
+"""Where batches run: in this process, or in processes of this machine. Imports nothing that takes time.
 
-Public: `Workers`, `InThisProcess`, `LocalProcesses`, `processors`, `AHEAD`.
+Public: `start_workers`, `Workers`, `InThisProcess`, `LocalProcesses`, `processors`, `AHEAD`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process
 from threading import Thread
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sim.spec.records import Experiment
-from sim.study.batch import Batch, run_batch
 from sim.study.forkserver import worker_context
 
-Fields = Callable[[Experiment], str]  # what is wanted of an experiment, as JSON
+if TYPE_CHECKING:
+    from sim.spec.records import Experiment
+    from sim.study.batch import Batch
+
+    Fields = Callable[[Experiment], str]  # what is wanted of an experiment, as JSON
+
 AHEAD = 2  # batches per worker that are under way, the one it is at included
 
 
@@ -42,6 +45,19 @@ class Workers(Protocol):
         """End all workers at once, whatever they are doing."""
 
 
+def start_workers(number: int | None = None, scheduler: str | None = None) -> Workers:
+    """Workers, who make themselves ready while their work is prepared.
+
+    `number` processes, one per processor if None, or those of the Dask `scheduler`. Raises ConfigError.
+    """
+    if scheduler is not None:
+        from sim.study.on_dask import OnDask
+
+        return OnDask(scheduler)
+    number = processors() if number is None else number
+    return LocalProcesses(number) if number > 1 else InThisProcess()
+
+
 class InThisProcess:
     """One batch at a time, here and now; `fields` as in `run_batch`."""
 
@@ -53,6 +69,8 @@ class InThisProcess:
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Run a batch."""
+        from sim.study.batch import run_batch
+
         future: Future[Batch] = Future()
         future.set_result(run_batch(experiments, fields=self.fields))
         return future
@@ -76,6 +94,8 @@ class LocalProcesses:
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
+        from sim.study.batch import run_batch
+
         try:
             return self.pool.submit(run_batch, experiments, fields=self.fields)
         except BrokenProcessPool as error:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
@@ -71,9 +73,16 @@ class Readings:
         return build_cluster(Setup(self.job.plan.experiment).cluster)
 
     @cached_property
-    def behind(self) -> tuple[tuple[int, ...], ...]:
-        """Nodes that each switch cuts off (`nodes_behind`)."""
-        return nodes_behind(self.cluster)
+    def slots(self) -> list[int]:
+        """Cluster node of each node of the job."""
+        nodes: list[int] = np.unique(self.cluster.node_of(self.job.plan.grid.accelerator)).tolist()
+        return nodes
+
+    @cached_property
+    def blast(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes of the job that each switch cuts off (`nodes_behind`), by their place among `slots`."""
+        slot = {node: i for i, node in enumerate(self.slots)}
+        return tuple(tuple(slot[node] for node in nodes if node in slot) for nodes in nodes_behind(self.cluster))
 
 
 @dataclass(frozen=True)

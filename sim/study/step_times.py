@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -34,14 +35,11 @@ class StepTimes:
     plan: Plan
     healthy_s: float
     cluster: Cluster  # with every switch on its own
+    slots: list[int]  # cluster node of each node of the job
     known: dict[State, float] = field(default_factory=dict)
     reasons: dict[State, set[str]] = field(default_factory=dict)  # where the step engine could not be asked, and why
-    slots: list[int] = field(init=False)  # cluster node of each node of the job
 
     def __post_init__(self) -> None:
-        ranks = self.plan.grid.accelerator
-        self.slots = np.unique(self.cluster.node_of(ranks)).tolist()
-        self.rank_on = dict(zip(ranks.tolist(), range(len(ranks)), strict=True))
         self.known[State(self.plan.grid.size["data"], ())] = self.healthy_s
 
     def __call__(self, state: State) -> float:
@@ -70,7 +68,7 @@ class StepTimes:
                 yield part._replace(slot=same[met[kind, 0] % len(same)])
                 met[kind, 0] += 1
                 continue
-            rank = self.rank_on.get(self._accelerator(part))
+            rank = self._rank_on.get(self._accelerator(part))
             if rank is None:
                 continue  # nothing runs there
             members = np.flatnonzero(self.plan.partition.rank == self.plan.partition.rank[rank])
@@ -78,6 +76,11 @@ class StepTimes:
             accelerator = int(self.plan.grid.accelerator[members[met[label] % len(members)]])
             met[label] += 1
             yield self._at(part, accelerator)
+
+    @cached_property
+    def _rank_on(self) -> dict[int, int]:
+        """Rank on each accelerator that has one."""
+        return {accelerator: rank for rank, accelerator in enumerate(self.plan.grid.accelerator.tolist())}
 
     def _accelerator(self, part: Slow) -> int:
         """The accelerator that a slow part is, or the first that its adapter serves."""

@@ -1,12 +1,13 @@
 """Start a sweep: from the name of a study to its table.
 
-Public: `run_study`, `default_folder`.
+Public: `run_study`, `sweep_into`, `default_folder`.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sim.errors import ConfigError, Problem
 from sim.report.jsonout import dumps
 from sim.spec.overrides import Override
 from sim.study.batch import code_version
-from sim.study.pool import InThisProcess, LocalProcesses, Workers, processors
+from sim.study.pool import Workers, start_workers
 from sim.study.store import Store
 from sim.study.sweep import Progress, sweep
 from sim.study.sweep_file import LoadedStudy, load_study
@@ -37,16 +38,18 @@ def run_study(
 
     `workers` processes, one per processor if None, or those of the Dask `scheduler`. Raises ConfigError.
     """
-    loaded = study if isinstance(study, LoadedStudy) else load_study(study, overrides)
+    with closing(start_workers(workers, scheduler)) as crew:
+        loaded = study if isinstance(study, LoadedStudy) else load_study(study, overrides)
+        return sweep_into(folder, loaded, crew, progress)
+
+
+def sweep_into(folder: Path | None, study: LoadedStudy, workers: Workers, progress: Progress | None = None) -> Table:
+    """The same with workers that are there already. Raises ConfigError."""
     if folder:
-        _write_manifest(loaded, folder)
+        _write_manifest(study, folder)
     store = Store(folder)
     try:
-        crew = _workers(workers, scheduler)
-        try:
-            return sweep(loaded, store, crew, progress)
-        finally:
-            crew.close()
+        return sweep(study, store, workers, progress)
     except BaseException:
         store.close()
         raise
@@ -55,15 +58,6 @@ def run_study(
 def default_folder(study: LoadedStudy) -> Path:
     """Where the results of a study lie if nothing else is said."""
     return Path("results") / study.name
-
-
-def _workers(number: int | None, scheduler: str | None) -> Workers:
-    if scheduler is not None:
-        from sim.study.on_dask import OnDask
-
-        return OnDask(scheduler)
-    number = processors() if number is None else number
-    return LocalProcesses(number) if number > 1 else InThisProcess()
 
 
 def _write_manifest(study: LoadedStudy, folder: Path) -> None:

@@ -89,6 +89,7 @@ class StageMemory:
     ) -> None:
         self.plan = model, shard, training, parallelism, software
         self.layer_bytes = layer_activation_bytes(model, shard)
+        self.layer_working_set = _layer_working_set(model, shard)
         self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
 
     def at(self, stage: int, layers: int, in_flight: int) -> dict[str, float]:
@@ -97,21 +98,24 @@ class StageMemory:
         key = layers, stage == 0, stage == parallelism.pipeline - 1
         if key not in self.known:
             part = _Stage(*self.plan, *key)
-            self.known[key] = part, _whatever_is_in_flight(part)
+            self.known[key] = part, _whatever_is_in_flight(part, self.layer_working_set)
         part, parts = self.known[key]
         activations = in_flight * layers / parallelism.virtual_stages * self.layer_bytes
         return parts | {"activations": activations, "ends": _ends(part, in_flight)}
 
 
-def _whatever_is_in_flight(part: _Stage) -> dict[str, float]:
-    """All parts; those that depend on the chunks in flight are still empty."""
+def _whatever_is_in_flight(part: _Stage, layer: float) -> dict[str, float]:
+    """All parts; those that depend on the chunks in flight are still empty.
+
+    Temporary is the largest set of tensors that live inside one backward pass: of a `layer`, or of the head.
+    """
     return {
         "weights": _weights(part),
         "gradients": part.trained * part.software.gradient_bytes / part.shards(2),
         "optimizer": part.trained * stored_bytes(part.training.precision, part.software)[1] / part.shards(1),
         "activations": 0.0,
         "ends": 0.0,
-        "temporary": _working_set(part) + _gathered(part),
+        "temporary": max(layer, _head_working_set(part) if part.last else 0.0) + _gathered(part),
     }
 
 
@@ -162,16 +166,11 @@ def _microbatches(training: Training, parallelism: Parallelism) -> int:
     return -(-training.global_batch // (training.microbatch * (parallelism.data or 1)))
 
 
-def _working_set(part: _Stage) -> float:
-    """The largest set of tensors that live inside one backward pass: of a layer, or of the head."""
-    return max(_layer_working_set(part), _head_working_set(part) if part.last else 0.0)
-
-
-def _layer_working_set(part: _Stage) -> float:
+def _layer_working_set(model: Transformer, shard: Shard) -> float:
     """What recomputation brings back, the widest gradients, a gathered input, score gradients."""
-    extent = extent_of(part.model, part.shard)
-    kept = replace(part.shard, recompute="none")
-    again = layer_activation_bytes(part.model, kept) - layer_activation_bytes(part.model, part.shard)
+    extent = extent_of(model, shard)
+    kept = replace(shard, recompute="none")
+    again = layer_activation_bytes(model, kept) - layer_activation_bytes(model, shard)
     wide = extent.element * extent.tokens * extent.ffn * (len(extent.ffn_widths) + 1)
     gathered = extent.hidden_bytes if extent.splits_sequence else 0.0
     scores = 0.0 if extent.flash else min(core_bytes(extent), extent.element * extent.scores)
