@@ -34,7 +34,10 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
         script = _write(shape_of(costs), costs, input_stall)
     else:
         script = _script(costs)
-    return script.priced(costs)
+    program = script.priced(costs)
+    if script.parts is None:
+        script.parts = find_parts(program, job.conflicts)
+    return program
 
 
 def _script(costs: Costs) -> Script:
@@ -69,18 +72,17 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
         _write_end(script, computes[rank.number], rank, exchange, waits)
         if input_stall > 0:
             _wait_for_input(script, computes[rank.number], rank, input_stall)
-    if shape.switches.skip and (beats := _beats(shape, exchange, widths)):
-        script.parts = find_parts(script.priced(costs), beats, shape.conflicts)
+    script.beats = _beats(shape, exchange, widths)
     return script
 
 
 def _beats(shape: Shape, exchange: DataParallel, widths: tuple[int, ...]) -> dict[int, int]:
-    """Compute streams of the last stage, with their instructions per period of the schedule.
+    """Compute streams of the last stage, with their instructions per period of the schedule; none if it is short.
 
     widths: instructions there of a pass of each kind.
     """
     passes, microbatches = period(len(shape.orders), shape.virtual_stages)
-    if shape.microbatches < MIN_PERIODS * microbatches:
+    if not shape.switches.skip or shape.microbatches < MIN_PERIODS * microbatches:
         return {}
     width = kinds_of(shape.orders[-1], exchange.rule).beat(widths, passes)
     return {rank.number: width for rank in shape.stages[-1]}
