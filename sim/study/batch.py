@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+from pydantic_core import to_json
 
 import sim
 from sim.errors import ConfigError, Problem, SimError
@@ -86,7 +87,7 @@ def whole_result(experiment: Experiment) -> str:
     """The flattened result of an experiment."""
     from sim.study.simulate import simulate  # here: the process that hands out batches does without
 
-    return json.dumps(flatten(simulate(experiment)), allow_nan=False)
+    return to_json(flatten(simulate(experiment))).decode()
 
 
 def run_one(experiment: Experiment, fields: Callable[[Experiment], str] = whole_result) -> Outcome:

@@ -10,10 +10,12 @@ nothing that was recorded and leaves nothing half-written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from sim.errors import ConfigError, Problem
 
@@ -125,23 +127,26 @@ class Store:
         cursor = self.connection.cursor().execute(query, [first])
         while chunk := cursor.fetchmany(CHUNK):
             for point, seed, status, reason, inputs, fields in chunk:
-                yield Row(point, seed, status, reason, json.loads(inputs), json.loads(fields) if fields else None)
+                yield Row(point, seed, status, reason, from_json(inputs), from_json(fields) if fields else None)
 
     # --- the table ----------------------------------------------------------------------------
 
-    def write_table(self, columns: Mapping[str, str], heads: Iterable[Mapping[str, Any]]) -> None:
+    def write_table(
+        self, columns: Mapping[str, str], parts: Mapping[str, Collection[str]], heads: Iterable[Mapping[str, Any]]
+    ) -> None:
         """Replace the table `points`: `columns` are names and SQL types.
 
-        `heads` come in the order of `rows`, with the point and seed of each; a row is its fields, over which
-        its inputs are laid, and over both its head.
+        `heads` come in the order of `rows`, with the point and seed of each. `parts` are the columns that a head
+        has, those of inputs and those of fields; where two have one, the first that has a value counts.
         """
         described = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-        shape = json.dumps(columns).replace("'", "''")
+        shapes = {part: json.dumps({name: columns[name] for name in names}) for part, names in parts.items() if names}
+        read = ", ".join(f"json_transform({part}, '{_escaped(shape)}') AS {part}" for part, shape in shapes.items())
+        chosen = (", ".join(f"{part}.{quoted(name)}" for part in parts if name in parts[part]) for name in columns)
         command = f"""
-            INSERT INTO points SELECT unnest(json_transform(
-                json_merge_patch(json_merge_patch(coalesce(fields, '{{}}'), inputs), head), '{shape}'))
+            INSERT INTO points SELECT {", ".join(f"coalesce({values})" for values in chosen)} FROM (SELECT {read}
             FROM (SELECT unnest(?) AS point, unnest(?) AS seed, unnest(?::VARCHAR[]) AS head)
-                JOIN entries e USING (point, seed) LEFT JOIN results r USING (key) ORDER BY point, seed
+                JOIN entries e USING (point, seed) LEFT JOIN results r USING (key) ORDER BY point, seed)
         """
         self.connection.execute("BEGIN")
         try:
@@ -156,8 +161,10 @@ class Store:
 
     def export(self, path: Path, form: str) -> None:
         """Write the table to a file: `form` is csv or parquet."""
-        options = "HEADER" if form == "csv" else "FORMAT parquet"
-        self.connection.execute(f"COPY (SELECT * FROM points ORDER BY point, seed) TO '{_escaped(path)}' ({options})")
+        options, target = "HEADER" if form == "csv" else "FORMAT parquet", _escaped(str(path))
+        self.connection.execute(
+            f"COPY (SELECT * FROM points ORDER BY point, seed) TO '{target}' ({options})"
+        )
 
 
 def quoted(name: str) -> str:
@@ -165,8 +172,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")
 
 
 def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

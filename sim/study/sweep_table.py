@@ -6,7 +6,7 @@ Public: `Table`, `write_points`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _KINDS: dict[type, str] = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE", str: "VARCHAR"}
 _NUMBERS = {"BIGINT", "DOUBLE"}
+_PLACE = {"point": "BIGINT", "seed": "BIGINT"}
 MOST = 20  # rows in a summary
 USUAL = ("step.time_s", "step.mfu", "memory.peak_bytes_per_accelerator")  # its columns without objectives
 _REASONS = f"""
@@ -134,7 +135,7 @@ def write_points(store: Store, judge: Judge, keys: tuple[str, ...]) -> Table:
     for row in store.rows():
         survey.add(row)
     best = pareto(survey.worths) if judge.objectives else set()
-    store.write_table(survey.columns(keys), _heads(survey, best))
+    store.write_table(survey.columns(keys), survey.parts(), _heads(survey, best))
     return Table(store, keys, tuple((item.text, more) for item, more in judge.objectives))
 
 
@@ -169,13 +170,20 @@ class _Survey:
 
     def columns(self, keys: tuple[str, ...]) -> dict[str, str]:
         """Column to SQL type, in order."""
-        head: dict[str, str] = {"point": "BIGINT", "seed": "BIGINT"}
-        head |= {key: _merged(self.inputs.get(key, set())) for key in keys}
-        head |= {"status": "VARCHAR", "reason": "VARCHAR"}
-        if self.judge.objectives:
-            head |= {"pareto": "BOOLEAN"} | {item.text: "DOUBLE" for item, _ in self.judge.objectives}
+        head = _PLACE | {key: _merged(self.inputs.get(key, set())) for key in keys} | self.verdict_columns()
         found = {name: _merged(kinds) for name, kinds in (self.inputs | self.fields).items()}
         return head | {name: kind for name, kind in found.items() if name not in head}
+
+    def verdict_columns(self) -> dict[str, str]:
+        """Those that say what the study thinks of a row."""
+        verdict = {"status": "VARCHAR", "reason": "VARCHAR"}
+        if self.judge.objectives:
+            verdict |= {"pareto": "BOOLEAN"} | {item.text: "DOUBLE" for item, _ in self.judge.objectives}
+        return verdict
+
+    def parts(self) -> dict[str, Collection[str]]:
+        """Where columns come from, as `Store.write_table` wants it."""
+        return {"head": _PLACE | self.verdict_columns(), "inputs": self.inputs, "fields": self.fields}
 
 
 def _merged(kinds: set[str]) -> str:
