@@ -35,8 +35,8 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
     else:
         script = _script(costs)
     program = script.priced(costs)
-    if script.parts is None:
-        script.parts = find_parts(program, job.conflicts)
+    if script.beats:
+        script.parts, script.beats = find_parts(program, script.beats, job.conflicts), {}
     return program
 
 

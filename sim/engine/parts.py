@@ -10,11 +10,8 @@ Instructions = list[tuple[Template, Action]]
 Conflicts = tuple[frozenset[int], ...]  # flow classes that share links with each flow class
 
 
-def find_parts(program: Program, conflicts: Conflicts) -> list[Part]:
-    """The parts that have a beat stream."""
-    beats = program.script.beats
-    if not beats:
-        return []
+def find_parts(program: Program, beats: dict[int, int], conflicts: Conflicts) -> list[Part]:
+    """The parts that have a beat stream; beats: streams that set a beat, with their instructions per period."""
     whole = [[_instruction(program, number) for number in stream.table] for stream in program.streams]
     loops = [
         [each for each, count in zip(mine, stream.counts, strict=True) if count >= LOOPING]

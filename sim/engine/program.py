@@ -138,8 +138,8 @@ Recipe = Callable[[Any], Action]  # makes an action for a job, of its costs
 class Script:
     """Streams with the tables they refer to: a program without its numbers.
 
-    recipes: what makes each action. beats: streams that set a beat, with their instructions per period. parts: what
-    may repeat (the executor looks there whether the state does), found when the script is first priced. cut:
+    recipes: what makes each action. beats: streams that set a beat, with their instructions per period, until parts
+    are found with them, when the script is first priced. parts: what may repeat; the executor looks there. cut:
     passes whose form is written in, with that (`Costs.form`). kinds: name and key of each token kind, for messages.
     """
 
@@ -147,7 +147,7 @@ class Script:
     templates: list[Template] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     beats: dict[int, int] = field(default_factory=dict)
-    parts: list[Part] | None = None
+    parts: list[Part] = field(default_factory=list)
     cut: dict[Any, Any] = field(default_factory=dict)
     kinds: list[tuple[object, ...]] = field(default_factory=list)
     known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made
@@ -209,7 +209,7 @@ class Program:
     @property
     def parts(self) -> list[Part]:
         """What may repeat."""
-        return self.script.parts or []
+        return self.script.parts
 
     @property
     def kinds(self) -> list[tuple[object, ...]]:
