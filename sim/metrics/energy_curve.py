@@ -24,8 +24,9 @@ def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) ->
     """
     trace = activity.trace
     duration, width = trace.end - trace.start, trace.time / samples
-    added = (activity.added() * np.stack([activity.spread(weight) for weight in weights]))[:, activity.of_row]
-    watts = added * np.divide(1.0, duration, out=np.zeros_like(duration), where=duration > 0)
+    rate = np.divide(1.0, duration, out=np.zeros_like(duration), where=duration > 0)
+    added = activity.added() * np.stack([activity.spread(weight) for weight in weights])
+    watts = added.take(activity.of_row, axis=1) * rate
     edges = _edges(trace.time, samples)
     energy = _energy(edges, trace.start, trace.end, watts)
     for repeat in trace.repeats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predicted:
-    """The result of a run, with the life it tells of."""
+    """What a run comes to, with the life that this tells of."""
 
-    result: Result
+    experiment: Experiment
+    numbers: Result  # without its manifest, which rows of a sweep do not need
     book: Accounts
     lived: Lived | None  # None: nothing but steps happens
+
+    @property
+    def result(self) -> Result:
+        """The result of the run."""
+        return replace(self.numbers, manifest=self.experiment.model_dump(mode="json"))
 
 
 def simulate(experiment: Experiment, watch: Watch | None = None) -> Result:
@@ -52,7 +58,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
     steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
     spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
     energy, cost = book.bill(spent, steps, book.levels(critical.rank, spans), lived is not None)
-    result = Result(
+    numbers = Result(
         name=experiment.name,
         description=experiment.description,
         accelerators=run.setup.ranks,
@@ -73,9 +79,9 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         wall_s=time.perf_counter() - began,
         seed=experiment.seed,
         version=sim.__version__,
-        manifest=experiment.model_dump(mode="json"),
+        manifest={},
     )
-    return Predicted(result, book, lived)
+    return Predicted(experiment, numbers, book, lived)
 
 
 def step_result(run: Simulated, critical: RankTime) -> StepResult:

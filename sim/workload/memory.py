@@ -101,7 +101,7 @@ class StageMemory:
             self.known[key] = part, _whatever_is_in_flight(part, self.layer_working_set)
         part, parts = self.known[key]
         activations = in_flight * layers / parallelism.virtual_stages * self.layer_bytes
-        return parts | {"activations": activations, "ends": _ends(part, in_flight)}
+        return {**parts, "activations": activations, "ends": _ends(part, in_flight)}
 
 
 def _whatever_is_in_flight(part: _Stage, layer: float) -> dict[str, float]:
