@@ -43,16 +43,35 @@ class Message(NamedTuple):
     split: int = -1
 
 
+class Chain(NamedTuple):
+    """Operations one after the other with nothing beside them; fields as in `Alone`."""
+
+    seconds: float
+    parts: tuple[tuple[str, float], ...]
+    comm: float
+    sizes: tuple[tuple[str, float], ...]
+    operations: int
+    joules: tuple[tuple[str, float], ...]
+    busy: float
+
+
+class Like(NamedTuple):
+    """What a pass through a chunk is told apart by: its segments, and whether it begins with a gather."""
+
+    segments: int  # the identity of the tuple
+    backward: bool
+    gathers: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """Looks up in a job what recipes ask for."""
+    """Looks up in a job what recipes ask for. Most ranks and chunks of a job are alike, so each is asked once."""
 
     job: Job
-    _works: dict[tuple[int, bool, bool, int], Work] = field(default_factory=dict)
-    _kinds: dict[tuple[int, bool, bool], tuple[Kinds, ...]] = field(default_factory=dict)
-    _parameters: dict[tuple[int, ...], float] = field(default_factory=dict)
-    _updates: dict[float, Sequence] = field(default_factory=dict)
+    _kinds: dict[Like, tuple[Kinds, ...]] = field(default_factory=dict)
+    _chains: dict[tuple[object, ...], Chain] = field(default_factory=dict)
     _steps: dict[Place, list[Cut]] = field(default_factory=dict)
+    _parameters: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     # --- passes -----------------------------------------------------------------------------------
 
@@ -78,24 +97,25 @@ class Costs:
 
     def kinds(self, stage: int, chunk: int, backward: bool) -> tuple[Kinds, ...]:
         """Kinds of collectives inside each segment of a pass, in its order."""
-        segments, gathers = self._segments(stage, chunk), self._gathers(stage, chunk, backward)
-        key = (id(segments), backward, gathers)
-        if key not in self._kinds:
-            kinds = [segment.collectives[backward] for segment in (segments[::-1] if backward else segments)]
-            self._kinds[key] = (kinds[0] | self.gather.collectives, *kinds[1:]) if gathers else tuple(kinds)
-        return self._kinds[key]
+        like = self._likes[stage][chunk][backward]
+        if like not in self._kinds:
+            kinds = [segment.collectives[backward] for segment in self._segments(stage, chunk, backward)]
+            self._kinds[like] = (kinds[0] | self.gather.collectives, *kinds[1:]) if like.gathers else tuple(kinds)
+        return self._kinds[like]
 
-    def alone(self, place: Place) -> Alone:
+    def chain(self, place: Place) -> Chain:
         """A pass with nothing beside it."""
         rank = self.job.ranks[place.rank]
-        return self.job.alone(rank, self._work(rank.stage, place.chunk, place.backward, place.position))
+        key = (id(rank.profile), self._likes[rank.stage][place.chunk][place.backward], place.position)
+        if key not in self._chains:
+            self._chains[key] = _frozen(self.job.alone(rank, self._work(rank, place)))
+        return self._chains[key]
 
     def steps(self, place: Place) -> list[Cut]:
         """A pass cut at its collectives."""
         if place not in self._steps:
             rank = self.job.ranks[place.rank]
-            work = self._work(rank.stage, place.chunk, place.backward, place.position)
-            self._steps[place] = cut(self.job.all_timed(rank, work))
+            self._steps[place] = cut(self.job.all_timed(rank, self._work(rank, place)))
         return self._steps[place]
 
     def form(self, place: Place) -> Form:
@@ -106,24 +126,34 @@ class Costs:
             for step in self.steps(place)
         )
 
-    def _segments(self, stage: int, chunk: int) -> tuple[Segment, ...]:
-        return self.job.plan.chunks[stage][chunk].segments
+    @cached_property
+    def _likes(self) -> list[list[tuple[Like, Like]]]:
+        """What tells the forward and the backward pass apart, by stage and chunk."""
+        chunks, scatters = self.job.plan.chunks, self.scatters
+        last = len(chunks) * len(chunks[0]) - 1
+        return [
+            [
+                (
+                    Like(id(chunk.segments), backward=False, gathers=scatters and chunk.number > 0),
+                    Like(id(chunk.segments), backward=True, gathers=scatters and chunk.number < last),
+                )
+                for chunk in stage
+            ]
+            for stage in chunks
+        ]
 
-    def _gathers(self, stage: int, chunk: int, backward: bool) -> bool:
-        """Whether a pass begins with a gather of what the stage before has sent."""
-        chunks = self.job.plan.chunks
-        first = 0 if not backward else len(chunks) * len(chunks[0]) - 1
-        return self.scatters and chunks[stage][chunk].number != first
+    def _segments(self, stage: int, chunk: int, backward: bool) -> tuple[Segment, ...]:
+        """Segments in the order of a pass."""
+        segments = self.job.plan.chunks[stage][chunk].segments
+        return segments[::-1] if backward else segments
 
-    def _work(self, stage: int, chunk: int, backward: bool, position: int) -> Work:
-        """What a pass runs; most chunks of a model are alike."""
-        segments, gathers = self._segments(stage, chunk), self._gathers(stage, chunk, backward)
-        key = (id(segments), backward, gathers, position)
-        if key not in self._works:
-            ordered = list(segments[::-1] if backward else segments)
-            work = work_of(ordered if position == WHOLE else [ordered[position]], backward)
-            self._works[key] = [(self.gather, 1), *work] if gathers and position in (WHOLE, 0) else work
-        return self._works[key]
+    def _work(self, rank: RankClass, place: Place) -> Work:
+        """What a pass runs."""
+        _, backward, chunk, position = place
+        segments = self._segments(rank.stage, chunk, backward)
+        work = work_of(list(segments if position == WHOLE else segments[position : position + 1]), backward)
+        gathers = self._likes[rank.stage][chunk][backward].gathers and position in (WHOLE, 0)
+        return [(self.gather, 1), *work] if gathers else work
 
     # --- exchange ---------------------------------------------------------------------------------
 
@@ -161,15 +191,25 @@ class Costs:
         if message.chunk == WHOLE:
             parameters = self.parameters(message.stage)
         else:
-            segment = self._segments(message.stage, message.chunk)[message.segment]
+            segment = self.job.plan.chunks[message.stage][message.chunk].segments[message.segment]
             parameters = getattr(segment, message.parameters)
         size = self.gradient_bytes(parameters) if message.what == "gradients" else self.weight_bytes(parameters)
         return size if message.split < 0 else size / self.job.flows[message.split].group.size
 
     def optimizer(self, rank: RankClass) -> Sequence:
-        """The optimizer step of a rank; ranks of most stages update as many parameters."""
-        count = self.updated_parameters(rank)
-        if count not in self._updates:
-            plan = self.job.plan
-            self._updates[count] = sequence_of(optimizer_step(count, plan.software, plan.shard.precision))
-        return self._updates[count]
+        """The optimizer step of a rank."""
+        plan = self.job.plan
+        return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision))
+
+    def update(self, number: int) -> Chain:
+        """The optimizer step of a rank class with nothing beside it."""
+        rank = self.job.ranks[number]
+        key = (id(rank.profile), self.updated_parameters(rank))
+        if key not in self._chains:
+            self._chains[key] = _frozen(self.job.alone(rank, [(self.optimizer(rank), 1)]))
+        return self._chains[key]
+
+
+def _frozen(alone: Alone) -> Chain:
+    parts, sizes, joules = (tuple(each.items()) for each in (alone.parts, alone.sizes, alone.spent.joules))
+    return Chain(alone.seconds, parts, alone.comm, sizes, alone.operations, joules, alone.spent.busy)

@@ -18,18 +18,18 @@ def given_action(action: Action, costs: Costs) -> Action:
 
 def chain_action(label: str, place: Place, costs: Costs) -> Action:
     """A chain of block passes that meets nobody."""
-    alone, flows = costs.alone(place), costs.job.ranks[place.rank].flows
+    chain, flows = costs.chain(place), costs.job.ranks[place.rank].flows
     return Action(
         label,
         "compute",
         (place.rank,),
-        alone.seconds,
-        parts=tuple(alone.parts.items()),
-        comm=alone.comm,
-        carried=tuple([(flows[group], size) for group, size in alone.sizes.items()]),
-        operations=alone.operations,
-        joules=tuple(alone.spent.joules.items()),
-        busy=alone.spent.busy,
+        chain.seconds,
+        parts=chain.parts,
+        comm=chain.comm,
+        carried=tuple([(flows[group], size) for group, size in chain.sizes]),
+        operations=chain.operations,
+        joules=chain.joules,
+        busy=chain.busy,
     )
 
 
@@ -83,17 +83,9 @@ def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...]) -> Act
 
 def optimizer_action(rank: int, costs: Costs) -> Action:
     """The optimizer step of a rank."""
-    mine = costs.job.ranks[rank]
-    alone = costs.job.alone(mine, [(costs.optimizer(mine), 1)])
-    return Action(
-        "optimizer",
-        "optimizer",
-        (rank,),
-        alone.seconds,
-        parts=(("optimizer", alone.seconds),),
-        joules=tuple(alone.spent.joules.items()),
-        busy=alone.spent.busy,
-    )
+    chain = costs.update(rank)
+    parts = (("optimizer", chain.seconds),)
+    return Action("optimizer", "optimizer", (rank,), chain.seconds, parts=parts, joules=chain.joules, busy=chain.busy)
 
 
 def overhead_action(rank: int, costs: Costs) -> Action:
