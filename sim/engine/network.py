@@ -74,6 +74,11 @@ class FlowTable:
         return tuple(sum(1 << k for k in met) for met in self._conflicts)
 
     @cached_property
+    def known_rates(self) -> dict[Key, dict[int, float]]:
+        """Rates per flow of sets of classes [B/s], as they were asked for: they follow from the table alone."""
+        return {}
+
+    @cached_property
     def by_flow(self) -> tuple[Ints, Ints, Floats]:
         """First entry of each class (one more at the end); link and coefficient of the entries, shared links only."""
         shared = np.flatnonzero(self.link < self.n_shared)
@@ -271,9 +276,11 @@ class Network:
                     self._run(flow, rates[kind])
 
     def _rates(self, key: Key) -> dict[int, float]:
-        """Rate per flow of each class in `key`; remembered, since training repeats itself."""
+        """Rate per flow of each class in `key`; remembered, since training repeats itself, and the next step too."""
         if key not in self.allocations:
-            self.allocations[key] = solve(self.table, key, self.check)
+            known = {} if self.check else self.table.known_rates
+            self.allocations[key] = known[key] if key in known else solve(self.table, key, self.check)
+            known[key] = self.allocations[key]
         return self.allocations[key]
 
     def peak_load(self) -> Floats:
