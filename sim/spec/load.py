@@ -108,8 +108,9 @@ def _with_decoded(node: Node, before: Node, decoded: Record) -> Node:
     """`node` with the records of `decoded`, which is what `before` says, for all mappings in it that are the same."""
     inner = {}
     for key, item in node.value.items():
-        old, part = before.value.get(key), getattr(decoded, key, None)
-        if old is None or not isinstance(part, Record) or not isinstance(old.value, dict):
+        old = before.value.get(key)
+        part = getattr(decoded, key, None) if old is not None and isinstance(old.value, dict) else None
+        if not isinstance(part, Record):
             continue
         if item is old:
             inner[key] = Node(part, item.mark)

@@ -23,8 +23,8 @@ Job = tuple[str, Experiment]  # content key, and what to simulate
 Recorder = Callable[[dict[str, Outcome]], None]
 
 
-def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder) -> None:
-    """Run all jobs and record each batch as it ends.
+def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder, left: Callable[[], int]) -> None:
+    """Run all jobs and record each batch as it ends; `left` says how many are not recorded yet, at most.
 
     If a worker dies, the jobs that were under way are run again one at a time; one that kills its worker
     once more gets an error for an outcome.
@@ -32,8 +32,8 @@ def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder) -> None:
     size, flying = 1, dict[Future[Batch], list[Job]]()
     suspects: list[Job] = []
     while True:
-        while not suspects and len(flying) < workers.slots and (batch := list(islice(jobs, size))):
-            flying[_send(workers, batch)] = batch
+        if not suspects:
+            _fill(flying, jobs, workers, size, left)
         if not flying:
             if not suspects:
                 return
@@ -49,6 +49,18 @@ def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder) -> None:
             else:
                 record(_keyed(batch, outcomes))
                 size = _size(seconds / len(batch), size)
+
+
+def _fill(
+    flying: dict[Future[Batch], list[Job]], jobs: Iterator[Job], workers: Workers, size: int, left: Callable[[], int]
+) -> None:
+    """Send batches until all slots are taken. The last ones are small, so that all workers end together."""
+    while len(flying) < (slots := workers.slots):
+        share = (left() - sum(map(len, flying.values()))) // slots
+        batch = list(islice(jobs, max(1, min(size, share))))
+        if not batch:
+            return
+        flying[_send(workers, batch)] = batch
 
 
 def _send(workers: Workers, batch: list[Job]) -> Future[Batch]:

@@ -69,7 +69,7 @@ def run_seeds(
         crew = LocalProcesses(count, life_fields) if count > 1 else InThisProcess(life_fields)
         try:
             many = _Many(experiment, seeds, store, progress or (lambda done, total: None))
-            dispatch(many.jobs(), crew, many.record)
+            dispatch(many.jobs(), crew, many.record, lambda: seeds.number - many.done)
         finally:
             crew.close()
         return _result(predicted, predicted.lived, many.tally())

@@ -162,9 +162,7 @@ class Store:
     def export(self, path: Path, form: str) -> None:
         """Write the table to a file: `form` is csv or parquet."""
         options, target = "HEADER" if form == "csv" else "FORMAT parquet", _escaped(str(path))
-        self.connection.execute(
-            f"COPY (SELECT * FROM points ORDER BY point, seed) TO '{target}' ({options})"
-        )
+        self.connection.execute(f"COPY (SELECT * FROM points ORDER BY point, seed) TO '{target}' ({options})")
 
 
 def quoted(name: str) -> str:

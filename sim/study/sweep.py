@@ -25,7 +25,7 @@ from sim.study.store import Entry, Outcome, Store
 from sim.study.sweep_file import LoadedStudy
 from sim.study.sweep_table import Table, write_points
 
-CHUNK = 64  # points that are listed in one transaction
+FEWEST, MOST = 8, 256  # points that are listed in one transaction: few at first, so that workers can begin
 SHOWN = ("parallelism", "training")  # parts of the experiment that are always parameters of the table
 
 Progress = Callable[[int, int], None]  # rows that are done, rows in all
@@ -70,7 +70,7 @@ class Sweep:
     def run(self, points: Iterable[tuple[int, Point]]) -> None:
         """List numbered points, simulate those that are not known, and return when all are done."""
         self.progress(self.done, self.total)
-        dispatch(self._jobs(iter(points)), self.workers, self._record)
+        dispatch(self._jobs(iter(points)), self.workers, self._record, lambda: self.total - self.done)
 
     def skip(self, points: int) -> None:
         """Count points that need no row of their own."""
@@ -95,7 +95,9 @@ class Sweep:
     def _jobs(self, points: Iterator[tuple[int, Point]]) -> Iterator[Job]:
         """What must be simulated; each content once."""
         rows = chain.from_iterable(self._rows(number, point) for number, point in points)
-        while chunk := list(islice(rows, CHUNK)):
+        size = FEWEST
+        while chunk := list(islice(rows, size)):
+            size = min(2 * size, MOST)
             self.store.list_entries([entry for entry, _ in chunk])
             jobs = {entry.key: experiment for entry, experiment in chunk if entry.key and experiment}
             missing = jobs.keys() - self.store.known(jobs) - self.sent

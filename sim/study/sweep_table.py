@@ -81,7 +81,7 @@ class Table:
         if len(self.objectives) == 1:
             good = good.order(f"pareto DESC, {quoted(self.objectives[0])} {self.order}, point, seed")
         shown = dict.fromkeys(("point", *self.keys, *(self.objectives or USUAL)))
-        there = [name for name in shown if name in self.columns]
+        columns = set(self.columns)
         failures = self.store.connection.execute(_REASONS).fetchall()
         return SweepSummary(
             name=name,
@@ -90,7 +90,7 @@ class Table:
             counts=self.counts(),
             best=bool(self.objectives),
             n_rows=len(good),
-            rows=_dicts(good.limit(MOST).project(", ".join(map(quoted, there)))),
+            rows=_dicts(good.limit(MOST).project(", ".join(quoted(name) for name in shown if name in columns))),
             keys=self.keys,
             failures=failures,
         )
