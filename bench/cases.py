@@ -74,12 +74,13 @@ def bare_simpy() -> None:
 
 
 def event_rates() -> Iterator[Row]:
-    """Callbacks of bare SimPy, and of the engine without its shortcuts, in the same run."""
+    """Callbacks of bare SimPy, and events of a step of which no period is skipped: by the clock, and foreseen."""
     bare = Sample(tuple(CALLBACKS / value for value in timed(bare_simpy, 5).values))
     yield rate_row("bare SimPy callbacks", bare)
-    run = in_child("step", EVENTFUL, "3", "simulation.skip=off")
-    engine = Sample(tuple(run["events"] / value for value in run["simulation_s"]))
-    yield rate_row("engine events", engine, 0.5 * bare.most, f"x{engine.most / bare.most:.2f} of bare SimPy")
+    for name, foresee in (("engine events, by the clock", "off"), ("engine events, foreseen", "auto")):
+        run = in_child("step", EVENTFUL, "3", "simulation.skip=off", f"simulation.foresee={foresee}")
+        engine = Sample(tuple(run["events"] / value for value in run["simulation_s"]))
+        yield rate_row(name, engine, 0.5 * bare.most, f"x{engine.most / bare.most:.2f} of bare SimPy")
 
 
 def growth() -> Iterator[Row]:
