@@ -16,6 +16,7 @@ from sim.memo import Memo
 from sim.metrics.result import Result
 from sim.plan.plan import layout_key
 from sim.spec.load import load_experiment
+from sim.spec.record import text_of
 from sim.spec.records import Experiment
 from sim.study.reuse import plan_step, step_key
 from sim.study.simulate import simulate
@@ -181,6 +182,14 @@ def test_layouts_that_differ_have_other_keys() -> None:
         for change in ("itself", "tied", "tensor", "random", "other seed", "fold", "chunks")
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_the_text_of_a_record_is_written_once_and_is_its_own() -> None:
+    record = plan_step(experiment("itself")).software
+    changed = record.model_copy(update={"host_issue": 1.0})
+    assert text_of(record) is text_of(record)
+    assert text_of(record) == text_of(record.model_copy()) == record.model_dump_json()
+    assert text_of(changed) == changed.model_dump_json() != text_of(record)
 
 
 class TestMemo:

@@ -21,6 +21,7 @@ from sim.plan.flows import FlowSet
 from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
+from sim.spec.record import text_of
 from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
@@ -227,7 +228,7 @@ def _known_to(plan: Plan, board: Board) -> Known:
     if plan.experiment.simulation.reuse == "off":
         return Known()
     node = plan.cluster.node
-    known = _known.get((board, node.collectives, node.local, plan.software.model_dump_json()), Known, lambda _: 1.0)
+    known = _known.get((board, node.collectives, node.local, text_of(plan.software)), Known, lambda _: 1.0)
     if len(known.chains) > KNOWN_CHAINS:
         for table in (known.times, known.alone, known.chains, known.costs):
             table.clear()
@@ -246,7 +247,7 @@ def _board(plan: Plan) -> Board:
 
     if plan.experiment.simulation.reuse == "off":
         return make()
-    return _boards.get((accelerator.model_dump_json(), pace, setting, kernel), make, lambda board: 1.0)
+    return _boards.get((text_of(accelerator), pace, setting, kernel), make, lambda board: 1.0)
 
 
 def _quotient(plan: Plan) -> Quotient:

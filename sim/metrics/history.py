@@ -61,11 +61,13 @@ class History:
 
     def start(self, event: Event) -> float:
         """When it began [s]."""
-        return self.starts[event[0]] + self._later(event)
+        row, copy = event
+        return self.starts[row] + (copy * self._period(row) if copy else 0.0)
 
     def end(self, event: Event) -> float:
         """When it was done [s]."""
-        return self.ends[event[0]] + self._later(event)
+        row, copy = event
+        return self.ends[row] + (copy * self._period(row) if copy else 0.0)
 
     def blocker(self, event: Event) -> Event | None:
         """What allowed it to begin; None at the start of the step."""
@@ -81,6 +83,5 @@ class History:
         place = int(self.trace.stream[before]), int(self.trace.position[before]) + shift
         return (self.stored[place], copy - 1) if place in self.stored else self.last(before)
 
-    def _later(self, event: Event) -> float:
-        row, copy = event
-        return copy * self.trace.repeats[self.repeat[row]].period if copy else 0.0
+    def _period(self, row: int) -> float:
+        return self.trace.repeats[self.repeat[row]].period

@@ -41,8 +41,8 @@ def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
     for example, links, size, mean, peak in zip(*(column.tolist() for column in columns), strict=True):
         if size > 0:
             key = (cluster.link_kind(example), mean, peak)
-            first, count, size = rows.get(key, (example, 0, size))
-            rows[key] = (min(first, example), count + links, size)
+            known = rows.get(key)
+            rows[key] = (min(known[0], example), known[1] + links, known[2]) if known else (example, links, size)
     uses = [
         LinkUse(cluster.link_name(example), kind, count, mean, peak, size)
         for (kind, mean, peak), (example, count, size) in rows.items()

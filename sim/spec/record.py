@@ -1,6 +1,6 @@
 """The base of every record of the file format, and how one record refers to another.
 
-Public: `Record`, `Reference`, `RecordT`, `Name`, `Precision`.
+Public: `Record`, `Reference`, `RecordT`, `Name`, `Precision`, `text_of`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from sim.memo import Memo, Same
 from sim.units import SI
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
@@ -24,6 +25,14 @@ class Record(BaseModel):
     def from_si(cls, fields: dict[str, Any]) -> Self:
         """The record of `fields`, where quantities are plain SI numbers, as `model_dump` gives them."""
         return cls.model_validate(_tuples(fields), context=SI)
+
+
+_texts: Memo[str] = Memo(limit=64)  # records that points of a sweep share
+
+
+def text_of(record: Record) -> str:
+    """All that a record says, as JSON: equal for equal records. Written once for each of the last ones asked for."""
+    return _texts.get(Same(record), record.model_dump_json, lambda _: 1.0)
 
 
 def _tuples(value: Any) -> Any:

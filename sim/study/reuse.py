@@ -14,6 +14,7 @@ from sim.cluster.cluster import Cluster
 from sim.memo import Memo
 from sim.plan.pieces import Chunks, build_chunks, shard_of
 from sim.plan.plan import Layout, Plan, build_plan, lay_out, layout_key
+from sim.spec.record import text_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
@@ -31,6 +32,7 @@ NOT_STEP: dict[str, Any] = {
     **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
     "training": {"tokens": True, "time_limit": True},
 }  # what happens between steps, and what they cost
+SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
 
 
 class Wired(NamedTuple):
@@ -61,7 +63,7 @@ def plan_step(experiment: Experiment) -> Plan:
         key = wiring_key(setup), experiment.degradations, merge
         return Wired(_wirings.get(key, build, _cluster_size).with_numbers_of(spec), key)
 
-    known = spec.model_dump_json(), experiment.degradations, merge
+    known = text_of(spec), experiment.degradations, merge
     cluster, key = _clusters.get(known, wire, lambda made: _cluster_size(made.cluster))
     layout = _layouts.get(
         (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: OWN_RANKS + made.grid.n_ranks
@@ -77,7 +79,7 @@ def _cut(setup: Setup) -> Chunks:
     """The model of an experiment in chunks."""
     model, software, parallelism = setup.workload, setup.software, setup.parallelism
     shard = shard_of(parallelism, setup.training, software)
-    key = model.model_dump_json(), software.model_dump_json(), parallelism, shard
+    key = text_of(model), text_of(software), parallelism, shard
     return _chunks.get(key, lambda: build_chunks(model, shard, software, parallelism), lambda _: 1.0)
 
 
@@ -86,6 +88,8 @@ def wiring_key(setup: Setup) -> tuple[str, str]:
     return setup.cluster.model_dump_json(exclude=NOT_WIRING), setup.accelerator.kind
 
 
-def step_key(experiment: Experiment) -> str:
+def step_key(experiment: Experiment) -> tuple[str, ...]:
     """All of a resolved experiment that its step depends on."""
-    return experiment.model_dump_json(exclude=NOT_STEP)
+    setup = Setup(experiment)
+    shared = (text_of(getattr(setup, name)) for name in SHARED)
+    return *shared, experiment.model_dump_json(exclude=NOT_STEP | dict.fromkeys(SHARED, True))
