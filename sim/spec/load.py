@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ConfigError, Problem
+from sim.memo import Memo, Same
 from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.findings import Check
@@ -21,7 +22,7 @@ from sim.spec.overrides import Override, apply_overrides, set_value
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
 from sim.spec.record import Record, RecordT
-from sim.spec.records import Experiment
+from sim.spec.records import ClusterSpec, Experiment
 from sim.spec.resolve import Resolver, real_path
 from sim.spec.setup import Setup
 
@@ -230,10 +231,17 @@ def _placed(problems: list[Problem], root: Node) -> list[Problem]:
     return [replace(problem, where=str(mark_at(root, problem.key.split(".")))) for problem in problems]
 
 
+_sized: Memo[ClusterSpec] = Memo(limit=16)
+
+
 def _completed(experiment: Experiment) -> Experiment:
-    """`experiment` with the cluster at the wanted size and the data-parallel ranks filled in."""
+    """`experiment` with the cluster at the wanted size and the data-parallel ranks filled in.
+
+    Experiments that share a cluster and want it at the same size share that too.
+    """
     setup = Setup(experiment)
-    cluster = setup.cluster.model_copy(update={"nodes": experiment.nodes or setup.cluster.nodes})
+    spec, nodes = setup.cluster, experiment.nodes or setup.cluster.nodes
+    cluster = _sized.get((Same(spec), nodes), lambda: spec.model_copy(update={"nodes": nodes}), lambda _: 1.0)
     parallelism = experiment.parallelism.model_copy(update={"data": setup.data})
     return experiment.model_copy(update={"cluster": cluster, "parallelism": parallelism})
 
