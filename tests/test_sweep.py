@@ -23,7 +23,7 @@ from sim.study.batch import content_key, run_one
 from sim.study.fields import flatten, is_result
 from sim.study.judge import pareto
 from sim.study.pool import InThisProcess, LocalProcesses
-from sim.study.simulate import simulate
+from sim.study.simulate import predict, simulate
 from sim.study.store import Store
 from sim.study.sweep import sweep
 from sim.study.sweep_file import LoadedStudy, load_study
@@ -226,14 +226,14 @@ def test_wrong_studies_are_refused(change: dict[str, Any], problem: str) -> None
 
 
 def test_each_point_is_a_row_whatever_comes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def simulate_or_fail(experiment: Any) -> Any:
+    def predict_or_fail(experiment: Any, watch: Any = None) -> Any:
         if experiment.training.global_batch == 128:
             raise Deadlock("nobody moves")
         if experiment.training.global_batch == 256:
             raise ZeroDivisionError("a defect")
-        return simulate(experiment)
+        return predict(experiment)
 
-    monkeypatch.setattr(sim.study.simulate, "simulate", simulate_or_fail)
+    monkeypatch.setattr(sim.study.simulate, "predict", predict_or_fail)
     axes = [
         {"key": "parallelism.tensor", "values": [1, 4, 8]},
         {"key": "training.global_batch", "values": [1, 64, 128, 256]},
@@ -317,11 +317,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The microbatches of every simulation from now on."""
     ran: list[int] = []
 
-    def simulate_and_count(experiment: Any) -> Any:
+    def predict_and_count(experiment: Any) -> Any:
         ran.append(experiment.training.microbatch)
-        return simulate(experiment)
+        return predict(experiment)
 
-    monkeypatch.setattr(sim.study.simulate, "simulate", simulate_and_count)
+    monkeypatch.setattr(sim.study.simulate, "predict", predict_and_count)
     return ran
 
 
@@ -336,7 +336,7 @@ def test_only_what_is_missing_is_computed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_errors_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(sim.study.simulate, "simulate", lambda experiment: 1 / 0)
+        broken.setattr(sim.study.simulate, "predict", lambda experiment: 1 / 0)
         table = run_study(study(axes=[MICROBATCHES]), folder=tmp_path, workers=1)
         assert table.counts() == {"error": 3}
         table.close()
@@ -467,12 +467,12 @@ def test_the_command_prints_keeps_and_exports(file: Path, tmp_path: Path, cli: C
 
 
 def test_the_command_says_how_to_go_on(file: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def simulate_once(experiment: Any) -> Any:
+    def predict_once(experiment: Any) -> Any:
         if experiment.training.microbatch == 2:
             raise KeyboardInterrupt
-        return simulate(experiment)
+        return predict(experiment)
 
-    monkeypatch.setattr(sim.study.simulate, "simulate", simulate_once)
+    monkeypatch.setattr(sim.study.simulate, "predict", predict_once)
     outcome = cli("sweep", file, "-o", tmp_path / "out", "-j", 1)
     assert outcome.code == 130
     assert f"1 of 3 points are kept in {tmp_path / 'out'}; the same command goes on" in outcome.err

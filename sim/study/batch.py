@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 import sim
 from sim.errors import ConfigError, Problem, SimError
+from sim.spec.record import Record, text_of
 from sim.spec.records import Experiment
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
@@ -46,8 +47,11 @@ def content_key(experiment: Experiment) -> str:
 
     Input files that are read by the simulation itself, recorded faults and the grid's intensity, are part of it.
     """
-    text = experiment.model_dump_json(exclude={"name", "description"})
-    digest = hashlib.sha256(f"{code_version()}\n{text}".encode())
+    digest = hashlib.sha256(code_version().encode())
+    for name, value in vars(experiment).items():
+        if name not in ("name", "description"):
+            text = text_of(value) if isinstance(value, Record) else to_json(value).decode()
+            digest.update(f"\n{name}: {text}".encode())
     failures, site = experiment.failures, Setup(experiment).site
     log = failures.log.file if isinstance(failures, Failures) and failures.log else None
     for file in (log, site.carbon_file if site else None):
