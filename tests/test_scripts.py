@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from plans import LEAF_SPINE, small_experiment
 from test_reuse import CHANGES, experiment
 
@@ -40,7 +41,6 @@ PLANS: dict[str, tuple[Any, ...]] = {
     "software.gradient_bucket": (0, 1e7),
     "simulation.coalesce": ("auto", "auto", "auto", "off"),
     "simulation.fold": (*["auto"] * 9, "off"),
-    "fabric.leaf_oversubscription": (1.0, 4.0),
 }
 NUMBERS: dict[str, tuple[Any, ...]] = {
     "training.microbatch": (1, 2),
@@ -53,6 +53,9 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
     "model.hidden": (1024, 2048),
     "accelerator.memory.bandwidth": (2e12, 3e12),
     "node.nics.bandwidth": (25e9, 50e9),
+    "fabric.leaf_oversubscription": (1.0, 4.0),
+    "fabric.rail_optimized": (False, True),
+    "parallelism.placement": ("packed", "packed", "round_robin"),
 }
 PAIRS = 100
 
@@ -140,3 +143,19 @@ def test_a_script_used_again_is_the_one_written_anew() -> None:
             cut += bool(other.script.cut)
     assert shared > PAIRS / 5
     assert cut > PAIRS / 10
+
+
+@pytest.mark.parametrize(("placement", "apart"), [("packed", True), ("round_robin", False)])
+def test_who_shares_links_decides_what_may_repeat(placement: str, apart: bool) -> None:
+    """Behind a narrow leaf, packed pipelines meet in pairs: two parts of an unfolded job become one."""
+    plan = {f"parallelism.{name}": size for name, size in (("context", 2), ("pipeline", 4), ("data", 4))}
+    others = {"parallelism.placement": placement, "simulation.fold": "off", "microbatches": 16}
+    wide, narrow = (
+        job_with(plan | others | {"training.microbatch": 1, "fabric.leaf_oversubscription": share})
+        for share in (1.0, 8.0)
+    )
+    assert wide.conflicts != narrow.conflicts
+    one, other = assemble(wide), assemble(narrow)
+    assert one.templates is other.templates
+    assert (one.parts != other.parts) == (one.script is not other.script) == apart
+    assert same(other, anew(narrow))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from sim.engine.costs import Costs
 from sim.engine.gradients import DataParallel, data_parallel
 from sim.engine.parts import find_parts
 from sim.engine.passes import PassWriter
-from sim.engine.program import Action, Program, Script, Stream, Token, token
+from sim.engine.program import KEPT_VARIANTS, Action, Program, Script, Stream, Token, token
 from sim.engine.ranks import Job
 from sim.engine.recipes import embedding_action, given_action, optimizer_action, overhead_action
 from sim.engine.roles import kinds_of
@@ -35,9 +36,7 @@ def assemble(job: Job, input_stall: float = 0.0) -> Program:
     else:
         script = _script(costs)
     program = script.priced(costs)
-    if script.beats:
-        script.parts, script.beats = find_parts(program, script.beats, job.conflicts), {}
-    return program
+    return replace(program, script=_with_parts(program, job))
 
 
 def _script(costs: Costs) -> Script:
@@ -48,6 +47,18 @@ def _script(costs: Costs) -> Script:
     if forms == script.cut:
         return script
     return _written.get((shape, tuple(forms.values())), lambda: _write(shape, costs), _length)
+
+
+def _with_parts(program: Program, job: Job) -> Script:
+    """The script of a program with what may repeat in it, which depends on who shares links, too."""
+    script = program.script
+
+    def find() -> Script:
+        parts = find_parts(program, script.beats, job.conflicts)
+        known = (each for each, _ in script.variants.known.values() if each.parts == parts)
+        return next(known, None) or replace(script, parts=parts, variants=Memo(KEPT_VARIANTS))
+
+    return script.variants.get((job.conflicts, job.plan.apart), find, lambda _: 1.0) if script.beats else script
 
 
 def _length(script: Script) -> float:
@@ -72,11 +83,11 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
         _write_end(script, computes[rank.number], rank, exchange, waits)
         if input_stall > 0:
             _wait_for_input(script, computes[rank.number], rank, input_stall)
-    script.beats = _beats(shape, exchange, widths)
+    script.beats = _beats(shape, widths)
     return script
 
 
-def _beats(shape: Shape, exchange: DataParallel, widths: tuple[int, ...]) -> dict[int, int]:
+def _beats(shape: Shape, widths: tuple[int, ...]) -> dict[int, int]:
     """Compute streams of the last stage, with their instructions per period of the schedule; none if it is short.
 
     widths: instructions there of a pass of each kind.
@@ -84,7 +95,7 @@ def _beats(shape: Shape, exchange: DataParallel, widths: tuple[int, ...]) -> dic
     passes, microbatches = period(len(shape.orders), shape.virtual_stages)
     if not shape.switches.skip or shape.microbatches < MIN_PERIODS * microbatches:
         return {}
-    width = kinds_of(shape.orders[-1], exchange.rule).beat(widths, passes)
+    width = kinds_of(shape.orders[-1], shape.rule).beat(widths, passes)
     return {rank.number: width for rank in shape.stages[-1]}
 
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 from sim.engine.costs import Message
 from sim.engine.program import Script, Stream, Token, token
 from sim.engine.recipes import exchange_action
-from sim.engine.roles import Role, Rule, kinds_of
+from sim.engine.roles import Role, kinds_of
 from sim.engine.shape import RankShape, Shape
 from sim.plan.schedule import Pass
 
@@ -30,7 +30,6 @@ class DataParallel:
     def __init__(self, shape: Shape, script: Script) -> None:
         self.shape, self.script = shape, script
         self.groups = [number for number, flow in enumerate(shape.flows) if flow.kind == "gradient"]
-        self.rule = Rule()
         self.streams: dict[int, Stream] = {}
         self.marks = [script.new_kind("end of backward of rank class", rank.number) for rank in shape.ranks]
         self.update_tokens = [script.new_kind("weights updated on rank class", rank.number) for rank in shape.ranks]
@@ -113,9 +112,6 @@ class Replicated(DataParallel):
         super().__init__(shape, script)
         self.zero, self.overlaps = shape.switches.zero_stage, shape.switches.gradient_overlap
         self.gathers_ahead = shape.switches.parameter_prefetch and self.zero > 0
-        if self.groups:
-            every = self.zero == 2 and len(shape.orders) == 1
-            self.rule = Rule(gathers=self.gathers_ahead, sums=self.overlaps, every=every)
 
     @override
     def before_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Tokens:
@@ -144,7 +140,7 @@ class Replicated(DataParallel):
 
     @override
     def after_passes(self, stage: int) -> None:
-        for each in kinds_of(self.shape.orders[stage], self.rule).summed:
+        for each in kinds_of(self.shape.orders[stage], self.shape.rule).summed:
             self._sum_chunk(stage, each)
 
     def _sum_chunk(self, stage: int, each: Pass) -> None:
@@ -189,7 +185,6 @@ class Sharded(DataParallel):
 
     def __init__(self, shape: Shape, script: Script) -> None:
         super().__init__(shape, script)
-        self.rule = Rule(sharded=bool(self.groups))
         self.ahead = 2 if shape.switches.parameter_prefetch else 1
         self.history: dict[int, list[tuple[Pass, int]]] = {}  # flow -> segments passed so far
         self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather

@@ -32,7 +32,7 @@ class PassWriter:
 
         Returns how many instructions of a pass of each kind go to the compute stream of its first rank class.
         """
-        kinds = kinds_of(self.shape.orders[stage], self.exchange.rule)
+        kinds = kinds_of(self.shape.orders[stage], self.shape.rule)
         first: tuple[int, ...] = ()
         for rank in self.shape.stages[stage]:
             placed = [self._templates(rank, each, role) for each, role in kinds.firsts]
@@ -71,7 +71,8 @@ class PassWriter:
         """Whether all collectives inside have their links to themselves."""
         inside = self.shape.inside[rank.stage][place.chunk][place.backward]
         kinds = frozenset().union(*inside) if place.position == WHOLE else inside[place.position]
-        return all(self.shape.meets_nobody(rank, flow, calm) for kind, flow in rank.flows if kind in kinds)
+        alone = rank.calm if calm else rank.free
+        return all(kind in alone for kind, _ in rank.flows if kind in kinds)
 
     def _cut(
         self, rank: RankShape, place: Place, label: str, role: Role, waits: tuple[Token, ...], signal: Token | None

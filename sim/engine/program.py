@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.memo import Memo
+
 Ints = NDArray[np.int64]
 Token = tuple[int, int]  # kind, loop index (in a template: relative to that of the instruction)
 
@@ -134,12 +136,15 @@ class Part(NamedTuple):
 Recipe = Callable[[Any], Action]  # makes an action for a job, of its costs
 
 
+KEPT_VARIANTS = 16  # of a script, by who shares links
+
+
 @dataclass(eq=False)
 class Script:
     """Streams with the tables they refer to: a program without its numbers.
 
-    recipes: what makes each action. beats: streams that set a beat, with their instructions per period, until parts
-    are found with them, when the script is first priced. parts: what may repeat; the executor looks there. cut:
+    recipes: what makes each action. beats: streams that set a beat, with their instructions per period. parts: what
+    may repeat; the executor looks there whether the state does. variants: scripts that differ in their parts. cut:
     passes whose form is written in, with that (`Costs.form`). kinds: name and key of each token kind, for messages.
     """
 
@@ -148,6 +153,7 @@ class Script:
     streams: list[Stream] = field(default_factory=list)
     beats: dict[int, int] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    variants: Memo[Script] = field(default_factory=lambda: Memo(KEPT_VARIANTS))
     cut: dict[Any, Any] = field(default_factory=dict)
     kinds: list[tuple[object, ...]] = field(default_factory=list)
     known_kinds: dict[tuple[object, ...], int] = field(default_factory=dict)  # what `kind` has made

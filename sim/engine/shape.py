@@ -13,15 +13,26 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from sim.engine.costs import Costs, Kinds
+from sim.engine.ranks import CATEGORY, Job, RankClass
+from sim.engine.roles import Rule
+from sim.memo import Memo, Same
 from sim.plan.schedule import Order, Pass
+
+KEPT_CLASSES = 64  # layouts whose classes are remembered
 
 
 class RankShape(NamedTuple):
-    """A rank class: its pipeline stage, and its flow class of each kind that it has."""
+    """A rank class: its pipeline stage, and its flow class of each kind that it has.
+
+    calm: kinds of groups inside passes that have their links to themselves while a calm pass runs. free: those that
+    have them while any pass runs.
+    """
 
     number: int
     stage: int
     flows: tuple[tuple[str, int], ...]
+    calm: Kinds
+    free: Kinds
 
     def flow(self, kind: str) -> int:
         """Its flow class of a kind, -1 if it has none."""
@@ -29,12 +40,28 @@ class RankShape(NamedTuple):
 
 
 class FlowShape(NamedTuple):
-    """A flow class as in `FlowClass`; is_apart: each of its kind has its links to itself."""
+    """A flow class as in `FlowClass`."""
 
     kind: str
     members: tuple[int, ...]
     receiver: int
-    is_apart: bool
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Rank classes and flow classes."""
+
+    ranks: tuple[RankShape, ...]
+    flows: tuple[FlowShape, ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.ranks, self.flows))
+
+    @override
+    def __hash__(self) -> int:
+        """Known after the first time: it is asked for with every job."""
+        return self._hash
 
 
 class Switches(NamedTuple):
@@ -53,25 +80,25 @@ class Switches(NamedTuple):
 class Shape:
     """The shape of a job.
 
-    conflicts: flow classes that share links with each flow class, itself too. inside[stage][chunk][backward]: of each
-    segment of a pass in its order, the kinds of collectives inside.
+    inside[stage][chunk][backward]: of each segment of a pass in its order, the kinds of collectives inside. rule: what
+    the exchange does beside the passes.
     """
 
-    ranks: tuple[RankShape, ...]
-    flows: tuple[FlowShape, ...]
-    conflicts: tuple[frozenset[int], ...]
+    classes: Classes
     orders: tuple[Order, ...]
     inside: tuple[tuple[tuple[tuple[Kinds, ...], tuple[Kinds, ...]], ...], ...]
     switches: Switches
+    rule: Rule
 
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.ranks, self.flows, self.conflicts, self.orders, self.inside, self.switches))
+    @property
+    def ranks(self) -> tuple[RankShape, ...]:
+        """Rank classes."""
+        return self.classes.ranks
 
-    @override
-    def __hash__(self) -> int:
-        """Known after the first time."""
-        return self._hash
+    @property
+    def flows(self) -> tuple[FlowShape, ...]:
+        """Flow classes."""
+        return self.classes.flows
 
     @cached_property
     def stages(self) -> tuple[tuple[RankShape, ...], ...]:
@@ -104,31 +131,11 @@ class Shape:
             return each.chunk - (stage == 0)
         return each.chunk + (stage == len(self.orders) - 1)
 
-    def meets_nobody(self, rank: RankShape, flow: int, calm: bool) -> bool:
-        """Whether a communicator of equal ranks has its links to itself while a pass of the rank runs.
-
-        In a calm pass the rank's own gradient traffic is either over or has still to wait for it; in others
-        it slows a collective that has its links to itself, but not one that shares them with its like.
-        """
-        if self.flows[flow].members != (rank.number,):
-            return False
-        others = self.conflicts[flow] - {flow}
-        if calm:
-            return all(self._is_gradient(other, rank) for other in others)
-        return not others and (self.flows[flow].is_apart or not self.switches.slows)
-
-    def _is_gradient(self, flow: int, rank: RankShape) -> bool:
-        each = self.flows[flow]
-        return each.kind in ("gradient", "replica", "embedding") and rank.number in each.members
-
 
 def shape_of(costs: Costs) -> Shape:
     """The shape of the job whose costs these are."""
-    job, plan = costs.job, costs.job.plan
+    plan = costs.job.plan
     software, options = plan.software, plan.experiment.simulation
-    ranks = tuple(RankShape(rank.number, rank.stage, tuple(rank.flows.items())) for rank in job.ranks)
-    apart = {kind: plan.apart[number] for kind, number in plan.flow_sets.items()}
-    flows = tuple(FlowShape(each.kind, each.members, each.receiver, apart[each.kind]) for each in job.flows)
     inside = tuple(
         tuple((costs.kinds(stage, c, backward=False), costs.kinds(stage, c, backward=True)) for c in range(len(chunks)))
         for stage, chunks in enumerate(plan.chunks)
@@ -142,4 +149,51 @@ def shape_of(costs: Costs) -> Shape:
         coalesce=options.coalesce == "auto",
         skip=options.skip == "auto",
     )
-    return Shape(ranks, flows, job.conflicts, plan.orders, inside, switches)
+    rule = _rule(switches, len(plan.orders)) if "gradient" in plan.flow_sets else Rule()
+    return Shape(_classes_of(costs.job, rule, switches.slows), plan.orders, inside, switches, rule)
+
+
+def _rule(switches: Switches, stages: int) -> Rule:
+    zero = switches.zero_stage
+    if zero == 3:
+        return Rule(sharded=True)
+    gathers = switches.parameter_prefetch and zero > 0
+    return Rule(gathers=gathers, sums=switches.gradient_overlap, every=zero == 2 and stages == 1)
+
+
+_classes: Memo[Classes] = Memo(KEPT_CLASSES)
+
+
+def _classes_of(job: Job, rule: Rule, slows: bool) -> Classes:
+    """The classes of a job, made once for all jobs of its layout. Without passes that are not calm, nothing is free."""
+    beside = rule.sharded or rule.gathers or rule.sums
+
+    def make() -> Classes:
+        ranks = []
+        for rank in job.ranks:
+            inner = [(kind, flow) for kind, flow in rank.flows.items() if kind in CATEGORY]
+            calm = frozenset(kind for kind, flow in inner if _is_calm(job, rank, flow))
+            free = frozenset(kind for kind, flow in inner if beside and _is_free(job, rank, flow, slows))
+            ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free))
+        return Classes(tuple(ranks), tuple(FlowShape(each.kind, each.members, each.receiver) for each in job.flows))
+
+    return _classes.get((Same(job.table), job.plan.apart, beside, slows), make, lambda made: 1.0)
+
+
+def _is_calm(job: Job, rank: RankClass, flow: int) -> bool:
+    """Whether a communicator of equal ranks has its links to itself while a calm pass of the rank runs.
+
+    The rank's own gradient traffic is then either over or has still to wait for the pass.
+    """
+    others = [job.flows[other] for other in job.conflicts[flow] - {flow}]
+    own = (each.kind in ("gradient", "replica", "embedding") and rank.number in each.members for each in others)
+    return job.flows[flow].members == (rank.number,) and all(own)
+
+
+def _is_free(job: Job, rank: RankClass, flow: int, slows: bool) -> bool:
+    """Whether it has its links to itself in any pass.
+
+    Gradient traffic slows a collective that has its links to itself, but not one that shares them with its like.
+    """
+    alone = job.flows[flow].members == (rank.number,) and job.conflicts[flow] == {flow}
+    return alone and (job.is_apart(flow) or not slows)
