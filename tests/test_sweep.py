@@ -19,6 +19,7 @@ from sim.errors import ConfigError, Deadlock
 from sim.spec.catalogue import list_catalogue
 from sim.spec.expression import Absent, ExpressionError, parse_expression
 from sim.spec.load import load_experiment
+from sim.spec.records import ClusterSpec
 from sim.study.batch import content_key, run_one
 from sim.study.fields import flatten, is_result
 from sim.study.judge import pareto
@@ -282,6 +283,16 @@ def test_columns_hold_all_parameters_and_results() -> None:
     assert row["step.mfu * 100"] == result.step.mfu * 100
     assert [type(row[name]) for name in ("memory.fits", "run.steps", "step.mfu")] == [bool, int, float]
     assert not any("wall" in name for name in row)
+
+
+def test_points_share_the_records_in_which_nothing_changed() -> None:
+    loaded = load_study({"base": {"extends": "quickstart", "nodes": 1}, "axes": [MICROBATCHES]})
+    one, _, four = (loaded.base.changed(point.changes) for point in loaded.points())
+    assert isinstance(four.cluster, ClusterSpec)
+    assert four.cluster.nodes == 1
+    assert four.cluster is one.cluster
+    assert four.workload is one.workload
+    assert four.training is not one.training
 
 
 def test_every_point_has_its_seeds() -> None:
