@@ -128,13 +128,14 @@ def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_rank
     plant, board = levels.plant, levels.board
     per_node = plant.cluster.accelerators_per_node
     idle = levels.nodes * per_node - levels.step.ranks
-    mean = all_ranks.mean() + idle * board.idle + levels.nodes * plant.base(True)
+    fixed = idle * board.idle + levels.nodes * plant.base(True)
+    mean = float(all_ranks.mean()) + fixed
     supplied = efficiency(plant.node.supply, mean / levels.nodes)
     server = (node + (per_node - ranks_here) * board.idle + plant.base(True)) / supplied
-    job = (all_ranks - all_ranks.mean() + mean) / supplied
+    job = (all_ranks + fixed) / supplied
     overhead = 1 + plant.cooling(1.0) - plant.cooling(0.0)
     whole = span_energy([levels.whole(levels.step.seconds)], levels)
-    site = whole.joules / whole.seconds + overhead * (job - job.mean())
+    site = whole.joules / whole.seconds + overhead * (job - mean / supplied)
     found = _power_levels(np.stack([one, server, job, site]), levels.step.seconds / len(one))
     return dict(zip(("accelerator", "node", "job", "site"), found, strict=True))
 

@@ -16,8 +16,12 @@ from sim.workload.operation import Shard
 
 def layer_activation_bytes(model: Transformer, shard: Shard) -> float:
     """What one layer keeps from forward to backward under `shard.recompute` [B]."""
-    extent = extent_of(model, shard)
-    match shard.recompute:
+    return kept_by_layer(extent_of(model, shard))
+
+
+def kept_by_layer(extent: Extent) -> float:
+    """The same of a model seen through its shard."""
+    match extent.shard.recompute:
         case "full":
             return input_bytes(extent)
         case "selective":
@@ -30,16 +34,14 @@ def layer_activation_bytes(model: Transformer, shard: Shard) -> float:
             return _outside_core(extent) + core_bytes(extent)
 
 
-def embedding_activation_bytes(model: Transformer, shard: Shard) -> float:
+def kept_by_embedding(extent: Extent) -> float:
     """The mask of the embedding dropout, one byte per element [B] (section 4.3)."""
-    extent = extent_of(model, shard)
-    return float(extent.rows * extent.hidden * model.dropout)
+    return float(extent.rows * extent.hidden * extent.model.dropout)
 
 
-def head_activation_bytes(model: Transformer, shard: Shard) -> float:
+def kept_by_head(extent: Extent) -> float:
     """Inputs of final norm and output product, and what the loss keeps, 32-bit logits in Megatron [B] (4.3)."""
-    extent = extent_of(model, shard)
-    return 2 * input_bytes(extent) + LOSSES[shard.cross_entropy].kept * float(extent.tokens * extent.vocab)
+    return 2 * input_bytes(extent) + LOSSES[extent.shard.cross_entropy].kept * float(extent.tokens * extent.vocab)
 
 
 def stage_message_bytes(model: Transformer, shard: Shard) -> float:

@@ -11,14 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.activations import (
-    core_bytes,
-    embedding_activation_bytes,
-    head_activation_bytes,
-    layer_activation_bytes,
-)
+from sim.workload.activations import core_bytes, kept_by_embedding, kept_by_head, kept_by_layer
 from sim.workload.ends import LOSSES
-from sim.workload.extent import element_bytes, extent_of, weight_bytes
+from sim.workload.extent import Extent, element_bytes, extent_of, weight_bytes
 from sim.workload.inflight import end_chunks_in_flight
 from sim.workload.operation import Shard
 from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters, trained_parameters
@@ -31,14 +26,21 @@ REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
 class _Stage:
     """One rank's part of one pipeline stage and how its state is sharded."""
 
-    model: Transformer
-    shard: Shard
+    extent: Extent
     training: Training
     parallelism: Parallelism
     software: Software
     layers: int
     first: bool
     last: bool
+
+    @property
+    def model(self) -> Transformer:
+        return self.extent.model
+
+    @property
+    def shard(self) -> Shard:
+        return self.extent.shard
 
     @cached_property
     def parameters(self) -> int:
@@ -87,14 +89,15 @@ class StageMemory:
     def __init__(
         self, model: Transformer, shard: Shard, training: Training, parallelism: Parallelism, software: Software
     ) -> None:
-        self.plan = model, shard, training, parallelism, software
-        self.layer_bytes = layer_activation_bytes(model, shard)
-        self.layer_working_set = _layer_working_set(model, shard)
+        extent = extent_of(model, shard)
+        self.plan = extent, training, parallelism, software
+        self.layer_bytes = kept_by_layer(extent)
+        self.layer_working_set = _layer_working_set(extent, self.layer_bytes)
         self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
 
     def at(self, stage: int, layers: int, in_flight: int) -> dict[str, float]:
         """Peak bytes per accelerator by part, as `stage_memory`."""
-        parallelism = self.plan[3]
+        parallelism = self.plan[2]
         key = layers, stage == 0, stage == parallelism.pipeline - 1
         if key not in self.known:
             part = _Stage(*self.plan, *key)
@@ -157,8 +160,8 @@ def _ends(part: _Stage, in_flight: int) -> float:
     plan = part.parallelism
     ahead = end_chunks_in_flight(in_flight, plan.pipeline, plan.virtual_stages)
     waiting = min(ahead, _microbatches(part.training, plan))
-    first = embedding_activation_bytes(part.model, part.shard) if part.first else 0.0
-    last = head_activation_bytes(part.model, part.shard) if part.last else 0.0
+    first = kept_by_embedding(part.extent) if part.first else 0.0
+    last = kept_by_head(part.extent) if part.last else 0.0
     return waiting * (first + last)
 
 
@@ -166,11 +169,10 @@ def _microbatches(training: Training, parallelism: Parallelism) -> int:
     return -(-training.global_batch // (training.microbatch * (parallelism.data or 1)))
 
 
-def _layer_working_set(model: Transformer, shard: Shard) -> float:
-    """What recomputation brings back, the widest gradients, a gathered input, score gradients."""
-    extent = extent_of(model, shard)
-    kept = replace(shard, recompute="none")
-    again = layer_activation_bytes(model, kept) - layer_activation_bytes(model, shard)
+def _layer_working_set(extent: Extent, kept: float) -> float:
+    """What recomputation brings back beside the bytes kept, the widest gradients, a gathered input, score gradients."""
+    whole = replace(extent, shard=replace(extent.shard, recompute="none"))
+    again = kept_by_layer(whole) - kept
     wide = extent.element * extent.tokens * extent.ffn * (len(extent.ffn_widths) + 1)
     gathered = extent.hidden_bytes if extent.splits_sequence else 0.0
     scores = 0.0 if extent.flash else min(core_bytes(extent), extent.element * extent.scores)
@@ -179,7 +181,7 @@ def _layer_working_set(model: Transformer, shard: Shard) -> float:
 
 def _head_working_set(part: _Stage) -> float:
     """Copies of the logits beside those that are kept, and the gathered input."""
-    extent = extent_of(part.model, part.shard)
+    extent = part.extent
     return LOSSES[part.shard.cross_entropy].working * float(extent.tokens * extent.vocab) + extent.hidden_bytes
 
 
@@ -189,6 +191,8 @@ def _gathered(part: _Stage) -> float:
     Two layers of weights when the next is gathered ahead; the token table if it is larger. The root, if there
     is one, stays, and its gradients wait in 16 bit for the end of the backward pass.
     """
+    if part.shards(2) == 1:
+        return 0.0
     tensor, lora = part.shard.tensor, part.shard.lora
     element = weight_bytes(part.training.precision, lora)
     layer = layer_parameters(part.model, tensor).total
@@ -198,5 +202,4 @@ def _gathered(part: _Stage) -> float:
     weights = unit * element * (1 + part.software.parameter_prefetch) + root * element if part.shards(3) > 1 else 0.0
     trained = trained_parameters(part.model, lora, tensor, 1, unit)
     waiting = 0 if lora else root * element
-    gradients = trained * part.software.gradient_bytes + waiting if part.shards(2) > 1 else 0.0
-    return weights + gradients
+    return weights + trained * part.software.gradient_bytes + waiting
