@@ -211,7 +211,7 @@ _quotients: WeakKeyDictionary[Partition, Quotient] = WeakKeyDictionary()  # of t
 KEPT_BOARDS = 128  # with the times that are known on them: up to 0.1 MB each
 _boards: Memo[Board] = Memo(KEPT_BOARDS)
 _known: Memo[Known] = Memo(KEPT_BOARDS)
-KNOWN_CHAINS = 500  # so many are kept for a board, with what they are made of
+KNOWN_TIMES = 500  # so many of each kind are kept for a board
 
 
 def build_job(plan: Plan) -> Job:
@@ -229,7 +229,7 @@ def _known_to(plan: Plan, board: Board) -> Known:
         return Known()
     node = plan.cluster.node
     known = _known.get((board, node.collectives, node.local, text_of(plan.software)), Known, lambda _: 1.0)
-    if len(known.chains) > KNOWN_CHAINS:
+    if max(len(known.times), len(known.chains), len(known.costs)) > KNOWN_TIMES:
         for table in (known.times, known.alone, known.chains, known.costs):
             table.clear()
     return known
