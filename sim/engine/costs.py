@@ -71,7 +71,6 @@ class Costs:
     _kinds: dict[Like, tuple[Kinds, ...]] = field(default_factory=dict)
     _chains: dict[tuple[object, ...], Chain] = field(default_factory=dict)
     _steps: dict[Place, list[Cut]] = field(default_factory=dict)
-    _parameters: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     # --- passes -----------------------------------------------------------------------------------
 
@@ -157,17 +156,17 @@ class Costs:
 
     # --- exchange ---------------------------------------------------------------------------------
 
-    def parameters(self, stage: int) -> float:
-        """Parameters with gradients that a rank of the stage computes with."""
-        chunks = self.job.plan.chunks[stage]
-        key = tuple(id(chunk.segments) for chunk in chunks)
-        if key not in self._parameters:
-            self._parameters[key] = float(sum(segment.trained for chunk in chunks for segment in chunk.segments))
-        return self._parameters[key]
+    @cached_property
+    def parameters(self) -> tuple[float, ...]:
+        """Parameters with gradients that a rank computes with, by stage."""
+        return tuple(
+            float(sum(segment.trained for chunk in stage for segment in chunk.segments))
+            for stage in self.job.plan.chunks
+        )
 
     def updated_parameters(self, rank: RankClass) -> float:
         """Parameters the rank's optimizer updates."""
-        parameters = self.parameters(rank.stage)
+        parameters = self.parameters[rank.stage]
         if self.job.plan.experiment.parallelism.zero_stage == 0 or "gradient" not in rank.flows:
             return parameters
         return parameters / self.job.flows[rank.flows["gradient"]].group.size
@@ -189,7 +188,7 @@ class Costs:
     def message(self, message: Message) -> float:
         """Size of a message [B], in the convention of nccl-tests [B]."""
         if message.chunk == WHOLE:
-            parameters = self.parameters(message.stage)
+            parameters = self.parameters[message.stage]
         else:
             segment = self.job.plan.chunks[message.stage][message.chunk].segments[message.segment]
             parameters = getattr(segment, message.parameters)

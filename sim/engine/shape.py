@@ -18,7 +18,9 @@ from sim.engine.roles import Rule
 from sim.memo import Memo, Same
 from sim.plan.schedule import Order, Pass
 
-KEPT_CLASSES = 64  # layouts whose classes are remembered
+KEPT = 64  # layouts and models whose part of a shape is remembered
+
+Inside = tuple[tuple[tuple[tuple[Kinds, ...], ...], ...], ...]
 
 
 class RankShape(NamedTuple):
@@ -86,7 +88,7 @@ class Shape:
 
     classes: Classes
     orders: tuple[Order, ...]
-    inside: tuple[tuple[tuple[tuple[Kinds, ...], tuple[Kinds, ...]], ...], ...]
+    inside: Inside
     switches: Switches
     rule: Rule
 
@@ -136,10 +138,6 @@ def shape_of(costs: Costs) -> Shape:
     """The shape of the job whose costs these are."""
     plan = costs.job.plan
     software, options = plan.software, plan.experiment.simulation
-    inside = tuple(
-        tuple((costs.kinds(stage, c, backward=False), costs.kinds(stage, c, backward=True)) for c in range(len(chunks)))
-        for stage, chunks in enumerate(plan.chunks)
-    )
     switches = Switches(
         zero_stage=plan.experiment.parallelism.zero_stage,
         gradient_overlap=software.gradient_overlap,
@@ -150,7 +148,7 @@ def shape_of(costs: Costs) -> Shape:
         skip=options.skip == "auto",
     )
     rule = _rule(switches, len(plan.orders)) if "gradient" in plan.flow_sets else Rule()
-    return Shape(_classes_of(costs.job, rule, switches.slows), plan.orders, inside, switches, rule)
+    return Shape(_classes_of(costs.job, rule, switches.slows), plan.orders, _inside_of(costs), switches, rule)
 
 
 def _rule(switches: Switches, stages: int) -> Rule:
@@ -161,7 +159,21 @@ def _rule(switches: Switches, stages: int) -> Rule:
     return Rule(gathers=gathers, sums=switches.gradient_overlap, every=zero == 2 and stages == 1)
 
 
-_classes: Memo[Classes] = Memo(KEPT_CLASSES)
+_classes: Memo[Classes] = Memo(KEPT)
+_insides: Memo[Inside] = Memo(KEPT)
+
+
+def _inside_of(costs: Costs) -> Inside:
+    """The collectives inside the passes of a job, looked for once in a model that is cut into chunks."""
+    chunks = costs.job.plan.chunks
+
+    def make() -> Inside:
+        return tuple(
+            tuple(tuple(costs.kinds(s, c, backward) for backward in (False, True)) for c in range(len(chunks[s])))
+            for s in range(len(chunks))
+        )
+
+    return _insides.get((Same(chunks), costs.scatters), make, lambda made: 1.0)
 
 
 def _classes_of(job: Job, rule: Rule, slows: bool) -> Classes:

@@ -108,7 +108,7 @@ class _Prices:
         first = self.gather(self.segments[0].trained) if self.ahead else 0.0
         opening = self.total(self.gather, [each.trained for each in self.chunks[0]]) if self.ahead else 0.0
         if not self.software.gradient_overlap:
-            total = self.costs.parameters(self.rank.stage)
+            total = self.costs.parameters[self.rank.stage]
             return first, opening, 0.0, 0.0, 0.0, 0.0, self.last(total)
         sums = self.total(self.sum, [each.trained for each in self.segments])
         each, closing = (sums, 0.0) if self.often else (0.0, sums)
@@ -132,7 +132,7 @@ class _Prices:
             return 0.0, self.gathers() + self.total(self.last, trained)
         weights = self.total(self.gather, trained) if self.ahead else self.new_weights()
         if not self.software.gradient_overlap:
-            return self.last(self.costs.parameters(self.rank.stage)) + weights, 0.0
+            return self.last(self.costs.parameters[self.rank.stage]) + weights, 0.0
         sums = self.total(self.last, trained)
         return (weights, sums) if self.often else (weights + sums, 0.0)
 
@@ -153,7 +153,7 @@ class _Prices:
         """Sent after the optimizer, unless before the next pass or never."""
         if self.ahead or self.zero in (0, 3):
             return 0.0
-        return self.gather(self.costs.parameters(self.rank.stage))
+        return self.gather(self.costs.parameters[self.rank.stage])
 
     def gather(self, parameters: float) -> float:
         return self.price("gradient", "all_gather", self.costs.weight_bytes(parameters))
