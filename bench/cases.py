@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import simpy
 
-from bench.measure import Sample, command, in_child, points_in, timed
+from bench.measure import Sample, command, in_child, points_in, seconds, timed
 
 CALLBACKS = 200_000
 GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
@@ -23,6 +24,10 @@ SWEPT = "gpt3-175b-a100"
 POINT_MS = 20.0
 SWEEPS = {"plan": "parallel plans", "cluster": "clusters", "run": "ways to run it"}  # bench/sweeps/NAME.yaml
 POINTS_PER_S = 100.0
+SWEPT_TIMES = 3
+TWO_PROCESSES = ("-j", "2")
+MANY = ("--set", "axes.0.log_range.count=25")  # 5,000 points
+DASK_SHARE = 0.9
 ANEW = "simulation.reuse=off"  # every planning is a first one
 REPLICA = 128  # accelerators of one replica of GROWN
 REPLICA_BATCH = 16  # sequences per step of one replica of GROWN
@@ -128,14 +133,33 @@ def points() -> Iterator[Row]:
 def sweeps() -> Iterator[Row]:
     """About 1,000 designs of GPT-3 175B by the command, from its start to its end, on two processes."""
     for name, what in SWEEPS.items():
-        rates = []
-        for _ in range(3):
-            with TemporaryDirectory() as folder:
-                began = time.perf_counter()
-                command("sweep", f"bench/sweeps/{name}.yaml", "-o", folder, "-j", "2")()
-                rates.append(points_in(Path(folder)) / (time.perf_counter() - began))
-        sample = Sample(tuple(rates))
-        yield Row(f"sweep, {what} of {SWEPT}", sample.most, sample.median, "p/s", POINTS_PER_S, over=True)
+        rates = Sample(tuple(sweep_rate(name, *TWO_PROCESSES) for _ in range(SWEPT_TIMES)))
+        yield Row(f"sweep, {what} of {SWEPT}", rates.most, rates.median, "p/s", POINTS_PER_S, over=True)
+
+
+def sweep_rate(name: str, *arguments: str) -> float:
+    """Points a second of one sweep by the command, from its start to its end."""
+    with TemporaryDirectory() as folder:
+        taken = seconds(command("sweep", f"bench/sweeps/{name}.yaml", "-o", folder, *arguments))
+        return points_in(Path(folder)) / taken
+
+
+def sweeps_on_dask() -> Iterator[Row]:
+    """5,000 short points on two workers of Dask, who have to import the program or not, against two processes."""
+    if find_spec("distributed") is None:
+        return
+    distributed: Any = import_module("distributed")
+    local, cold, warm = [], [], []
+    for _ in range(SWEPT_TIMES):
+        local.append(sweep_rate("run", *MANY, *TWO_PROCESSES))
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            arguments = (*MANY, "--on", "dask", "--scheduler", cluster.scheduler_address)
+            cold.append(sweep_rate("run", *arguments))
+            warm.append(sweep_rate("run", *arguments))
+    for workers, rates in (("cold", Sample(tuple(cold))), ("warm", Sample(tuple(warm)))):
+        least = DASK_SHARE * max(local)
+        share = f"x{rates.most / max(local):.2f} of two processes"
+        yield Row(f"sweep on Dask, two {workers} workers", rates.most, rates.median, "p/s", least, True, share)
 
 
 def long_runs() -> Iterator[Row]:
