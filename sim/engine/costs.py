@@ -70,7 +70,7 @@ class Costs:
     job: Job
     _kinds: dict[Like, tuple[Kinds, ...]] = field(default_factory=dict)
     _chains: dict[tuple[object, ...], Chain] = field(default_factory=dict)
-    _steps: dict[Place, list[Cut]] = field(default_factory=dict)
+    _steps: dict[tuple[object, ...], list[Cut]] = field(default_factory=dict)
 
     # --- passes -----------------------------------------------------------------------------------
 
@@ -104,18 +104,17 @@ class Costs:
 
     def chain(self, place: Place) -> Chain:
         """A pass with nothing beside it."""
-        rank = self.job.ranks[place.rank]
-        key = (id(rank.profile), self._likes[rank.stage][place.chunk][place.backward], place.position)
+        rank, key = self._rank(place)
         if key not in self._chains:
             self._chains[key] = _frozen(self.job.alone(rank, self._work(rank, place)))
         return self._chains[key]
 
     def steps(self, place: Place) -> list[Cut]:
         """A pass cut at its collectives."""
-        if place not in self._steps:
-            rank = self.job.ranks[place.rank]
-            self._steps[place] = cut(self.job.all_timed(rank, self._work(rank, place)))
-        return self._steps[place]
+        rank, key = self._rank(place)
+        if key not in self._steps:
+            self._steps[key] = cut(self.job.all_timed(rank, self._work(rank, place)))
+        return self._steps[key]
 
     def form(self, place: Place) -> Form:
         """What the instructions of a cut pass follow from: collectives awaited by each step, the one issued after it
@@ -140,6 +139,11 @@ class Costs:
             ]
             for stage in chunks
         ]
+
+    def _rank(self, place: Place) -> tuple[RankClass, tuple[object, ...]]:
+        """The rank of a pass, and what the pass costs by: passes of equal keys cost the same."""
+        rank = self.job.ranks[place.rank]
+        return rank, (id(rank.profile), self._likes[rank.stage][place.chunk][place.backward], place.position)
 
     def _segments(self, stage: int, chunk: int, backward: bool) -> tuple[Segment, ...]:
         """Segments in the order of a pass."""
