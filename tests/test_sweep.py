@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,14 @@ from sim.errors import ConfigError, Deadlock
 from sim.spec.catalogue import list_catalogue
 from sim.spec.expression import Absent, ExpressionError, parse_expression
 from sim.spec.load import load_experiment
-from sim.spec.records import ClusterSpec
-from sim.study.batch import content_key, run_one
+from sim.spec.records import ClusterSpec, Experiment
+from sim.study.batch import Batch, content_key, run_one
+from sim.study.dispatch import dispatch
 from sim.study.fields import flatten, is_result
 from sim.study.judge import pareto
 from sim.study.pool import InThisProcess, LocalProcesses
 from sim.study.simulate import predict, simulate
-from sim.study.store import Store
+from sim.study.store import Outcome, Store
 from sim.study.sweep import sweep
 from sim.study.sweep_file import LoadedStudy, load_study
 from sim.study.sweep_start import run_study
@@ -429,6 +432,27 @@ def test_only_the_point_that_kills_its_worker_is_an_error() -> None:
     assert statuses == {1: "ok", 4: "ok", 2: "error", 8: "ok"}
     assert "the process that ran it died: gone" in str(table.rows())
     assert workers.renewed == 2
+
+
+def test_the_last_batches_are_small_so_that_all_workers_end_together() -> None:
+    sent, done = list[int](), list[str]()
+
+    class Noting(InThisProcess):
+        slots = 4
+
+        def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
+            sent.append(len(experiments))
+            future: Future[Batch] = Future()
+            future.set_result(([Outcome("ok")] * len(experiments), 0.0))
+            return future
+
+    experiment = load_experiment("quickstart").experiment
+    jobs = [(str(number), experiment) for number in range(400)]
+    dispatch(iter(jobs), Noting(), done.extend, lambda: len(jobs) - len(done))
+    assert sent[:5] == [1, 1, 1, 1, 396 // 4]
+    assert sent[4:] == sorted(sent[4:], reverse=True)
+    assert sent[-4:] == [1, 1, 1, 1]
+    assert sorted(done) == sorted(key for key, _ in jobs)
 
 
 def test_processes_give_the_same_rows_and_survive_a_kill() -> None:

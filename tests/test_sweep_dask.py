@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -37,6 +39,12 @@ class Starts(distributed.diagnostics.plugin.SchedulerPlugin):  # type: ignore[mi
             self.of[key] += 1
 
 
+def test_workers_import_the_program_while_work_is_prepared(cluster: Any) -> None:
+    with closing(OnDask(cluster.scheduler_address)) as crew:
+        assert crew.client.gather(crew.preloading) == [None, None]
+        assert all(crew.client.run(lambda: "sim.study.simulate" in sys.modules).values())
+
+
 def test_a_worker_killed_half_way_costs_its_batches_and_no_row(cluster: Any) -> None:
     starts, killed = Starts(), list[int]()
     cluster.scheduler.add_plugin(starts)
@@ -56,8 +64,6 @@ def test_a_worker_killed_half_way_costs_its_batches_and_no_row(cluster: Any) -> 
 
 
 def run_on(cluster: Any, progress: Any = None) -> Any:
-    from contextlib import closing
-
     return closing(run_study(QUICK, scheduler=cluster.scheduler_address, progress=progress))
 
 

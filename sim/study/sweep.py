@@ -43,7 +43,7 @@ def sweep(study: LoadedStudy, store: Store, workers: Workers, progress: Progress
 
             search(running, study.study.search)
         else:
-            running.run(enumerate(study.points()))
+            running.run(enumerate(study.points()), running.total)
     finally:
         table = write_points(store, running.judge, study.keys)
     return table
@@ -67,10 +67,11 @@ class Sweep:
         self.total = self.study.size
         self.store.begin()
 
-    def run(self, points: Iterable[tuple[int, Point]]) -> None:
-        """List numbered points, simulate those that are not known, and return when all are done."""
+    def run(self, points: Iterable[tuple[int, Point]], rows: int) -> None:
+        """List numbered points, with so many rows, simulate those that are not known, and return when all are done."""
         self.progress(self.done, self.total)
-        dispatch(self._jobs(iter(points)), self.workers, self._record, lambda: self.total - self.done)
+        end = self.done + rows
+        dispatch(self._jobs(iter(points)), self.workers, self._record, lambda: end - self.done)
 
     def skip(self, points: int) -> None:
         """Count points that need no row of their own."""

@@ -38,7 +38,8 @@ def search(running: Sweep, wanted: Search) -> None:
         points = [_proposed(trial, running.study.axes, base) for trial in trials]
         fresh = {name: point for point in points if (name := str(point.shown)) not in numbers}
         numbers |= {name: number for number, name in enumerate(fresh, start=len(numbers))}
-        running.run((numbers[name], point) for name, point in fresh.items())
+        new = ((numbers[name], point) for name, point in fresh.items())
+        running.run(new, len(fresh) * running.study.study.seeds)
         running.skip(len(points) - len(fresh))
         verdicts |= running.verdicts(len(numbers) - len(fresh))
         for trial, point in zip(trials, points, strict=True):
