@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from math import ceil, inf
 from weakref import WeakKeyDictionary
 
@@ -146,5 +147,7 @@ def _reached(table: Instructions, rows: Ints) -> dict[int, int]:
 
 def _moved(program: Program, timetable: Timetable, rows: Ints) -> set[int]:
     """Flow classes of these instructions that move bytes."""
-    acts = [program.actions[number] for number in np.unique(timetable.action[rows]).tolist()]
+    happened = np.zeros(len(program.actions), dtype=bool)
+    happened[timetable.action[rows]] = True
+    acts = compress(program.actions, happened.tolist())
     return {action.flow for action in acts if action.flow >= 0 and action.size > 0}

@@ -160,8 +160,8 @@ class Walk:
     def of(self, rows: list[int]) -> tuple[Floats, Floats, Ints]:
         """Start, end and because of these instructions."""
         get = itemgetter(*rows, rows[-1])  # never one alone, which would come without a tuple
-        start, end = (np.array(get(each))[:-1] for each in (self.start, self.end))
-        return start, end, np.array(get(self.because), dtype=np.int64)[:-1]
+        start, end = (np.fromiter(get(each), np.float64, len(rows)) for each in (self.start, self.end))
+        return start, end, np.fromiter(get(self.because), np.int64, len(rows))
 
 
 def timetable_of(script: Script) -> Timetable | None:
