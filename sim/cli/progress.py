@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 
@@ -61,10 +61,31 @@ def counted(label: str, what: str, folder: Path) -> Iterator[Callable[[int, int]
 
     It is told how many `what` are done, and how many there are; they are kept in `folder`.
     """
+    reached = [0, 0]
+    try:
+        with _rated(label) if sys.stderr.isatty() else nullcontext(_unseen) as show:
+
+            def tell(done: int, total: int) -> None:
+                reached[:] = done, total
+                show(done, total)
+
+            yield tell
+    except KeyboardInterrupt:
+        done, total = reached
+        output.say(f"{done} of {total} {what} are kept in {folder}; the same command goes on from there")
+        raise
+
+
+def _unseen(done: int, total: int) -> None:
+    """Nobody looks."""
+
+
+@contextmanager
+def _rated(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    reached = [0, 0]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -72,18 +93,11 @@ def counted(label: str, what: str, folder: Path) -> Iterator[Callable[[int, int]
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(label, total=None, rate="")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, rate="")
 
-            def show(done: int, total: int) -> None:
-                reached[:] = done, total
-                speed = bar.tasks[0].speed
-                bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
 
-            yield show
-    except KeyboardInterrupt:
-        done, total = reached
-        output.say(f"{done} of {total} {what} are kept in {folder}; the same command goes on from there")
-        raise
+        yield show

@@ -77,20 +77,22 @@ class Table:
 
     def summary(self, name: str, description: str) -> SweepSummary:
         """What is worth printing: the best points, else the first, and the reasons of the others."""
-        good = self.relation.filter("pareto" if len(self.objectives) > 1 else f"status = '{OK}'")
-        if len(self.objectives) == 1:
-            good = good.order(f"pareto DESC, {quoted(self.objectives[0])} {self.order}, point, seed")
-        shown = dict.fromkeys(("point", *self.keys, *(self.objectives or USUAL)))
-        columns = set(self.columns)
-        failures = self.store.connection.execute(_REASONS).fetchall()
+        good = "pareto" if len(self.objectives) > 1 else f"status = '{OK}'"
+        first = (f"pareto DESC, {quoted(self.objectives[0])} {self.order}",) if len(self.objectives) == 1 else ()
+        wanted, there = ("point", *self.keys, *(self.objectives or USUAL)), set(self.columns)
+        shown = ", ".join(quoted(name) for name in dict.fromkeys(wanted) if name in there)
+        query, order = self.store.connection.sql, ", ".join((*first, "point", "seed"))
+        n_rows = query(f"SELECT count(*) FROM points WHERE {good}").fetchall()[0][0]
+        rows = _dicts(query(f"SELECT {shown} FROM points WHERE {good} ORDER BY {order} LIMIT {MOST}"))
+        failures = query(_REASONS).fetchall()
         return SweepSummary(
             name=name,
             description=description,
             database=None if self.path is None else str(self.path),
             counts=self.counts(),
             best=bool(self.objectives),
-            n_rows=len(good),
-            rows=_dicts(good.limit(MOST).project(", ".join(quoted(name) for name in shown if name in columns))),
+            n_rows=n_rows,
+            rows=rows,
             keys=self.keys,
             failures=failures,
         )
@@ -140,7 +142,8 @@ def write_points(store: Store, judge: Judge, keys: tuple[str, ...]) -> Table:
 
 
 def _dicts(relation: DuckDBPyRelation) -> list[dict[str, Any]]:
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    columns = relation.columns
+    return [dict(zip(columns, row, strict=True)) for row in relation.fetchall()]
 
 
 @dataclass
