@@ -1,10 +1,11 @@
 """Batches on an existing Dask cluster.
 
-Public: `OnDask`. Needs the extra: `pip install 'clustersim[dask]'`.
+Public: `OnDask`, `run_sealed`. Needs the extra: `pip install 'clustersim[dask]'`.
 """
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -51,9 +52,10 @@ class OnDask:
 
     def submit(self, experiments: Sequence[Experiment]) -> Future[Batch]:
         """Start a batch."""
-        from sim.study.batch import code_version, run_batch
+        from sim.study.batch import code_version
 
-        future: Future[Batch] = self.executor.submit(run_batch, list(experiments), code_version())
+        sealed = pickle.dumps(experiments)  # else the scheduler would open it, for which it needs the simulator
+        future: Future[Batch] = self.executor.submit(run_sealed, sealed, code_version())
         return future
 
     def renew(self) -> None:
@@ -63,6 +65,13 @@ class OnDask:
         """Give up what is under way; the cluster stays."""
         self.executor.shutdown(wait=False)
         self.client.close()
+
+
+def run_sealed(experiments: bytes, version: str) -> Batch:
+    """Run a batch that was pickled; done by a worker. Raises ConfigError as `run_batch` does."""
+    from sim.study.batch import run_batch
+
+    return run_batch(pickle.loads(experiments), version)
 
 
 def _distributed() -> Any:
