@@ -178,7 +178,7 @@ def timetable_of(script: Script) -> Timetable | None:
     action = np.array([template.action for template in script.templates], dtype=np.int64)[table.template]
     many: list[tuple[int, ...]] = []
     before, after = (_piece(table, action, rows, many) for rows in (first, last))
-    return Timetable(table, ordered, action, before, after, many, [{} for _ in loops])
+    return Timetable(table.narrow(), ordered, action.astype(np.int32), before, after, many, [{} for _ in loops])
 
 
 def _piece(table: Instructions, action: Ints, rows: Ints, many: list[tuple[int, ...]]) -> Piece:
