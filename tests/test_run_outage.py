@@ -7,13 +7,10 @@ from typing import Any
 import networkx as nx
 import pytest
 from cluster_cases import CASES, drawn, fat_tree, make_cluster
-from hypothesis import given
-from hypothesis import strategies as st
 from lives import failures, job, recovery, saving
 from plans import LEAF_SPINE, small_experiment
 
 from sim.cluster.cluster import Cluster
-from sim.cluster.cuts import cut_vertices, parts
 from sim.cluster.export import graph
 from sim.cluster.outage import nodes_behind, switch_vertices, without_switch
 from sim.run.life import live
@@ -51,17 +48,6 @@ def test_a_chain_of_switches_breaks_in_the_middle() -> None:
     edges = [("s0", "a"), ("s1", "a"), ("s2", "b"), ("a", "m"), ("m", "b")]
     found = blast(make_cluster(nodes=3, accelerators=2, nics=1, fabric=drawn(edges, 3)))
     assert found == {"a": (0, 1), "m": (2,), "b": (2,)}
-
-
-@given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda edge: edge[0] < edge[1])))
-def test_vertices_that_hold_a_graph_together_are_those_of_networkx(edges: set[tuple[int, int]]) -> None:
-    drawn: nx.Graph[int] = nx.Graph(edges)
-    drawn.add_nodes_from(range(10))
-    neighbours = {vertex: list(drawn[vertex]) for vertex in drawn}
-    assert cut_vertices(neighbours) == set(nx.articulation_points(drawn))
-    for vertex in drawn:
-        rest = nx.connected_components(drawn.subgraph(set(drawn) - {vertex}))
-        assert sorted(map(sorted, parts(neighbours, vertex))) == sorted(map(sorted, rest))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.get("fabric")])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from sim.cluster.cluster import Cluster, Ints
-from sim.cluster.cuts import cut_vertices, parts
 from sim.spec.records import ClusterSpec, FatTreeFabric, GraphFabric
 
 
@@ -61,17 +60,19 @@ def _node_of_adapter(cluster: Cluster) -> Ints:
 
 def _behind(cluster: Cluster, vertices: Ints, attached: dict[int, set[int]]) -> dict[int, set[int]]:
     """Nodes that a single vertex joins to the largest rest, by that vertex."""
+    import networkx as nx
+
     assert cluster.fabric is not None
     links = cluster.fabric.links
     both = np.isin(links.source, vertices) & np.isin(links.target, vertices)
-    graph: dict[int, list[int]] = {vertex: [] for vertex in vertices.tolist()}
-    for source, target in zip(links.source[both].tolist(), links.target[both].tolist(), strict=True):
-        graph[source].append(target)
-        graph[target].append(source)
+    graph: nx.Graph[int] = nx.Graph()
+    graph.add_nodes_from(vertices.tolist())
+    graph.add_edges_from(zip(links.source[both].tolist(), links.target[both].tolist(), strict=True))
     behind = {}
-    for vertex in cut_vertices(graph):
-        nodes = [set().union(*(attached[v] for v in part)) for part in parts(graph, vertex)]
-        behind[vertex] = set().union(*sorted(nodes, key=lambda part: (len(part), min(part, default=-1)))[:-1])
+    for vertex in nx.articulation_points(graph):
+        rest = graph.subgraph(set(graph) - {vertex})
+        parts = [set().union(*(attached[v] for v in part)) for part in nx.connected_components(rest)]
+        behind[vertex] = set().union(*sorted(parts, key=lambda part: (len(part), min(part, default=-1)))[:-1])
     return behind
 
 
