@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "sim").rglob("*.py"))
 
 LAYERS = (
-    {"", "units", "errors", "rng", "memo"},
+    {"", "units", "errors", "rng", "memo", "ragged"},
     {"spec"},
     {"cluster", "workload"},
     {"plan"},

@@ -15,11 +15,10 @@ from sim.engine.headstart import HeadStart, head_start
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
-from sim.engine.program import Action, Program, Stream, Template, Token
+from sim.engine.program import NOT_YET, Action, Program, Stream, Template, Token
 from sim.engine.trace import Ints, Repeat, Trace
 from sim.errors import Deadlock
 
-NOT_YET = -(1 << 62)
 WAITS, WORKS, MOVES = range(3)  # what a stream does: wait (or nothing any more), work for a time, move bytes
 COLUMNS = 5  # of a row: stream, position, start, end, blocker
 

@@ -17,11 +17,9 @@ import numpy as np
 from sim.engine.instructions import Instructions, Ints
 from sim.engine.meetings import first_meeting
 from sim.engine.network import Network
-from sim.engine.program import Action, Program, Script, Stream
+from sim.engine.program import NOT_YET, Action, Program, Script, Stream
 from sim.engine.timetable import Floats, Skip, Times, Timetable, timetable_of
 from sim.engine.trace import Repeat
-
-NOT_YET = -(1 << 62)
 
 _timetables: WeakKeyDictionary[Script, Timetable | None] = WeakKeyDictionary()
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.program import Script
+from sim.ragged import ranges
 
 Ints = NDArray[np.int64]
 
@@ -61,14 +62,13 @@ def instructions_of(script: Script) -> Instructions | None:
     until = np.empty(begin[-1], dtype=np.int64)
     until[begin[:-1][follows > 0]] = every[follows > 0] - 1
     waiting = np.repeat(every, width[template])
-    turn = np.arange(len(waiting)) - np.repeat(np.cumsum(width[template]) - width[template], width[template])
-    which = (np.cumsum(width) - width)[template[waiting]] + turn
+    which = ranges((np.cumsum(width) - width)[template], width[template])
     signals = np.array([template.signal or (-1, 0) for template in script.templates], dtype=np.int64).reshape(-1, 2)
     kind, at = signals[template, 0], signals[template, 1] + index
     sources = _sources(stream, kind, at, kinds[which], ats[which] + index[waiting])
     if sources is None:
         return None
-    until[begin[waiting] + follows[waiting] + turn] = sources
+    until[ranges(begin[:-1] + follows, width[template])] = sources
     row = np.repeat(every, np.diff(begin))
     return Instructions(stream, template, index, kind, at, first, row, until, begin)
 

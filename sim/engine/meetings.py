@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.network import FlowTable
-from sim.engine.timetable import TOLERANCE, Skip, Times
+from sim.engine.timetable import Skip, Times
+from sim.engine.trace import TOLERANCE
+from sim.ragged import ranges
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -42,7 +44,7 @@ def first_meeting(times: Times, flow: Ints, latency: Floats, table: FlowTable) -
     rows = np.flatnonzero(flow >= 0)
     first, links, _ = table.by_flow
     width = (first[1:] - first[:-1])[flow[rows]]
-    entry = np.arange(width.sum()) + np.repeat(first[flow[rows]] - np.cumsum(width) + width, width)
+    entry = ranges(first[flow[rows]], width)
     row = np.repeat(rows, width)
     end = times.end[row]
     loads = Loads(links[entry], (times.start + latency)[row], end - TOLERANCE * end)
@@ -89,7 +91,7 @@ def _first_beside(loads: Loads, train: Loads, skip: Skip) -> float:
     first, last = (np.searchsorted(train.link, loads.link, side) for side in ("left", "right"))
     width = last - first
     each = np.repeat(np.arange(len(width)), width)
-    other = np.arange(width.sum()) + np.repeat(first - np.cumsum(width) + width, width)
+    other = ranges(first, width)
     start, end = loads.start[each], loads.end[each]
     since = np.maximum(np.floor((start - train.end[other]) / skip.period) + 1, 1)
     until = np.minimum(np.ceil((end - train.start[other]) / skip.period) - 1, skip.times)

@@ -21,6 +21,7 @@ from simpy.events import Event, EventPriority
 from sim.engine.clock import NEVER, Bell, ring_at
 from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
 from sim.errors import CertificateError
+from sim.ragged import ranges
 
 RESOLVE_PRIORITY = EventPriority(2)  # after every arrival and departure of the instant
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
@@ -306,7 +307,7 @@ def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:
     kinds, count = np.array(key).T
     width = start[kinds + 1] - start[kinds]
     flow = np.repeat(np.arange(len(kinds)), width)
-    entry = np.arange(len(flow)) + np.repeat(start[kinds] - np.cumsum(width) + width, width)
+    entry = ranges(start[kinds], width)
     used, link = np.unique(links[entry], return_inverse=True)
     coefficient, capacity = coefficients[entry] * count[flow], table.capacity[used]
     rate = max_min_rates(flow, link, coefficient, capacity, len(kinds))

@@ -17,7 +17,7 @@ import numpy as np
 from simpy.events import Event, EventPriority
 
 from sim.engine.program import Part
-from sim.engine.trace import Repeat
+from sim.engine.trace import TOLERANCE, Repeat
 
 if TYPE_CHECKING:
     from sim.engine.executor import Executor, Runner
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 LOOK_PRIORITY = EventPriority(3)  # after the network has settled
 ASIDE = 0.382  # share of the work of the beat stream after which to look: when a period ends, much else ends as well
 KEPT_SNAPSHOTS = 4
-TOLERANCE = 1e-12  # relative to the time of the state
 
 
 Shifts = dict[int, tuple[int, int]]  # stream -> position at the first state, instructions from it to the second

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sim.memo import Memo
 
 Ints = NDArray[np.int64]
+NOT_YET = -(1 << 62)  # below every loop index: nothing of a kind of token was signalled
 Token = tuple[int, int]  # kind, loop index (in a template: relative to that of the instruction)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.engine.program import Line
 from sim.plan.schedule import Order, Pass
+from sim.ragged import ranges
 
 KEPT = 1024  # stages whose passes are remembered
 
@@ -76,8 +77,7 @@ class Kinds:
             width = np.array(widths)
             times = np.bincount(self.number, minlength=len(width))
             each = width[self.number]
-            first = (np.cumsum(width) - width)[self.number] - np.cumsum(each) + each
-            which = np.arange(each.sum()) + np.repeat(first, each)
+            which = ranges((np.cumsum(width) - width)[self.number], each)
             index = np.repeat(self.microbatch, each)
             counts = np.repeat(times, width).tolist()
             self.lines[widths] = Line(array("q", which.tobytes()), array("q", index.tobytes()), tuple(counts))

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from sim.engine.instructions import Instructions, Ints, instructions_of
 from sim.engine.loops import AFTER, BEFORE, Loop, find_loops
 from sim.engine.program import Script
+from sim.engine.trace import TOLERANCE
 
 Floats = NDArray[np.float64]
 Step = tuple[int, int, int, int]  # an instruction, two that it waits for (or the place of a longer list), its action
 LONGEST = 200_000  # instructions: to make a table of more takes longer than to run them
-TOLERANCE = 1e-12  # relative to the time at which blocks are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Timetable:
     before: Piece
     after: Piece
     many: list[tuple[int, ...]]  # of instructions that wait for more than two
-    blocks: list[dict[int, Piece]] = field(default_factory=list)
+    blocks: list[dict[int, Piece]]  # of each loop, those that were followed before
 
     def times(self, durations: Sequence[float], limits: Sequence[int] | None = None, until: float = inf) -> Times:
         """Follow all that begins before `until` [s]; what begins later may be said to begin never.
@@ -102,7 +102,7 @@ class Timetable:
                 break
             times = min(loop.awaited - block, limit)
             if skip is None and block and times > 0 and (period := walk.delay(before, rows)) is not None:
-                skip = Skip(loop, block, times, period, slice(walk.followed - len(rows), walk.followed))
+                skip = Skip(loop, block, times, period, walk.last_piece())
                 block += times
                 walk.put_off(rows, self._block(number, block).rows.tolist(), times * period)
             before, block = rows, block + 1
@@ -126,12 +126,10 @@ class Walk:
     durations: Sequence[float]
     many: list[tuple[int, ...]]
     rows: list[Ints] = field(default_factory=list)  # that have been followed, piece by piece
-    followed: int = 0
 
     def follow(self, piece: Piece) -> None:
         """Set the times of a piece. Of two that end at once, the one that began later is said to be waited for."""
         self.rows.append(piece.rows)
-        self.followed += len(piece.rows)
         start, end, because, durations = self.start, self.end, self.because, self.durations
         for row, last, other, action in piece.steps:
             time = end[last]
@@ -144,6 +142,11 @@ class Walk:
             start[row] = time
             because[row] = last
             end[row] = time + durations[action]
+
+    def last_piece(self) -> slice:
+        """Where the instructions of the last piece are among all that have been followed."""
+        followed = sum(map(len, self.rows))
+        return slice(followed - len(self.rows[-1]), followed)
 
     def delay(self, before: list[int], now: list[int]) -> float | None:
         """By how much a block is later than the one before, if all of it is [s]."""

@@ -13,6 +13,7 @@ from sim.engine.program import Program
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+TOLERANCE = 1e-12  # of the time by now: what began or ended so much earlier or later did so at once
 
 
 @dataclass(frozen=True)

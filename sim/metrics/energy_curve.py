@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.engine.trace import Repeat, Trace
 from sim.metrics.energy_step import Activity
+from sim.ragged import ranges
 
 Floats = NDArray[np.float64]
 SAMPLES = 128
@@ -55,7 +56,7 @@ def _energy(until: Floats, start: Floats, end: Floats, watts: Floats) -> Floats:
     first, over = np.searchsorted(until, start, "right"), np.searchsorted(until, end)
     acting = np.maximum(over - first, 0)  # times while a row acts: so many from the first on
     row = np.repeat(np.arange(len(start)), acting)
-    time = np.arange(len(row)) + np.repeat(first - np.cumsum(acting) + acting, acting)
+    time = ranges(first, acting)
     partly, whole = watts[:, row] * (until[time] - start[row]), watts * (end - start)
     energy: Floats = np.cumsum([np.bincount(over, each, len(until) + 1)[:-1] for each in whole], axis=1)
     energy += [np.bincount(time, each, len(until)) for each in partly]

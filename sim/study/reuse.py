@@ -33,6 +33,7 @@ NOT_STEP: dict[str, Any] = {
     "training": {"tokens": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
+NOT_OWN = NOT_STEP | dict.fromkeys(SHARED, True)
 
 
 class Wired(NamedTuple):
@@ -92,4 +93,4 @@ def step_key(experiment: Experiment) -> tuple[str, ...]:
     """All of a resolved experiment that its step depends on."""
     setup = Setup(experiment)
     shared = (text_of(getattr(setup, name)) for name in SHARED)
-    return *shared, experiment.model_dump_json(exclude=NOT_STEP | dict.fromkeys(SHARED, True))
+    return *shared, experiment.model_dump_json(exclude=NOT_OWN)

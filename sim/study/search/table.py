@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.ragged import ranges
 from sim.spec.setup import Setup
 from sim.study.search.axes import Axis
 
@@ -72,12 +73,10 @@ class Table:
         known = tuple(dict.fromkeys(value for option in options for value in option))
         place = {value: index for index, value in enumerate(known)}
         sizes = np.array([len(option) for option in options], dtype=np.int64)[which]
-        starts = np.cumsum(sizes) - sizes
-        position = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
         flat = np.array([place[value] for option in options for value in option], np.min_scalar_type(len(known)))
         first = np.cumsum([0, *(len(option) for option in options)])[:-1]
         grown = {key: np.repeat(column, sizes) for key, column in self.column.items()}
-        grown[axis.key] = flat[np.repeat(first[which], sizes) + position]
+        grown[axis.key] = flat[ranges(first[which], sizes)]
         return Table(self.values | {axis.key: known}, grown)
 
     def sizes(self, axis: Axis, base: Setup) -> Ints:
