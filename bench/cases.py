@@ -145,7 +145,7 @@ def sweep_rate(name: str, *arguments: str) -> float:
 
 
 def sweeps_on_dask() -> Iterator[Row]:
-    """5,040 points of 5 ms on two workers of Dask, who have to import the program or not, against two processes."""
+    """5,040 points of 5 to 10 ms on two workers of Dask, who must import the program or not, against two processes."""
     if find_spec("distributed") is None:
         return
     distributed: Any = import_module("distributed")

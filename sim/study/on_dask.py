@@ -87,14 +87,14 @@ async def run_sealed(experiments: bytes, version: str) -> Batch:
 def unwatched() -> Iterator[None]:
     """Pause the profiler of this worker: it interrupts a simulation 100 times a second, which slows it by a tenth."""
     profiler = _distributed().get_worker().periodic_callbacks.get("profile")
-    if profiler is None or not profiler.is_running():  # off, or paused by another batch
-        yield
-        return
-    profiler.stop()
+    watched = profiler is not None and profiler.is_running()  # else it is off, or paused by another batch
+    if watched:
+        profiler.stop()
     try:
         yield
     finally:
-        profiler.start()
+        if watched:
+            profiler.start()
 
 
 def _run(experiments: bytes, version: str) -> Batch:

@@ -33,7 +33,7 @@ NOT_STEP: dict[str, Any] = {
     "training": {"tokens": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
-NOT_OWN = NOT_STEP | dict.fromkeys(SHARED, True)
+NOT_OWN = NOT_STEP | dict.fromkeys(SHARED, True)  # what a step does not depend on, or shares with others
 
 
 class Wired(NamedTuple):
