@@ -66,8 +66,8 @@ def sweep(
 
     `set` changes keys of the study (`{"base.nodes": 4}`). Results are kept in the folder `output`, and what is
     there already is not computed again; without it they are in memory. `workers` is the number of processes,
-    None for one per processor: call it from under `if __name__ == "__main__":` then. With `scheduler` the
-    points run on that Dask cluster. `progress` is told how many rows are done, and how many there are.
+    None for one per processor. With `scheduler` the points run on that Dask cluster. `progress` is told how
+    many rows are done, and how many there are.
 
     >>> import sim
     >>> axes = [{"key": "training.microbatch", "values": [1, 2, 4]}]

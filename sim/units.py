@@ -1,7 +1,7 @@
 """The one table of units: text such as `400 Gb/s` to SI floats, and back to text for people.
 
 Public: `parse_quantity`, `parse_count`, `parse_fraction`, `format_quantity`, `spell_quantity`, `show_value`,
-`Dimension` and its constants, `DIMENSIONS`, `QuantityError`, and the pydantic types `Bytes`,
+`unit_of`, `Unit`, `Dimension` and its constants, `DIMENSIONS`, `QuantityError`, and the pydantic types `Bytes`,
 `BytesPerSecond`, `Count`, `Dollars`, `DollarsPerHour`, `DollarsPerKilowattHour`, `Flops`,
 `FlopsPerSecond`, `Fraction`, `Hertz`, `Joules`, `CarbonPerKilowattHour`, `Seconds`, `Tokens`, `Watts`.
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -63,6 +63,17 @@ class Dimension:
     def pattern(self) -> str:
         """Regular expression of the accepted text, for JSON Schema."""
         return rf"^\s*{_NUMBER}\s*(?:{'|'.join(re.escape(unit) for unit in self.units)})\s*$"
+
+
+class Unit(NamedTuple):
+    """A unit as it is written, and the SI value of one of it."""
+
+    name: str
+    factor: float
+
+    def of(self, value: float) -> float:
+        """`value` (SI) in this unit, without the last digits, which conversions blur."""
+        return float(f"{value / self.factor:.12g}")
 
 
 def _scaled(symbol: str, *tables: dict[str, float]) -> dict[str, float]:
@@ -150,6 +161,13 @@ def parse_quantity(value: object, dimension: Dimension, *, signed: bool = False)
             return _bare_number(float(number), dimension)
         raise _wrong_unit(value.strip(), number, unit, dimension)
     return _checked(float(number) * factor, value, dimension, signed)
+
+
+def unit_of(value: object, dimension: Dimension) -> Unit | None:
+    """The unit of `dimension` in which the text `value` gives a quantity; None if it has none."""
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    factor = match and dimension.units.get(match[2])
+    return Unit(match[2], factor) if match and factor else None
 
 
 def parse_count(value: object) -> int:

@@ -29,6 +29,7 @@ from sim.study.judge import pareto
 from sim.study.pool import InThisProcess, LocalProcesses
 from sim.study.simulate import predict, simulate
 from sim.study.store import Outcome, Store
+from sim.study.study_page import study_view
 from sim.study.sweep import sweep
 from sim.study.sweep_file import LoadedStudy, load_study
 from sim.study.sweep_start import run_study
@@ -63,6 +64,40 @@ def test_ranges_include_both_ends() -> None:
     assert values(key="training.tokens", log_range={"first": "1B", "last": "4B", "factor": 2}) == [1e9, 2e9, 4e9]
     fraction = "cluster.node.accelerator.memory.efficiency"
     assert values(key=fraction, range={"first": "70 %", "last": "90 %", "step": "10 %"}) == [0.7, 0.8, 0.9]
+
+
+def test_entries_of_lists_are_quantities_too() -> None:
+    assert values(key="failures.modes.0.mtbf", values=["1 day", "2 days"]) == [86400.0, 172800.0]
+
+
+def test_units_are_those_of_the_file() -> None:
+    axes = [
+        {"key": "site.electricity", "values": [0, "0.05 USD/kWh", "60 USD/MWh"]},
+        {"key": "cluster.node.nics.bandwidth", "range": {"first": "100 Gb/s", "last": "400 Gb/s"}},
+        {"zip": {"training.global_batch": [8, "1k"], "failures.modes.0.mtbf": ["1 day", "48 h"]}},
+        {"key": "cluster.node.accelerator.memory.efficiency", "values": ["70 %"]},
+    ]
+    units = study(axes=axes, sampling={"method": "sobol", "points": 2}).units
+    assert {key: unit.name for key, unit in units.items()} == {
+        "site.electricity": "USD/kWh",
+        "cluster.node.nics.bandwidth": "Gb/s",
+        "failures.modes.0.mtbf": "day",
+    }
+
+
+def test_people_see_quantities_in_the_units_of_the_file() -> None:
+    axes = [
+        {"key": "site.electricity", "values": ["0.05 USD/kWh", "90 USD/MWh"]},
+        {"key": "power.limit", "values": [None, "350 W"]},
+    ]
+    table = run_study(study(axes=axes, objectives=[{"minimize": "cost.usd"}]))
+    written = {"point": [0, 1, 2, 3], "site.electricity (USD/kWh)": [0.05, 0.05, 0.09, 0.09]}
+    written |= {"power.limit (W)": [None, 350.0, None, 350.0]}
+    summary, view = table.summary("s", "d"), study_view(table, "s", "d")
+    assert summary.keys == view.keys == tuple(written)[1:]
+    for rows in (sorted(summary.rows, key=lambda row: row["point"]), view.rows):
+        assert {name: [row[name] for row in rows] for name in written} == written
+    assert [row["site.electricity"] for row in table.rows()] == pytest.approx([0.05 / 3.6e6] * 2 + [0.09 / 3.6e6] * 2)
 
 
 def test_a_grid_has_all_combinations_the_last_axis_fastest() -> None:
@@ -471,6 +506,17 @@ def test_processes_give_the_same_rows_and_survive_a_kill() -> None:
         workers.close()
     assert killed
     assert table.rows() == run_study(loaded, workers=1).rows()
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_script_that_sweeps_is_not_run_again_by_its_processes(piped: bool, tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    axes = [MICROBATCHES]
+    script.write_text(f"import sim\nprint(sim.sweep({{'base': 'quickstart', 'axes': {axes}}}, workers=2).counts())")
+    with script.open() as file:
+        command = [sys.executable] if piped else [sys.executable, str(script)]
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "{'ok': 3}\n")
 
 
 # --- the command and the shipped studies ------------------------------------------------------

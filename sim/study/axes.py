@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from sim.errors import ConfigError, Problem
@@ -18,7 +18,18 @@ from sim.spec.expression import Expression, parse_expression
 from sim.spec.reader import Mark, Node, plain
 from sim.spec.study import Axis, Bound, LinearRange, LogRange
 from sim.spec.walk import dimension_of
-from sim.units import COUNT, FRACTION, Dimension, QuantityError, parse_count, parse_fraction, parse_quantity
+from sim.units import (
+    COUNT,
+    DIMENSIONS,
+    FRACTION,
+    Dimension,
+    QuantityError,
+    Unit,
+    parse_count,
+    parse_fraction,
+    parse_quantity,
+    unit_of,
+)
 
 MAX_LEVELS = 1_000_000
 Change = tuple[str, Node]  # key path and the value as it was written
@@ -37,6 +48,13 @@ class Level:
         """Key path to value."""
         return {key: shown_value(key, plain(node)) for key, node in self.changes}
 
+    @property
+    def units(self) -> dict[str, Unit]:
+        """Key path to the unit of its value, where that is written with one."""
+        quantities = ((key, plain(node), _dimension(key)) for key, node in self.changes)
+        found = ((key, unit_of(value, dimension)) for key, value, dimension in quantities if dimension in DIMENSIONS)
+        return {key: unit for key, unit in found if unit}
+
 
 @dataclass(frozen=True)
 class Varying:
@@ -51,6 +69,12 @@ class Varying:
     def at(self, share: float) -> Level:
         """The level at `share` of the axis, from 0 to below 1."""
         return self.between(share) if self.between else self.levels[int(share * len(self.levels))]
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """Key path to the unit in which its values are written; the first one if they differ."""
+        levels = (self.at(0.0),) if self.between else self.levels
+        return {key: unit for level in reversed(levels) for key, unit in level.units.items()}
 
     @property
     def ordered(self) -> bool:
@@ -82,7 +106,7 @@ def varying(axis: Axis, node: Node) -> Varying:
 
 def shown_value(key: str, value: Any) -> Any:
     """`value` of the key path as a table shows it: SI where the key has a dimension, a name for a mapping."""
-    dimension = _dimensions().get(key)
+    dimension = _dimension(key)
     if isinstance(value, dict):
         return value.get("name", str(value))
     if isinstance(value, tuple):
@@ -96,13 +120,14 @@ def shown_value(key: str, value: Any) -> Any:
         return None
 
 
+def _dimension(key: str) -> Dimension | None:
+    """Of the values of a key path, in which entries of a list are counted."""
+    return _dimensions().get(".".join(part for part in key.split(".") if not part.isdecimal()))
+
+
+@cache
 def _dimensions() -> dict[str, Dimension]:
-    if not _KNOWN:
-        _KNOWN.update({entry.path: found for entry in entries() if (found := dimension_of(entry.field)) is not None})
-    return _KNOWN
-
-
-_KNOWN: dict[str, Dimension] = {}
+    return {entry.path: found for entry in entries() if (found := dimension_of(entry.field)) is not None}
 
 
 def _zipped(node: Node) -> tuple[Level, ...]:

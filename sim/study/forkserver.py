@@ -1,15 +1,19 @@
 """The process that local workers are copies of: it imports the simulator once, beside what the parent does.
 
-Public: `worker_context`, `preload`. Imports nothing that takes time.
+Public: `worker_context`, `without_main`, `preload`. Imports nothing that takes time.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.context import BaseContext
+from types import ModuleType
 
 PRELOADED = ("sim.study.batch", "sim.study.simulate", "sim.study.lives")
 ALONE = "OPENBLAS_NUM_THREADS"  # a worker has one processor: more threads only wait for one another
@@ -40,3 +44,16 @@ def worker_context() -> BaseContext:
             del os.environ[ALONE]
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return get_context("forkserver")
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that start meanwhile do not run the script of this one again: they need nothing of it.
+
+    It may be a script that would start them once more, or none that could be run again, as what comes through a pipe.
+    """
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -15,7 +15,7 @@ from multiprocessing import parent_process
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
-from sim.study.forkserver import worker_context
+from sim.study.forkserver import without_main, worker_context
 
 if TYPE_CHECKING:
     from sim.spec.records import Experiment
@@ -97,7 +97,8 @@ class LocalProcesses:
         from sim.study.batch import run_batch
 
         try:
-            return self.pool.submit(run_batch, experiments, fields=self.fields)
+            with without_main():  # since this also starts processes
+                return self.pool.submit(run_batch, experiments, fields=self.fields)
         except BrokenProcessPool as error:
             future: Future[Batch] = Future()
             future.set_exception(error)

@@ -22,11 +22,11 @@ def study_view(table: Table, name: str, description: str, whole: str = "") -> St
     return StudyView(
         name=name,
         description=description,
-        keys=table.keys,
+        keys=tuple(map(table.title, table.keys)),
         objectives=table.directions,
         counts=table.counts(),
         total=total,
-        rows=_sample(table, total) if sampled else table.rows(),
+        rows=table.told(_sample(table, total) if sampled else table.rows()),
         density=_density(table) if sampled and len(table.objectives) > 1 else None,
         whole=whole,
     )

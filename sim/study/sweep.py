@@ -45,7 +45,7 @@ def sweep(study: LoadedStudy, store: Store, workers: Workers, progress: Progress
         else:
             running.run(enumerate(study.points()), running.total)
     finally:
-        table = write_points(store, running.judge, study.keys)
+        table = write_points(store, running.judge, study)
     return table
 
 

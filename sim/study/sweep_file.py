@@ -21,6 +21,7 @@ from sim.spec.study import Objective, Study
 from sim.study.axes import Varying, varying
 from sim.study.fields import input_lookup, is_input, is_key, is_result, nearest
 from sim.study.points import Point, chosen, count_grid, grid, sample
+from sim.units import Unit
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class LoadedStudy:
     def keys(self) -> tuple[str, ...]:
         """The key paths that vary, in the order of the axes."""
         return tuple(key for axis in self.axes for key in axis.keys)
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """Of each of them whose values are written with a unit, that unit."""
+        return {key: unit for axis in self.axes for key, unit in axis.units.items()}
 
     def points(self) -> Iterator[Point]:
         """The points in their order; not for a search, which finds its own."""

@@ -6,7 +6,7 @@ Public: `Table`, `write_points`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,14 @@ from sim.report.notebook import notebook_html
 from sim.report.sweep import SweepSummary, print_summary
 from sim.study.judge import CONSTRAINT, NO_FIT, OK, STATUSES, Judge, Verdict, pareto
 from sim.study.store import Row, Store, quoted
+from sim.units import Unit
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
     from duckdb import DuckDBPyRelation
+
+    from sim.study.sweep_file import LoadedStudy
 
 _KINDS: dict[type, str] = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE", str: "VARCHAR"}
 _NUMBERS = {"BIGINT", "DOUBLE"}
@@ -41,10 +44,17 @@ class Table:
     are any, the other parameters, and every result field by its dotted name.
     """
 
-    def __init__(self, store: Store, keys: tuple[str, ...], objectives: tuple[tuple[str, bool], ...]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: tuple[str, ...],
+        objectives: tuple[tuple[str, bool], ...],
+        units: Mapping[str, Unit] | None = None,
+    ) -> None:
         self.store = store
         self.path = store.path
         self.keys = keys  # what varies
+        self.units = units or {}  # in which the study gives it
         self.directions = objectives  # column, whether more is better
         self.objectives = tuple(text for text, _ in objectives)
         self.order = "DESC" if objectives and objectives[0][1] else "ASC"
@@ -70,6 +80,17 @@ class Table:
         """The rows that no other beats in the objectives; none without objectives."""
         return _dicts(self.relation.filter("pareto")) if self.objectives else []
 
+    def title(self, column: str) -> str:
+        """The name of a column for people: of a quantity of the study with the unit that was written there."""
+        return f"{column} ({self.units[column].name})" if column in self.units else column
+
+    def told(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """`rows` for people: what varies in the units in which the study gives it, by `title`."""
+        return [{self.title(name): self._in_its_unit(name, value) for name, value in row.items()} for row in rows]
+
+    def _in_its_unit(self, column: str, value: Any) -> Any:
+        return self.units[column].of(value) if column in self.units and isinstance(value, int | float) else value
+
     def counts(self) -> dict[str, int]:
         """How many rows have which status."""
         found = self.store.connection.execute("SELECT status, count(*) FROM points GROUP BY status").fetchall()
@@ -92,8 +113,8 @@ class Table:
             counts=self.counts(),
             best=bool(self.objectives),
             n_rows=n_rows,
-            rows=rows,
-            keys=self.keys,
+            rows=self.told(rows),
+            keys=tuple(map(self.title, self.keys)),
             failures=failures,
         )
 
@@ -131,14 +152,14 @@ class Table:
         self.store.close()
 
 
-def write_points(store: Store, judge: Judge, keys: tuple[str, ...]) -> Table:
-    """Make the table of all points that have an outcome; `keys` vary."""
+def write_points(store: Store, judge: Judge, study: LoadedStudy) -> Table:
+    """Make the table of all points of `study` that have an outcome."""
     survey = _Survey(judge)
     for row in store.rows():
         survey.add(row)
     best = pareto(survey.worths) if judge.objectives else set()
-    store.write_table(survey.columns(keys), survey.parts(), _heads(survey, best))
-    return Table(store, keys, tuple((item.text, more) for item, more in judge.objectives))
+    store.write_table(survey.columns(study.keys), survey.parts(), _heads(survey, best))
+    return Table(store, study.keys, tuple((item.text, more) for item, more in judge.objectives), study.units)
 
 
 def _dicts(relation: DuckDBPyRelation) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def _headlines(view: StudyView, good: Rows) -> Iterator[tuple[str, str, str]]:
         known = [row for row in good if row.get(column) is not None]
         if known:
             best = (max if more else min)(known, key=lambda row: row[column])
-            where = ", ".join(f"{_short(key)} {best.get(key)}" for key in _free(good, view.keys))
+            where = ", ".join(f"{_short(key)} {_said(best.get(key))}" for key in _free(good, view.keys))
             yield f"{'most' if more else 'least'} {_short(column)}", human.digits(best[column]), where
 
 
@@ -139,7 +139,7 @@ def _dots(rows: Rows, x: str, y: str, keys: Sequence[str], name: str, colour: st
 
 
 def _where(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return "<br>".join([f"point {row['point']}", *(f"{key} {row.get(key)}" for key in keys)])
+    return "<br>".join([f"point {row['point']}", *(f"{key} {_said(row.get(key))}" for key in keys)])
 
 
 def _against(number: int, key: str, column: str, good: Rows) -> Figure:
@@ -177,7 +177,7 @@ def _scaling(view: StudyView, good: Rows) -> Iterator[Figure]:
     data: list[dict[str, Any]] = []
     for number, (choice, rows) in enumerate(list(curves.items())[:LINES]):
         rows.sort(key=lambda row: row[size])
-        name = ", ".join(f"{_short(key)} {value}" for key, value in zip(others, choice, strict=True)) or "measured"
+        name = ", ".join(f"{_short(key)} {_said(value)}" for key, value in zip(others, choice, strict=True)) or "measured"
         sizes, rates = [row[size] for row in rows], [row[TOKENS] for row in rows]
         colour = PALETTE[number % len(PALETTE)]
         data.append(_curve(name, sizes, rates, colour, "solid"))
@@ -240,6 +240,10 @@ def _varies(rows: Rows, key: str) -> bool:
 
 def _short(key: str) -> str:
     return ".".join(key.split(".")[-2:])
+
+
+def _said(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _table(view: StudyView) -> str:
