@@ -8,7 +8,7 @@ from pathlib import Path
 from sim.metrics.result import Result
 from sim.spec.load import load_experiment
 from sim.spec.records import Experiment
-from sim.study import dispatch
+from sim.study.pool import LocalProcesses
 from sim.study.seeds import FILE, Seeds, run_seeds
 from sim.study.simulate import predict
 from sim.study.store import Store
@@ -36,7 +36,7 @@ def many(seeds: Seeds, folder: Path | None = None, *overrides: str) -> Result:
 
 def live_in(folder: Path, seeds: Seeds, told: Connection) -> None:
     """Live it in a process of its own, one life to a batch, telling of each."""
-    dispatch.BATCH_S = 0.0
+    LocalProcesses.batch_s = 0.0
     experiment = frail()
     run_seeds(predict(experiment), experiment, seeds, folder, lambda done, total: told.send(done))
 

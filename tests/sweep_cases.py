@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sim.study import dispatch
+from sim.study.pool import LocalProcesses
 from sim.study.store import Store
 from sim.study.sweep_file import load_study
 from sim.study.sweep_start import run_study
@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {
 
 def run_in(folder: Path, workers: int, told: Connection) -> None:
     """Run the quick study in a process of its own, one point to a batch, telling of each step."""
-    dispatch.BATCH_S = 0.0
+    LocalProcesses.batch_s = 0.0
     run_study(QUICK, folder=folder, workers=workers, progress=lambda done, total: told.send(done)).close()
 
 

@@ -14,7 +14,7 @@ import pytest
 from sweep_cases import QUICK, size_of_quick
 
 from sim.errors import ConfigError
-from sim.study.on_dask import OnDask, unwatched
+from sim.study.on_dask import RARELY_MS, WATCHES, OnDask, rarely_watched
 from sim.study.sweep_start import run_study
 
 distributed = pytest.importorskip("distributed")
@@ -45,19 +45,20 @@ def test_workers_import_the_program_while_work_is_prepared(cluster: Any) -> None
         assert all(crew.client.run(lambda: "sim.study.simulate" in sys.modules).values())
 
 
-def test_the_profiler_of_a_worker_is_paused_for_a_batch_and_goes_on_after_it(cluster: Any) -> None:
-    def is_running(dask_worker: Any) -> bool:
-        running: bool = dask_worker.periodic_callbacks["profile"].is_running()
-        return running
+def test_a_worker_is_watched_rarely_during_a_batch_and_as_usual_after_it(cluster: Any) -> None:
+    def intervals(dask_worker: Any) -> list[float]:
+        return [dask_worker.periodic_callbacks[name].callback_time for name in WATCHES]
 
-    async def within() -> bool:
-        with unwatched():
-            return is_running(distributed.get_worker())
+    def within() -> list[float]:
+        with rarely_watched(), rarely_watched():
+            return intervals(distributed.get_worker())
 
     with closing(OnDask(cluster.scheduler_address)) as crew:
-        assert not crew.client.submit(within, pure=False).result()
+        usual = crew.client.run(intervals)
+        assert all(max(times) < RARELY_MS for times in usual.values())
+        assert crew.client.submit(within, pure=False).result() == [RARELY_MS] * len(WATCHES)
         crew.submit([]).result()
-        assert all(crew.client.run(is_running).values())
+        assert crew.client.run(intervals) == usual
 
 
 def test_a_worker_killed_half_way_costs_its_batches_and_no_row(cluster: Any) -> None:

@@ -15,8 +15,7 @@ from sim.study.judge import ERROR
 from sim.study.pool import Workers
 from sim.study.store import Outcome
 
-BATCH_S = 0.5  # of work in a batch: sending one costs milliseconds
-MOST = 256  # experiments in a batch
+MOST = 1024  # experiments in a batch
 GROWTH = 4
 
 Job = tuple[str, Experiment]  # content key, and what to simulate
@@ -48,7 +47,7 @@ def dispatch(jobs: Iterator[Job], workers: Workers, record: Recorder, left: Call
                 suspects += batch
             else:
                 record(_keyed(batch, outcomes))
-                size = _size(seconds / len(batch), size)
+                size = _size(seconds / len(batch), size, workers)
 
 
 def _fill(
@@ -71,9 +70,9 @@ def _keyed(batch: list[Job], outcomes: list[Outcome]) -> dict[str, Outcome]:
     return {key: outcome for (key, _), outcome in zip(batch, outcomes, strict=True)}
 
 
-def _size(seconds: float, before: int) -> int:
+def _size(seconds: float, before: int, workers: Workers) -> int:
     """Jobs in the next batch, if one takes `seconds`."""
-    return max(1, min(int(BATCH_S / max(seconds, 1e-6)), GROWTH * before, MOST))
+    return max(1, min(int(workers.batch_s / max(seconds, 1e-6)), GROWTH * before, MOST))
 
 
 def _run_alone(suspects: list[Job], workers: Workers, record: Recorder) -> None:

@@ -1,6 +1,6 @@
 """Batches on an existing Dask cluster.
 
-Public: `OnDask`, `run_sealed`, `unwatched`. Needs the extra: `pip install 'clustersim[dask]'`.
+Public: `OnDask`, `run_sealed`, `rarely_watched`. Needs the extra: `pip install 'clustersim[dask]'`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import ctypes
 import pickle
 import sys
 import time
-from asyncio import to_thread
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,10 +27,15 @@ TIMEOUT_S = 15
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of mallopt: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 MOST_FREE = 32 << 20  # bytes: malloc's own upper bound of the latter; the former is twice as much
 COUNTED_S = 1.0  # for how long a count of the workers is good
+BATCH_S = 2.0  # the client, the scheduler and a worker have some 15 ms of work with each batch
+RARELY_MS = 500.0
+WATCHES = ("profile", "tick")  # what looks at a worker, 100 and 50 times a second
 
 
 class OnDask:
     """The workers of a Dask scheduler; a batch whose worker dies is run again elsewhere by Dask itself."""
+
+    batch_s = BATCH_S
 
     def __init__(self, scheduler: str) -> None:
         distributed = _distributed()
@@ -74,34 +78,28 @@ class OnDask:
         self.client.close()
 
 
-async def run_sealed(experiments: bytes, version: str) -> Batch:
-    """Run a batch that was pickled; done by a worker. Raises ConfigError as `run_batch` does.
-
-    A coroutine, since only the event loop of the worker may pause its profiler; the batch has a thread of its own.
-    """
-    with unwatched():
-        return await to_thread(_run, experiments, version)
-
-
-@contextmanager
-def unwatched() -> Iterator[None]:
-    """Pause the profiler of this worker: it interrupts a simulation 100 times a second, which slows it by a tenth."""
-    profiler = _distributed().get_worker().periodic_callbacks.get("profile")
-    watched = profiler is not None and profiler.is_running()  # else it is off, or paused by another batch
-    if watched:
-        profiler.stop()
-    try:
-        yield
-    finally:
-        if watched:
-            profiler.start()
-
-
-def _run(experiments: bytes, version: str) -> Batch:
+def run_sealed(experiments: bytes, version: str) -> Batch:
+    """Run a batch that was pickled; done by a worker. Raises ConfigError as `run_batch` does."""
     from sim.study.batch import run_batch
 
     _keep_freed_memory()
-    return run_batch(pickle.loads(experiments), version)
+    with rarely_watched():
+        return run_batch(pickle.loads(experiments), version)
+
+
+@contextmanager
+def rarely_watched() -> Iterator[None]:
+    """Let this worker be looked at less often: to be interrupted costs a simulation a tenth of its time."""
+    timers = _distributed().get_worker().periodic_callbacks
+    often = [timers[name] for name in WATCHES if name in timers and timers[name].callback_time < RARELY_MS]
+    usual = [timer.callback_time for timer in often]  # none where another batch of this worker did so
+    for timer in often:
+        timer.callback_time = RARELY_MS
+    try:
+        yield
+    finally:
+        for timer, time_ms in zip(often, usual, strict=True):
+            timer.callback_time = time_ms
 
 
 @cache

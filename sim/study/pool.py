@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     Fields = Callable[[Experiment], str]  # what is wanted of an experiment, as JSON
 
 AHEAD = 2  # batches per worker that are under way, the one it is at included
+BATCH_S = 0.5  # sending a batch to another process costs milliseconds
 
 
 class Workers(Protocol):
     """Something that runs batches."""
 
     lost: tuple[type[BaseException], ...]  # what a future raises if the process that ran it died
+    batch_s: float  # of work in a batch, so that sending it costs little
 
     @property
     def slots(self) -> int:
@@ -63,6 +65,7 @@ class InThisProcess:
 
     lost: tuple[type[BaseException], ...] = ()
     slots = 1
+    batch_s = BATCH_S  # results are kept, and progress is shown, this often
 
     def __init__(self, fields: Fields | None = None) -> None:
         self.fields = fields
@@ -86,6 +89,7 @@ class LocalProcesses:
     """`count` processes that import the simulator once and end with this one; `fields` as in `run_batch`."""
 
     lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+    batch_s = BATCH_S
 
     def __init__(self, count: int, fields: Fields | None = None) -> None:
         self.count, self.slots, self.fields = count, AHEAD * count, fields

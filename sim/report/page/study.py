@@ -177,10 +177,10 @@ def _scaling(view: StudyView, good: Rows) -> Iterator[Figure]:
     data: list[dict[str, Any]] = []
     for number, (choice, rows) in enumerate(list(curves.items())[:LINES]):
         rows.sort(key=lambda row: row[size])
-        name = ", ".join(f"{_short(key)} {_said(value)}" for key, value in zip(others, choice, strict=True)) or "measured"
+        name = ", ".join(f"{_short(key)} {_said(value)}" for key, value in zip(others, choice, strict=True))
         sizes, rates = [row[size] for row in rows], [row[TOKENS] for row in rows]
         colour = PALETTE[number % len(PALETTE)]
-        data.append(_curve(name, sizes, rates, colour, "solid"))
+        data.append(_curve(name or "measured", sizes, rates, colour, "solid"))
         data.append(
             _curve("ideal", sizes, [rates[0] * each / sizes[0] for each in sizes], colour, "dot")
             | {"showlegend": False}
