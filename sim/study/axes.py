@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NoReturn
 
 from sim.errors import ConfigError, Problem
@@ -120,6 +120,7 @@ def shown_value(key: str, value: Any) -> Any:
         return None
 
 
+@lru_cache(10_000)
 def _dimension(key: str) -> Dimension | None:
     """Of the values of a key path, in which entries of a list are counted."""
     return _dimensions().get(".".join(part for part in key.split(".") if not part.isdecimal()))
