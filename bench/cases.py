@@ -26,7 +26,7 @@ SWEEPS = {"plan": "parallel plans", "cluster": "clusters", "run": "ways to run i
 POINTS_PER_S = 100.0
 SWEPT_TIMES = 3
 TWO_PROCESSES = ("-j", "2")
-MANY = ("--set", f"axes.3.values={[*range(384, 1504, 32)]}")  # global batches: 5,040 points
+MANY = ("--set", "axes.0.log_range.count=50")  # failure rates: 10,000 points
 DASK_SHARE = 0.9
 ANEW = "simulation.reuse=off"  # every planning is a first one
 REPLICA = 128  # accelerators of one replica of GROWN
@@ -145,17 +145,17 @@ def sweep_rate(name: str, *arguments: str) -> float:
 
 
 def sweeps_on_dask() -> Iterator[Row]:
-    """5,040 points of 5 to 10 ms on two workers of Dask, who must import the program or not, against two processes."""
+    """10,000 points of some 5 ms on two workers of Dask, who must import the program or not, against two processes."""
     if find_spec("distributed") is None:
         return
     distributed: Any = import_module("distributed")
     local, cold, warm = [], [], []
     for _ in range(SWEPT_TIMES):
-        local.append(sweep_rate("plan", *MANY, *TWO_PROCESSES))
+        local.append(sweep_rate("run", *MANY, *TWO_PROCESSES))
         with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
             arguments = (*MANY, "--on", "dask", "--scheduler", cluster.scheduler_address)
-            cold.append(sweep_rate("plan", *arguments))
-            warm.append(sweep_rate("plan", *arguments))
+            cold.append(sweep_rate("run", *arguments))
+            warm.append(sweep_rate("run", *arguments))
     for workers, rates in (("cold", Sample(tuple(cold))), ("warm", Sample(tuple(warm)))):
         least = DASK_SHARE * max(local)
         share = f"x{rates.most / max(local):.2f} of two processes"
