@@ -17,6 +17,7 @@ from sim.study.store import Outcome
 
 MOST = 1024  # experiments in a batch
 GROWTH = 4
+PARTS = 40  # of a batch; the last ones are small, but not so small that sending them takes longer than they do
 
 Job = tuple[str, Experiment]  # content key, and what to simulate
 Recorder = Callable[[dict[str, Outcome]], None]
@@ -56,7 +57,7 @@ def _fill(
     """Send batches until all slots are taken. The last ones are small, so that all workers end together."""
     while len(flying) < (slots := workers.slots):
         share = (left() - sum(map(len, flying.values()))) // slots
-        batch = list(islice(jobs, max(1, min(size, share))))
+        batch = list(islice(jobs, max(1, size // PARTS, min(size, share))))
         if not batch:
             return
         flying[_send(workers, batch)] = batch
