@@ -29,7 +29,6 @@ MOST_FREE = 32 << 20  # bytes: malloc's own upper bound of the latter; the forme
 COUNTED_S = 1.0  # for how long a count of the workers is good
 BATCH_S = 2.0  # the client, the scheduler and a worker have some 15 ms of work with each batch
 RARELY_MS = 500.0
-WATCHES = ("profile", "tick")  # what looks at a worker, 100 and 50 times a second
 
 
 class OnDask:
@@ -89,9 +88,12 @@ def run_sealed(experiments: bytes, version: str) -> Batch:
 
 @contextmanager
 def rarely_watched() -> Iterator[None]:
-    """Let this worker be looked at less often: to be interrupted costs a simulation a tenth of its time."""
-    timers = _distributed().get_worker().periodic_callbacks
-    often = [timers[name] for name in WATCHES if name in timers and timers[name].callback_time < RARELY_MS]
+    """Let the timers of this worker look at it less often: its profiler, the lag of its event loop, its memory.
+
+    To be interrupted 160 times a second costs a simulation a tenth of its time.
+    """
+    timers = _distributed().get_worker().periodic_callbacks.values()
+    often = [timer for timer in timers if timer.callback_time < RARELY_MS]
     usual = [timer.callback_time for timer in often]  # none where another batch of this worker did so
     for timer in often:
         timer.callback_time = RARELY_MS
