@@ -165,7 +165,7 @@ def parse_quantity(value: object, dimension: Dimension, *, signed: bool = False)
 
 def unit_of(value: object, dimension: Dimension) -> Unit | None:
     """The unit of `dimension` in which the text `value` gives a quantity; None if it has none."""
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    match = _matched(value)
     factor = match and dimension.units.get(match[2])
     return Unit(match[2], factor) if match and factor else None
 
@@ -174,7 +174,7 @@ def parse_count(value: object) -> int:
     """A whole number: an integer, `1e9`, `300e9`, `300B`, `1.5T`, `4k` or `2M`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _whole(value, value)
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    match = _matched(value)
     if match is None:
         raise QuantityError(f"{show_value(value)} is not a count", "write a whole number such as 96, 1e9 or 300B")
     number, suffix = match.groups()
@@ -192,10 +192,15 @@ def parse_fraction(value: object) -> float:
     return number
 
 
+def _matched(value: object) -> re.Match[str] | None:
+    """Number and unit of a text, as groups."""
+    return _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+
+
 def _share(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(min(value, 2))
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    match = _matched(value)
     if match is None or match[2] not in (None, "%"):
         raise QuantityError(f"{show_value(value)} is not a fraction", "write 0.45 or 45 %")
     return float(match[1]) / (100 if match[2] else 1)

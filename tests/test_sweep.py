@@ -487,8 +487,7 @@ def test_the_last_batches_are_small_so_that_all_workers_end_together() -> None:
     assert sent[:4] == [1, 1, 1, 1]
     assert sent[4] == 90
     assert sent[4:] == sorted(sent[4:], reverse=True)
-    assert set(sent[-4:]) <= {1, 2}
-    assert sent[4:].count(1) <= 1, "two of 90 are sent together, while there are two"
+    assert sent[-6:] == [2, 2, 2, 2, 2, 1], "two of 90 are sent together, while there are two"
     assert sorted(done) == sorted(key for key, _ in jobs)
 
 

@@ -1,6 +1,6 @@
 """Documentation from the declarations: what each key is, for people and for editors.
 
-Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `STUDY`.
+Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `uncounted`, `STUDY`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """Every key that can stand in an experiment, in the order of declaration; then those of a study."""
     return (*_walk(Experiment, ""), *_walk(Study, STUDY))
+
+
+def uncounted(key_path: str) -> str:
+    """The path of an entry: `failures.modes.0.mtbf` without the places in lists."""
+    return ".".join(part for part in key_path.split(".") if not part.isdecimal())
 
 
 def explain(key_path: str = "") -> str:

@@ -13,7 +13,7 @@ from functools import cache, lru_cache, partial
 from typing import Any, NoReturn
 
 from sim.errors import ConfigError, Problem
-from sim.spec.document import entries
+from sim.spec.document import entries, uncounted
 from sim.spec.expression import Expression, parse_expression
 from sim.spec.reader import Mark, Node, plain
 from sim.spec.study import Axis, Bound, LinearRange, LogRange
@@ -123,7 +123,7 @@ def shown_value(key: str, value: Any) -> Any:
 @lru_cache(10_000)
 def _dimension(key: str) -> Dimension | None:
     """Of the values of a key path, in which entries of a list are counted."""
-    return _dimensions().get(".".join(part for part in key.split(".") if not part.isdecimal()))
+    return _dimensions().get(uncounted(key))
 
 
 @cache

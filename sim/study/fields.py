@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any, get_args, get_type_hints
 
 from sim.metrics.result import LinkUse, Result
-from sim.spec.document import STUDY, Entry, entries
+from sim.spec.document import STUDY, Entry, entries, uncounted
 from sim.spec.expression import Lookup
 from sim.spec.record import Record
 from sim.spec.records import Experiment
@@ -113,7 +113,7 @@ def is_result(name: str) -> bool:
 
 def is_key(path: str) -> bool:
     """Whether an axis may vary the key path: a key of an experiment, list entries counted, mappings open."""
-    plain = ".".join(part for part in path.split(".") if not part.isdecimal())
+    plain = uncounted(path)
     parents = [plain.rsplit(".", count)[0] for count in range(1, plain.count(".") + 1)]
     return plain in _keys() or any(parent in _open_keys() for parent in parents)
 
