@@ -27,6 +27,8 @@ MAX_BYTES = 8 * 2**20
 MAX_NODES = 150_000
 MAX_DEPTH = 40
 
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -116,7 +118,7 @@ def from_python(value: object, source: str, depth: int = 0) -> Node:
     """Node of plain Python data, for callers that have no file."""
     mark = Mark(source)
     if depth > MAX_DEPTH:
-        _refuse(mark, f"nested deeper than {MAX_DEPTH} levels")
+        _refuse(mark, _TOO_DEEP)
     if isinstance(value, Mapping):
         return Node({str(key): from_python(item, source, depth + 1) for key, item in value.items()}, mark)
     if isinstance(value, list | tuple):
@@ -179,6 +181,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, source: str) -> Prob
     if "\t" in _character(text, where):
         return Problem(str(where), "", "is indented with a tab", "indent with spaces")
     message = " ".join(part for part in (error.context, error.problem) if part)
+    if "nesting depth" in message:  # libyaml 0.2.6 and newer look ahead and stop first, at 1,000 levels
+        return Problem(str(where), "", _TOO_DEEP)
     hint = next((hint for pattern, hint in _HINTS if pattern in message), "")
     return Problem(str(where), "", f"is not YAML: {message}", hint)
 
@@ -283,7 +287,7 @@ class _Builder:
 
     def check_depth(self, mark: Mark, height: int) -> None:
         if len(self.frames) + height > MAX_DEPTH:
-            _refuse(mark, f"nested deeper than {MAX_DEPTH} levels")
+            _refuse(mark, _TOO_DEEP)
 
     def refuse_as_key(self, mark: Mark) -> None:
         if self.frames and self.frames[-1].wants_key:
