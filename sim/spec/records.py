@@ -84,6 +84,7 @@ class Accelerator(Record):
     memory: AcceleratorMemory = Field(description="device memory")
     launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
     power: AcceleratorPower = Field(description="board power")
+    assumed: tuple[str, ...] = Field(default=(), description="key paths whose values are not of this chip: shares of the peak and the like that were left out, and are the medians of the catalogue for its kind; reports list them, and trust is less")
     sources: dict[str, str] = Field(description="key path (or its prefix) to the source of its numbers")
 
 
