@@ -23,7 +23,7 @@ from sim.report.page.charts import (
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
 from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
-from sim.report.text import LABELS, METRICS, idle_warning
+from sim.report.text import LABELS, METRICS, idle_warning, stack_range
 
 RUN = "run"  # the level of power over the whole run
 SHOWN_OPERATIONS = 40
@@ -54,7 +54,8 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
     step, memory = result.step, result.memory
     band = ""
     if result.trust:
-        band = f"±{result.trust.band:.0%}, as {result.trust.runs} validated runs like it"
+        known = result.trust.band
+        band = "NOT VALIDATED" if known is None else f"±{known:.0%}, as {result.trust.runs} validated runs like it"
     yield "step time", human.step_time(step.time_s), band
     yield (
         "throughput",
@@ -90,9 +91,11 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
 def _setup(result: Result) -> str:
     trust = []
     if result.trust:
-        trust = [["validated on", f"{result.trust.runs} runs: {result.trust.basis}"]]
+        trust = [["nearest validated run", result.trust.basis]]
         trust += [["extrapolates", respect] for respect in result.trust.extrapolates]
-    return table(("", ""), [*([label.replace("_", " "), value] for label, value in result.setup.items()), *trust])
+    stacks = [["other software", stack_range(result.stacks)]] if result.stacks else []
+    setup = ([label.replace("_", " "), value] for label, value in result.setup.items())
+    return table(("", ""), [*setup, *stacks, *trust])
 
 
 def _breakdown_table(step: StepResult) -> str:
