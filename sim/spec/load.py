@@ -200,7 +200,7 @@ def _found(kind: str, source: str | Path) -> Path:
 def _with_defaults(root: Node, path: Path | None) -> Node:
     """`root` with its name from the file and its default references written out."""
     fields = Experiment.model_fields
-    default = {"software": Node(fields["software"].default, Mark("default of software"))}
+    default = {"software": from_python({"extends": fields["software"].default, "assumed": True}, "default of software")}
     if path is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{,119}", path.stem):
         default["name"] = Node(path.stem, Mark(str(path)))
     return Node(default | root.value, root.mark)

@@ -307,6 +307,8 @@ class Software(Record):
     """A software stack: how it issues work. A property of the stack, never of one run."""
 
     name: Name = Field(description="the name it is found by")
+    description: str = Field(default="", description="who uses it, in a line")
+    assumed: bool = Field(default=False, description="nobody named it: it stands for the stack that the run has")
     gradient_overlap: bool = Field(default=True, description="data-parallel gradient traffic runs beside the backward pass")
     gradient_bucket: Bytes = Field(default=0.0, ge=0, description="bytes of gradients per collective; 0: one bucket per layer")
     parameter_prefetch: bool = Field(default=True, description="ZeRO-3/FSDP gathers the next layer while this one computes")

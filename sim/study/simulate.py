@@ -184,7 +184,7 @@ def headline(run: Simulated) -> dict[str, str]:
         "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": f"{training.global_batch} x {training.sequence_length} tokens",
         "precision": f"{training.precision}, recompute {training.recompute}",
-        "software": plan.software.name,
+        "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
 
 
