@@ -172,7 +172,7 @@ class TestShipped:
 
     @pytest.mark.parametrize("table", ["korthikanti_2022", "mpt_llm_foundry"])
     def test_the_residuals_are_those_of_this_version(self, table: str) -> None:
-        """Write them anew: clustersim validate --residuals experiments/validation/residuals.csv."""
+        """Write them anew: clustersim validate experiments --residuals experiments/validation/residuals.csv."""
         known = {residual.name: residual for residual in shipped_bands().residuals if residual.source == table}
         case = load_cases(catalogue_root() / RESIDUALS.parent / f"{table}.yaml")[0]
         experiment = case.load([]).experiment

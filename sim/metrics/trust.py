@@ -238,9 +238,15 @@ class _Points:
 
     def distances(self, others: _Points) -> Floats:
         """How far each of `others` (rows) is from each of these (columns)."""
-        kinds = np.sum(others.kinds[:, None, :] != self.kinds[None, :, :], axis=2)
-        doublings = np.nan_to_num(np.abs(others.sizes[:, None, :] - self.sizes[None, :, :]))
-        return np.asarray(kinds + PER_DOUBLING * np.sum(doublings, axis=2), dtype=np.float64)
+        away = np.zeros((len(others.kinds), len(self.kinds)))
+        for mine, other in zip(self.kinds.T, others.kinds.T, strict=True):
+            away += other[:, None] != mine
+        for size, other_size in zip(self.sizes.T, others.sizes.T, strict=True):
+            doublings = np.abs(other_size[:, None] - size)
+            doublings[np.isnan(other_size)] = 0.0
+            doublings[:, np.isnan(size)] = 0.0
+            away += PER_DOUBLING * doublings
+        return away
 
     @cached_property
     def apart(self) -> Floats:
@@ -258,7 +264,7 @@ class _Points:
         away, counted: (runs asked about, runs measured).
         """
         nearest = np.where(counted, away, np.inf).min(axis=1)
-        weights = np.where(counted, np.exp((nearest[:, None] - away) / REACH) * self.weights, 0.0)
+        weights = np.exp((nearest[:, None] - away) / REACH) * self.weights * counted
         reached = np.cumsum(weights[:, self.order], axis=1)
         first = np.argmax(reached >= COVERAGE * (1 - 1e-12) * reached[:, -1:], axis=1)
         return self.errors[self.order][first], nearest
