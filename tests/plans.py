@@ -27,9 +27,17 @@ FREE = 1e30  # a rate in B/s that makes its part of the time vanish
 
 ACCELERATOR: Fields = {
     "name": "chip",
-    "matrix": {"peak": {"bf16": 3e14}, "compute_units": 108, "tile": [128, 128]},
+    "matrix": {
+        "peak": {"bf16": 3e14},
+        "efficiency": 0.8,
+        "compute_units": 108,
+        "tile": [128, 128],
+        "quantization_floor": 0.3,
+        "spread": 0.0,
+    },
     "vector": {"bf16": 8e13},
-    "memory": {"capacity": 8e10, "bandwidth": 2e12},
+    "attention": {kernel: {} for kernel in ("flash1", "flash2", "cudnn")},
+    "memory": {"capacity": 8e10, "bandwidth": 2e12, "efficiency": 0.85, "reserved": 0.0},
     "launch": 1e-6,
     "power": {"tdp": 400},
     "sources": {},

@@ -81,12 +81,12 @@ def test_sweeps_go_to_dataframes_where_pandas_is_there() -> None:
 
 
 def test_notebooks_show_results_as_reports(cli: Cli) -> None:
-    result = sim.simulate("quickstart")
+    result = sim.simulate("quickstart", set={"software": "megatron-core"})
     shown = result._repr_html_()  # type: ignore[attr-defined]
     assert shown.startswith("<pre ")
     assert not re.search(r"<(script|link|img)|https?:|var\(", shown)
     text = [line.rstrip() for line in html.unescape(re.sub("<[^>]+>", "", shown)).splitlines()]
-    printed = cli("run", "quickstart").out.splitlines()
+    printed = cli("run", "quickstart", "--set", "software=megatron-core").out.splitlines()
     assert [line for line in text if "step time" in line] == [line for line in printed if "step time" in line]
     assert {"Result", "Where the step goes", "Links"} <= {*text}
 

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cli.app import call
+from sim.engine.collectives import Group, collective_cost
 from sim.errors import ConfigError
+from sim.metrics.calibration import Calibration
 from sim.metrics.curves import bus_factor
 from sim.metrics.fit import fit_collective
 from sim.spec.load import load_definition
@@ -168,6 +170,69 @@ class TestPlatform:
             read_tables(saved(tmp_path, output("all_reduce_perf", 16, 2, known))), str(node_file)
         )
         assert node_of(made.text, tmp_path).nics.efficiency == pytest.approx(0.9, rel=0.01)
+
+
+def two_servers(folder: Path, reduced: float, gathered: float) -> list[Path]:
+    """Runs of two servers of eight whose bus bandwidths saturate at these rates."""
+    return [
+        saved(folder, output("all_reduce_perf", 16, 2, curve(60e-6, 50e-6, 1e-8, reduced, 1.875)), "reduce.txt"),
+        saved(folder, output("all_gather_perf", 16, 2, curve(60e-6, 50e-6, 1e-8, gathered, 0.9375)), "gather.txt"),
+    ]
+
+
+class TestAlgorithm:
+    """Two servers whose switches add sum over a tree or a ring; an all-gather beside it tells which."""
+
+    def calibrated(self, files: Sequence[Path]) -> Calibration:
+        return calibrate_collectives([table for file in files for table in read_tables(file)], "dgx-h100")
+
+    def test_a_ring(self, tmp_path: Path) -> None:
+        """The all-reduce was taken for a tree: efficiency 0.505, and the all-gather 62 % off."""
+        made = self.calibrated(two_servers(tmp_path, 348e9, 366e9))
+        node = node_of(made.text, tmp_path)
+        assert node.nics.efficiency == pytest.approx(0.89, rel=0.04)
+        assert node.collectives.network_algorithms == ("ring",)
+        assert made.unexplained == ()
+        assert all(each.check and each.check.mean_error < 0.08 for each in made.fitted)
+
+    def test_a_tree(self, tmp_path: Path) -> None:
+        made = self.calibrated(two_servers(tmp_path, 400e9 * 0.8 * 1.875 * 0.92, 400e9 * 0.8))
+        node = node_of(made.text, tmp_path)
+        assert node.nics.efficiency == pytest.approx(0.8, rel=0.01)
+        assert node.collectives.network_algorithms == ("ring", "tree")
+        assert made.unexplained == ()
+
+    def test_an_all_reduce_alone_cannot_tell(self, tmp_path: Path) -> None:
+        made = self.calibrated(two_servers(tmp_path, 348e9, 366e9)[:1])
+        assert any("an all_gather of the same servers would tell" in remark for remark in made.remarks)
+
+    def test_runs_that_contradict_each_other(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        files = two_servers(tmp_path, 100e9, 366e9)
+        target = tmp_path / "ours.yaml"
+        assert call(["calibrate", "collectives", *map(str, files), "--node", "dgx-h100", "-o", str(target)]) == 1
+        told = capsys.readouterr().err
+        assert "no algorithm explains all runs together" in told
+        assert "all_reduce over 16 on 2 -" in told or "all_gather over 16 on 2 +" in told
+        assert not target.exists()
+
+    def test_inside_a_server_too(self, tmp_path: Path) -> None:
+        files = [
+            saved(tmp_path, output("all_reduce_perf", 8, 1, curve(44e-6, 42e-6, 1e-8, 237e9, 1.75)), "reduce.txt"),
+            saved(tmp_path, output("all_gather_perf", 8, 1, curve(44e-6, 42e-6, 1e-8, 90e9, 0.875)), "gather.txt"),
+        ]
+        tables = [table for file in files for table in read_tables(file)]
+        assert [each.table.collective for each in calibrate_collectives(tables, "dgx-a100").unexplained]
+
+
+def test_a_library_that_may_not_take_trees_takes_rings() -> None:
+    group = Group(16, 2, 1e-6, local_rate=3.6e11, network_rate=3.6e11)
+    node = load_definition("node", "dgx-h100")
+    assert isinstance(node, Node)
+    assert collective_cost("all_reduce", 1e9, group, node).algorithm == "tree"
+    tuning = node.collectives.model_copy(update={"network_algorithms": ("ring",)})
+    rings = node.model_copy(update={"collectives": tuning})
+    assert collective_cost("all_reduce", 1e9, group, rings).algorithm == "ring"
+    assert collective_cost("all_reduce", 1e9, Group(8, 1, 1e-6, local_rate=3.6e11), rings).algorithm == "in_network"
 
 
 class TestReading:

@@ -50,7 +50,8 @@ def collectives(
     """Fit start-up, ramp and saturation of your collectives.
 
     The result is a kind of server that extends NODE. Give runs inside one server and over several, an
-    all-reduce and an all-gather, to learn most. Without --output the definition is printed.
+    all-reduce and an all-gather, to learn most. Without --output the definition is printed. Exit code 1 says that
+    no algorithm explains all runs together; then nothing is written.
     """
     from sim.spec.fragment import check_target
     from sim.study.calibrate_collectives import calibrate_collectives
@@ -63,12 +64,15 @@ def collectives(
     calibration = calibrate_collectives(tables, node, name)
     for remark in calibration.remarks:
         output.say(remark)
+    from sim.report.calibration import contradiction, print_collectives
+
     if json:
         output.emit_json(calibration.to_json())
     else:
-        from sim.report.calibration import print_collectives
-
         output.emit_rich(lambda console: print_collectives(calibration, console))
+    if calibration.unexplained:
+        output.say(contradiction(calibration))
+        return output.MISSED
     _write(calibration.text, target, json)
     return output.FINE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, BadParameter
@@ -25,7 +26,8 @@ def check(
     if json:
         output.emit_json({source: [vars(problem) for problem in group] for source, group in found.items()})
     else:
-        output.emit_lines(f"{source}: fine" for source, group in found.items() if not group)
+        fine = (source for source, group in found.items() if not group)
+        output.emit_lines(f"{source}: fine{_unnamed_stack(source, overrides or [])}" for source in fine)
     if problems:
         output.say_problems([str(problem) for problem in problems])
     return output.INVALID if problems else output.FINE
@@ -40,6 +42,21 @@ def _problems(source: str, overrides: list[str]) -> list[Problem]:
     except ConfigError as error:
         return error.problems
     return []
+
+
+def _unnamed_stack(source: str, overrides: list[str]) -> str:
+    """What to name as the software of an experiment that names none."""
+    from sim.cli.kinds import kind_of
+    from sim.spec.cases import is_table
+    from sim.spec.catalogue import is_path
+    from sim.spec.load import load_experiment
+    from sim.study.stacks import proposal
+
+    if (is_path(source) and is_table(Path(source))) or kind_of(source) != "experiment":
+        return ""
+    setup = load_experiment(source, overrides)
+    stack = setup.software
+    return f"; no software is named, {stack.name} is assumed; {proposal(setup)}" if stack.assumed else ""
 
 
 def explain(

@@ -70,6 +70,8 @@ def collective_cost(
     """
     ways = _ways(kind, message, group, node)
     ways = [way for way in ways if way[0].algorithm in algorithms] or ways
+    if group.nodes > 1:
+        ways = [way for way in ways if way[0].algorithm in node.collectives.network_algorithms] or ways
     best, _ = min(ways, key=lambda way: way[0].latency + way[1] / group.rate)
     floor, ramp = floor_and_ramp(node.collectives, group.nodes, message)
     least = floor - best.size / group.rate

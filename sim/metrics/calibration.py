@@ -10,6 +10,8 @@ from sim.metrics.curves import CurveScore
 from sim.metrics.fit import CollectiveFit
 from sim.workload.operation import Operation
 
+EXPLAINED = 0.2  # error of the time of its largest message up to which a platform explains a table
+
 
 @dataclass(frozen=True)
 class Table:
@@ -38,6 +40,14 @@ class Fitted:
         """Which numbers of a platform the table tells: "local" or "network"."""
         return "local" if self.table.nodes == 1 else "network"
 
+    @property
+    def explained(self) -> bool:
+        """Whether the platform takes about as long as was measured for the largest message.
+
+        Nothing is made of an all-to-all, so it contradicts nobody.
+        """
+        return self.check is None or self.table.collective == "all_to_all" or abs(self.check.largest.error) <= EXPLAINED
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -48,6 +58,11 @@ class Calibration:
     text: str
     fitted: tuple[Fitted, ...]
     remarks: tuple[str, ...] = field(default=())
+
+    @property
+    def unexplained(self) -> tuple[Fitted, ...]:
+        """The tables that contradict the others, whatever algorithm is taken; empty if all agree."""
+        return tuple(each for each in self.fitted if not each.explained)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -66,6 +81,7 @@ class Calibration:
                     "sizes": len(each.table.seconds),
                     "fit": asdict(each.fit),
                     "platform_error": each.check.mean_error if each.check else None,
+                    "explained": each.explained,
                 }
                 for each in self.fitted
             ],

@@ -176,11 +176,24 @@ class CostResult:
 class Trust:
     """How runs like this one were predicted: the band of error, and on what it rests."""
 
-    band: float  # relative error of the step time that `coverage` of such runs stay within
+    band: float | None  # relative error of the step time that `coverage` of such runs stay within; None: not validated
     coverage: float
-    runs: int  # validated runs behind the band
-    basis: str  # for people: "H100, Megatron Core, 64 to 4,608 accelerators"
+    runs: int  # validated runs about as near as the nearest
+    basis: str  # for people: the nearest validated run, and in what it is another
     extrapolates: tuple[str, ...] = ()  # in which respects this run lies outside of what was validated
+    distance: float = 0.0  # to the nearest validated run, in differences
+
+
+@dataclass(frozen=True)
+class StackRange:
+    """The step time under each of the software stacks that could run the plan, where none is named."""
+
+    assumed: str  # the one that the rest of the result is of
+    stacks: int  # how many, that one included
+    fastest: str
+    fastest_s: float
+    slowest: str
+    slowest_s: float
 
 
 @dataclass(frozen=True)
@@ -220,6 +233,8 @@ class Result:
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
+    stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for
+    accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""

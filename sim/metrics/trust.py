@@ -1,22 +1,25 @@
-"""How far to trust a prediction: the errors of validated runs that are like it.
+"""How far to trust a prediction: the errors of the validated runs near it, and how far those are.
 
-A band is the error that 8 of 10 runs like this one stayed within. Runs are alike by accelerator,
-software and kind of parallelism; the narrowest such group with enough runs counts, each source of
-runs with the same weight, since runs of one source share their errors. Sources differ more from each
-other than runs within one, so a quantile of known sources is too narrow for a new one: all bands are
-widened by the one factor with which, each source left out in turn, the others' bands hold 8 of 10 of
-its runs (split conformal prediction over groups: Vovk et al. 2005; Dunn, Wasserman, Ramdas 2022).
+Two runs are as far apart as they differ: one for each thing that is of another kind (accelerator, vendor, software,
+attention kernel, what joins a node, width of the number format, kind of parallelism, family of the model, what is
+trained, a profile that had to be assumed), and a quarter for each doubling of a size (model, accelerators, sequence,
+work of a rank in one pass, network). That a difference counts one and a doubling a quarter is an assumption; what
+distance does to a band is not. The band at a run is the error that 8 of 10 validated runs stay within, those near it
+counting more, times `at_hand + per_difference * distance to the nearest`. Both are the line through the 0.8 quantile
+of errors over such bands, each origin of runs left out in turn (quantile regression: Koenker and Bassett 1978; weights
+that fall with distance: Guan 2023, Localized conformal prediction). Farther from all validated runs than 19 of 20 were
+from other origins nothing was measured, so no band is given.
 
-Public: `Residual`, `Bands`, `parallel_kind`.
+Public: `Residual`, `Bands`, `Rule`, `parallel_kind`, `quantile_line`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import log2
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +28,23 @@ from sim.metrics.result import Trust
 from sim.metrics.validation import Plan
 
 COVERAGE = 0.8  # of runs like this one lie inside the band
-ENOUGH = 12  # runs make a group
-PER_DOUBLING = 0.25  # a band widens by this share per doubling of the scale beyond what was validated (assumption)
+MEASURED = 0.95  # share of the runs left out up to whose distance bands are given
+REACH = 2.0  # differences over which the weight of a validated run falls to 1/e
+PER_DOUBLING = 0.25  # of a size, as a share of a difference
+SLOPES = np.linspace(0.0, 1.5, 61)  # widening per difference that is tried
+LEAST = 1e-6  # error of a run that was met exactly
+
+ORIGINS = {  # tables made of the same measurements as another
+    "bloom": "bloom_tuning",
+    "dgxc": "dgxc_h100",
+    "llm_foundry": "mpt_llm_foundry",
+    "nemo": "nemo_24",
+    "vtrain": "vtrain_multi",
+    "vtrain_single": "vtrain_multi",
+}
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+WIDTHS = {"bf16": "16 bit", "fp16": "16 bit", "fp8": "8 bit", "fp32": "32 bit", "tf32": "32 bit"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,11 @@ class Residual:
     name: str
     error: float
     plan: Plan
+
+    @property
+    def origin(self) -> str:
+        """Who measured it: tables of one origin share their errors, and are left out together."""
+        return ORIGINS.get(self.source, self.source)
 
 
 def parallel_kind(plan: Plan) -> str:
@@ -50,39 +73,41 @@ def parallel_kind(plan: Plan) -> str:
     return "fully sharded" if plan.zero_stage == 3 else "data parallel"
 
 
-Floats = NDArray[np.float64]
-Features = tuple[str, ...]
-GROUPS: tuple[Callable[[Plan], Features], ...] = (
-    lambda plan: (plan.accelerator, plan.software, parallel_kind(plan)),
-    lambda plan: (plan.accelerator, plan.software),
-    lambda plan: (plan.accelerator, parallel_kind(plan)),
-    lambda plan: (plan.accelerator,),
-    lambda plan: (),
-)  # from narrow to wide; what they look at is all in the first
+def kinds_of(plan: Plan) -> dict[str, str]:
+    """What a run is of, by the name of the feature for people."""
+    return {
+        "accelerator": plan.accelerator,
+        "vendor": plan.vendor,
+        "software": plan.software,
+        "attention": plan.attention,
+        "links in a node": plan.local,
+        "precision": WIDTHS.get(plan.precision, plan.precision),
+        "parallelism": parallel_kind(plan),
+        "family": plan.family,
+        "weights trained": plan.trained,
+        "profile": "assumed" if plan.assumed else "described",
+    }
+
+
+def sizes_of(plan: Plan) -> dict[str, float]:
+    """How large a run is, by the name of the feature for people; 0: has none."""
+    rows = plan.microbatch * plan.sequence_length / plan.context
+    return {
+        "model size": float(plan.layers * plan.hidden**2),
+        "accelerators": float(plan.accelerators),
+        "sequence length": float(plan.sequence_length),
+        "work of a rank in a pass": rows * plan.hidden / plan.tensor,
+        "network of a rank": float(plan.network),
+    }
 
 
 @dataclass(frozen=True)
-class Group:
-    """Runs that are alike.
+class Rule:
+    """What distance does to a band: `at_hand + per_difference * distance`, up to `farthest`."""
 
-    features: what they have in common. error: what COVERAGE of them stay within. fewest, most: accelerators.
-    """
-
-    features: Features
-    runs: int
-    error: float
-    fewest: int
-    most: int
-
-    @property
-    def range(self) -> str:
-        """How large the runs are, for people."""
-        return f"{self.fewest:,} to {self.most:,}"
-
-    def widening(self, accelerators: int) -> float:
-        """What the band grows by for a job that is larger or smaller than all of the runs."""
-        doublings = max(0.0, log2(accelerators / self.most), log2(self.fewest / accelerators))
-        return 1 + PER_DOUBLING * doublings
+    at_hand: float
+    per_difference: float
+    farthest: float
 
 
 @dataclass(frozen=True)
@@ -95,113 +120,186 @@ class Bands:
         """How runs like `plan` were predicted; None if no run was validated."""
         if not self.residuals:
             return None
-        group = self._like(plan)
+        away = self._points.distances(_Points.of([plan], self._points.codes))
+        everyone = np.ones((1, len(self.residuals)), dtype=bool)
+        within, nearest = self._points.within(away, everyone)
+        rule, distance = self.rule, float(nearest[0])
+        width = rule.at_hand + rule.per_difference * distance
         return Trust(
-            band=self.factor * group.error * group.widening(plan.accelerators),
+            band=float(within[0]) * width if distance <= rule.farthest else None,
             coverage=COVERAGE,
-            runs=group.runs,
-            basis=", ".join([*(group.features or ("all kinds",)), f"{group.range} accelerators"]),
-            extrapolates=tuple(self._outside(plan, group)),
+            runs=int(np.sum(away <= distance + 1.0)),
+            basis=self._basis(plan, int(np.argmin(away))),
+            extrapolates=tuple(self._outside(plan)),
+            distance=distance,
         )
 
-    def _like(self, plan: Plan) -> Group:
-        """The runs like `plan`."""
-        key = GROUPS[0](plan)
-        if key not in self._known:
-            self._known[key] = _group(plan, self.residuals)
-        return self._known[key]
+    def _basis(self, plan: Plan, nearest: int) -> str:
+        """The nearest validated run, and in what it is another."""
+        known = self.residuals[nearest]
+        other, mine = kinds_of(known.plan), kinds_of(plan)
+        apart = [f"{name} {value}" for name, value in other.items() if value != mine[name]]
+        sizes = sizes_of(known.plan)
+        for name, size in sizes_of(plan).items():
+            if size and sizes[name] and max(size / sizes[name], sizes[name] / size) >= 2:
+                apart.append(f"{name} x {sizes[name] / size:.2g}")
+        return f"{known.source}, {known.name}" + (f", with {', '.join(apart)}" if apart else "")
 
-    def _outside(self, plan: Plan, group: Group) -> Iterable[str]:
-        """In which respects `plan` lies outside of what was validated."""
-        for name, values in self._values.items():
-            if (value := getattr(plan, name)) not in values:
+    def _outside(self, plan: Plan) -> Iterator[str]:
+        """In which respects `plan` lies outside of all that was validated."""
+        for name, value in kinds_of(plan).items():
+            if name == "profile" and plan.assumed:
+                yield f"numbers of the accelerator that are medians of other chips: {plan.assumed}"
+            elif value and value not in self._seen[name]:
                 yield f"no run with {name} {value} was validated"
-        if not group.fewest <= plan.accelerators <= group.most:
-            yield f"{plan.accelerators:,} accelerators; validated were {group.range}"
-        if plan.sequence_length > self._longest:
-            yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {self._longest:,}"
+        for name, size in sizes_of(plan).items():
+            low, high = self._ranges[name]
+            if size and not low <= size <= high:
+                beyond = f"{size / high:.2g} x the largest" if size > high else f"{size / low:.2g} x the smallest"
+                yield f"{name}: {beyond} that was validated"
 
     @cached_property
-    def _values(self) -> dict[str, set[str]]:
-        """What was validated, by field of a plan."""
-        names = ("accelerator", "software", "precision")
-        return {name: {getattr(residual.plan, name) for residual in self.residuals} for name in names}
+    def _seen(self) -> dict[str, set[str]]:
+        found = [kinds_of(residual.plan) for residual in self.residuals]
+        return {name: {kinds[name] for kinds in found} for name in found[0]}
 
     @cached_property
-    def _longest(self) -> int:
-        """Tokens of the longest sequence that was validated."""
-        return max(residual.plan.sequence_length for residual in self.residuals)
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        found = [sizes_of(residual.plan) for residual in self.residuals]
+        sizes = {name: [each[name] for each in found if each[name]] for name in found[0]}
+        return {name: (min(values, default=0.0), max(values, default=np.inf)) for name, values in sizes.items()}
 
     @cached_property
-    def _known(self) -> dict[Features, Group]:
-        return {}
-
-    @cached_property
-    def factor(self) -> float:
-        """By how much the bands are widened for sources that are not among the residuals; at least 1."""
-        ratios, weights = self._ratios
-        return max(1.0, _weighted_quantile(ratios, weights, COVERAGE)) if len(ratios) else 1.0
+    def rule(self) -> Rule:
+        """The rule of all residuals."""
+        return self._points.rule(np.ones(len(self.residuals), dtype=bool))
 
     def coverage(self) -> dict[str, float]:
-        """Share of the runs of each source inside the bands that the other sources alone give.
+        """Share of the runs of each source inside bands, and rules, that the sources of other origins alone give.
 
-        Empty with fewer than two sources.
+        Empty with fewer than three origins: two must be left to measure a rule on.
         """
-        ratios, _ = self._ratios
-        if not len(ratios):
+        inside: dict[str, list[bool]] = {residual.source: [] for residual in self.residuals}
+        if len(set(self._points.origins)) < 3:
             return {}
-        inside = {residual.source: 0.0 for residual in self.residuals}
-        sizes = Counter(residual.source for residual in self.residuals)
-        for residual, ratio in zip(self.residuals, ratios, strict=True):
-            inside[residual.source] += float(ratio <= self.factor) / sizes[residual.source]
-        return inside
+        for origin in set(self._points.origins):
+            rows = np.flatnonzero(self._points.origins == origin)
+            for row, hit in zip(rows, self._points.inside_of_others(rows), strict=True):
+                inside[self.residuals[row].source].append(bool(hit))
+        return {source: float(np.mean(hits)) for source, hits in inside.items()}
 
     @cached_property
-    def _ratios(self) -> tuple[Floats, Floats]:
-        """Each error over the band that the other sources give, and the weight of its run."""
-        known: dict[tuple[str, Features], Group] = {}
-        ratios = []
-        for left_out in self.residuals:
-            source, plan = left_out.source, left_out.plan
-            if not self._without[source]:
-                return np.empty(0), np.empty(0)
-            key = (source, GROUPS[0](plan))
-            if key not in known:
-                known[key] = _group(plan, self._without[source])
-            group = known[key]
-            ratios.append(abs(left_out.error) / (group.error * group.widening(plan.accelerators)))
-        return np.array(ratios), _weights(self.residuals)
+    def _points(self) -> _Points:
+        return _Points.of_residuals(self.residuals)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Runs as points. kinds (n, k): codes, -1 for what `codes` lack; sizes (n, m): log2, nan for none.
+
+    errors, weights, origins (n,): sizes of the errors, 1 over the runs of the origin, its number; empty for runs
+    that were not measured.
+    """
+
+    codes: tuple[dict[str, int], ...]
+    kinds: Ints
+    sizes: Floats
+    errors: Floats
+    weights: Floats
+    origins: Ints
+
+    @staticmethod
+    def of(plans: Sequence[Plan], codes: tuple[dict[str, int], ...]) -> _Points:
+        """Points of runs that were not measured."""
+        words = [kinds_of(plan).values() for plan in plans]
+        kinds = [[code.get(word, -1) for code, word in zip(codes, row, strict=True)] for row in words]
+        sizes = np.array([list(sizes_of(plan).values()) for plan in plans])
+        logs = np.log2(np.where(sizes > 0, sizes, np.nan))
+        none: Any = np.empty(0)
+        return _Points(codes, np.array(kinds), logs, none, none, none)
+
+    @staticmethod
+    def of_residuals(residuals: Sequence[Residual]) -> _Points:
+        """Points of validated runs."""
+        plans = [residual.plan for residual in residuals]
+        columns = zip(*(kinds_of(plan).values() for plan in plans), strict=True)
+        codes = tuple({word: code for code, word in enumerate(dict.fromkeys(column))} for column in columns)
+        bare = _Points.of(plans, codes)
+        runs = Counter(residual.origin for residual in residuals)
+        numbers = {origin: number for number, origin in enumerate(runs)}
+        return _Points(
+            codes,
+            bare.kinds,
+            bare.sizes,
+            np.maximum(np.abs([residual.error for residual in residuals]), LEAST),
+            np.array([1.0 / runs[residual.origin] for residual in residuals]),
+            np.array([numbers[residual.origin] for residual in residuals]),
+        )
+
+    def distances(self, others: _Points) -> Floats:
+        """How far each of `others` (rows) is from each of these (columns)."""
+        away = np.zeros((len(others.kinds), len(self.kinds)))
+        for mine, other in zip(self.kinds.T, others.kinds.T, strict=True):
+            away += other[:, None] != mine
+        for size, other_size in zip(self.sizes.T, others.sizes.T, strict=True):
+            doublings = np.abs(other_size[:, None] - size)
+            doublings[np.isnan(other_size)] = 0.0
+            doublings[:, np.isnan(size)] = 0.0
+            away += PER_DOUBLING * doublings
+        return away
 
     @cached_property
-    def _without(self) -> dict[str, tuple[Residual, ...]]:
-        sources = {residual.source for residual in self.residuals}
-        return {source: tuple(r for r in self.residuals if r.source != source) for source in sources}
+    def apart(self) -> Floats:
+        """How far the runs are from each other, (n, n)."""
+        return self.distances(self)
+
+    @cached_property
+    def order(self) -> Ints:
+        """The runs by the size of their error."""
+        return np.argsort(self.errors, kind="stable")
+
+    def within(self, away: Floats, counted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """The error that COVERAGE of the `counted` runs stay within, near ones counting more, and the nearest.
+
+        away, counted: (runs asked about, runs measured).
+        """
+        nearest = np.where(counted, away, np.inf).min(axis=1)
+        weights = np.exp((nearest[:, None] - away) / REACH) * self.weights * counted
+        reached = np.cumsum(weights[:, self.order], axis=1)
+        first = np.argmax(reached >= COVERAGE * (1 - 1e-12) * reached[:, -1:], axis=1)
+        return self.errors[self.order][first], nearest
+
+    def inside_of_others(self, rows: Ints) -> NDArray[np.bool_]:
+        """Which of the runs, all of an origin, lie inside the bands that all other runs give."""
+        others = np.ones(len(self.errors), dtype=bool)
+        others[rows] = False
+        rule = self.rule(others)
+        within, nearest = self.within(self.apart[rows], np.tile(others, (len(rows), 1)))
+        return self.errors[rows] <= within * (rule.at_hand + rule.per_difference * nearest)
+
+    def rule(self, used: NDArray[np.bool_]) -> Rule:
+        """The line of least loss through errors over bands, each origin of the `used` runs left out in turn."""
+        rows = np.flatnonzero(used)
+        if len(set(self.origins[rows])) < 2:
+            return Rule(1.0, 0.0, np.inf)
+        counted = used[None, :] & (self.origins[rows][:, None] != self.origins[None, :])
+        within, nearest = self.within(self.apart[rows], counted)
+        ratios, weights = self.errors[rows] / within, self.weights[rows]
+        lines = [quantile_line(ratios, nearest, weights, slope) for slope in SLOPES]
+        _, at_hand, slope = min(lines)
+        return Rule(at_hand, slope, _weighted_quantile(nearest, weights, MEASURED))
 
 
-def _group(plan: Plan, residuals: Sequence[Residual]) -> Group:
-    """The narrowest group of runs like `plan` that has enough of them, or all."""
-    for features_of in GROUPS:
-        features = features_of(plan)
-        alike = [residual for residual in residuals if features_of(residual.plan) == features]
-        if len(alike) >= ENOUGH:
-            break
-    sizes = [residual.plan.accelerators for residual in alike]
-    return Group(features, len(alike), _quantile(alike), min(sizes), max(sizes))
-
-
-def _quantile(group: Sequence[Residual]) -> float:
-    """The error that COVERAGE of `group` stay within, each source with the same weight."""
-    errors = np.abs([residual.error for residual in group])
-    return max(_weighted_quantile(errors, _weights(group), COVERAGE), 1e-6)
-
-
-def _weights(group: Sequence[Residual]) -> Floats:
-    sizes = Counter(residual.source for residual in group)
-    return np.array([1.0 / sizes[residual.source] for residual in group])
+def quantile_line(ratios: Floats, nearest: Floats, weights: Floats, slope: float) -> tuple[float, float, float]:
+    """Loss and height of the line with this slope that COVERAGE of the ratios lie under, and the slope."""
+    height = max(_weighted_quantile(ratios - slope * nearest, weights, COVERAGE), 0.0)
+    above = ratios - slope * nearest - height
+    loss = float(np.sum(weights * np.where(above > 0, COVERAGE * above, (COVERAGE - 1) * above)))
+    return loss, height, float(slope)
 
 
 def _weighted_quantile(values: Floats, weights: Floats, share: float) -> float:
     """The least value that `share` of the weight does not exceed."""
-    order = np.argsort(values)
+    order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order]) >= share * weights.sum() * (1 - 1e-12)
     return float(values[order][np.argmax(reached)])

@@ -39,6 +39,13 @@ class Plan:
     microbatch: int
     microbatches: int
     sequence_length: int
+    family: str = "transformer"
+    trained: str = "all"  # or lora
+    attention: str = "cudnn"  # its kernel; or unfused
+    vendor: str = ""  # of the accelerator
+    local: str = "switch"  # what joins the accelerators of a node
+    network: int = 0  # MB/s of an accelerator's share of the adapters; 0: one node
+    assumed: int = 0  # numbers of the accelerator that are medians of other chips
 
 
 @dataclass(frozen=True)

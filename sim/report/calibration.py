@@ -35,6 +35,20 @@ def print_collectives(calibration: Calibration, console: Console) -> None:
     )
 
 
+def contradiction(calibration: Calibration) -> str:
+    """Which runs no platform explains together with the others, and what to do."""
+    errors = ", ".join(
+        f"{each.table.collective} over {each.table.ranks} on {each.table.nodes} "
+        f"{human.signed_percent(each.check.largest.error)}"
+        for each in calibration.unexplained
+        if each.check
+    )
+    return (
+        f"no algorithm explains all runs together; nearest to them, the largest message takes: {errors}. Were they run "
+        "with the same servers and settings? Calibrate from fewer of them"
+    )
+
+
 def print_device(calibration: DeviceCalibration, console: Console) -> None:
     """Rates by kind of work, power by phase, and the layer measured against predicted."""
     measured = calibration.measurement

@@ -99,7 +99,8 @@ def _(record: Software) -> str:
         "fused kernels": record.fused_kernels,
         "eager": record.host_issue > 0,
     }
-    return ", ".join(trait for trait, present in traits.items() if present) or "no overlap"
+    told = ", ".join(trait for trait, present in traits.items() if present) or "no overlap"
+    return f"{record.description}; {told}" if record.description else told
 
 
 @one_line.register

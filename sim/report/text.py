@@ -10,7 +10,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sim.metrics.result import BREAKDOWN, Comparison, LinkUse, MemoryResult, Result, RunResult, StepResult, Trust
+from sim.metrics.result import (
+    BREAKDOWN,
+    Comparison,
+    LinkUse,
+    MemoryResult,
+    Result,
+    RunResult,
+    StackRange,
+    StepResult,
+    Trust,
+)
 from sim.report import human
 from sim.report.energy import cost_rows, energy_rows
 from sim.report.layout import ASCII_FILL, BLOCK_FILL, grid, labelled, section, share_row
@@ -75,9 +85,29 @@ def _headline(result: Result) -> Iterator[RenderableType]:
     )
     table = grid("left", "fold")
     table.add_row("accelerators", human.count(result.accelerators))
+    if result.accelerators_idle:
+        table.add_row("IDLE", idle_warning(result), style="bold red")
     for label, value in result.setup.items():
         table.add_row(label.replace("_", " "), value)
+    if result.stacks:
+        table.add_row("", stack_range(result.stacks))
     yield Padding(table, (0, 0, 0, 2))
+
+
+def stack_range(stacks: StackRange) -> str:
+    """How the step time differs over the stacks that could run the plan."""
+    fastest, slowest = human.step_time(stacks.fastest_s), human.step_time(stacks.slowest_s)
+    return (
+        f"{stacks.stacks} stacks could run this plan: step {fastest} ({stacks.fastest}) to {slowest} "
+        f"({stacks.slowest}); name yours with `software:`"
+    )
+
+
+def idle_warning(result: Result) -> str:
+    """How many accelerators the plan leaves without work, and what would give them some."""
+    idle, size = result.accelerators_idle, result.accelerators + result.accelerators_idle
+    way_out = "leave parallelism.data out to use all, or lower nodes"
+    return f"{human.count(idle)} of {human.count(size)} accelerators, powered and paid for: {way_out}"
 
 
 def _device(result: Result) -> str:
@@ -104,8 +134,12 @@ def _key_figures(result: Result) -> RenderableType:
 
 def _trust(trust: Trust) -> str:
     """The band, what it rests on, and in which respects the run is beyond that."""
-    share = f"{trust.coverage * 10:.0f} of 10 validated runs like this"
-    band = f"±{trust.band * 100:.0f} % in step time (held {share}: {trust.runs} on {trust.basis})"
+    nearest = f"nearest of {trust.runs}: {trust.basis}"
+    if trust.band is None:
+        band = f"NOT VALIDATED: no measured run is near ({nearest})"
+    else:
+        share = f"{trust.coverage * 10:.0f} of 10 validated runs like this"
+        band = f"±{trust.band * 100:.0f} % in step time (held {share}; {nearest})"
     return "\n".join([band, *(f"extrapolates: {respect}" for respect in trust.extrapolates)])
 
 

@@ -18,6 +18,7 @@ from sim.memo import Memo, Same
 from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.findings import Check
+from sim.spec.medians import with_medians
 from sim.spec.overrides import Override, apply_overrides, set_value
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
@@ -146,7 +147,7 @@ def _of_another_kind(root: Node, path: Path | None) -> list[Problem]:
 def _finished(resolver: Resolver, root: Node, si: bool, checks: Sequence[Check] = CHECKS) -> tuple[Experiment, Node]:
     """The checked and completed experiment of a resolved mapping, and the mapping with paths from here."""
     root = _with_file_paths(resolver, root)
-    experiment = _decoded(resolver, Experiment, root, si)
+    experiment = with_medians(_decoded(resolver, Experiment, root, si))
     _raise_if(_placed(check_experiment(experiment, checks), root))
     return _completed(experiment), root
 
@@ -163,7 +164,7 @@ def load_definition(kind: str, source: Source, overrides: Sequence[Override] = (
     root, _ = open_definition(resolver, kind, source)
     root = apply_overrides(resolver, root, kind, overrides)
     root = _with_file_paths(resolver, resolver.resolve(kind, root))
-    return _decoded(resolver, CATALOGUE[kind].record, root, si=False)
+    return with_medians(_decoded(resolver, CATALOGUE[kind].record, root, si=False))
 
 
 def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:
@@ -199,7 +200,7 @@ def _found(kind: str, source: str | Path) -> Path:
 def _with_defaults(root: Node, path: Path | None) -> Node:
     """`root` with its name from the file and its default references written out."""
     fields = Experiment.model_fields
-    default = {"software": Node(fields["software"].default, Mark("default of software"))}
+    default = {"software": from_python({"extends": fields["software"].default, "assumed": True}, "default of software")}
     if path is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{,119}", path.stem):
         default["name"] = Node(path.stem, Mark(str(path)))
     return Node(default | root.value, root.mark)

@@ -84,6 +84,7 @@ class Accelerator(Record):
     memory: AcceleratorMemory = Field(description="device memory")
     launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
     power: AcceleratorPower = Field(description="board power")
+    assumed: tuple[str, ...] = Field(default=(), description="key paths whose values are not of this chip: shares of the peak and the like that were left out, and are the medians of the catalogue for its kind; reports list them, and trust is less")
     sources: dict[str, str] = Field(description="key path (or its prefix) to the source of its numbers")
 
 
@@ -123,6 +124,7 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
+    network_algorithms: tuple[Literal["ring", "tree"], ...] = Field(default=("ring", "tree"), min_length=1, description="how the library may sum between nodes (NCCL_ALGO)")
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
     ramp: float = Field(default=0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
     ramp_limit: Seconds | None = Field(default=None, ge=0, description="longest ramp, with chunks at their largest; no limit if absent")
@@ -305,6 +307,8 @@ class Software(Record):
     """A software stack: how it issues work. A property of the stack, never of one run."""
 
     name: Name = Field(description="the name it is found by")
+    description: str = Field(default="", description="who uses it, in a line")
+    assumed: bool = Field(default=False, description="nobody named it: it stands for the stack that the run has")
     gradient_overlap: bool = Field(default=True, description="data-parallel gradient traffic runs beside the backward pass")
     gradient_bucket: Bytes = Field(default=0.0, ge=0, description="bytes of gradients per collective; 0: one bucket per layer")
     parameter_prefetch: bool = Field(default=True, description="ZeRO-3/FSDP gathers the next layer while this one computes")

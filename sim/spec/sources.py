@@ -15,9 +15,10 @@ from sim.spec.walk import choices, members
 def uncovered_numbers(record: Record) -> list[str]:
     """Key paths of the numbers written in `record` that no key of its `sources` is a prefix of.
 
-    Definitions that are referred to have sources of their own; a choice such as `tiers: 3` is no number.
+    What was left out, and assumed, has the catalogue for a source. Definitions that are referred to have sources of
+    their own; a choice such as `tiers: 3` is no number.
     """
-    sources: dict[str, str] = getattr(record, "sources", {})
+    sources = (*getattr(record, "sources", {}), *getattr(record, "assumed", ()))
     return [key for key in _numbers(record, "") if not any(_covers(source, key) for source in sources)]
 
 

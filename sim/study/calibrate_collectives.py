@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,33 +27,69 @@ LATENCY_HOPS = 2  # adapters on the way from one server to another
 def calibrate_collectives(tables: Sequence[Table], base: str, name: str = "", today: date | None = None) -> Calibration:
     """Fit every table, and lay what they tell over the server kind `base`.
 
-    Where several tables tell the same numbers, the one with the most sizes counts. Raises ConfigError if a
-    table cannot be fitted or has more ranks in a server than `base` has accelerators.
+    Where several tables tell the same numbers, the one with the most sizes counts. Whether an all-reduce between two
+    servers whose switches add was a tree or a ring is what all tables together say: the way that is nearest to all of
+    them. Raises ConfigError if a table cannot be fitted or has more ranks in a server than `base` has accelerators.
     """
     node = load_definition("node", base)
     assert isinstance(node, Node)
     fitted = [Fitted(table, _fit(table)) for table in tables]
     for each in fitted:
         _check_size(each.table, node, base)
+    summed = [each for each in fitted if _in_two(each, node)]
+    gathered = [each for each in fitted if each.scope == "network" and each.table.collective in GATHERING]
+    ways: tuple[Way, ...] = ("tree", "ring") if summed and gathered else ("tree",)
+    platform = min((_platform(fitted, node, way) for way in ways), key=_farthest)
+    remarks = _remarks(tables)
+    if summed and not gathered:
+        remarks.append(ONLY_SUMMED)
+    if "nics" in platform.values and platform.values["nics"]["efficiency"] > 1:
+        remarks.append("more than the adapters' line rate was measured; is this the right --node?")
     name = name or f"{node.name}-measured"
-    measured, remarks = node, _remarks(tables)
-    values: dict[str, dict[str, float]] = {}
+    comment = f"Measured with nccl-tests, fitted by clustersim on {today or date.today()}."
+    written = {"extends": base, "name": name, **_written(platform.values), "sources": platform.sources}
+    return Calibration(base, name, fragment_text(comment, written), platform.checked, tuple(remarks))
+
+
+Way = Literal["tree", "ring"]
+GATHERING = ("all_gather", "reduce_scatter")  # always rings
+ONLY_SUMMED = (
+    "an all-reduce of two servers was taken for a tree, as NCCL's tuner chooses; an all_gather of the same servers "
+    "would tell whether it was a ring"
+)
+
+
+@dataclass(frozen=True)
+class _Platform:
+    """What all tables make of a server: fields by part, their sources, the tables checked."""
+
+    values: dict[str, dict[str, Any]]
+    sources: dict[str, str]
+    checked: tuple[Fitted, ...]
+
+
+def _platform(fitted: Sequence[Fitted], node: Node, way: Way) -> _Platform:
+    """The server that `fitted` tell of, where two servers sum over a tree or a ring."""
+    measured = node
+    values: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
-    for tell in (_local_ring, _switch, _network):
+    for tell in (_local_ring, _switch, partial(_network, way=way)):
         for part, fields, each in tell(fitted, measured):
             values.setdefault(part, {}).update(fields)
             told = _told(each)
             sources.update({f"{part}.{key}": told for key in fields})
             measured = _with(measured, part, fields)
-    if "nics" in values and values["nics"]["efficiency"] > 1:
-        remarks.append("more than the adapters' line rate was measured; is this the right --node?")
-    checked = tuple(Fitted(each.table, each.fit, _check(each.table, measured)) for each in fitted)
-    comment = f"Measured with nccl-tests, fitted by clustersim on {today or date.today()}."
-    text = fragment_text(comment, {"extends": base, "name": name, **_written(values), "sources": sources})
-    return Calibration(base, name, text, checked, tuple(remarks))
+    return _Platform(
+        values, sources, tuple(Fitted(each.table, each.fit, _check(each.table, measured)) for each in fitted)
+    )
 
 
-Told = list[tuple[str, dict[str, float], Fitted]]  # record of a node, its fields, the table that tells them
+def _farthest(platform: _Platform) -> float:
+    """By how much the largest message of any table is off."""
+    return max(abs(each.check.largest.error) for each in platform.checked if each.check)
+
+
+Told = list[tuple[str, dict[str, Any], Fitted]]  # record of a node, its fields, the table that tells them
 
 
 def _fit(table: Table) -> CollectiveFit:
@@ -104,14 +142,21 @@ def _adds(each: Fitted, node: Node) -> bool:
     return node.local.in_network_reduction and each.table.collective == "all_reduce"
 
 
-def _network(fitted: Sequence[Fitted], node: Node) -> Told:
+def _in_two(each: Fitted, node: Node) -> bool:
+    """An all-reduce that the tuner sums over a tree: between two servers whose switches add."""
+    return each.table.nodes == 2 and _adds(each, node)
+
+
+def _network(fitted: Sequence[Fitted], node: Node, way: Way) -> Told:
     """Between servers: rings, or a tree over two servers whose switches add."""
-    best = _most([each for each in fitted if each.scope == "network" and each.table.collective != "all_to_all"])
+    between_nodes = [each for each in fitted if each.scope == "network" and each.table.collective != "all_to_all"]
+    rings = [each for each in between_nodes if way == "ring" or not _in_two(each, node)]
+    best = _most(rings or between_nodes)
     if best is None or not node.nics.bandwidth:
         return []
     table, fit, tuning = best.table, best.fit, node.collectives
     rate = fit.rate
-    if table.nodes == 2 and _adds(best, node):
+    if not rings:
         rate *= 1 / bus_factor("all_reduce", table.ranks) / tuning.tree_efficiency
     per_node = table.ranks // table.nodes
     adapters = min(node.nics.count, per_node * max(1.0, node.nics.count / node.accelerators))
@@ -119,29 +164,33 @@ def _network(fitted: Sequence[Fitted], node: Node) -> Told:
     between = (2 if table.collective == "all_reduce" else 1) * (table.nodes - 1)
     inside = between // (table.nodes - 1) * (table.ranks - 1) - between
     levels = 2 * int(np.ceil(np.log2(table.nodes)))
-    steps = {
+    steps: dict[str, Any] = {
         "floor_network": fit.floor,
         "ring_hop_network": max(0.0, (fit.start - inside * tuning.ring_hop) / between - hop),
         "tree_hop_network": max(0.0, (fit.start - 2 * (per_node - 1) * tuning.tree_hop) / levels - hop),
         "ramp_network": fit.ramp,
         **({"ramp_limit_network": fit.limit} if fit.limit is not None else {}),
+        **({"network_algorithms": ("ring",)} if way == "ring" else {}),
     }
     efficiency = {"efficiency": rate / (adapters * node.nics.bandwidth)}
     return [("nics", efficiency, best), ("collectives", steps, best)]
 
 
-def _with(node: Node, part: str, fields: dict[str, float]) -> Node:
+def _with(node: Node, part: str, fields: dict[str, Any]) -> Node:
     return node.model_copy(update={part: getattr(node, part).model_copy(update=fields)})
 
 
-def _written(values: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
+def _written(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The fields as a person would write them: times with units, shares and ramps as numbers."""
-    numbers = {"tree_efficiency", "ramp", "ramp_network"}
+    numbers = {"tree_efficiency", "ramp", "ramp_network", "network_algorithms"}
     times = CollectiveTuning.model_fields.keys() - numbers
-    return {
-        part: {key: quantity_text(v, TIME) if key in times else float(f"{v:.5g}") for key, v in fields.items()}
-        for part, fields in values.items()
-    }
+    return {part: {key: _text(v, key in times) for key, v in fields.items()} for part, fields in values.items()}
+
+
+def _text(value: Any, is_time: bool) -> Any:
+    if is_time:
+        return quantity_text(value, TIME)
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _told(each: Fitted) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sim
 from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
 from sim.run.storage_costs import CheckpointCosts
-from sim.spec.records import Experiment, Measured, Training
+from sim.spec.records import Accelerator, Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts, open_accounts
 from sim.study.step import Simulated, Watch, simulate_step
@@ -62,6 +63,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         name=experiment.name,
         description=experiment.description,
         accelerators=run.setup.ranks,
+        accelerators_idle=run.cluster.n_accelerators - run.setup.ranks,
         setup=headline(run),
         step=step,
         memory=run.readings.memory,
@@ -182,19 +184,30 @@ def headline(run: Simulated) -> dict[str, str]:
         "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": f"{training.global_batch} x {training.sequence_length} tokens",
         "precision": f"{training.precision}, recompute {training.recompute}",
-        "software": plan.software.name,
+        "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
 
 
 def notes(run: Simulated) -> list[str]:
     """What a reader should know about this prediction."""
-    said = []
-    idle = run.cluster.n_accelerators - run.setup.ranks
-    if idle:
-        said.append(f"{idle} of {run.cluster.n_accelerators} accelerators are not used by this plan")
+    said = list(_of_data_sheet(run.setup.accelerator))
     if run.setup.training.tokens is not None and run.setup.experiment.failures is None:
         said.append("time-to-train assumes that nothing fails")
     return said
+
+
+def _of_data_sheet(accelerator: Accelerator) -> Iterator[str]:
+    if accelerator.assumed:
+        assumed = ", ".join(_assumed(accelerator, path) for path in accelerator.assumed)
+        yield f"assumed of {accelerator.name}, as medians of the catalogue for a {accelerator.kind}: {assumed}"
+
+
+def _assumed(accelerator: Accelerator, path: str) -> str:
+    """A key path, with its value where that is one number."""
+    value: Any = accelerator
+    for key in path.split("."):
+        value = value[key] if isinstance(value, Mapping) else getattr(value, key)
+    return f"{path} {value:.4g}" if isinstance(value, int | float) else path
 
 
 def folding(run: Simulated) -> dict[str, int]:

@@ -15,6 +15,7 @@ from sim.report.jsonout import dumps, result_text, write_lines
 from sim.spec.load import load_experiment
 from sim.study.seeds import Progress, Seeds, run_seeds
 from sim.study.simulate import predict
+from sim.study.stacks import with_stacks
 from sim.study.step import Watch
 
 LIBRARIES = ("networkx", "numpy", "pydantic", "simpy")
@@ -42,6 +43,7 @@ def run_experiment(
         result = run_seeds(predicted, experiment, seeds, kept, progress)
     if result.run and lived:
         result = replace(result, run=replace(result.run, best_interval=lived.prepared.best_interval()))
+    result = with_stacks(result, experiment)
     result = replace(result, wall_s=time.perf_counter() - began)
     if folder:
         write_result(result, folder)

@@ -63,6 +63,12 @@ def write_residuals(rows: Iterable[Row], file: Path) -> None:
             table.writerow([residual.source, residual.name, f"{residual.error:.6f}", *asdict(residual.plan).values()])
 
 
+def _network(setup: Setup) -> int:
+    """What a rank can send to other nodes [MB/s]; 0 within one node, or where links between nodes are not adapters."""
+    nics, node = setup.node.nics, setup.node
+    return 0 if setup.cluster.nodes == 1 else round(nics.count * nics.bandwidth / node.accelerators / 1e6)
+
+
 def plan_of(experiment: Experiment) -> Plan:
     """What tells the run from others."""
     setup = Setup(experiment)
@@ -86,4 +92,11 @@ def plan_of(experiment: Experiment) -> Plan:
         microbatch=training.microbatch,
         microbatches=setup.microbatches,
         sequence_length=training.sequence_length,
+        family=setup.workload.kind,
+        trained="lora" if training.lora else "all",
+        attention=setup.software.attention_kernel if setup.workload.attention == "flash" else "unfused",
+        vendor=setup.accelerator.vendor,
+        local=setup.node.local.kind if setup.node.accelerators > 1 else "none",
+        network=_network(setup),
+        assumed=len(setup.accelerator.assumed),
     )

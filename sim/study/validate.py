@@ -67,8 +67,8 @@ def validate(
 def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[Measured]:
     """The measured runs under `paths` in order, each measurement once: tables before single experiments.
 
-    Without `paths` those of the catalogue, but for the blind ones: what is asked for by default is what trust
-    bands and tables of errors are made of.
+    Without `paths` those of the catalogue, but for the blind ones: what is asked for by default is what tables of
+    errors are made of.
     """
     files = [file for path in paths or _compared() for file in yaml_files(path)]
     files.sort(key=lambda file: not _holds_cases(file))

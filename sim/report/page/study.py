@@ -18,6 +18,7 @@ from sim.report.page.frame import Cell, Figure, Part, Section, cards, note, page
 
 LINES = 12  # curves in one figure
 TOKENS, NODES = "step.tokens_per_s", ("nodes", "accelerators")
+IDLE = "accelerators_idle"  # a column where any are
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -249,6 +250,7 @@ def _said(value: Any) -> str:
 def _table(view: StudyView) -> str:
     columns = [*view.keys, *(column for column, _ in view.objectives)] or []
     columns += [] if view.objectives else ["step.time_s", "step.mfu"]
+    columns += [IDLE] if any(row.get(IDLE) for row in view.rows) else []
     rows: Iterator[list[Cell]] = (
         [(float(row["point"]), str(row["point"])), *(_cell(row.get(column)) for column in columns), _status(row)]
         for row in view.rows
