@@ -11,7 +11,7 @@ from sim.engine.boards import slowest_of
 from sim.engine.compute import operation_time
 from sim.engine.products import is_misaligned
 from sim.rng import stream
-from sim.spec.load import load_experiment
+from sim.spec.load import load_definition, load_experiment
 from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
 from sim.study.simulate import simulate
@@ -50,6 +50,30 @@ def test_a_product_of_8192_cubed_runs_at_the_published_rate(
 ) -> None:
     # 1 %: the profile gives three digits
     assert rate(product(8192, 8192, 8192, precision=precision), device) == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "measured"),
+    [  # zzc0721/torch-performance-test-data, products in PyTorch; the last as the A100 SXM, less as in ml-engineering
+        ("rtx4090", "bf16", 160.2e12),
+        ("l4", "bf16", 59.4e12),
+        ("a6000", "bf16", 110.6e12),  # of an A40
+        ("h100-pcie", "bf16", 492.8e12),
+        ("a100-pcie", "bf16", 257e12 * 252.9 / 271.2),
+    ],
+)
+def test_single_boards_run_a_large_product_at_the_measured_rate(name: str, precision: str, measured: float) -> None:
+    device = load_definition("accelerator", name)
+    assert isinstance(device, Accelerator)
+    # 4 %: two digits, and a chip of another board of the same kind
+    assert rate(product(8192, 8192, 8192, precision=precision), device) == pytest.approx(measured, rel=0.04)
+
+
+@pytest.mark.parametrize(("name", "peak"), [("rtx3090", 76.5e12), ("rtx5090", 225e12)])
+def test_boards_above_the_clock_of_their_sheet_are_held_to_its_peak(name: str, peak: float) -> None:
+    device = load_definition("accelerator", name)
+    assert isinstance(device, Accelerator)
+    assert 0.85 * peak < rate(product(8192, 8192, 8192), device) < peak
 
 
 def test_heads_that_start_between_loads_fall_to_the_vector_units() -> None:
