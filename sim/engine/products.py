@@ -14,10 +14,13 @@ from functools import lru_cache
 from math import ceil
 
 from sim.spec.records import Accelerator
-from sim.workload.operation import Operation
+from sim.workload.operation import Operation, Phase
 
 STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
-ALIGNMENT = 8  # 16-bit elements that a tensor core loads at once (16 B)
+LOAD = {"fp8": 16, "fp16": 8, "bf16": 8, "tf32": 4}  # elements that a tensor core loads at once (16 B)
+LINE = 8  # loads in a line of the cache (128 B)
+UNALIGNED = 0.5  # rate where rows start between loads
+OFF_LINE = 0.9  # assumption: rate where they start at loads, but inside a line
 OPERAND_SHARE = 0.2  # assumption: share of the time of the largest tile that grows with operand bytes per FLOP
 Shape = tuple[int, int, int, int]  # of a product: m, n, batch, parts
 Unit = tuple[tuple[int, int], bool, int, float]  # tile, whether it is halved, processors, least share of them
@@ -28,7 +31,7 @@ def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, ban
     """Seconds of arithmetic at `rate` [FLOP/s] when all processors are busy, and of writing at `bandwidth` [B/s]."""
     if is_misaligned(operation) and accelerator.vector.fp32:
         return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
-    full = operation.flops / rate
+    full = operation.flops / (rate * alignment_share(operation))
     writing = operation.output_bytes * operation.m * operation.n * operation.batch / bandwidth
     matrix, shape = accelerator.matrix, (operation.m, operation.n, operation.batch, operation.parts)
     tilings = _tilings(shape, (matrix.tile, matrix.halves_tiles, matrix.compute_units, matrix.quantization_floor))
@@ -42,7 +45,23 @@ def is_misaligned(operation: Operation) -> bool:
     addresses that are multiples of 16 B (the same guide, section 2.2); else cuBLAS takes kernels on
     the 32-bit vector units.
     """
-    return operation.batch > 1 and any(size % ALIGNMENT for size in (operation.m, operation.n, operation.k))
+    return operation.batch > 1 and any(size % LOAD["bf16"] for size in (operation.m, operation.n, operation.k))
+
+
+def alignment_share(operation: Operation) -> float:
+    """Share of the rate that is left where rows of an operand or of the result do not start at whole loads.
+
+    Tensor cores load rows that start at multiples of 16 B, best of 128 B (the same guide, section 2.2). Else kernels of
+    one element a load run, at 0.69 of the rate on an RTX 4090 (pytorch/pytorch, issue 181718: 112 for 165 TFLOP/s), and
+    at half of it on an A100, by the head of GPT-2 with 50,257 and 50,304 words (LLMs-from-scratch, ch05/10).
+    """
+    load = LOAD.get(operation.precision)
+    if load is None:
+        return 1.0
+    rows = (operation.m, operation.n) if operation.phase is Phase.WEIGHT_GRADIENT else (operation.k, operation.n)
+    if any(size % load for size in rows):
+        return UNALIGNED
+    return OFF_LINE if any(size % (load * LINE) for size in rows) else 1.0
 
 
 @lru_cache(maxsize=4096)
