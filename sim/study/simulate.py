@@ -14,6 +14,7 @@ from sim.run.storage_costs import CheckpointCosts
 from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts, open_accounts
+from sim.study.assumed import assumptions, swings
 from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
@@ -57,7 +58,8 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
     whole = lived.result() if lived else untroubled(experiment.training, step)
     steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
     spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
-    energy, cost = book.bill(spent, steps, book.levels(critical.rank, spans), lived is not None)
+    power = book.levels(critical.rank, spans)
+    energy, cost = book.bill(spent, steps, power, lived is not None)
     numbers = Result(
         name=experiment.name,
         description=experiment.description,
@@ -73,7 +75,11 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         cost=cost,
         trust=trust_of(experiment),
         comparison=compare(experiment, step),
-        notes=(*notes(run), *(lived.notes(whole) if lived and whole else ())),
+        notes=(
+            *notes(run),
+            *swings(experiment.power.limit, power["accelerator"]),
+            *(lived.notes(whole) if lived and whole else ()),
+        ),
         folding=folding(run),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -192,9 +198,7 @@ def notes(run: Simulated) -> list[str]:
     idle = run.cluster.n_accelerators - run.setup.ranks
     if idle:
         said.append(f"{idle} of {run.cluster.n_accelerators} accelerators are not used by this plan")
-    if run.setup.training.tokens is not None and run.setup.experiment.failures is None:
-        said.append("time-to-train assumes that nothing fails")
-    return said
+    return [*said, *assumptions(run)]
 
 
 def folding(run: Simulated) -> dict[str, int]:
