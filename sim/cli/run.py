@@ -56,8 +56,8 @@ def run(
     """Simulate one experiment.
 
     With --seeds, lives are kept as they end, in DIR or results/NAME, and the same command goes on after an
-    interruption. Exit code 1 says that it ran, but does not fit into memory or missed the tolerance of its
-    measurement.
+    interruption. Exit code 1 says that it ran, but does not fit into memory, never comes to its end, or missed the
+    tolerance of its measurement.
     """
     from sim.cli.progress import bar, counted
     from sim.study.seeds import Seeds

@@ -48,6 +48,16 @@ class Dragonfly:
         link = self.fabric.global_link
         return half * (self.fabric.groups - half) * link.bandwidth * link.efficiency if half else float("nan")
 
+    def port_rate(self, radix: int) -> float:
+        """Adapters, and links between the routers of the groups that hold nodes; of one group, the routers that do."""
+        fabric = self.fabric
+        routers = -(-self.site.n_nodes // fabric.nodes_per_router)
+        groups = -(-routers // fabric.routers_per_group)
+        if groups > 1:  # bundles may end at any router of a group
+            routers = fabric.routers_per_group
+        local = groups * routers * (routers - 1) * fabric.local_link.bandwidth
+        return self.site.attached_rate(None) + local + groups * (groups - 1) * fabric.global_link.bandwidth
+
     def _local(self, group: Ints, a: Ints, b: Ints) -> Hops:
         routers = self.fabric.routers_per_group
         number = (group * routers + a) * (routers - 1) + _skipped(b, a)

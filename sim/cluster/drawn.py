@@ -61,6 +61,13 @@ class Drawn:
         flow.add_edges_from((server, "to") for server in range(half, self.site.n_hosts))
         return float(nx.maximum_flow_value(flow, "from", "to")) if half else float("nan")
 
+    def port_rate(self, radix: int) -> float:
+        """Ends of all edges at switches, as drawn: there are exactly the nodes it was drawn for."""
+        first = min(block.first for block in self.blocks)
+        switched = self.links.source >= first
+        payload = self.site.rate / self.site.line_rate
+        return float(self.links.capacity[switched].sum()) / payload
+
     def _rows(self, source: Ints, target: Ints, here: Ints, there: Ints, key: Ints) -> list[list[Step]]:
         ends = list(zip(here.tolist(), there.tolist(), strict=True))
         if self.site.routing.kind == "spray":

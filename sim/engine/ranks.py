@@ -21,6 +21,7 @@ from sim.plan.flows import FlowSet
 from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
+from sim.spec.board import transfer_rate
 from sim.spec.record import text_of
 from sim.workload.operation import Operation
 
@@ -241,13 +242,14 @@ def _board(plan: Plan) -> Board:
     accelerator = plan.cluster.accelerator
     pace = slowest_pace(accelerator.matrix.spread, plan.grid.n_ranks // len(loads), loads)
     setting, kernel = plan.experiment.power, plan.software.attention_kernel
+    sends = transfer_rate(plan.cluster.node, plan.cluster.spec.fabric)
 
     def make() -> Board:
-        return Board(at_pace(accelerator, pace), setting, kernel)
+        return Board(at_pace(accelerator, pace), setting, kernel, sends)
 
     if plan.experiment.simulation.reuse == "off":
         return make()
-    return _boards.get((text_of(accelerator), pace, setting, kernel), make, lambda board: 1.0)
+    return _boards.get((text_of(accelerator), pace, setting, kernel, sends), make, lambda board: 1.0)
 
 
 def _quotient(plan: Plan) -> Quotient:

@@ -1,7 +1,7 @@
 """What saving and restoring the state of a training costs.
 
-A synchronous save streams from device memory through compression to storage: its slowest part sets the
-pace, and training waits. An asynchronous one blocks for the copy into host memory; the rest drains
+A synchronous save streams from device memory through serialisation and compression to storage: its slowest
+part sets the pace, and training waits. An asynchronous one blocks for the copy into host memory; the rest drains
 beside training. Before the bytes of a file move it has to be opened: all files of a save at once, at the
 rate that the metadata service stands.
 
@@ -23,7 +23,7 @@ from sim.plan.plan import Plan
 from sim.plan.state import needed_bytes, saved_bytes, shared_bytes
 from sim.plan.transfers import Transfers, file_transfers, peer_transfers, replica_transfers
 from sim.run.storage_costs import CheckpointCosts
-from sim.spec.storage import Checkpointing
+from sim.spec.storage import SERIALIZATION_BANDWIDTH, Checkpointing
 from sim.units import DATA, format_quantity
 
 Floats = NDArray[np.float64]
@@ -82,12 +82,14 @@ class _Saver:
         rate = self.storage.spec.requests.metadata_rate
         return files / rate if rate else 0.0
 
-    def _pace(self, work: float | None, *, copying: bool) -> float:
-        """Stored bytes per second that compression (or its reverse) and copying let through, per rank."""
-        return min(work or inf, self._copy_rate if copying else inf) / self.save.compression_ratio
+    def _pace(self, *work: float | None, copying: bool) -> float:
+        """Stored bytes per second that work on the state and copying it let through, per rank."""
+        rates = [rate for rate in work if rate is not None]
+        return min(*rates, inf, self._copy_rate if copying else inf) / self.save.compression_ratio
 
     def _files(self, stored: Floats, *, copying: bool) -> Transfers:
-        pace = self._pace(self.save.compression_bandwidth, copying=copying)
+        serialized = self.save.serialization_bandwidth or SERIALIZATION_BANDWIDTH
+        pace = self._pace(serialized, self.save.compression_bandwidth, copying=copying)
         return file_transfers(self.plan, self.storage, stored, pace, write=True)
 
     def _write(self, stored: Floats, *, copying: bool) -> float:

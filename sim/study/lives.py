@@ -14,10 +14,9 @@ from pathlib import Path
 from sim.errors import ConfigError, Problem
 from sim.metrics.long_run import LifeSummary, Tally
 from sim.metrics.result import BestInterval, IncidentResult, RunResult
-from sim.report import human
 from sim.run.best_interval import Trials, saving_steps
 from sim.run.fault_log import Outage, read_fault_log
-from sim.run.life import HOPELESS, life_ahead, live
+from sim.run.life import life_ahead, live
 from sim.run.life_inputs import Life, LifeInputs, Saving
 from sim.run.rates import expected_by_cause, mean_time_between_stops
 from sim.spec.records import Experiment
@@ -27,6 +26,7 @@ from sim.study.accounts import Accounts
 from sim.study.preemption import is_preempted, with_preemption
 from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.step_times import StepTimes
+from sim.study.unfinished import endings, with_ending
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PreparedLife:
 
     def result(self, tally: Tally, life: Life) -> RunResult:
         """Lives as the result reports them; `life` is the first of them."""
-        inputs, whole = self.inputs, tally.result()
+        inputs, whole = self.inputs, with_ending(tally.result(), self.inputs, self.step_times.healthy_s)
         running = whole.elapsed_s - whole.badput_s["detection"] - whole.badput_s["waiting"]
         saving = inputs.saving
         return replace(
@@ -80,15 +80,8 @@ class PreparedLife:
         )
 
     def endings(self, run: RunResult) -> Iterator[str]:
-        """How lives ended that did not reach their last step."""
-        target, limit = self.inputs.target_steps, self.inputs.time_limit_s
-        limited = f"the time limit of {human.duration(limit)}" if limit else f"{HOPELESS} times the time without faults"
-        reasons = {"time_limit": f"at {limited}", "no_spares": "when no spare was left to wait for"}
-        for outcome, reason in reasons.items():
-            if outcome in run.outcomes and target < inf:
-                who = "the run" if run.seeds == 1 else f"{run.outcomes[outcome]} of {run.seeds} lives"
-                mean = "" if run.seeds == 1 else " (mean of all lives)"
-                yield f"{who} ended {reason}, after {human.count(run.steps)} of {human.count(target)} steps{mean}"
+        """How lives ended that did not reach their last step, for the notes of runs that are over all the same."""
+        return endings(run, self.inputs) if run.finished else iter(())
 
     def best_interval(self) -> BestInterval | None:
         """The best time between saves, by simulation; None if nothing is saved or nothing stops the job."""

@@ -53,8 +53,8 @@ def run_experiment(
 
 
 def meets_expectations(result: Result) -> bool:
-    """Whether the plan fits into memory and the measurement, if it names a tolerance, is met."""
-    return result.memory.fits and within_tolerance(result)
+    """Whether the plan fits into memory, the run comes to its end, and a measurement with a tolerance is met."""
+    return result.memory.fits and (result.run is None or result.run.finished) and within_tolerance(result)
 
 
 def within_tolerance(result: Result) -> bool:
