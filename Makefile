@@ -27,6 +27,7 @@ bench: .venv/installed
 
 docs: .venv/installed
 	@$(BIN)/python -c 'from sim.spec.document import reference_markdown as text; print(text(), end="")' >docs/input.md
+	@$(BIN)/python tests/pages.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist results
