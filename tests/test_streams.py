@@ -148,10 +148,15 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
         assert target == Path(os.devnull)
     link, file = tmp_path / "link", tmp_path / "file"
     link.symlink_to(file)
-    with replacing(link) as part:
-        part.write_text("x")
+    for text in ("x", "y"):
+        with replacing(link) as part:
+            part.write_text(text)
+        file.chmod(0o600)
     assert link.is_symlink()
-    assert file.read_text() == "x"
+    assert file.read_text() == "y"
+    with replacing(link) as part:
+        part.write_text("z")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("z", 0o600)
 
 
 def test_a_sweep_on_a_full_disk_keeps_what_it_has_and_goes_on(tmp_path: Path, cli: Cli) -> None:

@@ -32,6 +32,8 @@ def replacing(file: Path, option: str = "") -> Iterator[Path]:
         part = target.with_name(f"{target.name}.part")
         try:
             yield part
+            if target.exists():
+                part.chmod(target.stat().st_mode)  # who may read it stays as it was
             part.replace(target)
         finally:
             with suppress(OSError):
