@@ -31,6 +31,14 @@ _METRIC = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e1
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _SMALL = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3}
 _COUNTS = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_WORDS = {
+    "m": ("min", "ms"), "mins": ("min",), "minute": ("min",), "minutes": ("min",),
+    "sec": ("s",), "secs": ("s",), "second": ("s",), "seconds": ("s",),
+    "hr": ("h",), "hrs": ("h",), "hour": ("h",), "week": ("weeks",), "w": ("weeks",), "yr": ("years",), "y": ("years",),
+    "month": (), "months": (), "mo": (), "mus": ("us",), "msec": ("ms",), "usec": ("us",), "nsec": ("ns",),
+}  # fmt: skip
+"""How people write units of time that are spelled otherwise here; months have no fixed length."""
+_OF_1024 = re.compile("[KMGTP]i[Bb]")
 _HOUR, _DAY, _KWH = 3600.0, 86400.0, 3.6e6
 _LARGEST_COUNT = 2**53  # beyond it a float64 no longer holds every integer
 
@@ -248,10 +256,18 @@ def _wrong_unit(text: str, number: str, unit: str, dimension: Dimension) -> Quan
 
 
 def _similar_units(unit: str, dimension: Dimension) -> list[str]:
-    folded = unit.replace(" ", "").casefold()
-    same = [known for known in dimension.units if known.casefold() == folded]
+    """Units that may be meant, none of which says something else than was written."""
+    unit = unit.replace(" ", "")
+    spelled = dict.fromkeys((unit, re.sub("ps$|PS$|/sec$", "/s", unit)))  # GBps is GB/s
+    same = [known for text in spelled for known in dimension.units if known.casefold() == text.casefold()]
     per_second = [known for known in (f"{unit}/s", unit.removesuffix("/s")) if known in dimension.units]
-    return (same or per_second or get_close_matches(unit[:20], dimension.units, n=2, cutoff=0.75))[:3]
+    words = [known for known in _WORDS.get(unit.casefold(), ()) if known in dimension.units]
+    close = [] if unit.casefold() in _WORDS else get_close_matches(unit[:20], dimension.units, n=2, cutoff=0.75)
+    alike = [known for known in close if bool(_OF_1024.search(known)) == bool(_OF_1024.search(unit))]
+    found = same or per_second or words or alike
+    if not unit.islower() and not (unit.isupper() and "S" in unit):  # in mixed case, B is bytes and b is bits
+        found = [known for known in found if ("B" in known) == ("B" in unit)]
+    return list(dict.fromkeys(found))[:3]
 
 
 def _wrong_suffix(text: str, number: str, suffix: str) -> QuantityError:
