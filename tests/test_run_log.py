@@ -83,7 +83,7 @@ def test_says_what_is_wrong_with_a_log(tmp_path: Path, content: Any, name: str, 
 
 
 def test_a_missing_log_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         read_fault_log(tmp_path / "nothing.json")
 
 
