@@ -63,7 +63,7 @@ def test_a_grid_file_lies_beside_the_site_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("hour,g\n0,much\n", "grid.csv:2"), ("hour,g\n", "no hours"), (None, "cannot be read")]
+    ("text", "message"), [("hour,g\n0,much\n", "grid.csv:2"), ("hour,g\n", "no hours"), (None, "no such file")]
 )
 def test_a_broken_grid_file_is_told(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "grid.csv"

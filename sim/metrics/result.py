@@ -115,7 +115,7 @@ class RunResult:
     badput_s: dict[str, float] = field(default_factory=dict)  # with the productive time it adds up to the mean time
     failures: int = 0  # that stopped the job
     checkpoints: int = 0
-    outcome: str = "finished"  # or time_limit, no_spares; then the time is the time until that
+    outcome: str = "finished"  # or time_limit, no_spares, too_many_faults; then the time is the time until that
     elapsed_s: float = 0.0  # mean
     steps_lost: float = 0.0
     failures_by_cause: dict[str, float] = field(default_factory=dict)  # planned stops and slow parts included

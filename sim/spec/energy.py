@@ -110,7 +110,7 @@ class ClusterPower(Record):
     """Power of what the nodes share: the network between them and storage."""
 
     switch: Watts | None = Field(default=None, ge=0, description="one switch without optics; 0.03 W for each Gb/s of its ports if absent")
-    switch_ports: Count = Field(default=64, ge=1, description="ports of that switch at the rate of an adapter")
+    switch_ports: Count = Field(default=64, ge=1, le=1_000_000, description="ports of that switch at the rate of an adapter")
     optics: Watts | None = Field(default=None, ge=0, description="one transceiver at the rate of an adapter, in each port of a switch; 0.025 W for each Gb/s if absent")
     storage: Watts = Field(default=0.0, ge=0, description="storage systems, the share of one node")
 
@@ -136,7 +136,7 @@ class Site(Record):
     fixed_overhead: Fraction = Field(default=0.0, description="share of the overhead at full load that does not fall with the load")
     carbon_intensity: CarbonPerKilowattHour | None = Field(default=None, ge=0, description="of the grid, constant")
     carbon_file: str | None = Field(default=None, description="CSV file of the grid's intensity hour by hour, in place of a constant: last column, g/kWh; it repeats")
-    start_hour: Count = Field(default=0, ge=0, description="hour of that file in which the run begins")
+    start_hour: Count = Field(default=0, ge=0, le=10_000_000, description="hour of that file in which the run begins")
     embodied: Embodied | None = Field(default=None, description="carbon of making the hardware; left out if absent")
     electricity: DollarsPerKilowattHour | None = Field(default=None, ge=0, description="price of electricity, for those who own the cluster")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")

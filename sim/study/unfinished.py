@@ -23,7 +23,8 @@ def with_ending(run: RunResult, inputs: LifeInputs, healthy_s: float) -> RunResu
     A time limit is an end that was asked for, unless nothing was done until then.
     """
     why, hopeless = tuple(endings(run, inputs)), run.steps == 0 or inputs.time_limit_s is None
-    if "no_spares" in run.outcomes or ("time_limit" in run.outcomes and hopeless):
+    given_up = run.outcomes.keys() & {"no_spares", "too_many_faults"}
+    if given_up or ("time_limit" in run.outcomes and hopeless):
         return replace(run, finished=False, why_unfinished=why, what_helps=tuple(_remedies(run, inputs, healthy_s)))
     return run
 
@@ -32,9 +33,13 @@ def endings(run: RunResult, inputs: LifeInputs) -> Iterator[str]:
     """How lives ended that did not reach their last step."""
     target, limit = inputs.target_steps, inputs.time_limit_s
     limited = f"the time limit of {human.duration(limit)}" if limit else f"{HOPELESS} times the time without faults"
-    reasons = {"time_limit": f"at {limited}", "no_spares": "when no spare was left to wait for"}
+    reasons = {
+        "time_limit": f"at {limited}",
+        "no_spares": "when no spare was left to wait for",
+        "too_many_faults": f"with fault {inputs.most_strikes:,.0f}",
+    }
     for outcome, reason in reasons.items():
-        if outcome in run.outcomes and (target < inf or outcome == "no_spares"):
+        if outcome in run.outcomes and (target < inf or outcome != "time_limit"):
             who = "the run" if run.seeds == 1 else f"{run.outcomes[outcome]} of {run.seeds} lives"
             wanted = f" of {human.count(int(target))}" if target < inf else ""
             mean = "" if run.seeds == 1 else " (mean of all lives)"
@@ -54,6 +59,8 @@ def _remedies(run: RunResult, inputs: LifeInputs, healthy_s: float) -> Iterator[
     restart += recovery.initialise_per_rank * inputs.ranks + (saving.costs.restore_s if saving else 0.0)
     if restart > 0.5 * between:
         yield f"restart faster (recovery): {stops}, and a restart takes {human.duration(restart)}"
+    if "too_many_faults" in run.outcomes:
+        yield "give failures their own mtbf, that of one part, not of all together (simulation.limits: off goes on)"
     if "no_spares" in run.outcomes:
         yield "keep spares (recovery.warm_spares or cold_spares), or wait or shrink when they run out (when_short)"
     if run.failures_by_cause.get(CAUSE):
