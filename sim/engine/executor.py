@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,6 @@ from simpy.core import Environment
 from simpy.events import Event
 
 from sim.engine.clock import NEVER, ring_at
-from sim.engine.headstart import HeadStart, head_start
 from sim.engine.network import Flow, FlowTable, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
@@ -73,7 +71,6 @@ class Executor:
         slowdown: float = 0.0,
         skip: bool = True,
         check: bool = False,
-        foresee: bool = True,
     ) -> None:
         self.env = Environment()
         self.program, self.flow_ranks = program, flow_ranks
@@ -84,44 +81,24 @@ class Executor:
         self.waiting: list[list[Runner]] = [[] for _ in program.kinds]  # who waits for one of a higher index
         self.unfinished = 0
         self.finished = Event(self.env)
-        self.head: HeadStart | None = None  # rows that were there before the clock began
-        self.rows: list[float] = []  # those since, one after the other, COLUMNS numbers each
-        self.n_rows = 0  # of both
+        self.rows: list[float] = []  # one after the other, COLUMNS numbers each
+        self.n_rows = 0
         self.repeats: list[Repeat] = []
         self._on_alarm: list[Callable[[Any], None]] = [self._wake]
         self.slowdown = slowdown if any(action.steals for action in program.actions) else 0.0
         self.processors: Processors | None = None
-        self.skip, self.foresee = skip, foresee
+        self.skip = skip
         self.skipper: PeriodSkipper | None = None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
-        if self.foresee:
-            self.head = head_start(self.program, self.network, self.slowdown > 0, self.skip)
-        if self.head:
-            self._count(self.head)
-        if self.head is None or self.head.until < inf:
-            self._let_run(self.head)
-        return self._trace()
-
-    def _count(self, head: HeadStart) -> None:
-        """What has happened before the clock begins."""
-        self.n_rows = len(head.stream)
-        self.repeats += head.repeats
-        self.network.note_alone(head.moved)
-
-    def _let_run(self, head: HeadStart | None) -> None:
-        """Run what is left on the clock."""
         heads = [_head(template, self.program.actions) for template in self.program.templates]
         self.runners = [Runner(s, stream, heads, self._complete) for s, stream in enumerate(self.program.streams)]
         self.unfinished = len(self.runners)
         if self.slowdown > 0:
             self.processors = Processors(self.slowdown, self.runners)
-        if head:
-            self._take_over(head)
         for runner in self.runners:
-            if not runner.doing:
-                self._advance(runner, -1)
+            self._advance(runner, -1)
         if self.skip and self.program.parts:
             self.skipper = PeriodSkipper(self)
         if self.unfinished:
@@ -131,23 +108,11 @@ class Executor:
                 if "until" not in str(stuck):
                     raise
                 raise Deadlock(self.describe_waiting()) from stuck
-
-    def _take_over(self, head: HeadStart) -> None:
-        """Bring the streams to where they are when the clock begins."""
-        for kind, index in head.reached.items():
-            self.reached[kind] = index
-        for runner, done in zip(self.runners, head.done, strict=True):
-            runner.position = done
-        for s, since, blocker in head.under_way:
-            self.env._now = since
-            self._advance(self.runners[s], blocker)
-        self.env._now = head.until
+        return self._trace()
 
     def streams_of(self, first: int, last: int) -> Ints:
-        """Streams of the rows first..last-1, all since the clock began."""
-        before = self.n_rows - len(self.rows) // COLUMNS
-        rows = self.rows[(first - before) * COLUMNS : (last - before) * COLUMNS : COLUMNS]
-        return np.array(rows, dtype=np.int64)
+        """Streams of the rows first..last-1."""
+        return np.array(self.rows[first * COLUMNS : last * COLUMNS : COLUMNS], dtype=np.int64)
 
     def release(self) -> None:
         """Let go of all after the run: what it is made of holds itself in circles, which are slow to collect."""
@@ -272,10 +237,6 @@ class Executor:
         rows = np.fromiter(self.rows, np.float64, len(self.rows)).reshape(-1, COLUMNS).T
         stream, position, blocker = (rows[place].astype(np.int64) for place in (0, 1, 4))
         start, end = rows[2].copy(), rows[3].copy()
-        if head := self.head:
-            stream, position = np.concatenate([head.stream, stream]), np.concatenate([head.position, position])
-            start, end = np.concatenate([head.start, start]), np.concatenate([head.end, end])
-            blocker = np.concatenate([head.blocker, blocker])
         template, index = self.program.instructions(stream, position)
         return Trace(
             program=self.program,

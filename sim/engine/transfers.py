@@ -97,7 +97,6 @@ class StepBeside:
             slowdown=self.job.plan.software.overlap_slowdown,
             skip=False,  # a state with these transfers under way never comes back
             check=options.certificate,
-            foresee=False,  # nor is anybody alone beside them
         )
         ended: dict[int, float] = {}
         network, env = executor.network, executor.env

@@ -158,7 +158,6 @@ def _executor(job: Job, input_stall: float = 0.0) -> Executor:
         slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
         check=options.certificate,
-        foresee=options.foresee == "auto",
     )
 
 
