@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor
 
-from simpy.core import Environment
-
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
 from sim.engine.network import Flow, Network, solve
@@ -40,11 +38,10 @@ def transfer_seconds(plan: Plan, transfers: Transfers) -> float:
     """Seconds until all transfers are done, started together, with nothing else on the links."""
     alone = with_transfers(plan, transfers, training=False)
     table, size = flow_table(alone), _sizes(alone, transfers)
-    env, ended = Environment(), dict.fromkeys(size, 0.0)
-    network = Network(env, table, plan.experiment.simulation.certificate)
+    network, ended = Network(table, check=plan.experiment.simulation.certificate), dict.fromkeys(size, 0.0)
     for kind, each in size.items():
-        network.start(Flow(lambda flow: ended.update({flow.kind: env.now})), kind, each)
-    env.run()
+        network.start(Flow(lambda flow: ended.update({flow.kind: network.env.now})), kind, each)
+    network.env.run()
     latency = _latencies(alone, transfers)
     return max((ended[kind] + latency[kind] for kind in size), default=0.0)
 
@@ -92,11 +89,10 @@ class StepBeside:
         options = self.job.plan.experiment.simulation
         executor = Executor(
             self.program,
-            self.job.table,
+            Network(self.job.table, check=options.certificate),
             flow_ranks=tuple(flow.members for flow in self.job.flows),
             slowdown=self.job.plan.software.overlap_slowdown,
             skip=False,  # a state with these transfers under way never comes back
-            check=options.certificate,
         )
         ended: dict[int, float] = {}
         network, env = executor.network, executor.env
