@@ -17,6 +17,7 @@ LAYERS = (
     {"cluster", "workload"},
     {"plan"},
     {"engine"},
+    {"programs"},
     {"run"},
     {"metrics"},
     {"report"},
@@ -25,10 +26,11 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRANGERS = ({"cluster", "workload"},)  # same level, but they do not see each other
+CORE = {"clock", "executor", "fairness", "network", "parts", "periods", "pipe", "processors", "program", "trace"}
 DOORS = {
     "yaml": {"spec"},
     "networkx": {"cluster"},
-    "simpy": {"engine", "run"},
+    "simpy": {"engine", "programs", "run"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
     "random": {"rng"},
@@ -114,6 +116,15 @@ def sees_a_stranger(file: Path) -> bool:
     return bool(hidden & set(own_parts(file)))
 
 
+def leaves_the_core(file: Path) -> bool:
+    """Whether a file of the engine's core imports more of this project than the core and what is below all layers."""
+    engine = ROOT / "sim" / "engine"
+    if file.parent != engine or file.stem not in CORE:
+        return False
+    own = [name.split(".") for name in imports(file) if name.startswith("sim.")]
+    return any(name[1] not in LAYERS[0] and (name[1] != "engine" or name[2] not in CORE) for name in own)
+
+
 def forces_a_door(file: Path) -> bool:
     libraries = {name.split(".")[0] for name in imports(file)}
     return any(library in libraries and part_of(file) not in owners for library, owners in DOORS.items())
@@ -129,6 +140,11 @@ def test_no_file_imports_from_a_higher_layer() -> None:
 
 def test_cluster_and_workload_do_not_see_each_other() -> None:
     assert offenders(sees_a_stranger) == []
+
+
+def test_the_core_of_the_engine_knows_no_plan_model_or_file() -> None:
+    assert {file.stem for file in FILES if file.parent.name == "engine"} >= CORE
+    assert offenders(leaves_the_core) == []
 
 
 def test_each_library_is_used_behind_its_door_only() -> None:

@@ -20,7 +20,7 @@ from simpy.core import Environment
 from simpy.events import Event
 
 from sim.engine.clock import Settling, Sleeper
-from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
+from sim.engine.fairness import Floats, Ints, certificate, max_min_rates, remaining
 from sim.errors import CertificateError
 from sim.ragged import ranges
 
@@ -34,7 +34,8 @@ class FlowTable:
 
     flow, link: (nnz,) class indices; coefficient: (nnz,); capacity: (n_links,) B/s;
     link_count: (n_links,) links in the class; link_example: (n_links,) one of them. Only the first
-    `n_shared` link classes can ever be full; the others are there to count bytes.
+    `n_shared` link classes can ever be full; the others are there to count bytes. priority: of each class, those of a
+    lower number are served first, as if the others were not there; all are alike if it is empty.
     """
 
     n_flows: int
@@ -45,6 +46,7 @@ class FlowTable:
     capacity: Floats
     link_count: Ints
     link_example: Ints
+    priority: tuple[int, ...] = ()
 
     def solo_rates(self) -> Floats:
         """Rate of each class when it is alone, (n_flows,) B/s."""
@@ -216,6 +218,12 @@ class Network:
         else:
             self._run(flow, flow.rate)
 
+    def move(self, flow: Flow, size: float) -> None:
+        """`size` bytes of a flow that is on its links have moved at once."""
+        now = self.env.now
+        flow.left, flow.since = flow.left_at(now) - size, max(flow.since, now)
+        self._run(flow, flow.rate)
+
     def _arrive(self, flow: Flow, _: Event) -> None:
         """All bytes of a flow are there."""
         kind = flow.kind
@@ -290,17 +298,26 @@ class Network:
 
 
 def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:
-    """Max-min rates of the flows in `key`, B/s per flow. Raises CertificateError if asked to check."""
+    """Max-min rates of the flows in `key`, B/s per flow; of each priority in what those before it leave.
+
+    Raises CertificateError if asked to check.
+    """
     start, links, coefficients = table.by_flow
     kinds, count = np.array(key).T
     width = start[kinds + 1] - start[kinds]
     flow = np.repeat(np.arange(len(kinds)), width)
     entry = ranges(start[kinds], width)
     used, link = np.unique(links[entry], return_inverse=True)
-    coefficient, capacity = coefficients[entry] * count[flow], table.capacity[used]
-    rate = max_min_rates(flow, link, coefficient, capacity, len(kinds))
-    if check and (fault := certificate(flow, link, coefficient, capacity, rate)):
-        raise CertificateError(f"rate allocation of flow classes {key} is not max-min fair: {fault}")
+    coefficient, left = coefficients[entry] * count[flow], table.capacity[used]
+    priority, rate = np.array(table.priority)[kinds] if table.priority else np.zeros(len(kinds)), np.zeros(len(kinds))
+    for level in np.unique(priority).tolist():
+        mine = priority == level
+        on = mine[flow]
+        loads = np.cumsum(mine)[flow[on]] - 1, link[on], coefficient[on]
+        rate[mine] = max_min_rates(*loads, left, int(mine.sum()))
+        if check and (fault := certificate(*loads, left, rate[mine])):
+            raise CertificateError(f"rate allocation of flow classes {key} is not max-min fair: {fault}")
+        left = remaining(*loads, left, rate[mine])
     return dict(zip(kinds.tolist(), rate.tolist(), strict=True))
 
 
