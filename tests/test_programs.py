@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import e, sqrt
 from typing import Any
@@ -44,13 +45,13 @@ def step_of(flow: int, *bursts: tuple[float, float]) -> Program:
     return script.priced(None)
 
 
-def run(jobs: list[Program], steps: list[float], lags: list[float], *, skip: bool, priority: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
+def run(
+    jobs: list[Program], steps: Sequence[float], lags: Sequence[float], *, skip: bool, priority: tuple[int, ...] = ()
+) -> list[Training]:
     """Jobs side by side on one link, to their ends."""
     network = Network(one_link(len(jobs), priority), check=True)
     rounds = Rounds(network, skip=skip)
-    trainings = [
-        Training(rounds, job, each, after=lag) for job, each, lag in zip(jobs, steps, lags, strict=True)
-    ]  # fmt: skip
+    trainings = [Training(rounds, job, n, after=lag) for job, n, lag in zip(jobs, steps, lags, strict=True)]
     network.env.run()
     return trainings
 
@@ -268,7 +269,7 @@ SHORTCUTS = ("fold", "coalesce", "skip", "prune")
 
 
 def both(pair: list[dict[str, Any]], off: tuple[str, ...], steps: int, lag: float, **others: Any) -> Together:
-    options = {"simulation": dict.fromkeys(off, "off") | {"certificate": off == SHORTCUTS}}
+    options: dict[str, Any] = {"simulation": dict.fromkeys(off, "off") | {"certificate": off == SHORTCUTS}}
     jobs = [training_on(**each, **options) for each in pair]
     return simulate_together(jobs, [steps] * len(jobs), after=[0.0] + [lag] * (len(jobs) - 1), **others)
 
