@@ -262,7 +262,12 @@ def test_a_drain_takes_half_of_a_shared_adapter(copies: float) -> None:
 @pytest.mark.parametrize("name", ["1f1b", "ZeRO 1 beside", "replicas on a switch", "three tiers"])
 def test_shortcuts_do_not_move_a_drain(name: str) -> None:
     case = CASES[name] | {"nodes": CASES[name].get("nodes", 1)}
-    options: tuple[Fields, ...] = ({}, {"fold": "off", "prune": "off", "certificate": True}, {"coalesce": "off"})
+    options: tuple[Fields, ...] = (
+        {},
+        {"fold": "off", "prune": "off", "certificate": True},
+        {"coalesce": "off"},
+        {"skip": "off"},
+    )
     made = [
         experiment({"mode": "asynchronous"}, {**ON_FABRIC, "write_bandwidth": 2e10}, **case, simulation=each)
         for each in options

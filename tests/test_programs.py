@@ -13,13 +13,13 @@ from plans import BESIDE, LEAF_SPINE, small_experiment
 from simpy.core import Environment
 
 from sim.engine.clock import Settling, Sleeper
-from sim.engine.executor import Executor, Tokens
+from sim.engine.executor import Executor, Signals
 from sim.engine.network import FlowTable, Network, solve
 from sim.engine.program import Action, Program, Script, token
 from sim.engine.recipes import given_action
 from sim.errors import Deadlock, PlanError
 from sim.programs.rounds import Rounds
-from sim.programs.training import Training
+from sim.programs.trainer import Trainer
 from sim.spec.records import Experiment
 from sim.study.step import simulate_step
 from sim.study.together import Together, simulate_together
@@ -47,11 +47,11 @@ def step_of(flow: int, *bursts: tuple[float, float]) -> Program:
 
 def run(
     jobs: list[Program], steps: Sequence[float], lags: Sequence[float], *, skip: bool, priority: tuple[int, ...] = ()
-) -> list[Training]:
+) -> list[Trainer]:
     """Jobs side by side on one link, to their ends."""
     network = Network(one_link(len(jobs), priority), check=True)
     rounds = Rounds(network, skip=skip)
-    trainings = [Training(rounds, job, n, after=lag) for job, n, lag in zip(jobs, steps, lags, strict=True)]
+    trainings = [Trainer(rounds, job, n, after=lag) for job, n, lag in zip(jobs, steps, lags, strict=True)]
     network.env.run()
     return trainings
 
@@ -170,10 +170,10 @@ class TestPriorities:
 
 
 class TestDeadlocks:
-    def stuck(self, tokens: Tokens | None = None) -> Program:
+    def stuck(self, signals: Signals | None = None) -> Program:
         """One second of work, then a wait for what nobody signals, unless another program does."""
-        script = Script() if tokens is None else Script(kinds=tokens.kinds)
-        stream, never = script.new_stream("stuck", "compute", 0), 0 if tokens else script.new_kind("never")
+        script = Script() if signals is None else Script(kinds=signals.kinds)
+        stream, never = script.new_stream("stuck", "compute", 0), 0 if signals else script.new_kind("never")
         work = partial(given_action, Action("work", "compute", (0,), 1.0))
         stream.add(script.new_template((), work))
         stream.add(script.new_template((token(never),), work))
@@ -182,8 +182,8 @@ class TestDeadlocks:
     def test_it_is_seen_at_once_while_another_program_runs_on(self) -> None:
         network = Network(one_link(2))
         rounds = Rounds(network)
-        other = Training(rounds, step_of(1, (3.0, 1.0)), 2000)
-        Training(rounds, self.stuck(), 1)
+        other = Trainer(rounds, step_of(1, (3.0, 1.0)), 2000)
+        Trainer(rounds, self.stuck(), 1)
         with pytest.raises(Deadlock, match="stuck waits for 'never' of index 0"):
             network.env.run()
         assert network.env.now == 1.0
@@ -199,22 +199,22 @@ class TestDeadlocks:
 
     def test_a_program_that_waits_for_another_is_not_stuck(self) -> None:
         """They share tokens: one signals after 5 s what the other waits for since 1 s."""
-        tokens = Tokens([("done",)])
+        signals = Signals([("done",)])
         network = Network(one_link(1))
-        waits = Executor(self.stuck(tokens), network, tokens=tokens)
-        script = Script(kinds=tokens.kinds)
+        waits = Executor(self.stuck(signals), network, signals=signals)
+        script = Script(kinds=signals.kinds)
         stream = script.new_stream("signals", "compute", 0)
         stream.add(script.new_template((), partial(given_action, Action("work", "compute", (0,), 5.0)), token(0)))
-        signals = Executor(script.priced(None), network, tokens=tokens)
+        other = Executor(script.priced(None), network, signals=signals)
         waits.begin()
-        signals.begin()
+        other.begin()
         network.env.run()
-        assert [run.trace().time for run in (waits, signals)] == [6.0, 5.0]
+        assert [run.trace().time for run in (waits, other)] == [6.0, 5.0]
 
     def test_programs_that_wait_for_each_other_are(self) -> None:
-        tokens = Tokens([("done",)])
+        signals = Signals([("done",)])
         network = Network(one_link(1))
-        both = [Executor(self.stuck(tokens), network, tokens=tokens) for _ in range(2)]
+        both = [Executor(self.stuck(signals), network, signals=signals) for _ in range(2)]
         for each in both:
             each.begin()
         with pytest.raises(Deadlock):

@@ -74,7 +74,7 @@ class Runner(Flow):
         self.resume = self.done = _nobody
 
 
-class Tokens:
+class Signals:
     """What has been signalled, who waits for more, and how many streams do not wait.
 
     Runs whose programs wait for each other share them; their token kinds are numbered in common.
@@ -114,7 +114,7 @@ class Tokens:
 class Executor:
     """One run of one program on a network, whose clock it goes by. `run` if it has that to itself, else `begin`.
 
-    slowdown: the share of a processor that a running collective takes. tokens: shared with other runs, its own if
+    slowdown: the share of a processor that a running collective takes. signals: shared with other runs, its own if
     absent. finished: happens when all streams have ended; fails with Deadlock as soon as they never will.
     """
 
@@ -126,14 +126,14 @@ class Executor:
         flow_ranks: tuple[tuple[int, ...], ...] = (),
         slowdown: float = 0.0,
         skip: bool = True,
-        tokens: Tokens | None = None,
+        signals: Signals | None = None,
     ) -> None:
         self.program, self.network, self.flow_ranks = program, network, flow_ranks
         self.env, self.begun = network.env, 0.0
         heads = [_head(template, program.actions) for template in program.templates]
         self.runners = [Runner(s, stream, heads) for s, stream in enumerate(program.streams)]
-        self.tokens = tokens or Tokens(program.kinds)
-        self.tokens.join(self)
+        self.signals = signals or Signals(program.kinds)
+        self.signals.join(self)
         self.unfinished = len(self.runners)
         self.finished = Event(self.env)
         self.rows: list[float] = []  # one after the other, COLUMNS numbers each; a blocker is where its row begins
@@ -162,18 +162,18 @@ class Executor:
 
         After each wait its position is read anew: the period skipper may have moved it on.
         """
-        env, tokens, rows, slowed = self.env, self.tokens, self.rows, self.processors is not None
+        env, signals, rows, slowed = self.env, self.signals, self.rows, self.processors is not None
         number, heads, which, index, length = runner.number, runner.heads, runner.which, runner.index, runner.length
-        timeout, move, reached, waiting = env.timeout, self.network.start, tokens.reached, tokens.waiting
+        timeout, move, reached, waiting = env.timeout, self.network.start, signals.reached, signals.waiting
         position, now, cause = 0, env.now, NOBODY
         while position < length:
             waits, flow, seconds, size, kind, at, action = heads[which[position]]
             for awaited, ahead in waits:
                 while reached[awaited] < index[position] + ahead:
                     waiting[awaited].append(runner)
-                    tokens.fall_asleep()
+                    signals.fall_asleep()
                     cause = yield
-                    tokens.awake += 1
+                    signals.awake += 1
                     position, now = runner.position, env.now
             runner.began = now
             if slowed:
@@ -195,7 +195,7 @@ class Executor:
             if kind >= 0:
                 reached[kind] = index[position] + at
                 if waiting[kind]:
-                    tokens.call(kind, row)
+                    signals.call(kind, row)
             if after == runner.look_at and self.skipper:
                 self.skipper.plan_look(runner)
             position, cause = after, row
@@ -222,11 +222,11 @@ class Executor:
         self.unfinished -= 1
         if not self.unfinished:
             self.finished.succeed()
-        self.tokens.fall_asleep()
+        self.signals.fall_asleep()
 
     def give_up(self) -> None:
         """What has not ended never will."""
-        if self.unfinished:
+        if self.unfinished and not self.finished.triggered:
             self.finished.fail(Deadlock(self.describe_waiting()))
 
     # --- periods that are skipped -------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Executor:
         kind of token.
         """
         for kind in kinds:
-            self.tokens.reached[kind] += times * index_shift
+            self.signals.reached[kind] += times * index_shift
         for s, step in shift.items():
             runner = self.runners[s]
             runner.position += times * step
@@ -272,9 +272,9 @@ class Executor:
         """Who waits for what, for the Deadlock message."""
         lines = []
         mine = set(map(id, self.runners))
-        waiting = [runner for queue in self.tokens.waiting for runner in queue if id(runner) in mine]
+        waiting = [runner for queue in self.signals.waiting for runner in queue if id(runner) in mine]
         for runner in waiting[:NAMED]:
-            kind, index = self.tokens.missing(runner)[0]
+            kind, index = self.signals.missing(runner)[0]
             lines.append(f"{runner.name} waits for '{self.program.name_of(kind)}' of index {index}")
         return f"{self.unfinished} streams cannot go on at {self.env.now:.6g} s: " + "; ".join(lines)
 

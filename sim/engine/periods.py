@@ -120,7 +120,7 @@ class PeriodSkipper:
                 continue
             if runner.doing:
                 return False
-            missing = {kind for kind, _ in self.executor.tokens.missing(runner)}
+            missing = {kind for kind, _ in self.executor.signals.missing(runner)}
             if missing & looping:
                 return False
             if runner.number not in inside and not missing & watched.part.signals:

@@ -20,7 +20,7 @@ from sim.plan.fold import first_of_class
 from sim.plan.plan import Plan
 from sim.plan.transfers import Transfers, with_transfers
 from sim.programs.rounds import Rounds
-from sim.programs.training import Training
+from sim.programs.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
     drain = Executor(_program(size), network)
     rounds.others.append(drain)
     slowdown = job.plan.software.overlap_slowdown
-    training = Training(rounds, _beside(job, frozenset(size), step_s), slowdown=slowdown, skip=skip)
+    training = Trainer(rounds, _beside(job, frozenset(size), step_s), slowdown=slowdown, skip=skip)
     network.env.run(until=drain.begin())
     drained = rounds.now
     training.left = 0

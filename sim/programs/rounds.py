@@ -21,7 +21,7 @@ from sim.engine.network import Network
 from sim.engine.trace import TOLERANCE
 
 if TYPE_CHECKING:
-    from sim.programs.training import Training
+    from sim.programs.trainer import Trainer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,7 +31,7 @@ ALIKE = 1e-9  # relative difference of equal rates
 
 
 @dataclass(frozen=True)
-class State:
+class Standing:
     """What all programs are doing at `now` [s], stream by stream.
 
     begun: steps that each job has begun. place: (n, 2) position, and what is done there. rate: (n,) B/s, or speed of
@@ -46,7 +46,7 @@ class State:
     left: Floats
     since: Floats
 
-    def moved_since(self, before: State) -> Floats | None:
+    def moved_since(self, before: Standing) -> Floats | None:
         """Bytes moved of flows under way since `before`, (n,), 0 for others; None if anything else differs."""
         if not np.array_equal(self.place, before.place) or not np.allclose(self.rate, before.rate, ALIKE, 0.0):
             return None
@@ -64,10 +64,10 @@ class Rounds:
 
     def __init__(self, network: Network, *, skip: bool = True) -> None:
         self.network, self.skip = network, skip
-        self.jobs: list[Training] = []
+        self.jobs: list[Trainer] = []
         self.others: list[Executor] = []
         self.left_out = 0.0  # seconds
-        self.seen: list[State] = []
+        self.seen: list[Standing] = []
         self.alive: tuple[object, ...] = ()
 
     @property
@@ -75,7 +75,7 @@ class Rounds:
         """Time with the rounds that were left out [s]."""
         return self.network.env.now + self.left_out
 
-    def step_begins(self, job: Training) -> None:
+    def step_begins(self, job: Trainer) -> None:
         """Look for a state that was there before, once for all that begin now."""
         if self.skip and job is next(each for each in self.jobs if not each.is_over):
             self.network.settling.after_all(LOOK, self._look)
@@ -89,7 +89,7 @@ class Rounds:
         if None in steps or len(self.seen) == KEPT_STATES:
             return  # a job has still to begin; or nothing ever repeats
         runners = [runner for step in steps if step for runner in step.runners] + others
-        state = _state(self.network.env.now, tuple(len(job.begins) for job in self.jobs), runners)
+        state = _standing(self.network.env.now, tuple(len(job.begins) for job in self.jobs), runners)
         for before in reversed(self.seen):
             moved = state.moved_since(before)
             if moved is not None and (times := self._times(state, before, moved)) > 0:
@@ -97,7 +97,7 @@ class Rounds:
                 return
         self.seen.append(state)
 
-    def _times(self, state: State, before: State, moved: Floats) -> int:
+    def _times(self, state: Standing, before: Standing, moved: Floats) -> int:
         """How many rounds can be left out: every job keeps the step it is in, every flow some of its bytes."""
         steps = [b - a for a, b in zip(before.begun, state.begun, strict=True)]
         most = min((job.left / n for job, n in zip(self.jobs, steps, strict=True) if n), default=inf)
@@ -106,7 +106,7 @@ class Rounds:
         times = min(most, ceil(rounds * (1 - ALIKE)) - 1 if isfinite(rounds) else inf)
         return int(times) if isfinite(times) else 0
 
-    def _leave_out(self, times: int, state: State, before: State, moved: Floats, runners: list[Runner]) -> None:
+    def _leave_out(self, times: int, state: Standing, before: Standing, moved: Floats, runners: list[Runner]) -> None:
         period = state.now - before.now
         for job, first, last in zip(self.jobs, before.begun, state.begun, strict=True):
             job.repeat(last - first, times, period)
@@ -116,11 +116,11 @@ class Rounds:
         self.seen = []
 
 
-def _state(now: float, begun: tuple[int, ...], runners: list[Runner]) -> State:
+def _standing(now: float, begun: tuple[int, ...], runners: list[Runner]) -> Standing:
     """The state of the streams."""
     rows = [_doing(runner, now) for runner in runners]
     place = np.array([(runner.position, runner.doing) for runner in runners], dtype=np.int64).reshape(-1, 2)
-    return State(now, begun, place, *np.array(rows).reshape(-1, 4).T)
+    return Standing(now, begun, place, *np.array(rows).reshape(-1, 4).T)
 
 
 def _doing(runner: Runner, now: float) -> tuple[float, float, float, float]:

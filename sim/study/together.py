@@ -17,7 +17,7 @@ from sim.metrics.links import link_bytes, link_use_of
 from sim.metrics.result import LinkUse
 from sim.programs.rounds import Rounds
 from sim.programs.tenants import settle
-from sim.programs.training import Training
+from sim.programs.trainer import Trainer
 from sim.spec.records import Experiment
 
 Floats = NDArray[np.float64]
@@ -73,7 +73,7 @@ def simulate_together(
     network = Network(tenants.table, check=any(each.certificate for each in options))
     rounds = Rounds(network, skip=skip)
     trainings = [
-        Training(
+        Trainer(
             rounds,
             tenants.own_parts(number, assemble(job)),
             steps[number],

@@ -13,7 +13,7 @@ from sim.engine.trace import Trace
 from sim.programs.rounds import Rounds
 
 
-class Training:
+class Trainer:
     """`steps` steps of a program, the first `after` seconds from now; it goes on for ever without a number of steps.
 
     slowdown, skip: as of an `Executor`; skip parts that meet nobody else, no others. begins, ends: of its steps [s];
