@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from math import e, sqrt
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from plans import BESIDE, LEAF_SPINE, small_experiment
 from simpy.core import Environment
 
@@ -265,6 +268,37 @@ def training_on(nodes: tuple[int, ...], name: str, *, batch: int = 32, **others:
     )  # fmt: skip
 
 
+@st.composite
+def neighbours(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Two or three jobs of any shape on nodes of one cluster, drawn at random."""
+
+    def one_of(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
+    nodes, cut = draw(st.permutations(range(8))), one_of((2, 4), (2, 3), (1, 4), (2, 4, 6))
+    fabric = one_of(LEAF_SPINE, LEAF_SPINE | {"leaf_oversubscription": 4.0}, LEAF_SPINE | {"rail_optimized": True})
+    jobs = []
+    for first, last in pairwise((0, *cut)):
+        tensor, pipeline = one_of((8, 1), (4, 2), (2, 4), (4, 1), (1, 2))
+        places = [node * 8 + local for node in nodes[first:last] for local in range(8)]
+        data = len(places) // (tensor * pipeline)
+        jobs.append(
+            {
+                "nodes": 8,
+                "fabric": fabric,
+                "name": f"job{first}",
+                "model": {"layers": pipeline * one_of(1, 2), "hidden": one_of(1024, 1280)},
+                "software": one_of({}, BESIDE, {"pipeline_overlap": True}, {"tensor_overlap": "backward"}),
+                "training": {"global_batch": data * one_of(1, 5, 12)},
+                "parallelism": {
+                    "tensor": tensor, "pipeline": pipeline, "data": data, "zero_stage": one_of(0, 1, 2, 3),
+                    "placement": tuple(draw(st.permutations(places)) if one_of(True, False, False) else places),
+                },
+            }
+        )  # fmt: skip
+    return jobs
+
+
 SHORTCUTS = ("fold", "coalesce", "skip", "prune")
 
 
@@ -307,6 +341,17 @@ class TestTrainings:
             for mine, theirs in zip(found.jobs, other.jobs, strict=True):
                 np.testing.assert_allclose(mine.begins, theirs.begins, rtol=EXACT, atol=1e-12)
                 np.testing.assert_allclose(mine.ends, theirs.ends, rtol=EXACT)
+
+    @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+    @given(neighbours(), st.sampled_from([0.0, 0.0003, 0.002]), st.booleans())
+    def test_any_jobs_take_the_same_without_shortcuts(self, jobs: list[Any], lag: float, ranked: bool) -> None:
+        n, found = len(jobs), list[Together]()
+        for simulation in ({}, dict.fromkeys(SHORTCUTS, "off") | {"certificate": True}):
+            made = [small_experiment(**job, simulation=simulation) for job in jobs]
+            priorities = range(n) if ranked else ()
+            found.append(simulate_together(made, [6] * n, after=[0.0, *[lag] * (n - 1)], priorities=priorities))
+        for mine, theirs in zip(found[0].jobs, found[1].jobs, strict=True):
+            np.testing.assert_allclose(mine.ends, theirs.ends, rtol=EXACT)
 
     def test_a_job_alone_is_as_ever(self) -> None:
         for pair in PAIRS.values():
