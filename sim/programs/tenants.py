@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from sim.engine.parts import apart_from
 from sim.engine.program import Program
 from sim.engine.ranks import FlowClass, Job, flow_classes, flow_table, job_of, quotient
 from sim.errors import PlanError, Problem
-from sim.plan.fold import Partition, identity_partition, refine
+from sim.plan.flows import FlowSet
+from sim.plan.fold import Partition, Structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.plan import JobFlows, Layout, build_plan, fold_structure, job_flows
 from sim.spec.records import Experiment
@@ -51,9 +53,9 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
     priorities: of the flows of each job, those of lower numbers first; all alike if absent. Raises PlanError.
     """
     cluster = _common_cluster(experiments)
-    whole, layouts = _lay_out(experiments, cluster)
+    common, layouts = _lay_out(experiments, cluster)
     plans = [build_plan(each, cluster, layout) for each, layout in zip(experiments, layouts, strict=True)]
-    table = flow_table(replace(plans[0], flows=whole.flows, partition=whole.partition))
+    table = flow_table(replace(plans[0], flows=common.flows, partition=common.partition))
     classes = [flow_classes(plan, table) for plan in plans]
     every = [(each, whose) for whose, mine in enumerate(classes) for each in mine]
     if priorities:
@@ -82,52 +84,60 @@ def _common_cluster(experiments: Sequence[Experiment]) -> Cluster:
     return build_cluster(spec, tuple(slow), merge_sprayed=merge)
 
 
-def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Layout, list[Layout]]:
-    """All jobs laid out as one, and the layout of each with its part of the common classes. Raises PlanError.
+class Common(NamedTuple):
+    """What all jobs have together: fields as in `Plan`, with the ranks and flows of one job after those of another."""
 
-    The label of a rank holds its job: jobs are never folded into one, which is right only as long as they are in phase.
-    """
+    structure: Structure
+    flows: tuple[FlowSet, ...]
+    apart: tuple[bool, ...]
+    links: Ints
+    partition: Partition
+
+
+def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Common, list[Layout]]:
+    """All jobs laid out as one, and the layout of each with its part of the common classes. Raises PlanError."""
     setups = [Setup(experiment) for experiment in experiments]
     grids = [build_grid(setup.parallelism, setup.data, cluster, setup.experiment.seed) for setup in setups]
     _check_apart(experiments, grids, cluster)
-    first = np.cumsum([0, *(grid.n_ranks for grid in grids)])
-    flows: JobFlows = {}
-    own: list[JobFlows] = []
-    for number, (setup, grid) in enumerate(zip(setups, grids, strict=True)):
-        own.append(job_flows(setup.experiment, setup.workload, grid, cluster))
-        for kind, (flow_set, covers) in own[-1].items():
-            members = flow_set.members + first[number].astype(flow_set.members.dtype)
-            flows[f"{number} {kind}"] = replace(flow_set, members=members), covers
+    pairs = zip(setups, grids, strict=True)
+    flows = [job_flows(setup.experiment, setup.workload, grid, cluster) for setup, grid in pairs]
     options = [experiment.simulation for experiment in experiments]
     prune, fold = (all(getattr(each, name) == "auto" for each in options) for name in ("prune", "fold"))
-    grid = _joined(grids)
-    structure, links, apart = fold_structure(grid, cluster, flows, prune)
-    partition = refine(structure) if fold else identity_partition(structure)
-    sets = tuple(flow_set for flow_set, _ in flows.values())
-    whole = Layout(grid, structure, sets, apart, {kind: place for place, kind in enumerate(flows)}, links, partition)
-    return whole, [_part(whole, n, grids[n], own[n], slice(first[n], first[n + 1])) for n in range(len(grids))]
+    common = _joined(grids, flows, cluster, prune, fold)
+    ranks, sets, layouts = 0, 0, []
+    for grid, own in zip(grids, flows, strict=True):
+        layouts.append(_part(common, grid, own, slice(ranks, ranks + grid.n_ranks), slice(sets, sets + len(own))))
+        ranks, sets = ranks + grid.n_ranks, sets + len(own)
+    return common, layouts
 
 
-def _joined(grids: Sequence[RankGrid]) -> RankGrid:
-    """The ranks of all jobs in a row; stages of different jobs have different numbers."""
-    stage = np.cumsum([0, *(grid.size["pipeline"] for grid in grids)])
-    stages = [grid.coordinate["pipeline"] + begin for grid, begin in zip(grids, stage[:-1], strict=True)]
+def _joined(grids: Sequence[RankGrid], flows: Sequence[JobFlows], cluster: Cluster, prune: bool, fold: bool) -> Common:
+    """The jobs as one. Stages have labels of their own: equal jobs, folded, would be in phase for ever."""
+    joint: JobFlows = {}
+    stages, ranks, stage = list[Ints](), 0, 0
+    for number, (grid, own) in enumerate(zip(grids, flows, strict=True)):
+        for kind, (flow_set, covers) in own.items():
+            moved = replace(flow_set, kind=f"{number} {flow_set.kind}", members=flow_set.members + np.int32(ranks))
+            joint[f"{number} {kind}"] = moved, covers
+        stages.append(grid.coordinate["pipeline"] + stage)
+        ranks, stage = ranks + grid.n_ranks, stage + grid.size["pipeline"]
     accelerator = np.concatenate([grid.accelerator for grid in grids])
-    return replace(grids[0], coordinate={"pipeline": np.concatenate(stages)}, accelerator=accelerator)
+    structure, links, apart = fold_structure(np.concatenate(stages), accelerator, cluster, joint, prune)
+    partition = refine(structure) if fold else identity_partition(structure)
+    return Common(structure, tuple(flow_set for flow_set, _ in joint.values()), apart, links, partition)
 
 
-def _part(whole: Layout, number: int, grid: RankGrid, own: JobFlows, ranks: slice) -> Layout:
+def _part(common: Common, grid: RankGrid, own: JobFlows, ranks: slice, sets: slice) -> Layout:
     """The layout of one job: its rank classes from 0 on, its flows in the classes of all."""
-    places = [whole.flow_sets[f"{number} {kind}"] for kind in own]
-    rank = np.unique(whole.partition.rank[ranks], return_inverse=True)[1]
+    rank = np.unique(common.partition.rank[ranks], return_inverse=True)[1]
     return Layout(
         grid=grid,
-        structure=whole.structure,
+        structure=common.structure,
         flows=tuple(flow_set for flow_set, _ in own.values()),
-        apart=tuple(whole.apart[place] for place in places),
+        apart=common.apart[sets],
         flow_sets={kind: place for place, kind in enumerate(own)},
-        links=whole.links,
-        partition=Partition(rank, whole.partition.link, tuple(whole.partition.flow[place] for place in places)),
+        links=common.links,
+        partition=Partition(rank, common.partition.link, common.partition.flow[sets]),
     )
 
 
