@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from plans import CASES, LEAF_SPINE, Fields, small_experiment
 
 from sim.cluster.build import build_cluster
-from sim.engine.transfers import drain_beside
 from sim.errors import ConfigError
 from sim.plan.plan import Plan, build_plan
 from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
 from sim.plan.transfers import file_transfers, with_transfers
+from sim.programs.drains import drain_beside
 from sim.run.saving import checkpoint_costs
 from sim.run.storage_costs import CheckpointCosts
 from sim.spec.load import load_experiment
@@ -285,7 +285,12 @@ def test_a_drain_takes_half_of_a_shared_adapter(copies: float) -> None:
 @pytest.mark.parametrize("name", ["1f1b", "ZeRO 1 beside", "replicas on a switch", "three tiers"])
 def test_shortcuts_do_not_move_a_drain(name: str) -> None:
     case = CASES[name] | {"nodes": CASES[name].get("nodes", 1)}
-    options: tuple[Fields, ...] = ({}, {"fold": "off", "prune": "off", "certificate": True}, {"coalesce": "off"})
+    options: tuple[Fields, ...] = (
+        {},
+        {"fold": "off", "prune": "off", "certificate": True},
+        {"coalesce": "off"},
+        {"skip": "off"},
+    )
     made = [
         experiment({"mode": "asynchronous"}, {**ON_FABRIC, "write_bandwidth": 2e10}, **case, simulation=each)
         for each in options
@@ -310,7 +315,7 @@ def test_a_plan_with_waiting_transfers_runs_as_without() -> None:
 
 
 def test_transfers_of_many_sizes_drain_one_after_another() -> None:
-    """More different ends than steps are simulated: the rest goes on at the last pace, here the exact one."""
+    """Twenty ends, each in a step of its own: steps in which none ends are left out."""
     shape: dict[str, Any] = {**TWO, "nodes": 20, "training": {"global_batch": 20}}
     step = simulate_step(experiment({"mode": "asynchronous"}, {**ON_FABRIC, "servers": 40}, **shape))
     plan, alone = step.plan, step.trace.time

@@ -108,7 +108,8 @@ def with_transfers(plan: Plan, transfers: Transfers, *, training: bool) -> Plan:
     options = plan.experiment.simulation
     step = job_flows(plan.experiment, plan.model, plan.grid, plan.cluster) if training else {}
     flows = step | transfers.flows
-    structure, links, apart = fold_structure(plan.grid, transfers.cluster, flows, options.prune == "auto")
+    stage, accelerator = plan.grid.coordinate["pipeline"], plan.grid.accelerator
+    structure, links, apart = fold_structure(stage, accelerator, transfers.cluster, flows, options.prune == "auto")
     return replace(
         plan,
         cluster=transfers.cluster,

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.storage import StorageSystem
-from sim.engine.transfers import Drain, drain_beside, transfer_seconds
 from sim.errors import PlanError, Problem
 from sim.plan.plan import Plan
 from sim.plan.state import needed_bytes, saved_bytes, shared_bytes
 from sim.plan.transfers import Transfers, check_stripes, file_transfers, peer_transfers, replica_transfers
+from sim.programs.drains import Drain, drain_beside, transfer_seconds
 from sim.run.storage_costs import CheckpointCosts
 from sim.spec.storage import SERIALIZATION_BANDWIDTH, Checkpointing
 from sim.units import DATA, format_quantity

@@ -418,7 +418,7 @@ class Simulation(Record):
     fold: Literal["auto", "off"] = Field(default="auto", description="simulate one of each class of equal ranks")
     coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
     skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
-    foresee: Literal["auto", "off"] = Field(default="auto", description="follow a step along its longest paths, without the clock, until two flows meet or a collective slows computation")
+    foresee: Literal["auto", "off"] = Field(default="auto", description="without effect, so that older files load: a step once was followed without the clock where nothing meets")
     prune: Literal["auto", "off"] = Field(default="auto", description="leave links that can never be full out of rate sharing")
     reuse: Literal["auto", "off"] = Field(default="auto", description="keep clusters, placements and steps for the next experiment of the process")
     limits: Literal["auto", "off"] = Field(default="auto", description="refuse steps of more passes, and end lives with more faults, than minutes and a few gigabytes can simulate")

@@ -17,6 +17,7 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
+from sim.engine.network import Network
 from sim.engine.ranks import Job, build_job
 from sim.engine.trace import Trace
 from sim.errors import PlanError, Problem
@@ -157,12 +158,10 @@ def _executor(job: Job, input_stall: float = 0.0) -> Executor:
     options = job.plan.experiment.simulation
     return Executor(
         assemble(job, input_stall),
-        job.table,
+        Network(job.table, check=options.certificate),
         flow_ranks=tuple(flow.members for flow in job.flows),
         slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
-        check=options.certificate,
-        foresee=options.foresee == "auto",
     )
 
 
