@@ -5,7 +5,13 @@ BIN := .venv/bin
 NO_VENV := sudo apt install python3-venv
 EXPERIMENT ?= gpt3-175b-a100
 
-.PHONY: run test check lint types bench docs clean
+LOCK := requirements
+COMPILE = $(BIN)/python -m uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --upgrade --custom-compile-command "make lock" pyproject.toml
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+EDITABLE = $(INSTALL) --no-deps --no-build-isolation --editable .
+
+.PHONY: run test check lint types bench docs lock clean
 
 run: .venv/installed
 	@$(BIN)/clustersim run $(EXPERIMENT)
@@ -27,6 +33,16 @@ bench: .venv/installed
 
 docs: .venv/installed
 	@$(BIN)/python -c 'from sim.spec.document import reference_markdown as text; print(text(), end="")' >docs/input.md
+	@$(BIN)/python tests/pages.py
+
+# Exact versions for every Python and system, by uv (https://docs.astral.sh/uv/pip/compile/); pip reads them.
+lock: .venv/created
+	@$(INSTALL) --upgrade uv
+	@mkdir -p $(LOCK)
+	@$(COMPILE) --extra dev --group build --output-file $(LOCK)/dev.txt
+	@$(COMPILE) --group build --constraints $(LOCK)/dev.txt --output-file $(LOCK)/run.txt
+	@$(COMPILE:pyproject.toml=) --group peers --constraints $(LOCK)/dev.txt --output-file $(LOCK)/peers.txt
+	@$(COMPILE:pyproject.toml=) --group alone --no-deps --output-file $(LOCK)/alone.txt
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist results
@@ -39,10 +55,16 @@ clean:
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/installed: .venv/created pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable .
+.venv/installed: .venv/created pyproject.toml $(LOCK)/run.txt
+	@$(INSTALL) --requirement $(LOCK)/run.txt
+	@$(EDITABLE)
 	@touch $@
 
-.venv/installed-dev: .venv/created pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]'
+.venv/installed-dev: .venv/created pyproject.toml $(LOCK)/dev.txt
+	@$(INSTALL) --requirement $(LOCK)/dev.txt
+	@$(EDITABLE)
 	@touch $@ .venv/installed
+
+.venv/installed-peers: .venv/installed-dev $(LOCK)/peers.txt $(LOCK)/alone.txt
+	@$(INSTALL) --no-deps --requirement $(LOCK)/peers.txt --requirement $(LOCK)/alone.txt
+	@touch $@

@@ -4,15 +4,14 @@
 imported when they are first used.
 """
 
-from importlib import import_module
-from typing import Any
-
 __version__ = "0.1.0"
 
 _API = ("check", "simulate", "sweep")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name in _API:
         return getattr(import_module("sim.api"), name)
     if name == "ConfigError":

@@ -3,6 +3,7 @@
 SimError
 ├── ConfigError        the input is wrong (exit 3); carries a list of Problem
 │   └── PlanError      the plan cannot be built on this cluster (exit 3)
+├── OutputError        an output cannot be written (exit 2); carries a list of Problem
 └── EngineError        the simulation itself failed (exit 4)
     ├── Deadlock       nothing can happen any more; says who waits for what
     └── CertificateError  a rate allocation is not max-min fair
@@ -33,10 +34,8 @@ class SimError(Exception):
     exit_code = 4
 
 
-class ConfigError(SimError):
-    """The input is wrong. All problems found are kept, in file order."""
-
-    exit_code = 3
+class _Problems(SimError):
+    """Several problems at once."""
 
     def __init__(self, problems: list[Problem] | Problem | str) -> None:
         if isinstance(problems, str):
@@ -45,8 +44,20 @@ class ConfigError(SimError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class ConfigError(_Problems):
+    """The input is wrong. All problems found are kept, in file order."""
+
+    exit_code = 3
+
+
 class PlanError(ConfigError):
     """The parallel plan cannot be placed on this cluster or model."""
+
+
+class OutputError(_Problems):
+    """What was computed cannot be written where it was asked for. All outputs that failed are kept."""
+
+    exit_code = 2
 
 
 class EngineError(SimError):

@@ -31,6 +31,14 @@ _METRIC = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e1
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _SMALL = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3}
 _COUNTS = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_WORDS = {
+    "m": ("min", "ms"), "mins": ("min",), "minute": ("min",), "minutes": ("min",),
+    "sec": ("s",), "secs": ("s",), "second": ("s",), "seconds": ("s",),
+    "hr": ("h",), "hrs": ("h",), "hour": ("h",), "week": ("weeks",), "w": ("weeks",), "yr": ("years",), "y": ("years",),
+    "month": (), "months": (), "mo": (), "mus": ("us",), "msec": ("ms",), "usec": ("us",), "nsec": ("ns",),
+}  # fmt: skip
+"""How people write units of time that are spelled otherwise here; months have no fixed length."""
+_OF_1024 = re.compile("[KMGTP]i[Bb]")
 _HOUR, _DAY, _KWH = 3600.0, 86400.0, 3.6e6
 _LARGEST_COUNT = 2**53  # beyond it a float64 no longer holds every integer
 
@@ -53,6 +61,8 @@ class Dimension:
     units: dict[str, float] = field(repr=False, hash=False)  # spelled unit to SI factor
     examples: tuple[str, ...]  # the first is used in messages
     scale: tuple[str, ...] = ()  # units for people, ascending
+    least: float = 0.0  # what a value above 0 is at least and at most [SI]: with more, sums and
+    most: float = math.inf  # quotients leave the range of floats
 
     @property
     def article(self) -> str:
@@ -96,44 +106,95 @@ _TIME = _scaled("s", {"": 1.0}, _SMALL) | {
 _ENERGY = _scaled("J", _METRIC) | {f"{prefix}Wh": factor * _HOUR for prefix, factor in _METRIC.items()}
 _MASS = {"g": 1e-3, "kg": 1.0, "t": 1e3}
 
-DATA = Dimension("data size", "B", _DATA, ("80 GiB", "512 MB", "40 KiB"), ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+DATA = Dimension(
+    "data size",
+    "B",
+    _DATA,
+    ("80 GiB", "512 MB", "40 KiB"),
+    ("B", "KiB", "MiB", "GiB", "TiB", "PiB"),
+    least=1e-3,
+    most=1e24,
+)
 DATA_RATE = Dimension(
     "data rate", "B/s", _per(_DATA, "/s", 1) | _bits(_scaled("bps", _METRIC)),
     ("400 Gb/s", "50 GB/s", "3.35 TB/s"), ("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
+    least=1e-3, most=1e24,
 )  # fmt: skip
-TIME = Dimension("time", "s", _TIME, ("2 us", "32 s", "5 days"), ("ns", "us", "ms", "s", "min", "h", "days", "years"))
+TIME = Dimension(
+    "time",
+    "s",
+    _TIME,
+    ("2 us", "32 s", "5 days"),
+    ("ns", "us", "ms", "s", "min", "h", "days", "years"),
+    least=1e-15,
+    most=1e18,
+)
 WORK = Dimension(
     "number of operations", "FLOP", _scaled("FLOP", _METRIC, {"Z": 1e21, "Y": 1e24}), ("2 TFLOP", "3.1e23 FLOP"),
     ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP", "YFLOP"),
+    least=1e-3, most=1e36,
 )  # fmt: skip
 WORK_RATE = Dimension(
     "arithmetic rate", "FLOP/s", _scaled("FLOP/s", _METRIC) | _scaled("FLOPS", _METRIC),
     ("312 TFLOP/s", "1.98 PFLOP/s"), ("FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s", "EFLOP/s"),
+    least=1.0, most=1e27,
 )  # fmt: skip
-POWER = Dimension("power", "W", _scaled("W", _METRIC, {"m": 1e-3}), ("700 W", "10.2 kW"), ("W", "kW", "MW", "GW"))
-ENERGY = Dimension("energy", "J", _ENERGY, ("1.5 kWh", "20 MJ"), ("J", "kJ", "kWh", "MWh", "GWh"))
-FREQUENCY = Dimension("frequency", "Hz", _scaled("Hz", _METRIC), ("1.41 GHz", "100 Hz"), ("Hz", "kHz", "MHz", "GHz"))
-MONEY = Dimension("sum of money", "USD", {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6}, ("2.5 USD",), ("USD", "kUSD", "MUSD"))
+POWER = Dimension(
+    "power",
+    "W",
+    _scaled("W", _METRIC, {"m": 1e-3}),
+    ("700 W", "10.2 kW"),
+    ("W", "kW", "MW", "GW"),
+    least=1e-6,
+    most=1e15,
+)
+ENERGY = Dimension(
+    "energy", "J", _ENERGY, ("1.5 kWh", "20 MJ"), ("J", "kJ", "kWh", "MWh", "GWh"), least=1e-18, most=1e30
+)
+FREQUENCY = Dimension(
+    "frequency",
+    "Hz",
+    _scaled("Hz", _METRIC),
+    ("1.41 GHz", "100 Hz"),
+    ("Hz", "kHz", "MHz", "GHz"),
+    least=1e-6,
+    most=1e18,
+)
+MONEY = Dimension(
+    "sum of money",
+    "USD",
+    {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6},
+    ("2.5 USD",),
+    ("USD", "kUSD", "MUSD"),
+    least=1e-9,
+    most=1e18,
+)
 ENERGY_PRICE = Dimension(
     "price of energy", "USD/J", {"USD/kWh": 1 / _KWH, "USD/MWh": 1e-3 / _KWH, "USD/J": 1.0},
     ("0.08 USD/kWh", "62 USD/MWh"), ("USD/kWh",),
+    least=1e-21, most=1e9,
 )  # fmt: skip
-TIME_PRICE = Dimension("price of time", "USD/s", {"USD/h": 1 / _HOUR, "USD/s": 1.0}, ("2.5 USD/h",), ("USD/h",))
+TIME_PRICE = Dimension(
+    "price of time", "USD/s", {"USD/h": 1 / _HOUR, "USD/s": 1.0}, ("2.5 USD/h",), ("USD/h",), least=1e-15, most=1e12
+)
 CARBON_INTENSITY = Dimension(
     "carbon intensity", "kg/J", _per(_MASS, "/kWh", _KWH) | _per(_MASS, "/MWh", 1e3 * _KWH) | {"kg/J": 1.0},
     ("380 g/kWh", "0.38 kg/kWh"), ("g/kWh",),
+    least=1e-21, most=1e6,
 )  # fmt: skip
 ENERGY_PER_WORK = Dimension(
     "energy per operation", "J/FLOP", _per(_scaled("J", {"": 1.0, "p": 1e-12, "n": 1e-9}), "/FLOP", 1),
     ("0.8 pJ/FLOP",), ("pJ/FLOP", "nJ/FLOP"),
+    least=1e-27, most=1.0,
 )  # fmt: skip
 ENERGY_PER_BYTE = Dimension(
     "energy per byte", "J/B", _per(_scaled("J", {"": 1.0, "p": 1e-12, "n": 1e-9}), "/B", 1),
     ("100 pJ/B",), ("pJ/B", "nJ/B"),
+    least=1e-24, most=1e3,
 )  # fmt: skip
-MASS = Dimension("mass", "kg", _MASS, ("300 kg", "8.9 t"), ("g", "kg", "t"))
+MASS = Dimension("mass", "kg", _MASS, ("300 kg", "8.9 t"), ("g", "kg", "t"), least=1e-12, most=1e18)
 COUNT = Dimension("count", "", {unit: float(factor) for unit, factor in _COUNTS.items()}, ("96", "1e9", "300B", "4k"))
-FRACTION = Dimension("fraction", "", {"%": 0.01}, ("0.45", "45 %"))
+FRACTION = Dimension("fraction", "", {"%": 0.01}, ("0.45", "45 %"), least=1e-9, most=1.0)
 
 DIMENSIONS: tuple[Dimension, ...] = (
     DATA, DATA_RATE, TIME, WORK, WORK_RATE, POWER, ENERGY, FREQUENCY, MONEY, ENERGY_PRICE, TIME_PRICE,
@@ -189,6 +250,7 @@ def parse_fraction(value: object) -> float:
     number = _share(value)
     if not 0 <= number <= 1:
         raise QuantityError(f"{show_value(value)} is not between 0 and 1", "write 0.45 or 45 %")
+    _check_size(number, value, FRACTION)
     return number
 
 
@@ -221,7 +283,16 @@ def _checked(number: float, value: object, dimension: Dimension, signed: bool) -
         raise QuantityError(f"{show_value(value)} is not finite; {dimension.article} is wanted")
     if number < 0 and not signed:
         raise QuantityError(f"{show_value(value)} is negative; {dimension.article} is 0 or more")
+    _check_size(number, value, dimension)
     return number
+
+
+def _check_size(number: float, value: object, dimension: Dimension) -> None:
+    """Refuse what is so small or large that arithmetic with it would leave the range of floats."""
+    if number and not dimension.least <= abs(number) <= dimension.most:
+        least, most = (f"{bound:g} {dimension.symbol}".rstrip() for bound in (dimension.least, dimension.most))
+        message = f"{show_value(value)} is out of range; {dimension.article} is 0, or between {least} and {most}"
+        raise QuantityError(message)
 
 
 def _bare_number(value: object, dimension: Dimension) -> float:
@@ -248,10 +319,18 @@ def _wrong_unit(text: str, number: str, unit: str, dimension: Dimension) -> Quan
 
 
 def _similar_units(unit: str, dimension: Dimension) -> list[str]:
-    folded = unit.replace(" ", "").casefold()
-    same = [known for known in dimension.units if known.casefold() == folded]
+    """Units that may be meant, none of which says something else than was written."""
+    unit = unit.replace(" ", "")
+    spelled = dict.fromkeys((unit, re.sub("ps$|PS$|/sec$", "/s", unit)))  # GBps is GB/s
+    same = [known for text in spelled for known in dimension.units if known.casefold() == text.casefold()]
     per_second = [known for known in (f"{unit}/s", unit.removesuffix("/s")) if known in dimension.units]
-    return (same or per_second or get_close_matches(unit[:20], dimension.units, n=2, cutoff=0.75))[:3]
+    words = [known for known in _WORDS.get(unit.casefold(), ()) if known in dimension.units]
+    close = [] if unit.casefold() in _WORDS else get_close_matches(unit[:20], dimension.units, n=2, cutoff=0.75)
+    alike = [known for known in close if bool(_OF_1024.search(known)) == bool(_OF_1024.search(unit))]
+    found = same or per_second or words or alike
+    if not unit.islower() and not (unit.isupper() and "S" in unit):  # in mixed case, B is bytes and b is bits
+        found = [known for known in found if ("B" in known) == ("B" in unit)]
+    return list(dict.fromkeys(found))[:3]
 
 
 def _wrong_suffix(text: str, number: str, suffix: str) -> QuantityError:

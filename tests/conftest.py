@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,7 @@ from sim.metrics.result import (
     StepResult,
     UtilizationResult,
 )
+from sim.report.jsonout import result_text
 from support import ROOT, Cli, Command, Outcome
 
 settings.register_profile("clustersim", deadline=None, derandomize=True, print_blob=True)
@@ -100,3 +102,11 @@ def sample_result() -> Result:
         version="0.1.0",
         manifest={"training": {"microbatch": 1}, "parallelism": {"tensor": 8}},
     )
+
+
+@pytest.fixture
+def stored(tmp_path: Path, sample_result: Result) -> Path:
+    """A result file."""
+    file = tmp_path / "result.json"
+    file.write_text(result_text(sample_result), encoding="utf-8")
+    return file

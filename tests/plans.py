@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.cluster.build import build_cluster
 from sim.engine.executor import Executor
+from sim.engine.network import Network
 from sim.engine.program import Action, Script
 from sim.engine.ranks import Job, build_job
 from sim.engine.recipes import given_action
@@ -308,7 +309,7 @@ def run_collectives(job: Job, steps: list[tuple[str, str, float]]) -> float:
         action = Action(kind, "data_comm", flow=flow, size=cost.size, latency=cost.latency)
         stream.add(script.new_template((), partial(given_action, action)))
     flow_ranks = tuple(flow.members for flow in job.flows)
-    return Executor(script.priced(None), job.table, flow_ranks=flow_ranks, check=True).run().time
+    return Executor(script.priced(None), Network(job.table, check=True), flow_ranks=flow_ranks).run().time
 
 
 def bytes_by_link(run: Simulated) -> Floats:

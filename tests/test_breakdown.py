@@ -9,7 +9,7 @@ import pytest
 from plans import CASES, bytes_by_link, small_experiment
 
 from sim.engine.executor import Executor
-from sim.engine.network import FlowTable
+from sim.engine.network import FlowTable, Network
 from sim.engine.program import Action, Script, Stream, Token, token
 from sim.engine.trace import Trace
 from sim.errors import Deadlock
@@ -149,7 +149,7 @@ class TestWaits:
         add(script, first, work(0, 1.0, "optimizer"), (arrived,))
         add(script, second, work(1, 3.0), (), worked)
         add(script, sends, Action("send", "pipeline_comm", flow=0, size=20.0), (worked,), arrived)
-        trace = Executor(script.priced(None), ONE_FLOW, flow_ranks=((0, 1),)).run()
+        trace = Executor(script.priced(None), Network(ONE_FLOW), flow_ranks=((0, 1),)).run()
         assert trace.time == pytest.approx(6.0)
         exposed = (rank_time(trace, rank).exposed for rank in (0, 1))
         return [{name: seconds for name, seconds in each.items() if seconds} for each in exposed]
@@ -169,7 +169,7 @@ class TestWaits:
         add(script, rank, work(0, 4.0))
         beside = Action("gradients", "data_comm", flow=0, size=20.0, steals=(0,))
         add(script, group, beside)
-        trace = Executor(script.priced(None), ONE_FLOW, flow_ranks=((0,),), slowdown=0.2).run()
+        trace = Executor(script.priced(None), Network(ONE_FLOW), flow_ranks=((0,),), slowdown=0.2).run()
         found = rank_time(trace, 0)
         assert found.exposed["compute"] == pytest.approx(4.4)
         assert [trace.time, found.comm_total] == pytest.approx([4.4, 2.0])
@@ -184,7 +184,7 @@ class TestDeadlock:
         add(script, left, work(0, 1.0), (hen,), egg)
         add(script, right, work(1, 2.0), (egg,), hen)
         with pytest.raises(Deadlock) as stuck:
-            Executor(script.priced(None), ONE_FLOW, flow_ranks=((0, 1),)).run()
+            Executor(script.priced(None), Network(ONE_FLOW), flow_ranks=((0, 1),)).run()
         message = str(stuck.value)
         assert "2 streams cannot go on at 1 s" in message
         assert "left waits for 'hen hatched' of index 0" in message
@@ -195,7 +195,7 @@ class TestDeadlock:
         alone = script.new_stream("alone", "compute", 0)
         add(script, alone, work(0, 1.0), (script.new_kind("never"),))
         with pytest.raises(Deadlock, match="alone waits for 'never' of index 0"):
-            Executor(script.priced(None), ONE_FLOW, flow_ranks=((0,),)).run()
+            Executor(script.priced(None), Network(ONE_FLOW), flow_ranks=((0,),)).run()
 
     def test_an_empty_program_takes_no_time(self) -> None:
-        assert Executor(Script().priced(None), ONE_FLOW).run().time == 0.0
+        assert Executor(Script().priced(None), Network(ONE_FLOW)).run().time == 0.0

@@ -14,8 +14,6 @@ import pytest
 
 from sim import __version__
 from sim.errors import Deadlock
-from sim.metrics.result import Result
-from sim.report.jsonout import result_text
 from sim.spec.load import CATALOGUE, list_catalogue
 from support import ROOT, Cli, Command, Outcome
 
@@ -37,14 +35,6 @@ def broken(tmp_path: Path) -> Path:
     """An experiment with two mistakes."""
     file = tmp_path / "broken.yaml"
     file.write_text(BROKEN, encoding="utf-8")
-    return file
-
-
-@pytest.fixture
-def stored(tmp_path: Path, sample_result: Result) -> Path:
-    """A result file."""
-    file = tmp_path / "result.json"
-    file.write_text(result_text(sample_result), encoding="utf-8")
     return file
 
 

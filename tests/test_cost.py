@@ -130,3 +130,49 @@ def test_the_report_says_what_it_costs_in_eighty_columns() -> None:
     short = report_text(run("gpt3-175b-a100"))
     assert "Cost" not in short
     assert "carbon" not in short
+
+
+def test_buying_shows_the_purchase_price_beside_the_share_that_the_run_pays_for() -> None:
+    result = run("gpt3-175b-energy")
+    bought = 128 * 170_000
+    assert cost_of(result).purchase_usd == pytest.approx(bought)
+    assert cost_of(result).usd["total"] < 0.05 * bought
+    assert "purchase price 21.76 MUSD" in " ".join(report_text(result).split())
+    assert cost_of(run("llama3-8b-dgx-h100", "prices=aws-p5")).purchase_usd is None
+
+
+def test_an_own_cluster_without_a_price_of_electricity_says_that_it_is_left_out() -> None:
+    left_out = "electricity is left out of the cost: site.electricity does not say its price"
+    assert left_out in run("llama3-8b-dgx-h100", "prices=own-h100").notes
+    assert left_out not in run("gpt3-175b-energy").notes
+    assert left_out not in run("llama3-8b-dgx-h100", "prices=aws-p5").notes
+
+
+def test_prices_of_another_accelerator_are_named() -> None:
+    """In the notes, and in the basis, which rows of a sweep have too."""
+    other, own = run("llama3-8b-dgx-h100", "prices=aws-p4d"), run("llama3-8b-dgx-h100", "prices=aws-p5")
+    assert "PRICES OF ANOTHER ACCELERATOR: aws-p4d is for a100-sxm-40gb, not h100-sxm" in other.notes
+    assert cost_of(other).basis.endswith("for a100-sxm-40gb only")
+    assert not any("PRICES" in note for note in own.notes)
+    assert "only" not in cost_of(own).basis
+
+
+@pytest.mark.parametrize("name", list_catalogue("prices"))
+def test_every_price_list_of_the_catalogue_names_known_accelerators(name: str) -> None:
+    prices = load_definition("prices", name)
+    assert isinstance(prices, Prices)
+    assert prices.accelerators
+    assert set(prices.accelerators) <= set(list_catalogue("accelerator"))
+
+
+def test_notes_on_faults_are_true_of_spot_nodes() -> None:
+    calm = "time-to-train assumes that nothing fails"
+    spot = ("prices=aws-p5", "prices.pay=spot")
+    assert calm in run("llama3-8b-dgx-h100", "prices=aws-p5").notes
+    assert calm not in run("llama3-8b-dgx-h100", *spot).notes
+    assert f"{calm}, spot nodes are taken away all the same" in run("llama3-8b-dgx-h100", *spot).notes
+    kept = run("llama3-8b-dgx-h100", "prices=neocloud-h100", "prices.pay=spot", "prices.rental.spot_preemption=null")
+    assert any("taken never to be taken away" in note for note in kept.notes)
+    assert any("the training begins anew" in note for note in run("llama3-8b-dgx-h100", *spot).notes)
+    step = run("llama3-8b-dgx-h100", *spot, "training.tokens=null")
+    assert "spot nodes are taken away, which a single step does not show: give training.tokens" in step.notes

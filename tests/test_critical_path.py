@@ -7,6 +7,7 @@ import pytest
 
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
+from sim.engine.network import Network
 from sim.metrics.critical_path import _latest_ends, critical_path, overlaps, slacks
 from sim.spec.load import load_experiment
 from sim.study.step import Simulated, simulate_step
@@ -64,7 +65,7 @@ def test_slack_is_what_a_collective_can_lose(share: float, longer: bool) -> None
     program.actions[last] = program.actions[last]._replace(latency=program.actions[last].latency + share * slack)
     flow_ranks = tuple(flow.members for flow in job.flows)
     slowdown = job.plan.software.overlap_slowdown
-    delayed = Executor(program, job.table, flow_ranks=flow_ranks, slowdown=slowdown).run()
+    delayed = Executor(program, Network(job.table), flow_ranks=flow_ranks, slowdown=slowdown).run()
     assert (delayed.time - run.trace.time > 1e-6) == longer
 
 

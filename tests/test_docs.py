@@ -1,144 +1,28 @@
 """The documentation tells the truth: its files are valid, its commands and snippets run, its output is today's.
 
-In the README and the pages under docs/, in the order of a page, in one folder per page:
-
-- a `yaml` or `txt` block that begins with a comment such as `# mine.yaml` is written to that file; one in YAML is
-  checked, unless it lies in a folder (a table of measurements) or its first line speaks of mistakes,
-- a line of a `bash` block that begins with `clustersim` is called; `# exit code 3` at its end says what to expect,
-- a `text` block shows what the command before it prints: names and layout as they are, numbers within 15 %,
-- a `python` block runs, as a doctest if it has prompts.
-
-What takes long or needs other machines stands in `console` blocks, which do not run.
+How pages are run: pages.py, which `make docs` calls to put today's output into them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import doctest
-import io
 import re
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from pages import BLOCK, PAGES, TABLE, WIDTH, differences, refreshed, renewed_table, run_page
 
 from sim.metrics.result import Result
 from support import ROOT, Cli
-
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?: %)?")
-BARS = re.compile("[▏▎▍▌▋▊▉█]+")
-OMITTED = "..."  # a line that stands for any number of lines
-
-
-@dataclass
-class Page:
-    """What has happened on a page so far."""
-
-    cli: Cli
-    printed: str = ""  # by the last command
-    names: dict[str, object] = field(default_factory=lambda: {"__name__": "__main__"})
-
-    def yaml(self, text: str) -> None:
-        file = self.txt(text)
-        if file and "mistake" not in text.partition("\n")[0] and not file.parent.name:
-            assert self.cli("check", file).err == ""
-
-    def txt(self, text: str) -> Path | None:
-        name = re.match(r"# (\S+\.\w+)(?: |$)", text, re.MULTILINE)
-        if name is None:
-            return None
-        file = Path(name[1])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        return file
-
-    def bash(self, text: str) -> None:
-        for line in text.replace("\\\n", " ").splitlines():
-            if line.startswith("clustersim"):
-                self.call(line)
-
-    def call(self, line: str) -> None:
-        expected = re.search(r"# exit code (\d+)", line)
-        words, target = _redirected(shlex.split(line, comments=True)[1:])
-        outcome = self.cli(*words)
-        assert outcome.code == (int(expected[1]) if expected else 0), f"{line}: {outcome.err}"
-        self.printed = outcome.out or outcome.err
-        if target:
-            Path(target).write_text(outcome.out, encoding="utf-8")
-
-    def text(self, text: str) -> None:
-        problems = list(differences(text, self.printed))
-        assert not problems, "\n".join([*problems, "It prints:", self.printed])
-
-    def python(self, text: str) -> None:
-        if ">>>" in text:
-            test = doctest.DocTestParser().get_doctest(text, self.names, "page", None, 0)
-            told = io.StringIO()
-            failed, _ = doctest.DocTestRunner().run(test, out=told.write, clear_globs=False)
-            assert not failed, told.getvalue()
-            self.names = test.globs
-        else:
-            with contextlib.redirect_stdout(io.StringIO()) as told:
-                exec(compile(text, "page", "exec"), self.names)
-            self.printed = told.getvalue()
-
-
-def _redirected(words: list[str]) -> tuple[list[str], str]:
-    """Arguments of a command, and the file that `>` sends its output to."""
-    if ">" not in words:
-        return words, ""
-    arrow = words.index(">")
-    return words[:arrow], words[arrow + 1]
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """Language and text of every block."""
-    return [(block[1], block[2]) for block in BLOCK.finditer(text)]
-
-
-def differences(shown: str, printed: str) -> Iterator[str]:
-    """The lines of `shown` that `printed` does not have in this order."""
-    left = printed.splitlines()
-    anywhere = True
-    for line in shown.splitlines():
-        if line.strip() == OMITTED:
-            anywhere = True
-            continue
-        found = next((index for index, other in enumerate(left) if alike(line, other)), None)
-        if found is None or (found > 0 and not anywhere):
-            yield f"not printed (any more): {line}" if found is None else f"lines are missing before: {line}"
-        else:
-            left = left[found + 1 :]
-        anywhere = False
-
-
-def alike(shown: str, printed: str) -> bool:
-    """Whether two lines have the same words and about the same numbers."""
-    words = [" ".join(NUMBER.sub("#", BARS.sub("", line)).split()) for line in (shown, printed)]
-    numbers = [NUMBER.findall(line) for line in (shown, printed)]
-    return words[0] == words[1] and all(map(near, *numbers))
-
-
-def near(shown: str, printed: str) -> bool:
-    """Whether two numbers differ by less than 15 %. Shares and errors in percent may move by 5 points."""
-    one, other = (float(number.replace(",", "").rstrip(" %")) for number in (shown, printed))
-    return abs(one - other) <= max(0.15 * max(abs(one), abs(other)), 5 if shown.endswith("%") else 0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page(page: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    state = Page(cli)
-    for language, text in blocks(page.read_text(encoding="utf-8")):
-        run = getattr(state, language, None)
-        if run:
-            run(text)
+    monkeypatch.setenv("COLUMNS", WIDTH)
+    run_page(page, cli)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -169,9 +53,26 @@ def _records(record: type) -> Iterator[type]:
                 yield from _records(inner)
 
 
-def test_output_that_is_out_of_date_is_noticed() -> None:
-    printed = "Result\n  step time  31.67 s\n  compute  25.4 s  ███\n  peak  28.81 GiB\n"
-    assert list(differences("Result\n  step time  30.1 s\n...\n  peak  28 GiB\n", printed)) == []
-    assert list(differences("  step time  12 s\n", printed)) == ["not printed (any more):   step time  12 s"]
-    assert list(differences("Result\n  peak  28.81 GiB\n", printed)) == ["lines are missing before:   peak  28.81 GiB"]
-    assert list(differences("  time of a step  31.67 s\n", printed)) != []
+PRINTED = "Result\n  step time  31.67 s\n  compute  25.4 s  ███\n  peak  28.81 GiB\n\nTook\n  0.3 s\n"
+
+
+def test_output_is_shown_to_the_letter() -> None:
+    assert list(differences("Result\n  step time  31.67 s\n...\n  peak  28.81 GiB\n", PRINTED)) == []
+    assert list(differences("  step time  31.66 s\n", PRINTED)) == ["not printed (any more):   step time  31.66 s"]
+    assert list(differences("  compute  25.4 s  ██\n", PRINTED)) != []
+    assert list(differences("Result\n  peak  28.81 GiB\n", PRINTED)) == ["lines are missing before:   peak  28.81 GiB"]
+
+
+def test_output_that_is_out_of_date_is_put_right() -> None:
+    old = "Result\n  step time  32.00 s\n  forgotten  1 s\n  compute  2 s  █\n\n...\nTook\n...\n"
+    new = "Result\n  step time  31.67 s\n  compute  25.4 s  ███\n\n...\nTook\n...\n"
+    assert refreshed(old, PRINTED) == refreshed(new, PRINTED) == new
+    with pytest.raises(AssertionError, match="change the page by hand: Weather"):
+        refreshed("Weather\n", PRINTED)
+
+
+def test_the_table_of_published_runs_is_that_of_today() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert TABLE in page
+    assert renewed_table(page) == page, "write it anew: make docs"
+    assert renewed_table(page.replace("| 140 | 4.3 %", "| 140 | 4.2 %")) == page

@@ -179,3 +179,42 @@ def test_a_limit_in_an_experiment_trades_time_for_energy() -> None:
     best = min(spent, key=lambda watts: spent[watts])
     assert best not in (160, 400)
     assert time[400] == run("gpt3-175b-a100").step.time_s
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("gpt3-175b-energy", (100, 160, 240)),
+        ("llama3-8b-dgx-h100", (120, 200, 400)),  # gathers run beside computation
+        ("quickstart", (130, 300)),
+        ("leaf-spine-4to1", (130, 300)),
+    ],
+)
+def test_boards_keep_to_their_limit_on_average_and_leave_it_little_and_never_silently(
+    name: str, limits: tuple[int, ...]
+) -> None:
+    """Memory, communication and waiting too; transfers beside computation add a few percent for a while."""
+    small = SMALL.get(name, ())
+    for limit in limits:
+        result = run(name, *small, f"power.limit={limit} W")
+        energy = energy_of(result)
+        assert energy.accelerator_power_w <= limit * (1 + 1e-5)
+        peak = energy.power["accelerator"].peak_w
+        assert peak <= limit * 1.03
+        told = any("power.limit holds on average" in note for note in result.notes)
+        assert told == (peak > limit * 1.001)
+
+
+def test_what_was_kept_free_for_transfers_is_told() -> None:
+    noted = run("llama3-8b-dgx-h100", "power.limit=200 W").notes
+    assert any("so that with transfers beside it boards draw 200 W on average" in note for note in noted)
+    assert not any("transfers" in note for note in run("llama3-8b-dgx-h100", "power.limit=600 W").notes)
+    stated = run("llama3-8b-dgx-h100", "power.limit=200 W")
+    assert stated.manifest["power"]["limit"] == 200
+
+
+@pytest.mark.parametrize("switch", SHORTCUTS)
+def test_shortcuts_do_not_move_a_step_under_a_limit(switch: str) -> None:
+    limited = ("training.global_batch=16", "power.limit=200 W")
+    with_it, without = (run("llama3-8b-dgx-h100", *limited, *off) for off in ((), (f"simulation.{switch}=off",)))
+    assert without.step.time_s == pytest.approx(with_it.step.time_s, rel=EXACT)

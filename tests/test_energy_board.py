@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine.power import Board, Work
+from sim.spec.board import lowest_limit
 from sim.spec.energy import PowerSetting
 from sim.spec.load import load_definition
 from sim.spec.records import Accelerator
@@ -72,13 +73,49 @@ def test_a_lower_clock_saves_energy_and_takes_time() -> None:
 
 @given(st.floats(1e6, 1e15), st.floats(1e3, 1e11), st.floats(100.0, 700.0), st.floats(100.0, 700.0))
 def test_power_stays_within_the_limit_and_time_falls_with_it(flops: float, moved: float, a: float, b: float) -> None:
-    """Unless the slowest clock draws more still: then the board can do no better."""
     operation = Operation("any", "attention", flops=flops, bytes_moved=moved, precision="bf16", n=2048, k=128)
     low, high = sorted((a, b))
     tight, loose = board("h100-sxm", limit=low), board("h100-sxm", limit=high)
-    slowest = board("h100-sxm", clock=0.12 * 1.98e9).run(operation)
-    assert power(tight.run(operation)) <= max(low, power(slowest)) * (1 + 1e-6)
+    assert power(tight.run(operation)) <= low * (1 + 1e-6)
     assert tight.run(operation).seconds >= loose.run(operation).seconds * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.8])
+def test_memory_bound_work_keeps_to_a_limit_by_pausing(name: str, share: float) -> None:
+    free, limited = board(name), board(name, limit=share * board(name).accelerator.power.tdp)
+    kept = limited.setting.limit
+    assert kept is not None
+    assert power(limited.run(STREAM)) <= kept * (1 + 1e-6)
+    assert limited.run(STREAM).seconds >= free.run(STREAM).seconds
+    if power(free.run(STREAM)) > kept:
+        assert power(limited.run(STREAM)) == pytest.approx(kept, rel=1e-6)
+    else:
+        assert limited.run(STREAM) == free.run(STREAM)
+
+
+def test_a_board_that_sends_keeps_room_for_it_while_it_waits() -> None:
+    record = board("h100-sxm").accelerator
+    setting = PowerSetting.from_si({"limit": 160.0})
+    sending = Board(record, setting, sends=384e9)
+    assert sending.waiting + 384e9 * sending.per_byte_sent == pytest.approx(160.0, rel=1e-6)
+    assert Board(record, PowerSetting(), sends=384e9).waiting == board("h100-sxm").waiting
+
+
+def test_the_lowest_limit_is_that_of_the_slowest_clock_and_of_sending() -> None:
+    record = board("h100-sxm").accelerator
+    lowest = lowest_limit(record, 384e9)
+    assert record.power.idle < lowest
+    at_lowest = Board(record, PowerSetting.from_si({"limit": lowest}), sends=384e9)
+    assert at_lowest.waiting + 384e9 * at_lowest.per_byte_sent == pytest.approx(lowest, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.floats(1e6, 1e15), st.floats(1e3, 1e11))
+def test_nothing_draws_more_than_the_board_limit(name: str, flops: float, moved: float) -> None:
+    precision = "fp16" if board(name).accelerator.matrix.peak.bf16 is None else "bf16"
+    operation = Operation("any", "matmul", flops, moved, precision, m=8192, n=8192, k=8192)
+    assert power(board(name).run(operation)) <= board(name).accelerator.power.tdp * (1 + 1e-6)
 
 
 def test_polling_keeps_to_the_limit_too() -> None:

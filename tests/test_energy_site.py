@@ -63,7 +63,7 @@ def test_a_grid_file_lies_beside_the_site_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("hour,g\n0,much\n", "grid.csv:2"), ("hour,g\n", "no hours"), (None, "cannot be read")]
+    ("text", "message"), [("hour,g\n0,much\n", "grid.csv:2"), ("hour,g\n", "no hours"), (None, "no such file")]
 )
 def test_a_broken_grid_file_is_told(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "grid.csv"
@@ -77,7 +77,8 @@ def test_a_broken_grid_file_is_told(tmp_path: Path, text: str | None, message: s
     ("override", "message"),
     [
         ("power.limit=900 W", "more than the 400 W"),
-        ("power.limit=20 W", "no more than"),
+        ("power.limit=20 W", "cannot keep to 20 W.*give more than 87.5 W"),
+        ("power.limit=80 W", "draws 87.5 W while it communicates"),
         ("power.clock=3 GHz", "is not between"),
         ("cluster.node.accelerator.power.waiting=500 W", "is not between idle"),
         ("prices=own-a100 prices.pay=spot", "has no price for spot"),

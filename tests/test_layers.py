@@ -6,6 +6,8 @@ import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from simpy import Container, Environment, Resource, Store
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "sim").rglob("*.py"))
 
@@ -15,6 +17,7 @@ LAYERS = (
     {"cluster", "workload"},
     {"plan"},
     {"engine"},
+    {"programs"},
     {"run"},
     {"metrics"},
     {"report"},
@@ -23,10 +26,11 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRANGERS = ({"cluster", "workload"},)  # same level, but they do not see each other
+CORE = {"clock", "executor", "fairness", "network", "parts", "periods", "pipe", "processors", "program", "trace"}
 DOORS = {
     "yaml": {"spec"},
     "networkx": {"cluster"},
-    "simpy": {"engine", "run"},
+    "simpy": {"engine", "programs", "run"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
     "random": {"rng"},
@@ -74,6 +78,28 @@ def prints(file: Path) -> bool:
     return called or any(isinstance(n, ast.Attribute) and ast.unparse(n) == "sys.stdout" for n in ast.walk(tree))
 
 
+def simpy_secrets() -> set[str]:
+    """Attributes that SimPy's objects keep to themselves."""
+    env = Environment()
+    process = env.process(env.event() for _ in range(1))
+    things = (env, env.event(), env.timeout(1), process, Resource(env), Container(env), Store(env))
+    named = {name for thing in things for name in (*dir(thing), *vars(thing))}
+    return {name for name in named if name.startswith("_") and not name.startswith("__")}
+
+
+SECRETS = simpy_secrets()
+
+
+def pries_into_simpy(file: Path) -> bool:
+    """Whether a file touches such an attribute of anything but itself, or inherits from a class of SimPy."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    touches = any(node.attr in SECRETS and ast.unparse(node.value) not in ("self", "cls") for node in attributes)
+    lent = {name.rsplit(".", 1)[1] for name in imports(file) if name.startswith("simpy.")}
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    return touches or any(ast.unparse(base).split(".")[-1] in lent for node in classes for base in node.bases)
+
+
 def offenders(breaks_rule: Callable[[Path], object]) -> list[str]:
     """The files that break a rule."""
     return [str(file.relative_to(ROOT)) for file in FILES if breaks_rule(file)]
@@ -88,6 +114,15 @@ def sees_a_stranger(file: Path) -> bool:
     part = part_of(file)
     hidden = {other for pair in STRANGERS if part in pair for other in pair - {part}}
     return bool(hidden & set(own_parts(file)))
+
+
+def leaves_the_core(file: Path) -> bool:
+    """Whether a file of the engine's core imports more of this project than the core and what is below all layers."""
+    engine = ROOT / "sim" / "engine"
+    if file.parent != engine or file.stem not in CORE:
+        return False
+    own = [name.split(".") for name in imports(file) if name.startswith("sim.")]
+    return any(name[1] not in LAYERS[0] and (name[1] != "engine" or name[2] not in CORE) for name in own)
 
 
 def forces_a_door(file: Path) -> bool:
@@ -107,6 +142,11 @@ def test_cluster_and_workload_do_not_see_each_other() -> None:
     assert offenders(sees_a_stranger) == []
 
 
+def test_the_core_of_the_engine_knows_no_plan_model_or_file() -> None:
+    assert {file.stem for file in FILES if file.parent.name == "engine"} >= CORE
+    assert offenders(leaves_the_core) == []
+
+
 def test_each_library_is_used_behind_its_door_only() -> None:
     assert offenders(forces_a_door) == []
 
@@ -117,3 +157,8 @@ def test_random_numbers_come_from_named_streams_only() -> None:
 
 def test_only_the_command_line_and_reports_print() -> None:
     assert offenders(lambda file: part_of(file) not in PRINTERS and prints(file)) == []
+
+
+def test_simpy_is_used_by_its_documented_interface() -> None:
+    assert {"_queue", "_now", "_eid", "_ok", "_value"} <= SECRETS
+    assert offenders(pries_into_simpy) == []

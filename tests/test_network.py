@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from simpy.core import Environment
 
 from sim.engine.fairness import certificate, max_min_rates
 from sim.engine.network import Flow, FlowTable, Network
@@ -221,7 +220,7 @@ def table_of(sharing: Sharing) -> FlowTable:
 
 def network_of(sharing: Sharing) -> Network:
     """A network that checks every allocation."""
-    return Network(Environment(), table_of(sharing), check=True)
+    return Network(table_of(sharing), check=True)
 
 
 class TestNetwork:
@@ -292,5 +291,5 @@ class TestNetwork:
     def test_links_left_out_of_sharing_hold_nobody_back(self) -> None:
         table = table_of(Sharing(((1.0, 1.0), (1.0, 1.0)), (1.0, 0.5)))
         pruned = FlowTable(**{**vars(table), "n_shared": 1})
-        network = Network(Environment(), pruned)
+        network = Network(pruned)
         assert Recorder(network, [Arrival(0.0, 0, 1.0)]).run() == [1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
 
 import sim
 from support import ROOT
@@ -76,3 +79,71 @@ def test_the_command_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {"clustersim": "sim.cli.app:main"}
     assert project["name"] == "clustersim"
+
+
+# --- the lock ---------------------------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+SYSTEMS = (
+    {"sys_platform": "linux", "platform_system": "Linux"},
+    {"sys_platform": "darwin", "platform_system": "Darwin"},
+)
+WANTED = {
+    "run": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["build"]],
+    "dev": [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]],
+    "peers": PROJECT["dependency-groups"]["peers"],
+    "alone": PROJECT["dependency-groups"]["alone"],
+}
+
+
+def pins(lock: str) -> list[Requirement]:
+    """Every line of a lock that names a version."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    joined = re.sub(r" \\\n\s+--hash=\S+", "", text)
+    return [Requirement(line) for line in joined.splitlines() if not line.startswith("#")]
+
+
+def holds(marker: Marker | None, python: str, system: dict[str, str]) -> bool:
+    """Whether a line counts for a version of Python on a system."""
+    place = {"python_version": python, "python_full_version": f"{python}.0", "extra": "", **system}
+    return marker is None or marker.evaluate({**place, "platform_python_implementation": "CPython"})
+
+
+def plain(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system["sys_platform"])
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("lock", WANTED)
+def test_the_lock_has_one_version_of_all_that_is_needed(lock: str, python: str, system: dict[str, str]) -> None:
+    here = [pin for pin in pins(lock) if holds(pin.marker, python, system)]
+    versions = {plain(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
+    assert len(versions) == len(here), "each once"
+    for line in WANTED[lock]:
+        wanted = Requirement(line)
+        assert versions[plain(wanted.name)] in wanted.specifier, f"{line}: renew it with make lock"
+
+
+def test_the_locks_agree() -> None:
+    everything = {(pin.name, str(pin.marker)): str(pin.specifier) for pin in pins("dev")}
+    assert {(pin.name, str(pin.marker)): str(pin.specifier) for pin in pins("run")}.items() <= everything.items()
+
+
+@pytest.mark.parametrize("lock", WANTED)
+def test_the_lock_names_files_by_hash_and_no_place(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    entries = re.findall(r"^\S.*==.*(?:\n +--hash=sha256:[0-9a-f]{64}(?: \\)?)+$", text, re.MULTILINE)
+    assert len(entries) == len(pins(lock))
+    assert not re.search(r"://|/tmp|/home|/root|^-", text, re.MULTILINE)
+
+
+def test_the_wheel_keeps_its_open_ranges(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+    needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)]
+    assert not [str(need) for need in needed if "==" in str(need.specifier)]
+    assert {plain(need.name) for need in needed if need.marker is None} == {
+        plain(Requirement(line).name) for line in PROJECT["project"]["dependencies"]
+    }

@@ -12,8 +12,8 @@ import pytest
 from lives import DAY, constant, failures, job, recovery, saving
 
 from sim.errors import ConfigError
-from sim.run.fault_log import Outage, read_fault_log
 from sim.run.life import live
+from sim.spec.fault_log import Outage, read_fault_log
 
 RECORDED = Path(os.environ.get("CLUSTERSIM_FAULT_LOG", "no such file"))
 
@@ -83,7 +83,7 @@ def test_says_what_is_wrong_with_a_log(tmp_path: Path, content: Any, name: str, 
 
 
 def test_a_missing_log_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         read_fault_log(tmp_path / "nothing.json")
 
 

@@ -81,6 +81,7 @@ def test_paths_are_relative_to_the_file_that_mentions_them(folder: Path, monkeyp
 
 
 def test_graph_file_is_relative_to_the_definition(folder: Path) -> None:
+    (folder / "net.graphml").touch()
     (folder / "cluster.yaml").write_text(
         "name: x\nnodes: 2\nnode: ./node.yaml\nfabric: {kind: graph, graphml: net.graphml}\n"
     )

@@ -15,10 +15,10 @@ from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.export import graph, summary
 from sim.cluster.hops import Hops
-from sim.engine.transfers import transfer_seconds
 from sim.errors import ConfigError
 from sim.plan.plan import Plan, build_plan
 from sim.plan.transfers import file_transfers
+from sim.programs.drains import transfer_seconds
 from sim.spec.checks import check_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup

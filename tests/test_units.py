@@ -169,13 +169,16 @@ def test_fraction_is_a_number_or_a_percentage() -> None:
             parse_fraction(text)
 
 
-@given(st.floats(min_value=0, max_value=1e300), st.sampled_from(DIMENSIONS))
-def test_spelling_is_read_back_exactly(value: float, dimension: Dimension) -> None:
+@given(st.data(), st.sampled_from(DIMENSIONS))
+def test_spelling_is_read_back_exactly(data: st.DataObject, dimension: Dimension) -> None:
+    value = data.draw(st.floats(min_value=dimension.least, max_value=dimension.most))
     assert parse_quantity(spell_quantity(value, dimension), dimension) == value
 
 
-@given(st.floats(min_value=1e-9, max_value=1e24), st.sampled_from(DIMENSIONS))
-def test_text_for_people_is_close(value: float, dimension: Dimension) -> None:
+@given(st.data(), st.sampled_from(DIMENSIONS))
+def test_text_for_people_is_close(data: st.DataObject, dimension: Dimension) -> None:
+    least, most = (max(dimension.least, 1e-9), min(dimension.most, 1e24))
+    value = data.draw(st.floats(min_value=1.01 * least, max_value=0.99 * most))
     assert parse_quantity(format_quantity(value, dimension), dimension) == pytest.approx(value, rel=6e-3)
 
 
@@ -255,3 +258,44 @@ def test_streams_depend_on_seed_and_name_alone() -> None:
 
 def test_streams_are_the_same_in_every_process() -> None:
     assert stream(42, "failures/gpu").integers(0, 2**32, 3).tolist() == [589236685, 271408304, 554697685]
+
+
+@pytest.mark.parametrize(
+    ("text", "dimension", "meant"),
+    [
+        ("50GBps", DATA_RATE, "50 GB/s"),
+        ("50 gBps", DATA_RATE, "50 GB/s"),
+        ("50 GiBps", DATA_RATE, "50 GiB/s"),
+        ("50 GBPS", DATA_RATE, "50 Gbps or 50 GB/s or 50 Gb/s"),
+        ("50 gb/s", DATA_RATE, "50 GB/s or 50 Gb/s"),
+        ("512 KB", DATA, "512 kB"),
+        ("512 Kb", DATA, "512 kb"),
+        ("30m", TIME, "30 min or 30 ms"),
+        ("30 minutes", TIME, "30 min"),
+        ("1 mus", TIME, "1 us"),
+        ("1 hr", TIME, "1 h"),
+    ],
+)
+def test_suggests_the_unit_that_is_meant(text: str, dimension: Dimension, meant: str) -> None:
+    with pytest.raises(QuantityError) as told:
+        parse_quantity(text, dimension)
+    assert told.value.suggestion == f"did you mean {meant}?"
+
+
+@pytest.mark.parametrize(("text", "dimension"), [("3 months", TIME), ("5 Gigabit", DATA)])
+def test_suggests_nothing_that_is_not_the_same(text: str, dimension: Dimension) -> None:
+    with pytest.raises(QuantityError) as told:
+        parse_quantity(text, dimension)
+    assert "did you mean" not in told.value.suggestion
+
+
+@pytest.mark.parametrize("dimension", [DATA, DATA_RATE], ids=["data", "rate"])
+def test_no_suggestion_takes_bytes_for_bits(dimension: Dimension) -> None:
+    for unit in dimension.units:
+        for wrong in {unit.replace("/s", "ps"), unit.replace("k", "K"), unit.replace("G", "g"), f"{unit}s"}:
+            if wrong in dimension.units or wrong.islower() or "B" not in wrong:
+                continue
+            with pytest.raises(QuantityError) as told:
+                parse_quantity(f"8 {wrong}", dimension)
+            assert "b/s" not in told.value.suggestion.replace("400 Gb/s", ""), wrong
+            assert "bps" not in told.value.suggestion, wrong

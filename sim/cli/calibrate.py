@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option, Typer
 
 from sim.cli import complete, output
-from sim.cli.run import AsJson, writing
+from sim.cli.run import AsJson
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from rich.console import Console
+
+    from sim.metrics.calibration import Calibration, DeviceCalibration
     from sim.study.device import Progress
 
 app = Typer(
@@ -53,6 +57,7 @@ def collectives(
     all-reduce and an all-gather, to learn most. Without --output the definition is printed. Exit code 1 says that
     no algorithm explains all runs together; then nothing is written.
     """
+    from sim.report.calibration import contradiction, print_collectives
     from sim.spec.fragment import check_target
     from sim.study.calibrate_collectives import calibrate_collectives
     from sim.study.nccl_tests import read_tables
@@ -64,16 +69,11 @@ def collectives(
     calibration = calibrate_collectives(tables, node, name)
     for remark in calibration.remarks:
         output.say(remark)
-    from sim.report.calibration import contradiction, print_collectives
-
-    if json:
-        output.emit_json(calibration.to_json())
-    else:
-        output.emit_rich(lambda console: print_collectives(calibration, console))
     if calibration.unexplained:
+        _show(calibration, lambda console: print_collectives(calibration, console), json)
         output.say(contradiction(calibration))
         return output.MISSED
-    _write(calibration.text, target, json)
+    _deliver(calibration, lambda console: print_collectives(calibration, console), target, json)
     return output.FINE
 
 
@@ -103,6 +103,7 @@ def device(
     """
     from contextlib import ExitStack
 
+    from sim.report.calibration import print_device
     from sim.spec.fragment import check_target
     from sim.spec.load import load_definition
     from sim.study.calibrate_device import calibrate_device
@@ -116,36 +117,43 @@ def device(
     with ExitStack() as stack:
         measured = measure_device(torch_backend(where), _progress(stack))
     calibration = calibrate_device(measured, base, name)
-    if json:
-        output.emit_json(calibration.to_json())
-    else:
-        from sim.report.calibration import print_device
-
-        output.emit_rich(lambda console: print_device(calibration, console))
-    _write(calibration.text, target, json)
+    _deliver(calibration, lambda console: print_device(calibration, console), target, json)
     return output.FINE
 
 
 def _progress(stack: ExitStack) -> Progress:
     """A bar on stderr; silent where stderr is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    console = output.message_console()
     if not console.is_terminal:
         return lambda done, total, what: None
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     bar = stack.enter_context(Bar(*columns, console=console, transient=True))
     task = bar.add_task("", total=None)
     return lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
-def _write(text: str, target: Path | None, json: bool) -> None:
-    """The definition into its file, or on stdout if there is none and nothing else needs it."""
-    if target:
-        with writing(target):
-            target.write_text(text, encoding="utf-8")
-        output.say(f"wrote {target}")
-    elif not json:
-        output.emit(f"\n{text}")
+def _show(calibration: Calibration | DeviceCalibration, print_to: Callable[[Console], None], json: bool) -> None:
+    """What was found, on stdout."""
+    if json:
+        output.emit_json(calibration.to_json())
+    else:
+        output.emit_rich(print_to)
+
+
+def _deliver(
+    calibration: Calibration | DeviceCalibration, print_to: Callable[[Console], None], target: Path | None, json: bool
+) -> None:
+    """The definition into its file, what was found on stdout; both there if there is no file and it is no JSON."""
+    from sim.report.files import deliver, write_text
+
+    def keep() -> None:
+        if target:
+            write_text(target, calibration.text, "--output")
+            output.say(f"wrote {target}")
+        elif not json:
+            output.emit(f"\n{calibration.text}")
+
+    deliver(lambda: _show(calibration, print_to, json), keep)

@@ -129,6 +129,7 @@ def _build(name: str, overrides: list[str]) -> Cluster:
 
 def _write_graph(cluster: Cluster, file: Path) -> None:
     from sim.cluster.export import graphml, node_link
+    from sim.report.files import write_text
     from sim.report.jsonout import dumps
 
     writers: dict[str, Callable[[Cluster], str]] = {
@@ -138,8 +139,5 @@ def _write_graph(cluster: Cluster, file: Path) -> None:
     writer = writers.get(file.suffix)
     if writer is None:
         raise BadParameter(f"{file} ends neither in .graphml nor in .json", param_hint="--export")
-    try:
-        file.write_text(writer(cluster), encoding="utf-8")
-    except OSError as error:
-        raise BadParameter(f"{file}: {error.strerror}", param_hint="--export") from None
+    write_text(file, writer(cluster), "--export")
     output.say(f"wrote {file}")

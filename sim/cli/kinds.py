@@ -48,13 +48,37 @@ def _kind_of_name(name: str) -> str:
     raise ConfigError(Problem(name, "", "is neither a kind nor a name in the catalogue", way_out))
 
 
-def _kind_of_file(path: Path) -> str:
-    """The kind whose record knows most of the keys, those inside too; of equal ones the first in ORDER."""
+def _kind_of_file(path: Path, depth: int = 0) -> str:
+    """The kind whose record knows most of the keys, those inside too; of equal ones the first in ORDER.
+
+    A file that extends another is of a kind that this can be. One without a known key is meant as an experiment.
+    """
     from sim.spec.load import CATALOGUE
     from sim.spec.reader import read_file
 
     root = read_file(path)
-    return max(ORDER, key=lambda kind: _known_keys(CATALOGUE[kind].record, root))
+    kinds = _kinds_of_base(root, path, depth) or ORDER
+    known = {kind: _known_keys(CATALOGUE[kind].record, root) for kind in kinds}
+    if not any(known.values()) and "experiment" in kinds:
+        return "experiment"
+    return max(kinds, key=lambda kind: known[kind])
+
+
+def _kinds_of_base(root: Node, path: Path, depth: int) -> tuple[str, ...]:
+    """The kinds that what a file extends can be; none if it extends nothing that is known."""
+    from sim.spec.catalogue import is_path
+    from sim.spec.load import list_catalogue
+    from sim.spec.resolve import MAX_CHAIN
+
+    base = root.value["extends"].value if "extends" in root.value else None
+    if not isinstance(base, str):
+        return ()
+    if not is_path(base):
+        return tuple(kind for kind in ORDER if base in list_catalogue(kind))
+    try:
+        return (_kind_of_file(path.parent / base, depth + 1),) if depth < MAX_CHAIN else ()
+    except ConfigError:
+        return ()
 
 
 def _known_keys(record: type[Record], node: Node) -> int:

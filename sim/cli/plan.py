@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 from sim.cli import complete, output
-from sim.cli.run import AsJson, Overrides, writing
+from sim.cli.run import AsJson, Overrides
 
 
 def plan(
@@ -58,6 +58,7 @@ def plan(
     Every plan is bounded from below; plans are simulated in order of that bound until no other can be better.
     Ctrl-C prints the best so far. Exit code 1 says that no plan fits into memory.
     """
+    from sim.report.files import deliver, write_text
     from sim.report.planning import print_search
     from sim.study.search.files import open_question, winning_file
     from sim.study.search.search import search_plans
@@ -76,31 +77,31 @@ def plan(
         search = search_plans(
             question.loaded.experiment, question.limits, wanted, top, workers, progress, question.wide
         )
-    if file and search.plans:
-        _write(file, winning_file(question.loaded, search))
-    if json:
-        output.emit_json(search.to_json())
-    else:
-        output.emit_rich(lambda console: print_search(search, console))
+
+    def show() -> None:
+        if json:
+            output.emit_json(search.to_json())
+        else:
+            output.emit_rich(lambda console: print_search(search, console))
+
+    def keep() -> None:
+        if file and search.plans:
+            write_text(file, winning_file(question.loaded, search), "--output")
+
+    deliver(keep, show)
     if not search.complete:
         output.say("interrupted")
         return output.INTERRUPTED
     return output.FINE if search.plans else output.MISSED
 
 
-def _write(file: Path, text: str) -> None:
-    with writing(file):
-        file.write_text(text, encoding="utf-8")
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A bar on stderr with the time left, if it is a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = output.message_console()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, int] = {}
 

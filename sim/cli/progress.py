@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 
 from sim.cli import output
+from sim.errors import OutputError
 
 PATIENCE_S = 1.0  # before a bar is shown
 REFRESH_S = 0.2
@@ -17,7 +17,7 @@ REFRESH_S = 0.2
 @contextmanager
 def bar(label: str, fraction: Callable[[], float]) -> Iterator[None]:
     """Show how much of the work inside is done, as `fraction` says; only on a terminal."""
-    if not sys.stderr.isatty():
+    if not output.speaks_to_terminal():
         yield
         return
     over = Event()
@@ -33,11 +33,10 @@ def bar(label: str, fraction: Callable[[], float]) -> Iterator[None]:
 def _watch(label: str, fraction: Callable[[], float], over: Event) -> None:
     if over.wait(PATIENCE_S):
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output.message_console(), transient=True) as progress:
         task = progress.add_task(label, total=1.0)
         while not over.wait(REFRESH_S):
             progress.update(task, completed=fraction())
@@ -57,22 +56,23 @@ def told(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def counted(label: str, what: str, folder: Path) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with rate and time left, if it is a terminal; on Ctrl-C, how to go on.
+    """A bar on stderr with rate and time left, if it is a terminal; on Ctrl-C or a full disk, how to go on.
 
     It is told how many `what` are done, and how many there are; they are kept in `folder`.
     """
     reached = [0, 0]
     try:
-        with _rated(label) if sys.stderr.isatty() else nullcontext(_unseen) as show:
+        with _rated(label) if output.speaks_to_terminal() else nullcontext(_unseen) as show:
 
             def tell(done: int, total: int) -> None:
                 reached[:] = done, total
                 show(done, total)
 
             yield tell
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutputError):
         done, total = reached
-        output.say(f"{done} of {total} {what} are kept in {folder}; the same command goes on from there")
+        if total:
+            output.say(f"{done} of {total} {what} are kept in {folder}; the same command goes on from there")
         raise
 
 
@@ -83,17 +83,16 @@ def _unseen(done: int, total: int) -> None:
 @contextmanager
 def _rated(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and time left."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=output.message_console(), transient=True) as bar:
         task = bar.add_task(label, total=None, rate="")
 
         def show(done: int, total: int) -> None:

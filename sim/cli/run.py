@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Option
 
 from sim.cli import complete, output
+
+if TYPE_CHECKING:
+    from sim.metrics.result import Result
 
 Source = Annotated[
     str,
@@ -56,8 +57,8 @@ def run(
     """Simulate one experiment.
 
     With --seeds, lives are kept as they end, in DIR or results/NAME, and the same command goes on after an
-    interruption. Exit code 1 says that it ran, but does not fit into memory or missed the tolerance of its
-    measurement.
+    interruption. Exit code 1 says that it ran, but does not fit into memory, never comes to its end, or missed the
+    tolerance of its measurement.
     """
     from sim.cli.progress import bar, counted
     from sim.study.seeds import Seeds
@@ -67,18 +68,22 @@ def run(
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
     close = share(precision, "--precision") if precision else None
     many = Seeds(seeds or MOST, close, jobs) if seeds or close else None
+    show = partial(_show, json=json)
     if many:
         with counted(Path(source).stem, "lives", folder or default_folder(Path(source).stem)) as progress:
-            result = run_experiment(source, changes, None, many, progress, folder)
+            result = run_experiment(source, changes, None, many, progress, folder, show)
     else:
-        result = run_experiment(source, changes, partial(bar, "simulating"), folder=folder)
+        result = run_experiment(source, changes, partial(bar, "simulating"), folder=folder, show=show)
+    return output.FINE if meets_expectations(result) else output.MISSED
+
+
+def _show(result: Result, json: bool) -> None:
+    from sim.report.text import print_report
+
     if json:
         output.emit_json(result.to_json())
     else:
-        from sim.report.text import print_report
-
         output.emit_rich(lambda console: print_report(result, console))
-    return output.FINE if meets_expectations(result) else output.MISSED
 
 
 def share(text: str, option: str) -> float:
@@ -96,15 +101,8 @@ def share(text: str, option: str) -> float:
 
 def writable(directory: Path) -> Path:
     """Make the folder before the simulation starts, so that a wrong name costs nothing."""
-    with writing(directory):
+    from sim.report.files import writing
+
+    with writing(directory, "--output"):
         directory.mkdir(parents=True, exist_ok=True)
     return directory
-
-
-@contextmanager
-def writing(path: Path, option: str = "--output") -> Iterator[None]:
-    """What cannot be written inside is the fault of the option that named it."""
-    try:
-        yield
-    except OSError as error:
-        raise BadParameter(f"{path}: {error.strerror}", param_hint=option) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,7 @@ def sweep(
         raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
     with closing(start_workers(workers, scheduler)) as crew:  # before what takes time, to be ready after it
         from sim.cli.progress import counted
+        from sim.report.files import deliver
         from sim.report.sweep import print_summary
         from sim.study.sweep_file import load_study
         from sim.study.sweep_start import default_folder, sweep_into
@@ -69,26 +71,30 @@ def sweep(
         folder = directory or default_folder(study)
         with counted(study.name, "points", folder) as progress:
             table = sweep_into(folder, study, crew, progress)
-    for path, write in ((csv, table.to_csv), (parquet, table.to_parquet)):
-        if path:
-            _export(path, write)
-    if html:
+
+    def write_page(file: Path) -> None:
         from sim.report.page.study import study_page
         from sim.study.study_page import study_view
 
         view = study_view(table, study.name, study.study.description, str(parquet or table.path or ""))
-        _export(html, lambda path: path.write_text(study_page(view), encoding="utf-8"))
-    if json:
-        output.emit_json(table.to_json())
-    else:
-        summary = table.summary(study.name, study.study.description)
-        output.emit_rich(lambda console: print_summary(summary, console))
+        file.write_text(study_page(view), encoding="utf-8")
+
+    def show() -> None:
+        if json:
+            output.emit_json(table.to_json())
+        else:
+            summary = table.summary(study.name, study.study.description)
+            output.emit_rich(lambda console: print_summary(summary, console))
+
+    exports = (("--csv", csv, table.to_csv), ("--parquet", parquet, table.to_parquet), ("--html", html, write_page))
+    deliver(*(partial(_export, write, file, option) for option, file, write in exports if file), show)
     return output.FINE if table.counts().get("ok") else output.MISSED
 
 
-def _export(path: Path, write: Callable[[Path], object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except Exception as error:
-        raise BadParameter(f"{path}: {str(error).splitlines()[0]}", param_hint="--csv, --parquet or --html") from None
+def _export(write: Callable[[Path], None], file: Path, option: str) -> None:
+    from sim.report.files import replacing, writing
+
+    with writing(file, option):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file, option) as part:
+        write(part)

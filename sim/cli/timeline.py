@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from typer import BadParameter, Option
 
 from sim.cli import output
-from sim.cli.run import Overrides, Source, writable, writing
+from sim.cli.run import Overrides, Source, writable
 
 
 def timeline(
@@ -49,12 +49,10 @@ def timeline(
     run = study.simulated_for_timeline(experiment)
     shown = study.window(run, shown_ranks, *window)
     if form == "pytorch":
-        with writing(target):
-            files = study.write_profiler_traces(run, shown, target)
+        files = study.write_profiler_traces(run, shown, target)
         output.say(f"wrote {len(files)} profiler traces to {target}")
     else:
-        with writing(target):
-            size = study.write_timeline(shown, target, largest)
+        size = study.write_timeline(shown, target, largest)
         said = f"{len(shown.places)} ranks, {len(shown.spans):,} spans, {format_quantity(float(size), DATA)}"
         output.say(f"wrote {target} ({said}); open it at https://ui.perfetto.dev")
     return output.FINE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Option
 
 from sim.cli import output
-from sim.cli.run import AsJson, Overrides, writable, writing
+from sim.cli.run import AsJson, Overrides, writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,21 +45,30 @@ def validate(
     Without an argument these are the published runs that come with the program. Exit code 1 says that a
     run failed or missed the tolerance that it names.
     """
+    from sim.report.files import deliver, replacing
     from sim.study.trust import write_residuals
     from sim.study.validate import validate as predict_all
 
     folder = writable(directory) if directory else None
     with ExitStack() as stack:
         validation = predict_all(_existing(paths or []), overrides or [], jobs, _progress(stack))
-    if folder:
-        _write(validation, folder)
-    if residuals:
-        with writing(residuals, "--residuals"):
-            write_residuals(validation.rows, residuals)
-    if json:
-        output.emit_json(validation.to_json())
-    else:
-        output.emit_rich(lambda console: _print(validation, console))
+
+    def keep() -> None:
+        if folder:
+            _write(validation, folder)
+
+    def keep_residuals() -> None:
+        if residuals:
+            with replacing(residuals, "--residuals") as part:
+                write_residuals(validation.rows, part)
+
+    def show() -> None:
+        if json:
+            output.emit_json(validation.to_json())
+        else:
+            output.emit_rich(lambda console: _print(validation, console))
+
+    deliver(keep, keep_residuals, show)
     if not validation.complete:
         output.say(f"interrupted after {len(validation.rows)} runs")
         return output.INTERRUPTED
@@ -85,13 +94,12 @@ def _existing(paths: list[Path]) -> list[Path]:
 
 def _progress(stack: ExitStack) -> Progress:
     """A bar on stderr from the first finished run on; silent where stderr is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = output.message_console()
     if not console.is_terminal:
         return lambda done, total, row: None
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task("", total=None)
 
@@ -104,8 +112,9 @@ def _progress(stack: ExitStack) -> Progress:
 
 
 def _write(validation: Validation, folder: Path) -> None:
+    from sim.report.files import write_text
     from sim.report.jsonout import dumps
     from sim.report.validation_page import validation_page
 
-    (folder / "validation.json").write_text(dumps(validation.to_json()), encoding="utf-8")
-    (folder / "validation.html").write_text(validation_page(validation), encoding="utf-8")
+    write_text(folder / "validation.json", dumps(validation.to_json()), "--output")
+    write_text(folder / "validation.html", validation_page(validation), "--output")

@@ -12,6 +12,7 @@ from sim.cli import (
     calibrate,
     catalogue,
     files,
+    output,
     plan,
     results,
     run,
@@ -25,8 +26,8 @@ from sim.cli import (
 app = typer.Typer(
     name="clustersim",
     help="Simulate the training of large models on a cluster described in YAML.",
-    epilog="Exit codes: 0 fine; 1 ran, but does not fit or missed its tolerance; 2 usage; 3 invalid input; "
-    "4 internal error or deadlock; 130 interrupted.",
+    epilog="Exit codes: 0 fine; 1 ran, but does not fit or missed its tolerance; 2 usage, or an output cannot be "
+    "written; 3 invalid input; 4 internal error or deadlock; 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -50,7 +51,7 @@ app.command("compare")(results.compare)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clustersim {__version__}")
+        output.emit_lines([f"clustersim {__version__}"])
         raise typer.Exit
 
 

@@ -19,6 +19,7 @@ from sim.cluster.storage import build_storage, guests, pooled
 from sim.cluster.switch import build_switch
 from sim.cluster.torus import build_torus
 from sim.errors import ConfigError, Problem
+from sim.spec.cluster_checks import size_problems
 from sim.spec.records import (
     Accelerator,
     ClusterSpec,
@@ -43,6 +44,9 @@ def build_cluster(
     merge_sprayed: see `merged`. Raises ConfigError if the network does not fit the nodes or a name is not found.
     """
     node, accelerator = _resolved(spec)
+    too_large = list(size_problems(spec))
+    if too_large:
+        raise ConfigError(too_large)
     if merge_sprayed:
         spec = merged(spec, [degradation.link for degradation in degradations if degradation.link])
     server = build_server(node)

@@ -48,6 +48,16 @@ class Dragonfly:
         link = self.fabric.global_link
         return half * (self.fabric.groups - half) * link.bandwidth * link.efficiency if half else float("nan")
 
+    def port_rate(self, radix: int) -> float:
+        """Adapters, and links between the routers of the groups that hold nodes; of one group, the routers that do."""
+        fabric = self.fabric
+        routers = -(-self.site.n_nodes // fabric.nodes_per_router)
+        groups = -(-routers // fabric.routers_per_group)
+        if groups > 1:  # bundles may end at any router of a group
+            routers = fabric.routers_per_group
+        local = groups * routers * (routers - 1) * fabric.local_link.bandwidth
+        return self.site.attached_rate(None) + local + groups * (groups - 1) * fabric.global_link.bandwidth
+
     def _local(self, group: Ints, a: Ints, b: Ints) -> Hops:
         routers = self.fabric.routers_per_group
         number = (group * routers + a) * (routers - 1) + _skipped(b, a)
@@ -90,15 +100,21 @@ def build_dragonfly(fabric: DragonflyFabric, site: Site) -> Dragonfly:
 
 def _local_links(fabric: DragonflyFabric, first: int) -> Links:
     routers, link = fabric.routers_per_group, fabric.local_link
-    pairs = np.array([(a, b) for a in range(routers) for b in range(routers) if a != b], np.int64).reshape(-1, 2)
+    a, b = _pairs(routers)
     base = first + np.arange(fabric.groups)[:, None] * routers
-    return uniform_links(base + pairs[:, 0], base + pairs[:, 1], link.bandwidth * link.efficiency, link.latency)
+    return uniform_links(base + a, base + b, link.bandwidth * link.efficiency, link.latency)
 
 
 def _global_links(fabric: DragonflyFabric, first: int) -> Links:
     n, routers, link = fabric.groups, fabric.routers_per_group, fabric.global_link
-    pairs = np.array([(g, h) for g in range(n) for h in range(n) if g != h], np.int64).reshape(-1, 2)
-    g, h = pairs[:, 0], pairs[:, 1]
+    g, h = _pairs(n)
     source = first + g * routers + gateway(fabric, g, h)
     target = first + h * routers + gateway(fabric, h, g)
     return uniform_links(source, target, link.bandwidth * link.efficiency, link.latency)
+
+
+def _pairs(n: int) -> tuple[Ints, Ints]:
+    """Every one of n with every other, (n*(n-1),) each, ordered by the first."""
+    one = np.repeat(np.arange(n), n - 1)
+    other = np.tile(np.arange(n - 1), n)
+    return one, other + (other >= one)

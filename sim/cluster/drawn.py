@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Site, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links
 from sim.errors import ConfigError, Problem
+from sim.spec.named_files import read_named
 from sim.spec.records import GraphFabric
-from sim.units import DATA_RATE, TIME, QuantityError, parse_fraction, parse_quantity
+from sim.units import DATA_RATE, TIME, Dimension, QuantityError, parse_fraction, parse_quantity, spell_quantity
 
 Step = tuple[int, float]  # link and share
 KINDS = ("node", "storage", "switch")  # of vertices, in the order they are numbered
@@ -60,6 +62,13 @@ class Drawn:
         flow.add_edges_from(("from", server) for server in range(half))
         flow.add_edges_from((server, "to") for server in range(half, self.site.n_hosts))
         return float(nx.maximum_flow_value(flow, "from", "to")) if half else float("nan")
+
+    def port_rate(self, radix: int) -> float:
+        """Ends of all edges at switches, as drawn: there are exactly the nodes it was drawn for."""
+        first = min(block.first for block in self.blocks)
+        switched = self.links.source >= first
+        payload = self.site.rate / self.site.line_rate
+        return float(self.links.capacity[switched].sum()) / payload
 
     def _rows(self, source: Ints, target: Ints, here: Ints, there: Ints, key: Ints) -> list[list[Step]]:
         ends = list(zip(here.tolist(), there.tolist(), strict=True))
@@ -162,10 +171,12 @@ def _read_lists(fabric: GraphFabric) -> tuple[list[_Vertex], list[_Edge]]:
 
 def _read_graphml(path: str) -> tuple[list[_Vertex], list[_Edge]]:
     """Vertices with `kind` (node, storage or switch) and edges with `bandwidth`, `efficiency` and `latency`."""
+    content = BytesIO(read_named(Path(path), "fabric.graphml"))
     try:
-        graph = nx.read_graphml(Path(path))
-    except (OSError, nx.NetworkXError, SyntaxError) as error:
-        raise ConfigError(Problem("", "fabric.graphml", f"cannot read {path}: {error}")) from error
+        graph = nx.read_graphml(content)
+    except (nx.NetworkXException, SyntaxError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"cannot read it as GraphML: {error or type(error).__name__}"
+        raise ConfigError(Problem(path, "fabric.graphml", reason)) from None
     if graph.is_directed():  # a cable drawn in both directions is one cable
         graph = nx.DiGraph(graph).to_undirected()
     vertices = [_Vertex(str(name), _kind(data)) for name, data in graph.nodes(data=True)]
@@ -178,17 +189,20 @@ def _kind(data: dict[str, Any]) -> str:
 
 def _graphml_edge(source: str, target: str, data: dict[str, Any]) -> _Edge:
     """An edge whose quantities are texts with units, or plain numbers in SI."""
-    if "bandwidth" not in data:
-        raise ConfigError(Problem("", "fabric.graphml", f"edge {source} - {target} has no bandwidth"))
     try:
-        rate = _quantity(data["bandwidth"], DATA_RATE) * parse_fraction(data.get("efficiency", 1.0))
-        return _Edge(source, target, rate, _quantity(data.get("latency", 0.0), TIME))
+        bandwidth = _quantity(data.get("bandwidth", 0), DATA_RATE)
+        efficiency = parse_fraction(data.get("efficiency", 1))
+        latency = _quantity(data.get("latency", 0), TIME)
     except QuantityError as error:
-        raise ConfigError(Problem("", "fabric.graphml", f"edge {source} - {target}: {error}")) from error
+        raise ConfigError(Problem("", "fabric.graphml", f"edge {source} - {target}: {error}")) from None
+    if bandwidth * efficiency == 0:
+        raise ConfigError(Problem("", "fabric.graphml", f"edge {source} - {target} has no bandwidth"))
+    return _Edge(source, target, bandwidth * efficiency, latency)
 
 
-def _quantity(value: object, dimension: Any) -> float:
-    return float(value) if isinstance(value, int | float) else parse_quantity(value, dimension)
+def _quantity(value: object, dimension: Dimension) -> float:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return parse_quantity(spell_quantity(float(str(value)), dimension) if plain else value, dimension)
 
 
 def _check_servers(vertices: Sequence[_Vertex], site: Site) -> None:

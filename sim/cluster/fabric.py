@@ -38,6 +38,10 @@ class Site:
         """Places that are nodes."""
         return self.n_nodes - self.guests
 
+    def attached_rate(self, cable: FabricLink | None) -> float:
+        """Line rate of the switch ports that the adapters are plugged into [B/s]."""
+        return self.n * (min(self.line_rate, cable.bandwidth) if cable else self.line_rate)
+
 
 class Fabric(Protocol):
     """The network between nodes, from adapter to adapter (numbered node by node)."""
@@ -59,6 +63,13 @@ class Fabric(Protocol):
 
     def bisection(self) -> float:
         """Payload rate between two equal halves of the nodes, one direction [B/s]; nan where not known."""
+
+    def port_rate(self, radix: int) -> float:
+        """Line rate of all switch ports that a network for these nodes needs, per direction [B/s].
+
+        What is drawn may be more: a network that was designed for a larger cluster keeps its switches and paths.
+        radix: ports of one switch.
+        """
 
 
 def adapter_links(site: Site, switch: Ints, cable: FabricLink | None) -> Links:

@@ -69,6 +69,15 @@ class Shape:
         """Core switches a spine connects to: the cores of one plane."""
         return self.fabric.cores if self.fabric.tiers == 3 else 0
 
+    def needs_cores(self, radix: int) -> bool:
+        """Whether spines of `radix` ports leave leaves apart: those of several pods, or of more rails than they join.
+
+        The DGX SuperPOD reference architectures have two tiers as long as a spine has a port for each leaf
+        (RA-11333-001: up to 256 servers of 8 rails, 64 ports).
+        """
+        apart = self.pods > 1 or (self.rails > 1 and self.leaves > radix)
+        return self.fabric.tiers == 3 and apart
+
     def leaf_of(self, adapter: Ints) -> Ints:
         """Leaf of each adapter."""
         unit: Ints = adapter // (self.adapters * self.fabric.nodes_per_unit)
@@ -118,6 +127,14 @@ class FatTree:
         over = max(1.0, fabric.leaf_oversubscription) if shape.units > 1 else 1.0
         over *= max(1.0, fabric.spine_oversubscription) if shape.pods > 1 else 1.0
         return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2 / over
+
+    def port_rate(self, radix: int) -> float:
+        """Both ends of the cables of each tier that these nodes need, part-full leaves and pods with what they use."""
+        shape, fabric = self.shape, self.shape.fabric
+        attached = self.site.attached_rate(fabric.link)
+        up = self.site.n * self.site.line_rate / fabric.leaf_oversubscription if shape.leaves > 1 else 0.0
+        top = up / fabric.spine_oversubscription if shape.needs_cores(radix) else 0.0
+        return attached + 2 * up + 2 * top
 
     @property
     def _n_paths(self) -> int:

@@ -203,7 +203,10 @@ def _as_links(cables: Sequence[_Cable]) -> Links:
 
 def _paths(n: int, n_switches: int, cables: Sequence[_Cable]) -> Ints:
     """Local links of the shortest path of each pair of accelerators, wide links preferred, padded with -1."""
-    found = [[_walk(cables, n + n_switches, i, j) for j in range(n)] for i in range(n)]
+    leaving: list[list[int]] = [[] for _ in range(n + n_switches)]
+    for k in sorted(range(len(cables)), key=lambda k: (-cables[k].capacity, k)):
+        leaving[cables[k].source].append(k)
+    found = [_walks(cables, leaving, source, n) for source in range(n)]
     longest = max((len(path) for row in found for path in row), default=0)
     table = np.full((n, n, longest), -1, np.int64)
     for i, row in enumerate(found):
@@ -212,19 +215,14 @@ def _paths(n: int, n_switches: int, cables: Sequence[_Cable]) -> Ints:
     return table
 
 
-def _walk(cables: Sequence[_Cable], n_vertices: int, source: int, target: int) -> list[int]:
-    """Shortest path by hops as link numbers; [] if there is none or source is target."""
-    came_by: list[int | None] = [None] * n_vertices
-    queue, seen = deque([source]), {source}
-    while queue:
+def _walks(cables: Sequence[_Cable], leaving: Sequence[Sequence[int]], source: int, n: int) -> list[list[int]]:
+    """Shortest path by hops from `source` to each of n accelerators as link numbers; [] where there is none."""
+    path: dict[int, list[int]] = {source: []}
+    queue = deque([source])
+    while queue and len(path) < len(leaving):
         here = queue.popleft()
-        leaving = [k for k, cable in enumerate(cables) if cable.source == here and cable.target not in seen]
-        for k in sorted(leaving, key=lambda k: (-cables[k].capacity, k)):
-            came_by[cables[k].target] = k
-            seen.add(cables[k].target)
-            queue.append(cables[k].target)
-    path: list[int] = []
-    while target != source and (link := came_by[target]) is not None:
-        path.insert(0, link)
-        target = cables[link].source
-    return path
+        for k in leaving[here]:
+            if cables[k].target not in path:
+                path[cables[k].target] = [*path[here], k]
+                queue.append(cables[k].target)
+    return [path.get(target, []) for target in range(n)]

@@ -10,7 +10,7 @@ from sim.cluster.blocks import Block
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Site, adapter_links
 from sim.cluster.hops import Hops, chain, hop
-from sim.spec.records import SwitchFabric
+from sim.spec.records import FabricLink, SwitchFabric
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Switch:
     blocks: tuple[Block, ...]
     links: Links
     rails_joined: bool
+    cable: FabricLink | None
 
     def hops(self, source: Ints, target: Ints, key: Ints) -> Hops:
         """Up to the switch and down again."""
@@ -31,6 +32,10 @@ class Switch:
         """Half of the nodes send at full rate."""
         return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2
 
+    def port_rate(self, radix: int) -> float:
+        """The ports of the adapters."""
+        return self.site.attached_rate(self.cable)
+
 
 def build_switch(fabric: SwitchFabric, site: Site) -> Switch:
     """One switch for all adapters, or a switch for each rail."""
@@ -38,4 +43,4 @@ def build_switch(fabric: SwitchFabric, site: Site) -> Switch:
     block = Block("switch", "switch{}", site.first_vertex, (n_switches,))
     rail = np.arange(site.n) % n_switches
     links = adapter_links(site, site.first_vertex + rail, fabric.link)
-    return Switch(site, (block,), links, rails_joined=n_switches == 1)
+    return Switch(site, (block,), links, rails_joined=n_switches == 1, cable=fabric.link)

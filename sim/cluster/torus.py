@@ -49,6 +49,10 @@ class Torus:
         cuts = 1 if longest == 2 else 2
         return cuts * self.site.n / longest * self.fabric.link.bandwidth * self.fabric.link.efficiency
 
+    def port_rate(self, radix: int) -> float:
+        """Nodes are joined without switches."""
+        return 0.0
+
     def _along(self, dimension: int, here: Ints, goal: Ints) -> list[Hops]:
         size = self.fabric.shape[dimension]
         start = here[dimension].copy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.engine.products import matmul_time
+from sim.spec.board import streaming_rate
 from sim.spec.records import Accelerator, FusedAttention
 from sim.workload.operation import Operation
 
@@ -39,11 +40,6 @@ def operation_times(operation: Operation, accelerator: Accelerator, attention_ke
 def operation_time(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> float:
     """Seconds on a healthy accelerator at its stock power limit."""
     return operation_times(operation, accelerator, attention_kernel).at()
-
-
-def streaming_rate(accelerator: Accelerator) -> float:
-    """Memory bandwidth that streaming kernels reach [B/s]."""
-    return accelerator.memory.bandwidth * accelerator.memory.efficiency
 
 
 def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel: str) -> tuple[float, float]:

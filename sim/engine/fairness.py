@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+ROUNDING = 1e-12  # of a capacity
 
 
 def totals(index: Ints, weight: Floats, n: int) -> Floats:
@@ -47,6 +48,12 @@ def max_min_rates(flow: Ints, link: Ints, coefficient: Floats, capacity: Floats,
         left = np.maximum(left - used, 0.0)
         free[np.flatnonzero(free)[done]] = False
     return rate
+
+
+def remaining(flow: Ints, link: Ints, coefficient: Floats, capacity: Floats, rate: Floats) -> Floats:
+    """What flows of these rates leave of each link, (n_links,) B/s; nothing where but rounding is left."""
+    left = capacity - np.bincount(link, coefficient * rate[flow], len(capacity))
+    return np.where(left > capacity * ROUNDING, left, 0.0)
 
 
 def certificate(

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from math import inf
 from typing import Any
 
 import numpy as np
 from simpy.core import Environment
-from simpy.events import Event, EventPriority
+from simpy.events import Event
 
-from sim.engine.clock import NEVER, Bell, ring_at
-from sim.engine.fairness import Floats, Ints, certificate, max_min_rates
+from sim.engine.clock import Settling, Sleeper
+from sim.engine.fairness import Floats, Ints, certificate, max_min_rates, remaining
 from sim.errors import CertificateError
 from sim.ragged import ranges
 
-RESOLVE_PRIORITY = EventPriority(2)  # after every arrival and departure of the instant
+RESOLVE = 0  # rank at the end of an instant: after every arrival and departure, before whoever looks at the rates
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
 
 
@@ -33,7 +34,8 @@ class FlowTable:
 
     flow, link: (nnz,) class indices; coefficient: (nnz,); capacity: (n_links,) B/s;
     link_count: (n_links,) links in the class; link_example: (n_links,) one of them. Only the first
-    `n_shared` link classes can ever be full; the others are there to count bytes.
+    `n_shared` link classes can ever be full; the others are there to count bytes. priority: of each class, those of a
+    lower number are served first, as if the others were not there; all are alike if it is empty.
     """
 
     n_flows: int
@@ -44,6 +46,7 @@ class FlowTable:
     capacity: Floats
     link_count: Ints
     link_example: Ints
+    priority: tuple[int, ...] = ()
 
     def solo_rates(self) -> Floats:
         """Rate of each class when it is alone, (n_flows,) B/s."""
@@ -88,13 +91,13 @@ class FlowTable:
         return start, self.link[order], self.coefficient[order]
 
 
-class Flow(Bell):
-    """Bytes on their way, and the bell of their arrival, time after time; then `done` is called with the flow.
+class Flow(Sleeper):
+    """Bytes on their way, time after time; when they have arrived, `done` is called.
 
     What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links.
     """
 
-    def __init__(self, done: Callable[[Any], None]) -> None:
+    def __init__(self, done: Callable[[Any], Any]) -> None:
         super().__init__()
         self.done = done
         self.kind, self.left, self.since, self.rate = -1, 0.0, 0.0, 0.0
@@ -108,34 +111,36 @@ class Flow(Bell):
 class Network:
     """Moves flows over shared links, and says so when one has arrived."""
 
-    def __init__(self, env: Environment, table: FlowTable, check: bool = False) -> None:
-        self.env, self.table, self.check = env, table, check
+    def __init__(self, table: FlowTable, *, check: bool = False, env: Environment | None = None) -> None:
+        """On a clock of its own unless it is given one; `check` proves each allocation."""
+        self.env, self.table, self.check = env or Environment(), table, check
         self.rates_alone = table.solo_rates()
         self.solo: list[float] = self.rates_alone.tolist()
         self.conflicts = table.conflicts()
         self.near = table.near
         self.bit = [1 << kind for kind in range(table.n_flows)]
         self.active: list[list[Flow]] = [[] for _ in self.bit]  # by class
+        self._by_kind = list(zip(self.near, self.bit, self.solo, self.active, strict=True))
         self.coming: dict[int, list[Flow]] = {}  # flows that start up near others
         self.active_bits = self.coming_bits = 0  # their classes
         self.n_joins = 0  # of such flows
-        self._on_ring: list[Callable[[Event], None]] = [self._rung]
+        self.settling = Settling(self.env)
         self.allocations: dict[Key, dict[int, float]] = {}
         self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
         self._changed: dict[int, None] = {}
 
     def start(self, flow: Flow, kind: int, size: float, latency: float = 0.0) -> None:
         """Put `size` bytes of flow class `kind` on its links, `latency` s from now, as `flow`, which is at rest."""
-        now = self.env._now
+        now = self.env.now
         flow.kind, flow.left, flow.since = kind, size, now + latency
-        flow.callbacks = self._on_ring
-        near = self.near[kind]
+        near, bit, rate, flows = self._by_kind[kind]
         if not near & (self.active_bits | self.coming_bits):
-            self.active[kind].append(flow)
-            self.active_bits |= self.bit[kind]
-            flow.rate = rate = self.solo[kind]
-            flow.rings_at = time = flow.since + size / rate if size > 0.0 else flow.since
-            ring_at(self.env, flow, time)
+            flows.append(flow)
+            self.active_bits |= bit
+            flow.rate, lasts = rate, latency + size / rate
+            flow.rings_at = now + lasts
+            flow.alarm = alarm = self.env.timeout(lasts)
+            alarm.callbacks.append(partial(self._arrive, flow))
             return
         for other in _bits(near & self.active_bits):
             self._call_back(other, now)
@@ -154,7 +159,7 @@ class Network:
         self.coming.setdefault(flow.kind, []).append(flow)
         self.coming_bits |= self.bit[flow.kind]
         flow.coming, flow.rate = True, 0.0
-        self._ring(flow, flow.since)
+        flow.sleep_until(self.env, flow.since, partial(self._come, flow))
 
     def _join(self, flow: Flow) -> None:
         """Start to move bytes now, beside whoever is there."""
@@ -178,7 +183,7 @@ class Network:
         if not flows:
             self.active_bits ^= self.bit[kind]
 
-    def _come(self, flow: Flow) -> None:
+    def _come(self, flow: Flow, _: Event) -> None:
         """A flow that was called back has started up."""
         flow.coming = False
         self.n_joins += 1
@@ -195,58 +200,49 @@ class Network:
 
     def _note_use(self, flow: Flow) -> None:
         """Count a flow at its rate alone towards the peak load, now that it has lasted for some time."""
-        if flow.rate == self.solo[flow.kind] and flow.since < self.env._now:
+        if flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
             self.was_alone.add(flow.kind)
 
     def _run(self, flow: Flow, rate: float) -> None:
-        """Move what is left at `rate` from `flow.since` on."""
+        """Move what is left at `rate` from `flow.since` on; what has no rate stays where it is."""
         flow.rate = rate
-        flow.rings_at = time = flow.since + flow.left / rate if flow.left > 0.0 else flow.since
-        ring_at(self.env, flow, time)
-
-    def _ring(self, flow: Flow, time: float) -> None:
-        """Wake up for the flow at `time` and at no time set before."""
-        flow.rings_at = time
-        ring_at(self.env, flow, time)
+        lasts = 0.0 if flow.left <= 0.0 else flow.left / rate if rate > 0.0 else inf
+        flow.sleep_until(self.env, flow.since + lasts, partial(self._arrive, flow))
 
     def put_off(self, flow: Flow, later: float) -> None:
         """Let a flow that shares with nobody rest for `later` s, then go on as it was."""
-        now = self.env._now
+        now = self.env.now
         flow.left, flow.since = flow.left_at(now), max(flow.since, now) + later
         if flow.coming:
-            self._ring(flow, flow.since)
+            flow.sleep_until(self.env, flow.since, partial(self._come, flow))
         else:
             self._run(flow, flow.rate)
 
-    def _rung(self, event: Event) -> None:
-        flow: Flow = event  # type: ignore[assignment]
-        flow.callbacks = self._on_ring  # it may ring again
-        if flow.rings_at != self.env._now:
-            return
-        flow.rings_at = NEVER
-        if flow.coming:
-            self._come(flow)
-            return
+    def move(self, flow: Flow, size: float) -> None:
+        """`size` bytes of a flow that is on its links have moved at once."""
+        now = self.env.now
+        flow.left, flow.since = flow.left_at(now) - size, max(flow.since, now)
+        self._run(flow, flow.rate)
+
+    def _arrive(self, flow: Flow, _: Event) -> None:
+        """All bytes of a flow are there."""
         kind = flow.kind
         if kind not in self.was_alone:
             self._note_use(flow)
-        flows = self.active[kind]
+        near, bit, _, flows = self._by_kind[kind]
         flows.remove(flow)
         if not flows:
-            self.active_bits ^= self.bit[kind]
-        if self.near[kind] & self.active_bits:
+            self.active_bits ^= bit
+        if near & self.active_bits:
             self._mark(kind)
         flow.done(flow)
 
     def _mark(self, kind: int) -> None:
         if not self._changed:
-            event = Event(self.env)
-            event._ok, event._value = True, None
-            event.callbacks.append(self._resolve)
-            self.env.schedule(event, RESOLVE_PRIORITY)
+            self.settling.after_all(RESOLVE, self._resolve)
         self._changed[kind] = None
 
-    def _resolve(self, _: Event) -> None:
+    def _resolve(self) -> None:
         changed, self._changed = self._changed, {}
         unseen = self.active_bits
         for kind in changed:
@@ -257,7 +253,7 @@ class Network:
     def _region(self, kind: int, unseen: int) -> tuple[list[int], int]:
         """Active classes among the `unseen` that `kind` reaches over shared links, sorted; and who is unseen still."""
         found: list[int] = []
-        stack, now = [kind], self.env._now
+        stack, now = [kind], self.env.now
         while stack:
             near = self.near[stack.pop()] & unseen
             unseen ^= near
@@ -302,17 +298,26 @@ class Network:
 
 
 def solve(table: FlowTable, key: Key, check: bool = False) -> dict[int, float]:
-    """Max-min rates of the flows in `key`, B/s per flow. Raises CertificateError if asked to check."""
+    """Max-min rates of the flows in `key`, B/s per flow; of each priority in what those before it leave.
+
+    Raises CertificateError if asked to check.
+    """
     start, links, coefficients = table.by_flow
     kinds, count = np.array(key).T
     width = start[kinds + 1] - start[kinds]
     flow = np.repeat(np.arange(len(kinds)), width)
     entry = ranges(start[kinds], width)
     used, link = np.unique(links[entry], return_inverse=True)
-    coefficient, capacity = coefficients[entry] * count[flow], table.capacity[used]
-    rate = max_min_rates(flow, link, coefficient, capacity, len(kinds))
-    if check and (fault := certificate(flow, link, coefficient, capacity, rate)):
-        raise CertificateError(f"rate allocation of flow classes {key} is not max-min fair: {fault}")
+    coefficient, left = coefficients[entry] * count[flow], table.capacity[used]
+    priority, rate = np.array(table.priority)[kinds] if table.priority else np.zeros(len(kinds)), np.zeros(len(kinds))
+    for level in np.unique(priority).tolist():
+        mine = priority == level
+        on = mine[flow]
+        loads = np.cumsum(mine)[flow[on]] - 1, link[on], coefficient[on]
+        rate[mine] = max_min_rates(*loads, left, int(mine.sum()))
+        if check and (fault := certificate(*loads, left, rate[mine])):
+            raise CertificateError(f"rate allocation of flow classes {key} is not max-min fair: {fault}")
+        left = remaining(*loads, left, rate[mine])
     return dict(zip(kinds.tolist(), rate.tolist(), strict=True))
 
 

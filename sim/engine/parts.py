@@ -84,3 +84,11 @@ def _joined(loops: list[Instructions], flows: list[set[int]], conflicts: Conflic
             if other != s:
                 parent[find(s)] = find(other)
     return [find(s) for s in range(len(loops))]
+
+
+def apart_from(program: Program, others: frozenset[int], conflicts: Conflicts) -> list[Part]:
+    """The parts of a program that share no link with flow classes of others, which come and go as they like."""
+    own = [_flows([_instruction(program, number) for number in stream.table]) for stream in program.streams]
+    return [
+        part for part in program.parts if not any(conflicts[flow] & others for s in part.streams for flow in own[s])
+    ]

@@ -11,10 +11,10 @@ repeating. Skipping it moves positions and puts off what is running; nothing els
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from simpy.events import Event, EventPriority
 
 from sim.engine.program import Part
 from sim.engine.trace import TOLERANCE, Repeat
@@ -22,7 +22,7 @@ from sim.engine.trace import TOLERANCE, Repeat
 if TYPE_CHECKING:
     from sim.engine.executor import Executor, Runner
 
-LOOK_PRIORITY = EventPriority(3)  # after the network has settled
+LOOK = 1  # rank at the end of an instant: after the network has settled
 ASIDE = 0.382  # share of the work of the beat stream after which to look: when a period ends, much else ends as well
 KEPT_SNAPSHOTS = 4
 
@@ -69,14 +69,15 @@ class PeriodSkipper:
         """The beat stream of a part is where a period ends: look while it is at work on what follows."""
         watched, env = self.watched[runner.number], self.executor.env
         runner.look_at += watched.part.length
-        event = Event(env)
-        event._ok, event._value = True, watched
-        event.callbacks.append(self._look)
-        delay = ASIDE * (runner.rings_at - env.now) if runner.is_working else 0.0
-        env.schedule(event, LOOK_PRIORITY, delay)
+        settle = partial(self.executor.network.settling.after_all, LOOK)
 
-    def _look(self, event: Event) -> None:
-        watched: Watched = event._value
+        def begun() -> None:
+            delay = ASIDE * (runner.rings_at - env.now) if runner.is_working else 0.0
+            env.timeout(delay).callbacks.append(lambda _: settle(partial(self._look, watched)))
+
+        settle(begun)
+
+    def _look(self, watched: Watched) -> None:
         now = Snapshot(
             self.executor.env.now,
             self.executor.n_rows,
@@ -119,7 +120,7 @@ class PeriodSkipper:
                 continue
             if runner.doing:
                 return False
-            missing = {kind for kind, _ in self.executor.missing(runner)}
+            missing = {kind for kind, _ in self.executor.signals.missing(runner)}
             if missing & looping:
                 return False
             if runner.number not in inside and not missing & watched.part.signals:
@@ -169,6 +170,8 @@ def _same(before: Snapshot, now: Snapshot) -> bool:
     """Whether two states are equal but for the positions: all do the same, and that began and ends a period later."""
     period, slack = now.time - before.time, TOLERANCE * now.time
     for (what, end, begin), (doing, ends, began) in zip(before.states, now.states, strict=True):
-        if what != doing or (doing and (abs(ends - end - period) > slack or abs(began - begin - period) > slack)):
+        if what != doing or (
+            doing and not (abs(ends - end - period) <= slack and abs(began - begin - period) <= slack)
+        ):
             return False
     return True

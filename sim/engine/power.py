@@ -4,8 +4,10 @@ P = static + clocked + energy of the operation over its time. The static part (i
 on the clock. The clocked part and the energy of arithmetic go with f V(f)^2 and V(f)^2, where the
 core voltage falls in line with the clock down to a floor (`Voltage`). Device memory has a clock and
 a voltage of its own. A board runs at the highest clock at which it stays within its limit, so an
-operation bound by memory does not feel a limit that slows arithmetic. Rates of a profile were
-measured at the stock limit; they are scaled by the clock relative to the one the board keeps there.
+operation bound by memory hardly feels a limit that slows arithmetic. Where the slowest clock still
+draws too much, the board pauses between bursts: the operation takes as long as its energy asks for.
+While it waits it keeps room for its transfers. Rates of a profile were measured at the stock limit;
+they are scaled by the clock relative to the one the board keeps there.
 Temperature and what it does to leakage are left out.
 """
 
@@ -16,19 +18,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from sim.engine.compute import Times, matrix_rate, operation_times, streaming_rate, sustained_share
+from sim.engine.compute import Times, matrix_rate, operation_times, sustained_share
 from sim.engine.roots import highest_within
+from sim.spec.board import base_power, byte_energy, clocked_power, sent_byte_energy, voltage
 from sim.spec.energy import PowerSetting
 from sim.spec.records import Accelerator
 from sim.workload.operation import Operation
 
 MATRIX, MEMORY = "matrix", "memory"  # phases of computation
 KNOWN_OPERATIONS = 20_000  # that a board remembers
-# Where a profile does not say; assumptions that lie between those of the profiles that do.
-CLOCKED_SHARE = 0.1  # of the range from idle to the board limit, drawn by waiting
-STREAMING_SHARE = 0.75  # of the board limit, drawn by kernels bound by memory
-COMMUNICATION_SHARE = 0.75  # energy of a byte sent over that of a byte of memory
-NOTHING = (0.0, 0.0)  # energies of no operation
+CLOSE = 1 + 1e-9  # over a limit within what the clock is found to
 
 
 class Work(NamedTuple):
@@ -41,11 +40,15 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """An accelerator with the limits its operator set; clocks are shares of the highest."""
+    """An accelerator with the limits its operator set; clocks are shares of the highest.
+
+    sends: most bytes that it sends in a second [B/s].
+    """
 
     accelerator: Accelerator
     setting: PowerSetting
     attention_kernel: str = "cudnn"
+    sends: float = 0.0
     known: dict[tuple[Operation, float], Work] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -55,44 +58,35 @@ class Board:
 
     @cached_property
     def waiting(self) -> float:
-        """Power while a resident kernel polls for data [W]."""
-        limit = self.accelerator.power.tdp if self.setting.limit is None else self.setting.limit
+        """Power while a resident kernel polls for data [W]; with that of a transfer it is within the limit."""
+        limit = self.accelerator.power.tdp
+        if self.setting.limit is not None:
+            limit = self.setting.limit - self.sends * self.per_byte_sent
         return self.base(self._highest(self.base, self._allowed, limit))
 
     @cached_property
     def per_byte(self) -> float:
         """Energy of a byte of device memory, read or written [J/B]."""
-        power = self.accelerator.power
-        if power.memory is not None:
-            return power.memory
-        return max(0.0, STREAMING_SHARE * power.tdp - self.base(1.0)) / streaming_rate(self.accelerator)
+        return byte_energy(self.accelerator)
 
     @cached_property
     def per_byte_sent(self) -> float:
         """Energy of a byte that leaves and one that arrives [J/B]."""
-        known = self.accelerator.power.communication
-        return COMMUNICATION_SHARE * self.per_byte if known is None else known
+        return sent_byte_energy(self.accelerator)
 
     def base(self, clock: float) -> float:
         """Static and clocked part at a core clock [W]."""
-        return self.drawn(clock, NOTHING, 1.0)
+        return base_power(self.accelerator.power, clock)
 
     def drawn(self, clock: float, energies: tuple[float, float], seconds: float) -> float:
         """Power at a core clock while an operation with `energies()` takes `seconds` [W]."""
         arithmetic, memory = energies
         clocked = self._clocked * clock + arithmetic / seconds
-        return self.idle + clocked * self.voltage(clock) ** 2 + memory / seconds
+        return self.idle + clocked * voltage(self.accelerator.power.voltage, clock) ** 2 + memory / seconds
 
     @cached_property
     def _clocked(self) -> float:
-        power = self.accelerator.power
-        return CLOCKED_SHARE * (power.tdp - power.idle) if power.waiting is None else power.waiting - power.idle
-
-    def voltage(self, clock: float) -> float:
-        """Core voltage at a core clock, as a share of the highest."""
-        curve = self.accelerator.power.voltage
-        rise = max(0.0, clock - curve.knee) / (1 - curve.knee)
-        return curve.floor + (1 - curve.floor) * rise
+        return clocked_power(self.accelerator.power)
 
     def run(self, operation: Operation, speed: float = 1.0) -> Work:
         """Time and energy of a computation; `speed` is that of the accelerator relative to a healthy one."""
@@ -108,11 +102,11 @@ class Board:
         times = operation_times(operation, self.accelerator, self.attention_kernel)
         if times.at() == 0:
             return Work(0.0, 0.0, MATRIX)
-        energies = self.energies(operation)
+        energies = self._within_tdp(self.energies(operation), times.at())
         stock = clock = self._stock_clock(times.at(), energies)
         if self._limited:
             clock = self._set_clock(times, stock, energies)
-        seconds = times.at(stock / clock) / speed
+        seconds = self._within_limit(clock, times.at(stock / clock), energies) / speed
         phase = MEMORY if operation.kind == "elementwise" else MATRIX
         return Work(seconds, self.drawn(clock, energies, seconds) * seconds, phase)
 
@@ -124,6 +118,13 @@ class Board:
         else:
             arithmetic = operation.flops * self._per_flop(operation.precision)
         return arithmetic, operation.bytes_moved * self.per_byte
+
+    def _within_tdp(self, energies: tuple[float, float], seconds: float) -> tuple[float, float]:
+        """The same, less where it takes more than the board has at its slowest clock: its rates were measured so."""
+        slowest, tdp = self.accelerator.power.voltage.slowest, self.accelerator.power.tdp
+        drawn, base = self.drawn(slowest, energies, seconds), self.base(slowest)
+        share = (tdp - base) / (drawn - base) if drawn > tdp else 1.0
+        return share * energies[0], share * energies[1]
 
     def _per_flop(self, precision: str) -> float:
         """Energy of matrix arithmetic [J/FLOP]; unless given, the sustained rate draws the board limit."""
@@ -157,6 +158,13 @@ class Board:
             return self.drawn(clock, energies, times.at(stock / clock))
 
         return self._highest(power, top, self.setting.limit)
+
+    def _within_limit(self, clock: float, seconds: float, energies: tuple[float, float]) -> float:
+        """Seconds that an operation takes at a clock, longer where the limit gives its energy no other way [s]."""
+        limit = self.setting.limit
+        if limit is None or self.drawn(clock, energies, seconds) <= limit * CLOSE:
+            return seconds
+        return (self.drawn(clock, energies, 1.0) - self.base(clock)) / (limit - self.base(clock))
 
     def _highest(self, power: Callable[[float], float], top: float, limit: float) -> float:
         """The highest clock up to `top` at which `power`, which rises with the clock, is within `limit` [W]."""

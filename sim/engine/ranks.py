@@ -21,6 +21,7 @@ from sim.plan.flows import FlowSet
 from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
+from sim.spec.board import transfer_rate
 from sim.spec.record import text_of
 from sim.workload.operation import Operation
 
@@ -218,7 +219,12 @@ def build_job(plan: Plan) -> Job:
     """Representatives of the folded plan, with what they need to know about the network."""
     folded = _quotients.get(plan.partition)
     if folded is None or folded.links is not plan.cluster.links:
-        folded = _quotients[plan.partition] = _quotient(plan)
+        folded = _quotients[plan.partition] = quotient(plan, flow_table(plan))
+    return job_of(plan, folded)
+
+
+def job_of(plan: Plan, folded: Quotient) -> Job:
+    """The job of a plan whose layout is folded."""
     board = _board(plan)
     return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), board, _known_to(plan, board))
 
@@ -241,22 +247,23 @@ def _board(plan: Plan) -> Board:
     accelerator = plan.cluster.accelerator
     pace = slowest_pace(accelerator.matrix.spread, plan.grid.n_ranks // len(loads), loads)
     setting, kernel = plan.experiment.power, plan.software.attention_kernel
+    sends = transfer_rate(plan.cluster.node, plan.cluster.spec.fabric)
 
     def make() -> Board:
-        return Board(at_pace(accelerator, pace), setting, kernel)
+        return Board(at_pace(accelerator, pace), setting, kernel, sends)
 
     if plan.experiment.simulation.reuse == "off":
         return make()
-    return _boards.get((text_of(accelerator), pace, setting, kernel), make, lambda board: 1.0)
+    return _boards.get((text_of(accelerator), pace, setting, kernel, sends), make, lambda board: 1.0)
 
 
-def _quotient(plan: Plan) -> Quotient:
-    table = flow_table(plan)
+def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) -> Quotient:
+    """What folding leaves of a plan, with the flow classes of `table`: those given, else all of the plan's own."""
     rank_of = plan.partition.rank
     columns = _flow_columns(plan)
     speed = plan.cluster.speed[plan.grid.accelerator]
     counts = np.bincount(rank_of)
-    flows = tuple(_flow_classes(plan, table))
+    flows = flows or tuple(flow_classes(plan, table))
     ranks, known = [], dict[Profile, Profile]()
     for number, rank in enumerate(plan.partition.representatives().tolist()):
         mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
@@ -277,7 +284,8 @@ def _flow_columns(plan: Plan) -> dict[str, Ints]:
     return columns
 
 
-def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
+def flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
+    """The plan's own flow classes, in the order of their numbers."""
     rates = table.solo_rates()
     rank_of = plan.partition.rank
     classes = []

@@ -189,7 +189,7 @@ def _classes_of(job: Job, rule: Rule, slows: bool) -> Classes:
             ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free))
         return Classes(tuple(ranks), tuple(FlowShape(each.kind, each.members, each.receiver) for each in job.flows))
 
-    return _classes.get((Same(job.table), job.plan.apart, beside, slows), make, lambda made: 1.0)
+    return _classes.get((Same(job.flows), job.plan.apart, beside, slows), make, lambda made: 1.0)
 
 
 def _is_calm(job: Job, rank: RankClass, flow: int) -> bool:

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from sim.cluster.cluster import Cluster
-from sim.spec.energy import ClusterPower, NodePower, Site, Supply
+from sim.spec.energy import OPTICS_PER_RATE, SWITCH_PER_RATE, NodePower, Site, Supply
 
 Watts = dict[str, float]  # by part
 NODE_PARTS = ("host", "memory", "nics", "switches", "fans")
@@ -73,7 +73,7 @@ class Plant:
 
     @cached_property
     def network(self) -> float:
-        """Switches by the ports in use [W]."""
+        """Switches by the ports that the nodes need [W]."""
         return network_power(self.cluster)
 
     @property
@@ -98,17 +98,13 @@ def efficiency(supply: Supply, output: float) -> float:
 
 
 def network_power(cluster: Cluster) -> float:
-    """Power of the switches between nodes [W]: a port with its transceiver for each lane of the rate of an adapter.
+    """Power of the switches between nodes [W]: ports with their transceivers, as many as the nodes need.
 
-    A link with the capacity of several lanes stands for as many cables; adapters bring their own transceivers.
-    Links are counted as built, before any is degraded.
+    A link of several times the rate of an adapter stands for as many cables; adapters bring their own transceivers.
     """
-    power: ClusterPower = cluster.spec.power
-    if cluster.fabric is None:
+    power, fabric, lane = cluster.spec.power, cluster.fabric, cluster.node.nics.bandwidth
+    rate = fabric.port_rate(power.switch_ports) if fabric else 0.0
+    if rate == 0:
         return 0.0
-    links, nics = cluster.fabric.links, cluster.node.nics
-    lane = nics.bandwidth * nics.efficiency
-    lanes = links.capacity / lane if lane > 0 else np.ones(links.n)
-    first = min((block.first for block in cluster.fabric.blocks), default=cluster.n_vertices)
-    ports = lanes[links.source >= first].sum()
-    return float(ports * (power.switch / power.switch_ports + power.optics))
+    switch = SWITCH_PER_RATE * rate if power.switch is None else power.switch / power.switch_ports * rate / lane
+    return switch + (OPTICS_PER_RATE * rate if power.optics is None else power.optics * rate / lane)

@@ -106,6 +106,14 @@ def _row(action: Action) -> tuple[float, float, float, float]:
     return matrix, memory, action.busy, sent
 
 
+def highest_mean(activity: Activity) -> float:
+    """Mean power over a step of the accelerator that draws most [W]."""
+    trace, n = activity.trace, len(activity.job.ranks)
+    joules = np.bincount(activity.of_row, trace.weights(), len(activity.busy)) * activity.added()
+    of_rank = np.bincount(activity.member, joules[activity.owner], n)
+    return activity.job.board.waiting + float(of_rank.max()) / trace.time
+
+
 def step_energy(activity: Activity) -> StepEnergy:
     """Energy of the accelerators of a job over one step, by phase."""
     trace, job = activity.trace, activity.job

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
 from sim.engine.fairness import totals
+from sim.engine.network import FlowTable
 from sim.engine.trace import Trace
 from sim.metrics.result import LinkUse
 
@@ -33,10 +34,14 @@ def link_bytes(trace: Trace) -> Floats:
 
 def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
     """Every class of links that carries anything, busiest first; links of one kind and load together."""
-    table, carried = trace.table, link_bytes(trace)
+    return link_use_of(trace.table, link_bytes(trace), trace.link_peak, trace.time, cluster)
+
+
+def link_use_of(table: FlowTable, carried: Floats, peaks: Floats, time: float, cluster: Cluster) -> tuple[LinkUse, ...]:
+    """The same of links that carried that many bytes each in `time` s, with that peak of their capacity, (n_links,)."""
     rows: dict[tuple[str, float, float], tuple[int, int, float]] = {}
-    means = carried / (table.capacity * trace.time)
-    loads = np.round(np.stack([means, np.maximum(means, trace.link_peak)]), 12)
+    means = carried / (table.capacity * time)
+    loads = np.round(np.stack([means, np.maximum(means, peaks)]), 12)
     columns = (table.link_example, table.link_count, carried, *loads)
     for example, links, size, mean, peak in zip(*(column.tolist() for column in columns), strict=True):
         if size > 0:

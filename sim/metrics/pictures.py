@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.engine.compute import matrix_rate, streaming_rate
+from sim.engine.compute import matrix_rate
 from sim.engine.ranks import Job, RankClass
 from sim.engine.trace import Trace
 from sim.metrics.breakdown import critical_rank
@@ -23,6 +23,7 @@ from sim.metrics.critical_path import Overlap, overlaps
 from sim.metrics.links import flow_bytes
 from sim.metrics.timeline import Span, rank_spans
 from sim.plan.plan import Plan
+from sim.spec.board import streaming_rate
 
 COLUMNS = 1500  # moments of the pipeline picture
 DRAWN = 400  # links that are drawn one by one; more are drawn by kind

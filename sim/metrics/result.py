@@ -115,7 +115,7 @@ class RunResult:
     badput_s: dict[str, float] = field(default_factory=dict)  # with the productive time it adds up to the mean time
     failures: int = 0  # that stopped the job
     checkpoints: int = 0
-    outcome: str = "finished"  # or time_limit, no_spares; then the time is the time until that
+    outcome: str = "finished"  # or time_limit, no_spares, too_many_faults; then the time is the time until that
     elapsed_s: float = 0.0  # mean
     steps_lost: float = 0.0
     failures_by_cause: dict[str, float] = field(default_factory=dict)  # planned stops and slow parts included
@@ -127,6 +127,9 @@ class RunResult:
     spreads: dict[str, Spread] = field(default_factory=dict)
     expected_by_cause: dict[str, float] = field(default_factory=dict)  # what the rates promise for the mean time
     best_interval: BestInterval | None = None  # None: not asked for, or nothing is saved or fails
+    finished: bool = True  # False: some life never came to its end; a time limit that was asked for is an end
+    why_unfinished: tuple[str, ...] = ()  # for people: how such lives ended
+    what_helps: tuple[str, ...] = ()  # for people: what would let them finish
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class CostResult:
     usd_per_step: float | None = None  # None: no step was done
     usd_per_million_tokens: float | None = None
     usd_per_accelerator_hour: float = 0.0  # of the cluster, idle ones too
+    purchase_usd: float | None = None  # of the whole cluster and its network; None: rented
     basis: str = ""  # for people: which prices, of when
 
 

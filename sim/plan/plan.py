@@ -85,7 +85,8 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     setup, options = Setup(experiment), experiment.simulation
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     flows = job_flows(experiment, setup.workload, grid, cluster)
-    structure, links, apart = fold_structure(grid, cluster, flows, options.prune == "auto")
+    stage = grid.coordinate["pipeline"]
+    structure, links, apart = fold_structure(stage, grid.accelerator, cluster, flows, options.prune == "auto")
     return Layout(
         grid=grid,
         structure=structure,
@@ -193,7 +194,7 @@ def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> JobFlows:
 
 
 def fold_structure(
-    grid: RankGrid, cluster: Cluster, flows: JobFlows, prune: bool
+    stage: Ints, accelerator: Ints, cluster: Cluster, flows: JobFlows, prune: bool
 ) -> tuple[Structure, Ints, tuple[bool, ...]]:
     """What tells ranks apart: their stage and speed, and flows over the links that can hold them back.
 
@@ -209,7 +210,7 @@ def fold_structure(
     used = can_fill if prune else users > 0
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
-    speeds, speed = np.unique(cluster.speed[grid.accelerator], return_inverse=True)
-    label = grid.coordinate["pipeline"] * len(speeds) + speed
+    speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
+    label = stage * len(speeds) + speed
     sets = [flow_set for flow_set, _ in flows.values()]
     return build_structure(label, cluster.links.capacity[links], sets, number), links, apart

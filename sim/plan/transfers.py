@@ -108,7 +108,8 @@ def with_transfers(plan: Plan, transfers: Transfers, *, training: bool) -> Plan:
     options = plan.experiment.simulation
     step = job_flows(plan.experiment, plan.model, plan.grid, plan.cluster) if training else {}
     flows = step | transfers.flows
-    structure, links, apart = fold_structure(plan.grid, transfers.cluster, flows, options.prune == "auto")
+    stage, accelerator = plan.grid.coordinate["pipeline"], plan.grid.accelerator
+    structure, links, apart = fold_structure(stage, accelerator, transfers.cluster, flows, options.prune == "auto")
     return replace(
         plan,
         cluster=transfers.cluster,
@@ -123,8 +124,8 @@ def with_transfers(plan: Plan, transfers: Transfers, *, training: bool) -> Plan:
 
 def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) -> Loads:
     """The paths of one file per rank, stripe by stripe."""
-    n, width = len(ranks), 1 if storage.is_local else storage.spec.stripe or storage.n_working
-    _check_stripes(n, width)
+    n, width = len(ranks), stripe_width(storage)
+    check_stripes(n, storage)
     file = np.repeat(np.arange(n), width)
     server = (file * width + np.tile(np.arange(width), n)) % storage.n_working
     accelerator = plan.grid.accelerator[ranks][file]
@@ -136,8 +137,14 @@ def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) ->
     return Loads(file[stripe], routes.link, routes.share / width, latency)
 
 
-def _check_stripes(files: int, width: int) -> None:
+def stripe_width(storage: StorageSystem) -> int:
+    """Servers that one file is spread over."""
+    return 1 if storage.is_local else storage.spec.stripe or storage.n_working
+
+
+def check_stripes(files: int, storage: StorageSystem) -> None:
     """Raise PlanError for more stripes than memory holds."""
+    width = stripe_width(storage)
     if files * width > MOST_STRIPES:
         message = f"{files} files over {width} servers each are more than {MOST_STRIPES} stripes"
         way_out = f"set it to {MOST_STRIPES // files} or less, or give storage a network of its own"

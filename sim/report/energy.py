@@ -88,4 +88,6 @@ def cost_rows(cost: CostResult) -> Iterator[Row]:
     each, hour = cost.usd_per_million_tokens, human.money(cost.usd_per_accelerator_hour)
     per_token = f"{human.money(each)} per million tokens, " if each is not None else ""
     yield "total", human.money(cost.usd["total"]), f"{per_token}{hour} an accelerator hour"
+    if cost.purchase_usd is not None:
+        yield "purchase price", human.money(cost.purchase_usd), "of which the run pays for its share of their life"
     yield "basis", "", cost.basis

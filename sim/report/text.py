@@ -64,6 +64,7 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
     """All sections of the report, one below the other."""
     fill = ASCII_FILL if ascii_only else BLOCK_FILL
     return Group(
+        *_did_not_finish(result.run),
         *_headline(result),
         *section("Result", _key_figures(result)),
         *section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
@@ -77,6 +78,23 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *section("Notes", *_notes(result)),
         *section("Simulation", _simulation(result)),
     )
+
+
+def _did_not_finish(run: RunResult | None) -> Iterator[RenderableType]:
+    """What comes first where a run never ends: that, why, and what would help."""
+    if run is None or run.finished:
+        return
+    yield Text("DID NOT FINISH", style="bold red") + Text(f": {'; '.join(run.why_unfinished)}", style="not bold")
+    for remedy in run.what_helps:
+        yield bullet(f"would help: {remedy}")
+    yield Text()
+
+
+def bullet(text: str) -> RenderableType:
+    """A line of a list, which wraps under itself."""
+    row = Table.grid(padding=(0, 1))
+    row.add_row("-", text)
+    return row
 
 
 def _headline(result: Result) -> Iterator[RenderableType]:
@@ -150,6 +168,8 @@ def _per_accelerator(step: StepResult) -> str:
 
 def _time_to_train(run: RunResult) -> str:
     spread = run.time_to_train_s
+    if not run.finished:
+        return f"not reached: {human.duration(spread['mean'])} until the end, {human.count(run.steps)} steps done"
     text = f"{human.duration(spread['mean'])}, {human.count(run.steps)} steps"
     if spread["p5"] < spread["p95"]:
         text += f" (90 % between {human.duration(spread['p5'])} and {human.duration(spread['p95'])})"
@@ -257,10 +277,7 @@ def _busiest(links: tuple[LinkUse, ...]) -> list[tuple[LinkUse, int]]:
 
 
 def _notes(result: Result) -> Iterator[RenderableType]:
-    for note in result.notes:
-        row = Table.grid(padding=(0, 1))
-        row.add_row("-", note)
-        yield row
+    yield from map(bullet, result.notes)
 
 
 def _simulation(result: Result) -> RenderableType:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sim.errors import ConfigError, Problem
 from sim.metrics.timeline import Span, Timeline
+from sim.report.files import replacing
 
 Event = dict[str, Any]
 NETWORK = 1_000_000_000  # process number of the counters, above every rank
@@ -169,21 +170,17 @@ def _collective(name: str) -> str:
 def write_events(events: Iterable[Event], file: Path, limit: float) -> int:
     """Write a list of events, compressed if `file` ends in .gz; returns the bytes before compression.
 
-    Raises ConfigError, and leaves no file, if there are more than `limit` bytes.
+    Raises ConfigError, and leaves no file, if there are more than `limit` bytes; OutputError if it cannot be written.
     """
     size = 0
-    part = file.with_name(f"{file.name}.part")
-    try:
-        with gzip.open(part, "wt") if file.suffix == ".gz" else part.open("w") as out:
-            out.write('{"displayTimeUnit":"ms","traceEvents":[\n')
-            for number, event in enumerate(events):
-                text = (",\n" if number else "") + json.dumps(event, separators=(",", ":"))
-                size += len(text)
-                if size > limit:
-                    raise ConfigError(Problem(str(file), "", f"is larger than {limit / 1e6:,.0f} MB", SMALLER))
-                out.write(text)
-            out.write("\n]}\n")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    opener = gzip.open if file.suffix == ".gz" else open
+    with replacing(file, "--output") as part, opener(part, "wt") as out:
+        out.write('{"displayTimeUnit":"ms","traceEvents":[\n')
+        for number, event in enumerate(events):
+            text = (",\n" if number else "") + json.dumps(event, separators=(",", ":"))
+            size += len(text)
+            if size > limit:
+                raise ConfigError(Problem(str(file), "", f"is larger than {limit / 1e6:,.0f} MB", SMALLER))
+            out.write(text)
+        out.write("\n]}\n")
     return size

@@ -22,10 +22,10 @@ from simpy.resources.resource import Resource
 
 from sim.cluster.storage import StorageSystem
 from sim.engine.pipe import SharedPipe
-from sim.engine.transfers import rate_together
 from sim.errors import PlanError, Problem
 from sim.plan.plan import Plan
 from sim.plan.transfers import file_transfers
+from sim.programs.drains import rate_together
 from sim.rng import stream
 from sim.run.storage_costs import Feeding
 from sim.spec.storage import InputPipeline

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from math import ceil, inf, nextafter
-from typing import Any, Literal
+from typing import Any
 
 from simpy import Environment, Event
 
 from sim.rng import stream
 from sim.run.delay import draw
 from sim.run.ledger import Ledger
-from sim.run.life_inputs import Fault, Incident, Life, LifeInputs, Slow, State
+from sim.run.life_inputs import Fault, Incident, Life, LifeInputs, Outcome, Slow, State
 from sim.run.pace import Pace
 from sim.run.pool import Pool
 from sim.run.troubles import Troubles
@@ -52,7 +52,8 @@ class Job:
         self.ahead: deque[tuple[float, str]] = deque()  # phases that are to come, and when, unless something happens
         self.bell = Event(self.env)
         self.over = Event(self.env)
-        self.outcome: Literal["finished", "time_limit", "no_spares"] = "time_limit"
+        self.outcome: Outcome = "time_limit"
+        self.strikes = 0
         self.struck = False
         self.standstill, self.planned = 0.0, -1.0  # seconds of a pause, or of a planned stop, that is to come
         self.tainted = inf  # since when the state holds corrupt results
@@ -112,7 +113,7 @@ class Job:
             else:
                 yield from self._stop_as_planned()
 
-    def _end(self, outcome: Literal["finished", "time_limit", "no_spares"]) -> None:
+    def _end(self, outcome: Outcome) -> None:
         if not self.over.triggered:
             self.settle()
             self.outcome = outcome
@@ -249,6 +250,12 @@ class Job:
     def note(self, cause: str, component: str, nodes: tuple[int, ...], effect: str) -> None:
         """Count something that struck the job."""
         self.faults.append(Fault(self.env.now, cause, component, nodes, effect))
+
+    def count_strike(self) -> None:
+        """Something may be about to strike the job: it gives up where there is no end of that."""
+        self.strikes += 1
+        if self.strikes >= self.inputs.most_strikes:
+            self._end("too_many_faults")
 
     def interrupt(
         self, cause: str, component: str, nodes: tuple[int, ...], slots: Iterable[int] = (), cutoff: float = inf

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, NamedTuple
 
-from sim.run.fault_log import Outage
 from sim.run.storage_costs import CheckpointCosts
+from sim.spec.fault_log import Outage
 from sim.spec.reliability import Failures, Recovery
 
 BADPUT = (
@@ -74,6 +75,7 @@ class LifeInputs:
     saving: Saving | None = None
     input_stall_s: float = 0.0  # part of a healthy step
     time_limit_s: float | None = None
+    most_strikes: float = inf  # candidates for a fault, after which a life ends
     bulk: bool = True  # pass many equal save cycles at once; exact
 
 
@@ -125,11 +127,14 @@ class Repair(NamedTuple):
     ended: float
 
 
+Outcome = Literal["finished", "time_limit", "no_spares", "too_many_faults"]
+
+
 @dataclass(frozen=True)
 class Life:
     """A job from its start to its end. productive_s and the parts of badput_s add up to elapsed_s."""
 
-    outcome: Literal["finished", "time_limit", "no_spares"]
+    outcome: Outcome
     elapsed_s: float
     steps: int
     productive_s: float

@@ -1,11 +1,11 @@
 """What saving and restoring the state of a training costs.
 
-A synchronous save streams from device memory through compression to storage: its slowest part sets the
-pace, and training waits. An asynchronous one blocks for the copy into host memory; the rest drains
+A synchronous save streams from device memory through serialisation and compression to storage: its slowest
+part sets the pace, and training waits. An asynchronous one blocks for the copy into host memory; the rest drains
 beside training. Before the bytes of a file move it has to be opened: all files of a save at once, at the
 rate that the metadata service stands.
 
-Public: `checkpoint_costs`; `CheckpointCosts` in `storage_costs`.
+Public: `checkpoint_costs`, `check_checkpoint`; `CheckpointCosts` in `storage_costs`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.storage import StorageSystem
-from sim.engine.transfers import Drain, drain_beside, transfer_seconds
 from sim.errors import PlanError, Problem
 from sim.plan.plan import Plan
 from sim.plan.state import needed_bytes, saved_bytes, shared_bytes
-from sim.plan.transfers import Transfers, file_transfers, peer_transfers, replica_transfers
+from sim.plan.transfers import Transfers, check_stripes, file_transfers, peer_transfers, replica_transfers
+from sim.programs.drains import Drain, drain_beside, transfer_seconds
 from sim.run.storage_costs import CheckpointCosts
-from sim.spec.storage import Checkpointing
+from sim.spec.storage import SERIALIZATION_BANDWIDTH, Checkpointing
 from sim.units import DATA, format_quantity
 
 Floats = NDArray[np.float64]
+
+
+def check_checkpoint(plan: Plan) -> None:
+    """Raise PlanError if what the plan's experiment saves has no room in storage or host memory."""
+    _saver(plan, 0.0).check()
 
 
 def checkpoint_costs(plan: Plan, step_s: float) -> CheckpointCosts:
@@ -34,10 +39,14 @@ def checkpoint_costs(plan: Plan, step_s: float) -> CheckpointCosts:
 
     Raises PlanError if there is nothing to ask for, or if storage is too small; Deadlock.
     """
+    return _saver(plan, step_s).costs()
+
+
+def _saver(plan: Plan, step_s: float) -> _Saver:
     save, storage = plan.experiment.checkpoint, plan.cluster.storage
     if save is None or storage is None:
         raise PlanError(Problem("", "checkpoint", "checkpoints need `checkpoint` and `cluster.storage`"))
-    return _Saver(plan, save, storage, step_s).costs()
+    return _Saver(plan, save, storage, step_s)
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,20 @@ class _Saver:
     storage: StorageSystem
     step_s: float
 
-    def costs(self) -> CheckpointCosts:
-        """All of them."""
+    def check(self) -> None:
+        """Raise PlanError where the state does not fit."""
         state = saved_bytes(self.plan, self.save)
         stored = state / self.save.compression_ratio
         self._check_capacity(float(stored.sum()))
         self._check_host_memory(state)
+        check_stripes(int(np.count_nonzero(state)), self.storage)
+        check_stripes(int(np.count_nonzero(self._read)), self.storage)
+
+    def costs(self) -> CheckpointCosts:
+        """All of them."""
+        self.check()
+        state = saved_bytes(self.plan, self.save)
+        stored = state / self.save.compression_ratio
         if self.save.mode == "synchronous":
             blocking, drain = self._write(stored, copying=True), Drain(0.0, 0.0)
         else:
@@ -82,12 +99,14 @@ class _Saver:
         rate = self.storage.spec.requests.metadata_rate
         return files / rate if rate else 0.0
 
-    def _pace(self, work: float | None, *, copying: bool) -> float:
-        """Stored bytes per second that compression (or its reverse) and copying let through, per rank."""
-        return min(work or inf, self._copy_rate if copying else inf) / self.save.compression_ratio
+    def _pace(self, *work: float | None, copying: bool) -> float:
+        """Stored bytes per second that work on the state and copying it let through, per rank."""
+        rates = [rate for rate in work if rate is not None]
+        return min(*rates, inf, self._copy_rate if copying else inf) / self.save.compression_ratio
 
     def _files(self, stored: Floats, *, copying: bool) -> Transfers:
-        pace = self._pace(self.save.compression_bandwidth, copying=copying)
+        serialized = self.save.serialization_bandwidth or SERIALIZATION_BANDWIDTH
+        pace = self._pace(serialized, self.save.compression_bandwidth, copying=copying)
         return file_transfers(self.plan, self.storage, stored, pace, write=True)
 
     def _write(self, stored: Floats, *, copying: bool) -> float:
@@ -101,10 +120,14 @@ class _Saver:
         opening = self._opening_s(int(np.count_nonzero(stored)))
         return Drain(opening + drain.seconds, drain.lost)
 
+    @property
+    def _read(self) -> Floats:
+        """Bytes that each rank reads from storage to go on, (n_ranks,)."""
+        return (needed_bytes if self.save.restore == "each" else shared_bytes)(self.plan, self.save)
+
     def _restore(self) -> float:
         """Every rank reads what it needs; or each byte is read once, and replicas pass it on."""
-        needed = needed_bytes(self.plan, self.save)
-        read = needed if self.save.restore == "each" else shared_bytes(self.plan, self.save)
+        needed, read = needed_bytes(self.plan, self.save), self._read
         stored = read / self.save.compression_ratio
         pace = self._pace(self.save.decompression_bandwidth, copying=True)
         files = file_transfers(self.plan, self.storage, stored, pace, write=False)

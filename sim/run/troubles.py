@@ -51,6 +51,7 @@ class Troubles:
 
     def _fail_start(self, start: int, after: float) -> Waiting:
         yield self.env.timeout(after)
+        self.job.count_strike()
         if self.job.starts == start and self.job.phase == "training" and not self.job.struck:
             self.job.interrupt("failed_start", "job", ())
 
@@ -73,6 +74,7 @@ class Troubles:
     def _follow_modes(self, counts: list[tuple[int, int]]) -> Waiting:
         for strike in strikes(self.job.inputs.failures, counts, self.worst, self._frailty_at, self.job.seed):
             yield self.env.timeout(strike.time - self.env.now)
+            self.job.count_strike()
             self._strike(strike, self.modes[strike.mode])
 
     def _frailty_at(self, slot: int) -> float:

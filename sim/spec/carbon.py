@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from math import isfinite
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem
 from sim.spec.energy import Site
+from sim.spec.named_files import read_named
 from sim.units import CARBON_INTENSITY
 
 HOUR = 3600.0
@@ -54,11 +55,16 @@ def grid_of(site: Site) -> Grid | None:
 
 def _read_hours(path: Path) -> tuple[float, ...]:
     """The last column of a CSV file, g/kWh, without its header."""
+    return _hours(read_named(path, "site.carbon_file"), path)
+
+
+@lru_cache(maxsize=8)
+def _hours(content: bytes, path: Path) -> tuple[float, ...]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [(number, row[-1]) for number, row in enumerate(csv.reader(file), 1) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not text"
+        lines = content.decode("utf-8-sig").splitlines()
+        rows = [(number, row[-1]) for number, row in enumerate(csv.reader(lines), 1) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        reason = "is not text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ConfigError(Problem(str(path), "site.carbon_file", f"cannot be read: {reason}")) from None
     hours = tuple(_intensity(path, number, text) for number, text in rows[1:])
     if not hours:
@@ -73,7 +79,7 @@ def _intensity(path: Path, line: int, text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not (isfinite(value) and value >= 0):
+    if not (isfinite(value) and 0 <= value <= CARBON_INTENSITY.most / CARBON_INTENSITY.units["g/kWh"]):
         message = f"{text[:40]!r} is not a carbon intensity"
         raise ConfigError(Problem(f"{path}:{line}", "site.carbon_file", message, "the last column is in g/kWh"))
     return value * CARBON_INTENSITY.units["g/kWh"]

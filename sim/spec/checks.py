@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sim.errors import Problem
 from sim.spec.cluster_checks import CLUSTER_CHECKS
 from sim.spec.energy_checks import ENERGY_CHECKS
+from sim.spec.file_checks import FILE_CHECKS
 from sim.spec.findings import Check
 from sim.spec.plan_checks import PLAN_CHECKS
 from sim.spec.records import Experiment
@@ -17,7 +18,9 @@ from sim.spec.reliability_checks import RELIABILITY_CHECKS
 from sim.spec.setup import Setup
 from sim.spec.storage_checks import STORAGE_CHECKS
 
-CHECKS: tuple[Check, ...] = PLAN_CHECKS + CLUSTER_CHECKS + STORAGE_CHECKS + RELIABILITY_CHECKS + ENERGY_CHECKS
+CHECKS: tuple[Check, ...] = (
+    *PLAN_CHECKS, *CLUSTER_CHECKS, *STORAGE_CHECKS, *RELIABILITY_CHECKS, *ENERGY_CHECKS, *FILE_CHECKS,
+)  # fmt: skip
 
 
 def check_experiment(experiment: Experiment, checks: Sequence[Check] = CHECKS) -> list[Problem]:

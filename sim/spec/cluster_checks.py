@@ -1,6 +1,6 @@
 """Whether the parts of a cluster can be joined: one small check per rule.
 
-Public: `CLUSTER_CHECKS`, `fabric_places`.
+Public: `CLUSTER_CHECKS`, `fabric_places`, `size_problems`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 from sim.errors import Problem
 from sim.spec.findings import Check, finding
-from sim.spec.records import DragonflyFabric, FatTreeFabric, GraphFabric, SwitchFabric, TorusFabric
+from sim.spec.records import ClusterSpec, DragonflyFabric, FatTreeFabric, GraphFabric, SwitchFabric, TorusFabric
 from sim.spec.setup import Setup
+
+MOST_ON_RING = 64
+MOST_LINKS = 16_000_000  # some 1.5 GB while they are built
 
 
 def check_node_network(setup: Setup) -> Iterator[Problem]:
@@ -21,6 +24,9 @@ def check_node_network(setup: Setup) -> Iterator[Problem]:
     if node.accelerators > 1 and not joined:
         message = f"{node.accelerators} accelerators a node without a network between them"
         yield finding("cluster.node.local.bandwidth", message, "give local a kind and a bandwidth")
+    if node.local.kind == "ring" and node.accelerators > MOST_ON_RING:
+        message = f"a ring of {node.accelerators} accelerators, more than {MOST_ON_RING}"
+        yield finding("cluster.node.local.kind", message, "use switch or mesh")
 
 
 def check_fabric_present(setup: Setup) -> Iterator[Problem]:
@@ -41,6 +47,42 @@ def check_fabric_holds_nodes(setup: Setup) -> Iterator[Problem]:
     if places is not None and nodes > places:
         key = "nodes" if setup.experiment.nodes else "cluster.nodes"
         yield finding(key, f"{nodes} nodes in a fabric with places for {places}", "enlarge the fabric")
+
+
+def check_network_size(setup: Setup) -> Iterator[Problem]:
+    """The links of the cluster fit into memory."""
+    yield from size_problems(setup.cluster.model_copy(update={"nodes": setup.experiment.nodes or setup.cluster.nodes}))
+
+
+def size_problems(cluster: ClusterSpec) -> Iterator[Problem]:
+    """Whether a network with its switches is too large to build, by a count of its links."""
+    links = count_links(cluster)
+    if links > MOST_LINKS:
+        message = f"about {links:,} links between accelerators, adapters and switches, more than {MOST_LINKS:,}"
+        yield finding("cluster.fabric", message, "use fewer nodes, switches or groups")
+
+
+def count_links(cluster: ClusterSpec) -> int:
+    """Directed links of a cluster, rounded up where units are part full."""
+    node, fabric = cluster.node, cluster.fabric
+    if isinstance(node, str):
+        return 0
+    n, pairs = node.accelerators, node.local.kind in ("mesh", "hybrid_cube_mesh")
+    inside = n * (n - 1) if pairs else 4 * n  # to and from a switch and the PCIe complex
+    rails = min(node.nics.count, n)
+    total = cluster.nodes * (inside + 2 * rails)
+    match fabric:
+        case FatTreeFabric():
+            units = -(-cluster.nodes // fabric.nodes_per_unit)
+            leaves = units * (rails if fabric.rail_optimized else 1)
+            pods = -(-units // fabric.units_per_pod) * (rails if fabric.rail_optimized else 1)
+            total += 2 * leaves * fabric.spines + (2 * pods * fabric.spines * fabric.cores if fabric.tiers == 3 else 0)
+        case DragonflyFabric():
+            groups, routers = fabric.groups, fabric.routers_per_group
+            total += groups * routers * (routers - 1) + groups * (groups - 1)
+        case TorusFabric():
+            total += 2 * len(fabric.shape) * math.prod(fabric.shape)
+    return total
 
 
 def check_rail_adapters(setup: Setup) -> Iterator[Problem]:
@@ -78,6 +120,7 @@ CLUSTER_CHECKS: tuple[Check, ...] = (
     check_node_network,
     check_fabric_present,
     check_fabric_holds_nodes,
+    check_network_size,
     check_rail_adapters,
     check_graph,
     check_degradations,

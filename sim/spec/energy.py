@@ -12,6 +12,7 @@ from pydantic import Field
 
 from sim.spec.record import Name, Record
 from sim.units import (
+    DATA_RATE,
     CarbonPerKilowattHour,
     Count,
     Dollars,
@@ -71,6 +72,12 @@ class PowerSetting(Record):
 # --- nodes and network ------------------------------------------------------------------------
 
 
+# Power of a switch port and of its transceiver over its rate [W per B/s], where a cluster does not say. Assumptions
+# amid the profiles that do: switches QM9700 0.029, QM8700 0.032, Omni-Path 0.029; optics 0.021, 0.030, 0.030 W per Gb/s.
+SWITCH_PER_RATE = 0.03 / DATA_RATE.units["Gb/s"]
+OPTICS_PER_RATE = 0.025 / DATA_RATE.units["Gb/s"]
+
+
 class Draw(Record):
     """Power of one kind of part in a node, all of them together."""
 
@@ -102,9 +109,9 @@ class NodePower(Record):
 class ClusterPower(Record):
     """Power of what the nodes share: the network between them and storage."""
 
-    switch: Watts = Field(default=0.0, ge=0, description="one switch without optics")
-    switch_ports: Count = Field(default=64, ge=1, description="ports of that switch at the rate of an adapter")
-    optics: Watts = Field(default=0.0, ge=0, description="one transceiver at the rate of an adapter, in each port of a switch")
+    switch: Watts | None = Field(default=None, ge=0, description="one switch without optics; 0.03 W for each Gb/s of its ports if absent")
+    switch_ports: Count = Field(default=64, ge=1, le=1_000_000, description="ports of that switch at the rate of an adapter")
+    optics: Watts | None = Field(default=None, ge=0, description="one transceiver at the rate of an adapter, in each port of a switch; 0.025 W for each Gb/s if absent")
     storage: Watts = Field(default=0.0, ge=0, description="storage systems, the share of one node")
 
 
@@ -129,7 +136,7 @@ class Site(Record):
     fixed_overhead: Fraction = Field(default=0.0, description="share of the overhead at full load that does not fall with the load")
     carbon_intensity: CarbonPerKilowattHour | None = Field(default=None, ge=0, description="of the grid, constant")
     carbon_file: str | None = Field(default=None, description="CSV file of the grid's intensity hour by hour, in place of a constant: last column, g/kWh; it repeats")
-    start_hour: Count = Field(default=0, ge=0, description="hour of that file in which the run begins")
+    start_hour: Count = Field(default=0, ge=0, le=10_000_000, description="hour of that file in which the run begins")
     embodied: Embodied | None = Field(default=None, description="carbon of making the hardware; left out if absent")
     electricity: DollarsPerKilowattHour | None = Field(default=None, ge=0, description="price of electricity, for those who own the cluster")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
@@ -163,6 +170,7 @@ class Prices(Record):
     name: Name = Field(description="the name it is found by")
     description: str = Field(default="", description="one line for people")
     as_of: str = Field(description="date or span of dates of these prices")
+    accelerators: tuple[Name, ...] = Field(default=(), description="accelerators that have these prices, by name; a run on others says so; any if absent")
     pay: Literal["on_demand", "reserved", "spot", "purchase"] = Field(default="on_demand", description="which of the prices is paid")
     rental: Rental = Field(default=Rental(), description="prices of rented accelerators")
     purchase: Purchase | None = Field(default=None, description="price of an own cluster")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.errors import Problem
+from sim.spec.board import lowest_limit, transfer_rate
 from sim.spec.findings import Check, finding
 from sim.spec.setup import Setup
 from sim.units import FREQUENCY, POWER, format_quantity
@@ -27,7 +28,7 @@ def check_board_power(setup: Setup) -> Iterator[Problem]:
 
 
 def check_power_limit(setup: Setup) -> Iterator[Problem]:
-    """A limit lies between the idle power of the board and its tdp."""
+    """A limit lies between the least that the board can keep to at work and its tdp."""
     limit, power = setup.experiment.power.limit, setup.accelerator.power
     if limit is None:
         return
@@ -35,9 +36,10 @@ def check_power_limit(setup: Setup) -> Iterator[Problem]:
     if limit > power.tdp:
         message = f"limit {format_quantity(limit, POWER)} is more than the {power.tdp:g} W of {board}"
         yield finding("power.limit", message, "leave it out to run at the limit of the board")
-    elif limit <= power.idle:
-        message = f"limit {format_quantity(limit, POWER)} is no more than {board} draws idle, {power.idle:g} W"
-        yield finding("power.limit", message, f"give more, such as {0.6 * power.tdp:.0f} W")
+    elif limit <= (lowest := lowest_limit(setup.accelerator, transfer_rate(setup.node, setup.cluster.fabric))):
+        message = f"{board} cannot keep to {format_quantity(limit, POWER)}: at its slowest clock"
+        message += f" it draws {lowest:.1f} W while it communicates"
+        yield finding("power.limit", message, f"give more than {lowest:.1f} W")
 
 
 def check_clock(setup: Setup) -> Iterator[Problem]:

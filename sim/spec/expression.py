@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from sim.units import show_value
 
-MAX_LENGTH = 1000
+MAX_LENGTH, MAX_DEPTH = 1000, 50
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs, "ceil": math.ceil, "floor": math.floor, "log2": math.log2, "max": max, "min": min,
     "round": round, "sqrt": math.sqrt,
@@ -57,7 +58,7 @@ class Expression:
     def evaluate(self, lookup: Lookup) -> Any:
         """Its value. Raises Absent for a value that is needed and missing, ExpressionError for bad arithmetic."""
         try:
-            return _value(self.tree, lookup)
+            return _finite(_value(self.tree, lookup))
         except (ArithmeticError, ValueError, TypeError) as error:
             if isinstance(error, ExpressionError):
                 raise
@@ -79,6 +80,7 @@ def parse_expression(text: str) -> Expression:
         column = getattr(error, "offset", 0) or len(text.strip()) + 1
         message = f"{show_value(text)} is not an expression, column {column}"
         raise ExpressionError(message, "write it like parallelism.tensor <= 8") from None
+    _refuse_depth(tree)
     _refuse_strangers(tree)
     return Expression(text.strip(), tree, tuple(_names(tree)))
 
@@ -114,6 +116,15 @@ _ALLOWED = (
     ast.BoolOp, ast.And, ast.Or, ast.Not, ast.UnaryOp, ast.BinOp, ast.Compare, ast.IfExp, ast.Call, ast.Name,
     ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Load, *_BINARY, *_UNARY, *_ORDER, *_EQUALITY,
 )  # fmt: skip
+
+
+def _refuse_depth(tree: ast.expr) -> None:
+    """Refuse what is nested so deep that evaluating it would exhaust the stack."""
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [inner for node in level for inner in ast.iter_child_nodes(node)]
+    if level:
+        raise ExpressionError(f"is nested deeper than {MAX_DEPTH} levels", "split it, or use fewer brackets")
 
 
 def _refuse_strangers(tree: ast.expr) -> None:
@@ -159,6 +170,12 @@ def _names(node: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 # --- evaluating -------------------------------------------------------------------------------
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, complex) or (isinstance(value, int | float) and not abs(value) <= sys.float_info.max):
+        raise ValueError("its value is no finite number")
+    return value
 
 
 def _value(node: ast.expr, lookup: Lookup) -> Any:

@@ -229,7 +229,11 @@ def _decoded(resolver: Resolver, record: type[RecordT], root: Node, si: bool) ->
 
 
 def _placed(problems: list[Problem], root: Node) -> list[Problem]:
-    return [replace(problem, where=str(mark_at(root, problem.key.split(".")))) for problem in problems]
+    """`problems` at the places of their keys, those that have no place in another file."""
+    return [
+        problem if problem.where else replace(problem, where=str(mark_at(root, problem.key.split("."))))
+        for problem in problems
+    ]
 
 
 _sized: Memo[ClusterSpec] = Memo(limit=16)

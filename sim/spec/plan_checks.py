@@ -12,6 +12,9 @@ from sim.errors import Problem
 from sim.spec.findings import Check, finding, indivisible, listed
 from sim.spec.setup import Setup
 
+MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
+SECONDS_A_PASS, BYTES_A_PASS = 1.5e-5, 350.0  # measured with one stage and a million microbatches
+
 
 def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
     """The ranks fill the cluster; with `data` given they may leave accelerators idle."""
@@ -202,7 +205,20 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
         yield finding("training.lora.rank", message, "an adapter saves nothing then; 8 to 64 is usual")
 
 
+def check_passes(setup: Setup) -> Iterator[Problem]:
+    """A step has no more passes than can be written down and simulated in minutes."""
+    stages = setup.parallelism.pipeline * setup.parallelism.virtual_stages
+    passes = 2 * setup.microbatches * stages
+    if passes > MOST_PASSES and setup.experiment.simulation.limits == "auto":
+        minutes, gigabytes = passes * SECONDS_A_PASS / 60, passes * BYTES_A_PASS / 1e9
+        message = f"{setup.microbatches:,} microbatches a replica are {passes:,} passes a step"
+        cost = f"which would take about {minutes:,.0f} min and {gigabytes:,.0f} GB of memory to simulate"
+        way_out = "reduce it, use a larger microbatch, or set simulation.limits to off"
+        yield finding("training.global_batch", f"{message}, {cost}", way_out)
+
+
 PLAN_CHECKS: tuple[Check, ...] = (
+    check_passes,
     check_ranks_fit_cluster,
     check_heads_divide,
     check_matrices_divide,

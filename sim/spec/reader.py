@@ -1,6 +1,7 @@
 """Safe YAML with positions.
 
-Public: `Mark`, `Node`, `read_file`, `read_text`, `from_python`, `plain`, `yaml_files`, and the limits
+Public: `Mark`, `Node`, `read_file`, `read_bytes`, `read_text`,
+`shown_path`, `from_python`, `plain`, `yaml_files`, and the limits
 `MAX_BYTES`, `MAX_NODES`, `MAX_DEPTH`.
 
 The accepted language is YAML 1.2 with the core schema and less: no tags, no merge keys, one
@@ -81,19 +82,31 @@ def yaml_files(path: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> Node:
-    """The mapping in the YAML file `path`. Raises ConfigError. Unchanged files are read once."""
-    source = _shown(path)
+    """The mapping in the YAML file `path`. Raises ConfigError. Equal contents are parsed once."""
+    return _parsed(read_bytes(path, MAX_BYTES, "a definition is a few kilobytes"), shown_path(path))
+
+
+def read_bytes(path: Path, most: int, usual: str = "") -> bytes:
+    """The content of a regular file of at most `most` bytes; `usual` says how large they are. Raises ConfigError.
+
+    Devices and pipes, which may never end, are refused before they are opened.
+    """
+    source = shown_path(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             _refuse(Mark(source), "is a directory, not a file")
         if not stat.S_ISREG(status.st_mode):
             _refuse(Mark(source), "is not a regular file")
-        return _read_cached(str(path), source, status.st_mtime_ns, status.st_size)
+        with path.open("rb") as file:
+            content = file.read(most + 1)
     except FileNotFoundError:
         _refuse(Mark(source), "no such file")
     except (OSError, ValueError) as error:
         _refuse(Mark(source), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    if len(content) > most:
+        _refuse(Mark(source, 1, 1), f"is larger than {most // 2**20} MiB", usual)
+    return content
 
 
 def read_text(text: str, source: str) -> Node:
@@ -129,12 +142,8 @@ def from_python(value: object, source: str, depth: int = 0) -> Node:
 # --- text -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=512)
-def _read_cached(path: str, source: str, modified: int, size: int) -> Node:
-    with Path(path).open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        _refuse(Mark(source, 1, 1), f"is larger than {MAX_BYTES // 2**20} MiB", "a definition is a few kilobytes")
+@lru_cache(maxsize=256)
+def _parsed(content: bytes, source: str) -> Node:
     node = read_text(_decoded(content, source), source)
     if node.value is None:
         _refuse(Mark(source, 1, 1), "is empty", "write `key: value` lines; `clustersim explain` lists the keys")
@@ -156,7 +165,8 @@ def _decoded(content: bytes, source: str) -> str:
         _refuse(Mark(source, line, column), "is not UTF-8 text", "save it as UTF-8")
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
+    """`path` as it stands in messages: from here, and cut to a readable length."""
     here = Path.cwd()
     text = str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
     return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}"

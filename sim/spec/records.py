@@ -28,15 +28,16 @@ from sim.units import (
 
 # --- accelerators ---------------------------------------------------------------------------
 
+TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 class Rates(Record):
     """Arithmetic rates by number format; a missing format is not supported."""
 
-    fp32: FlopsPerSecond | None = Field(default=None, description="32-bit IEEE")
-    tf32: FlopsPerSecond | None = Field(default=None, description="19-bit TensorFloat")
-    fp16: FlopsPerSecond | None = Field(default=None, description="16-bit IEEE")
-    bf16: FlopsPerSecond | None = Field(default=None, description="16-bit bfloat")
-    fp8: FlopsPerSecond | None = Field(default=None, description="8-bit E4M3/E5M2")
+    fp32: FlopsPerSecond | None = Field(default=None, gt=0, description="32-bit IEEE")
+    tf32: FlopsPerSecond | None = Field(default=None, gt=0, description="19-bit TensorFloat")
+    fp16: FlopsPerSecond | None = Field(default=None, gt=0, description="16-bit IEEE")
+    bf16: FlopsPerSecond | None = Field(default=None, gt=0, description="16-bit bfloat")
+    fp8: FlopsPerSecond | None = Field(default=None, gt=0, description="8-bit E4M3/E5M2")
 
 
 class MatrixUnit(Record):
@@ -45,8 +46,8 @@ class MatrixUnit(Record):
     peak: Rates = Field(description="dense matrix peak rate by precision, without sparsity")
     efficiency: Fraction = Field(default=0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
     fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8; efficiency if absent")
-    compute_units: Count = Field(default=1, ge=1, description="processors (SM, core, systolic array) that tiles spread over")
-    tile: tuple[Count, Count] = Field(default=(128, 128), description="rows and columns of one output tile")
+    compute_units: Count = Field(default=1, ge=1, le=1_000_000, description="processors (SM, core, systolic array) that tiles spread over")
+    tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
     halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
     spread: Fraction = Field(default=0.0, lt=0.2, description="standard deviation of the sustained rate from board to board, as a share of it")
@@ -107,7 +108,7 @@ class LocalNetwork(Record):
 class Nic(Record):
     """Network adapters of one node."""
 
-    count: Count = Field(default=1, ge=0, description="adapters; rail i serves accelerators i*accelerators/count and on")
+    count: Count = Field(default=1, ge=0, le=1024, description="adapters; rail i serves accelerators i*accelerators/count and on")
     bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="line rate of one adapter per direction")
     efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
     latency: Seconds = Field(default=0.0, ge=0, description="adapter and host path, one way")
@@ -126,16 +127,16 @@ class CollectiveTuning(Record):
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
     network_algorithms: tuple[Literal["ring", "tree"], ...] = Field(default=("ring", "tree"), min_length=1, description="how the library may sum between nodes (NCCL_ALGO)")
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
-    ramp: float = Field(default=0.0, ge=0, description="seconds per square root of byte: fill of the chunk pipeline")
+    ramp: float = Field(default=0.0, ge=0, le=1, description="seconds per square root of byte: fill of the chunk pipeline")
     ramp_limit: Seconds | None = Field(default=None, ge=0, description="longest ramp, with chunks at their largest; no limit if absent")
-    ramp_network: float | None = Field(default=None, ge=0, description="the same between nodes; ramp if absent")
+    ramp_network: float | None = Field(default=None, ge=0, le=1, description="the same between nodes; ramp if absent")
     ramp_limit_network: Seconds | None = Field(default=None, ge=0, description="the same as ramp_limit between nodes; ramp_limit if absent")
 
 
 class Host(Record):
     """The host of a node."""
 
-    cores: Count = Field(default=0, ge=0, description="physical processor cores")
+    cores: Count = Field(default=0, ge=0, le=1_000_000, description="physical processor cores")
     memory: Bytes = Field(default=0.0, ge=0, description="host memory")
     pcie_bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="host to one accelerator, per direction; 0: not modelled")
 
@@ -145,7 +146,7 @@ class Node(Record):
 
     name: Name = Field(description="the name it is found by")
     accelerator: Reference[Accelerator] = Field(description="accelerator by name, path or inline")
-    accelerators: Count = Field(ge=1, description="accelerators in the node")
+    accelerators: Count = Field(ge=1, le=576, description="accelerators in the node")
     local: LocalNetwork = Field(default=LocalNetwork(), description="network inside the node")
     nics: Nic = Field(default=Nic(), description="adapters to the network between nodes")
     collectives: CollectiveTuning = Field(default=CollectiveTuning(), description="start-up and ramp of collectives")
@@ -187,12 +188,12 @@ class FatTreeFabric(Record):
     kind: Literal["fat_tree"]
     tiers: Literal[2, 3] = Field(default=2, description="switch layers")
     rail_optimized: bool = Field(default=False, description="adapter i of a unit's nodes on leaf i of the unit")
-    nodes_per_unit: Count = Field(ge=1, description="nodes under one leaf (plain) or one group of rail leaves")
-    units_per_pod: Count = Field(default=1, ge=1, description="units under one set of spines (three tiers)")
-    spines: Count = Field(default=1, ge=1, description="spine switches a leaf connects to (per rail if rail_optimized, per pod with three tiers)")
-    cores: Count = Field(default=1, ge=1, description="core switches a spine connects to (three tiers)")
-    leaf_oversubscription: float = Field(default=1.0, gt=0, le=1000, description="leaf: capacity down over capacity up")
-    spine_oversubscription: float = Field(default=1.0, gt=0, le=1000, description="spine: capacity down over capacity up (three tiers)")
+    nodes_per_unit: Count = Field(ge=1, le=200_000, description="nodes under one leaf (plain) or one group of rail leaves")
+    units_per_pod: Count = Field(default=1, ge=1, le=200_000, description="units under one set of spines (three tiers)")
+    spines: Count = Field(default=1, ge=1, le=100_000, description="spine switches a leaf connects to (per rail if rail_optimized, per pod with three tiers)")
+    cores: Count = Field(default=1, ge=1, le=100_000, description="core switches a spine connects to (three tiers)")
+    leaf_oversubscription: float = Field(default=1.0, ge=1e-6, le=1000, description="leaf: capacity down over capacity up")
+    spine_oversubscription: float = Field(default=1.0, ge=1e-6, le=1000, description="spine: capacity down over capacity up (three tiers)")
     link: FabricLink | None = Field(default=None, description="latency and efficiency of switch links; capacity follows from the oversubscription")
 
 
@@ -208,9 +209,9 @@ class DragonflyFabric(Record):
     """Groups of routers, all-to-all inside the group and between groups."""
 
     kind: Literal["dragonfly"]
-    groups: Count = Field(ge=1, description="groups")
-    routers_per_group: Count = Field(ge=1, description="routers in a group")
-    nodes_per_router: Count = Field(ge=1, description="nodes on a router")
+    groups: Count = Field(ge=1, le=10_000, description="groups")
+    routers_per_group: Count = Field(ge=1, le=10_000, description="routers in a group")
+    nodes_per_router: Count = Field(ge=1, le=10_000, description="nodes on a router")
     local_link: FabricLink = Field(description="router to router in a group")
     global_link: FabricLink = Field(description="group to group; all cables of a pair together")
 
@@ -268,16 +269,16 @@ class Transformer(Record):
     kind: Literal["transformer"]
     name: Name = Field(default="inline", description="the name it is found by")
     layers: Count = Field(ge=1, le=10_000, description="transformer layers")
-    hidden: Count = Field(ge=1, description="width of the residual stream")
-    heads: Count = Field(ge=1, description="query heads")
-    kv_heads: Count | None = Field(default=None, ge=1, description="key and value heads; heads if absent (1: multi-query)")
-    head_dim: Count | None = Field(default=None, ge=1, description="width of a head; hidden/heads if absent")
-    ffn: Count = Field(ge=1, description="inner width of the feed-forward block")
-    vocab: Count = Field(ge=1, description="vocabulary entries, as padded")
+    hidden: Count = Field(ge=1, le=10_000_000, description="width of the residual stream")
+    heads: Count = Field(ge=1, le=100_000, description="query heads")
+    kv_heads: Count | None = Field(default=None, ge=1, le=100_000, description="key and value heads; heads if absent (1: multi-query)")
+    head_dim: Count | None = Field(default=None, ge=1, le=100_000, description="width of a head; hidden/heads if absent")
+    ffn: Count = Field(ge=1, le=100_000_000, description="inner width of the feed-forward block")
+    vocab: Count = Field(ge=1, le=1_000_000_000, description="vocabulary entries, as padded")
     activation: Literal["gelu", "swiglu", "geglu", "relu", "squared_relu"] = Field(default="gelu", description="feed-forward activation; swiglu and geglu have a third matrix")
     norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="normalisation")
     positions: Literal["learned", "rotary", "alibi", "none"] = Field(default="learned", description="position encoding")
-    max_positions: Count | None = Field(default=None, ge=1, description="rows of a learned position table; the sequence length if absent")
+    max_positions: Count | None = Field(default=None, ge=1, le=1_000_000_000, description="rows of a learned position table; the sequence length if absent")
     tied_embeddings: bool = Field(default=True, description="input and output embedding share weights")
     attention: Literal["flash", "unfused"] = Field(default="flash", description="fused attention, or scores written to memory")
     bias: bool = Field(default=True, description="linear layers have a bias")
@@ -329,15 +330,15 @@ class Software(Record):
     fp8_scaling: Literal["delayed", "current", "dynamic"] = Field(default="delayed", description="scale of fp8 tensors: from earlier steps, or from a pass over the tensor itself; dynamic also casts weights at each use")
     cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, fused by a compiler, or one each way and PyTorch's forward for two metrics (Composer)")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
-    gather_copy_bytes: float = Field(default=0.0, ge=0, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
-    reduce_copy_bytes: float = Field(default=0.0, ge=0, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
+    gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
+    reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
     master_weights: Literal["copy", "remainder", "sole"] = Field(default="copy", description="32-bit weights of 16-bit training: a copy beside the others; of bf16 weights only the 16 bits that they lack (Apex, DistributedFusedAdam); or the only ones that are kept, cast when they are gathered or used (PyTorch FSDP)")
     moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
-    optimizer_bytes: float = Field(default=42.0, ge=0, description="memory traffic of the optimizer step per local parameter")
+    optimizer_bytes: float = Field(default=42.0, ge=0, le=10_000, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
     host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
     blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
-    overlap_slowdown: Fraction = Field(default=0.0, description="share of the processors that overlapped collectives take from computation")
+    overlap_slowdown: Fraction = Field(default=0.0, lt=1, description="share of the processors that overlapped collectives take from computation")
     step_overhead: Seconds = Field(default=0.0, ge=0, description="per step: data loading, logging, loss reduction, clipping synchronisation")
     choices: Choices = Field(default=Choices(), description="what the stack lets its user choose, for the search of plans")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
@@ -370,7 +371,7 @@ class Parallelism(Record):
 class LowRank(Record):
     """Low-rank adaptation (LoRA): all weights are frozen, small matrices beside some of them are trained."""
 
-    rank: Count = Field(ge=1, description="inner width of an adapter")
+    rank: Count = Field(ge=1, le=10_000_000, description="inner width of an adapter")
     targets: tuple[Literal["qkv", "attention_output", "feed_forward_up", "feed_forward_down"], ...] = Field(
         default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
     )
@@ -380,9 +381,9 @@ class LowRank(Record):
 class Training(Record):
     """What is trained and how."""
 
-    global_batch: Count = Field(ge=1, description="sequences per step over all replicas")
-    microbatch: Count = Field(default=1, ge=1, description="sequences per rank and forward pass")
-    sequence_length: Count = Field(ge=1, description="tokens per sequence")
+    global_batch: Count = Field(ge=1, le=1_000_000_000_000, description="sequences per step over all replicas")
+    microbatch: Count = Field(default=1, ge=1, le=1_000_000, description="sequences per rank and forward pass")
+    sequence_length: Count = Field(ge=1, le=1_000_000_000, description="tokens per sequence")
     document_length: Count | None = Field(default=None, ge=1, description="tokens per document, where several are packed into a sequence and attention stays inside each; for unequal ones sum of squares over sum; the sequence is one document if absent")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
@@ -403,9 +404,9 @@ class Measured(Record):
     """A published or own measurement of the same run."""
 
     step_time: Seconds | None = Field(default=None, gt=0, description="seconds per step")
-    tokens_per_s: float | None = Field(default=None, gt=0, description="tokens per second, whole job")
-    tokens_per_s_per_accelerator: float | None = Field(default=None, gt=0, description="tokens per second and accelerator")
-    model_tflops_per_accelerator: float | None = Field(default=None, gt=0, description="model TFLOP/s per accelerator, as the source counts them")
+    tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
+    tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
+    model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
     source: str = Field(description="where the number was read")
     assumed: str = Field(default="", description="what had to be assumed")
     tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")
@@ -417,9 +418,10 @@ class Simulation(Record):
     fold: Literal["auto", "off"] = Field(default="auto", description="simulate one of each class of equal ranks")
     coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
     skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
-    foresee: Literal["auto", "off"] = Field(default="auto", description="follow a step along its longest paths, without the clock, until two flows meet or a collective slows computation")
+    foresee: Literal["auto", "off"] = Field(default="auto", description="without effect, so that older files load: a step once was followed without the clock where nothing meets")
     prune: Literal["auto", "off"] = Field(default="auto", description="leave links that can never be full out of rate sharing")
     reuse: Literal["auto", "off"] = Field(default="auto", description="keep clusters, placements and steps for the next experiment of the process")
+    limits: Literal["auto", "off"] = Field(default="auto", description="refuse steps of more passes, and end lives with more faults, than minutes and a few gigabytes can simulate")
     certificate: bool = Field(default=False, description="check every rate allocation for max-min fairness")
 
 

@@ -18,14 +18,14 @@ class Delay(Record):
 
     kind: Literal["fixed", "exponential", "weibull", "lognormal"] = Field(default="fixed", description="distribution of the time")
     mean: Seconds = Field(ge=0, description="its mean")
-    shape: float = Field(default=1.0, gt=0, le=20, description="weibull: shape, below 1 many short and few very long; lognormal: standard deviation of the logarithm, sqrt(2*ln(mean/median))")
+    shape: float = Field(default=1.0, ge=0.01, le=20, description="weibull: shape, below 1 many short and few very long; lognormal: standard deviation of the logarithm, sqrt(2*ln(mean/median))")
 
 
 class Batch(Record):
     """Faults that come together, such as those of one rack or one delivery."""
 
     probability: Fraction = Field(description="share of the events that strike several nodes")
-    nodes: Count = Field(ge=2, description="neighbouring nodes that such an event strikes")
+    nodes: Count = Field(ge=2, le=200_000, description="neighbouring nodes that such an event strikes")
 
 
 class FailureMode(Record):
@@ -35,7 +35,7 @@ class FailureMode(Record):
     component: Literal["accelerator", "nic", "cable", "switch", "node", "job"] = Field(description="the part that fails; cable: adapter to switch; node: whatever a server has once; job: the software, whatever the size of the job")
     mtbf: Seconds = Field(gt=0, description="mean time between failures of one such part")
     law: Literal["exponential", "weibull", "lognormal"] = Field(default="exponential", description="distribution of the time between failures of one part, in use for long when the job starts")
-    shape: float = Field(default=1.0, gt=0, le=20, description="weibull: shape, below 1 failures follow failures; lognormal: standard deviation of the logarithm")
+    shape: float = Field(default=1.0, ge=0.01, le=20, description="weibull: shape, below 1 failures follow failures; lognormal: standard deviation of the logarithm")
     effect: Literal["stop", "pause", "slow", "corrupt", "planned"] = Field(default="stop", description="stop: the job dies; pause: it stands still for duration (link flap); slow: the part works at speed for duration; corrupt: wrong results, found after duration, so that only older checkpoints are good; planned: the job saves, stops for duration, and starts again")
     duration: Delay = Field(default=Delay.from_si({"mean": 0}), description="how long the effect lasts; corrupt: until it is found")
     speed: Fraction = Field(default=0.5, gt=0, lt=1, description="slow: speed relative to a healthy part")
@@ -61,7 +61,7 @@ class FaultLog(Record):
     """Recorded faults, replayed: every node goes down when one in the log did, for as long."""
 
     file: str = Field(description="path, relative to the definition: JSON as published with InfiniteHBD (node_id, event_time in days, event_type fault_start or fault_end), or CSV with columns node, start_days, end_days")
-    nodes: Count = Field(ge=1, description="nodes that were observed, those without a fault included")
+    nodes: Count = Field(ge=1, le=10_000_000, description="nodes that were observed, those without a fault included")
 
 
 class Failures(Record):
@@ -79,8 +79,8 @@ class Failures(Record):
 class Recovery(Record):
     """What happens after a failure: detect, diagnose, replace, reschedule, initialise, load, redo."""
 
-    warm_spares: Count = Field(default=0, ge=0, description="nodes beside those of the job that wait, powered and checked, to replace a failed one")
-    cold_spares: Count = Field(default=0, ge=0, description="nodes beside those of the job that are off")
+    warm_spares: Count = Field(default=0, ge=0, le=200_000, description="nodes beside those of the job that wait, powered and checked, to replace a failed one")
+    cold_spares: Count = Field(default=0, ge=0, le=200_000, description="nodes beside those of the job that are off")
     detect: Delay = Field(default=Delay.from_si({"mean": 60}), description="from the failure until somebody or something notices")
     diagnose: Delay = Field(default=Delay.from_si({"mean": 60}), description="until it is known what to replace")
     swap: Delay = Field(default=Delay.from_si({"mean": 60}), description="until a warm spare is in the job")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from sim.errors import Problem
 from sim.spec.findings import Check, finding
+from sim.spec.records import TorusFabric
 from sim.spec.reliability import FailureMode, Failures
 from sim.spec.setup import Setup
 
@@ -55,6 +56,14 @@ def check_parts_exist(setup: Setup) -> Iterator[Problem]:
         if mode.component in ("nic", "cable") and setup.node.nics.count == 0:
             message = f"{mode.cause} is a fault of a {mode.component}, but nodes have no adapters"
             yield finding(f"failures.modes.{number}.component", message, "choose another component")
+        elif mode.component in ("nic", "cable") and mode.effect == "slow" and not _has_adapters(setup):
+            message = f"{mode.cause} slows a {mode.component}, but no adapter joins the nodes of this cluster"
+            yield finding(f"failures.modes.{number}.component", message, "choose another component or effect")
+
+
+def _has_adapters(setup: Setup) -> bool:
+    """Whether traffic goes over adapters: a torus joins nodes without, and one node needs none."""
+    return setup.cluster.fabric is not None and not isinstance(setup.cluster.fabric, TorusFabric)
 
 
 def check_frailty(setup: Setup) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ class LinearRange(Record):
     first: Bound = Field(description="least value, with its unit if it has one")
     last: Bound = Field(description="largest value, in the same unit")
     step: Bound | None = Field(default=None, description="distance of neighbours, in the same unit")
-    count: Count | None = Field(default=None, ge=2, description="number of values, instead of a step")
+    count: Count | None = Field(default=None, ge=2, le=1_000_000, description="number of values, instead of a step")
 
 
 class LogRange(Record):
@@ -31,7 +31,7 @@ class LogRange(Record):
     first: Bound = Field(description="least value, with its unit if it has one")
     last: Bound = Field(description="largest value, in the same unit")
     factor: float | int | None = Field(default=None, gt=1, description="ratio of neighbours")
-    count: Count | None = Field(default=None, ge=2, description="number of values, instead of a factor")
+    count: Count | None = Field(default=None, ge=2, le=1_000_000, description="number of values, instead of a factor")
 
 
 class Axis(Record):
@@ -56,16 +56,16 @@ class Sampling(Record):
     """Which of all combinations are simulated."""
 
     method: Literal["full", "random", "latin_hypercube", "sobol"] = Field(default="full", description="all, or a sample of the space")
-    points: Count | None = Field(default=None, ge=1, description="size of the sample; not for full")
+    points: Count | None = Field(default=None, ge=1, le=1_000_000, description="size of the sample; not for full")
     seed: int = Field(default=0, ge=0, description="seed of the sample")
 
 
 class Search(Record):
     """Looks for the best points, generation by generation, instead of sampling."""
 
-    trials: Count = Field(ge=1, description="points to try in all")
+    trials: Count = Field(ge=1, le=1_000_000, description="points to try in all")
     sampler: Literal["tpe", "nsga2", "random"] | None = Field(default=None, description="how Optuna proposes points; tpe for one objective, nsga2 for several if absent")
-    population: Count = Field(default=16, ge=1, description="points of a generation: proposed together, simulated in parallel")
+    population: Count = Field(default=16, ge=1, le=100_000, description="points of a generation: proposed together, simulated in parallel")
     seed: int = Field(default=0, ge=0, description="seed of the search")
 
 

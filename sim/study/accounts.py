@@ -45,7 +45,8 @@ class Accounts:
         setup = self.setup
         tokens = steps * setup.training.global_batch * setup.training.sequence_length
         energy = energy_result(self.used, spent, tokens, power)
-        cost = cost_result(setup.prices, setup.site, energy, spent.seconds, self._size(lived), (steps, tokens))
+        size, accelerator = self._size(lived), setup.accelerator.name
+        cost = cost_result(setup.prices, setup.site, energy, spent.seconds, size, (steps, tokens), accelerator)
         return energy, cost
 
     def _size(self, lived: bool) -> tuple[int, int]:

@@ -17,10 +17,9 @@ from pydantic_core import to_json
 
 import sim
 from sim.errors import ConfigError, Problem, SimError
+from sim.spec.named_files import named_files
 from sim.spec.record import Record, text_of
 from sim.spec.records import Experiment
-from sim.spec.reliability import Failures
-from sim.spec.setup import Setup
 from sim.study.fields import flatten
 from sim.study.judge import ERROR, INVALID, OK
 from sim.study.store import Outcome
@@ -45,18 +44,15 @@ def code_version() -> str:
 def content_key(experiment: Experiment) -> str:
     """Key of a resolved experiment: the same for the same input, seed and code, whatever it is called.
 
-    Input files that are read by the simulation itself, recorded faults and the grid's intensity, are part of it.
+    The files that it names are part of it. Raises ConfigError if one of them cannot be read.
     """
     digest = hashlib.sha256(code_version().encode())
     for name, value in vars(experiment).items():
         if name not in ("name", "description"):
             text = text_of(value) if isinstance(value, Record) else to_json(value).decode()
             digest.update(f"\n{name}: {text}".encode())
-    failures, site = experiment.failures, Setup(experiment).site
-    log = failures.log.file if isinstance(failures, Failures) and failures.log else None
-    for file in (log, site.carbon_file if site else None):
-        if file and Path(file).is_file():
-            digest.update(Path(file).read_bytes())
+    for file in named_files(experiment):
+        digest.update(file.digest.encode())
     return digest.hexdigest()
 
 

@@ -6,27 +6,53 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sim.cluster.build import build_cluster
+from sim.engine.ranks import build_job
 from sim.errors import ConfigError, Problem
+from sim.run.feeding import supply_of
+from sim.run.saving import check_checkpoint
+from sim.spec.carbon import grid_of
 from sim.spec.cases import Case, is_table, load_cases
 from sim.spec.catalogue import is_path
+from sim.spec.energy import Site
+from sim.spec.fault_log import read_fault_log
 from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import ClusterSpec
+from sim.spec.record import Record
+from sim.spec.records import ClusterSpec, Experiment
+from sim.spec.reliability import Failures, FaultLog
+from sim.study.reuse import plan_step
 from sim.study.sweep_file import load_study
 
 
 def check_definition(kind: str, source: str, overrides: list[str] | None = None) -> None:
-    """Load a definition of any kind and, where it has a network, build that. Raises ConfigError."""
+    """Load a definition of any kind and the files it names, and build or plan what it says. Raises ConfigError."""
     if is_path(source) and is_table(Path(source)):
         check_cases(load_cases(Path(source)), overrides or [])
     elif kind == "experiment":
-        loaded = load_experiment(source, overrides or [])
-        build_cluster(loaded.cluster, loaded.experiment.degradations)
+        rehearse(load_experiment(source, overrides or []).experiment)
     elif kind == "study":
         load_study(source, overrides or [])
     else:
-        record = load_definition(kind, source, overrides or [])
-        if isinstance(record, ClusterSpec):
+        _check_parts(load_definition(kind, source, overrides or []))
+
+
+def rehearse(experiment: Experiment) -> None:
+    """All that a run does with a resolved and checked experiment before time passes. Raises ConfigError, PlanError."""
+    plan = plan_step(experiment)
+    build_job(plan)
+    if experiment.checkpoint is not None:
+        check_checkpoint(plan)
+    if experiment.input is not None and plan.cluster.storage is not None:
+        supply_of(plan, experiment.input, plan.cluster.storage)
+
+
+def _check_parts(record: Record) -> None:
+    match record:
+        case ClusterSpec():
             build_cluster(record)
+        case Failures(log=FaultLog(file=file)):
+            read_fault_log(Path(file))
+        case Site():
+            grid_of(record)
 
 
 def check_cases(cases: Sequence[Case], overrides: Sequence[str] = ()) -> None:

@@ -19,8 +19,9 @@ from sim.units import DATA, format_quantity
 if TYPE_CHECKING:
     from sim.study.sweep_file import LoadedStudy
 
-OK, NO_FIT, CONSTRAINT, INVALID, ERROR = "ok", "does not fit", "constraint", "invalid input", "error"
-STATUSES = (OK, NO_FIT, CONSTRAINT, INVALID, ERROR)
+OK, NO_FIT, UNFINISHED, CONSTRAINT = "ok", "does not fit", "does not finish", "constraint"
+INVALID, ERROR = "invalid input", "error"
+STATUSES = (OK, NO_FIT, UNFINISHED, CONSTRAINT, INVALID, ERROR)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Judge:
             return Verdict(ERROR, f"the objective cannot be evaluated: {error.message}")
         if row.fields.get("memory.fits") is False:
             return Verdict(NO_FIT, _shortage(row.fields), worth)
+        if row.fields.get("run.finished") is False:
+            return Verdict(UNFINISHED, f"after {row.fields['run.steps']} steps: {row.fields['run.outcome']}", worth)
         broken = _broken(self.after, lookup)
         return Verdict(CONSTRAINT if broken else OK, broken, worth)
 

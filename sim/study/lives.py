@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 
-from sim.errors import ConfigError, Problem
 from sim.metrics.long_run import LifeSummary, Tally
 from sim.metrics.result import BestInterval, IncidentResult, RunResult
-from sim.report import human
 from sim.run.best_interval import Trials, saving_steps
-from sim.run.fault_log import Outage, read_fault_log
-from sim.run.life import HOPELESS, life_ahead, live
+from sim.run.life import life_ahead, live
 from sim.run.life_inputs import Life, LifeInputs, Saving
 from sim.run.rates import expected_by_cause, mean_time_between_stops
+from sim.spec.fault_log import Outage, read_fault_log
 from sim.spec.records import Experiment
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup
@@ -27,6 +25,9 @@ from sim.study.accounts import Accounts
 from sim.study.preemption import is_preempted, with_preemption
 from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.step_times import StepTimes
+from sim.study.unfinished import endings, with_ending
+
+MOST_STRIKES = 50_000  # faults of one life, or events that might have been: some ten seconds
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class PreparedLife:
 
     def result(self, tally: Tally, life: Life) -> RunResult:
         """Lives as the result reports them; `life` is the first of them."""
-        inputs, whole = self.inputs, tally.result()
+        inputs, whole = self.inputs, with_ending(tally.result(), self.inputs, self.step_times.healthy_s)
         running = whole.elapsed_s - whole.badput_s["detection"] - whole.badput_s["waiting"]
         saving = inputs.saving
         return replace(
@@ -80,15 +81,8 @@ class PreparedLife:
         )
 
     def endings(self, run: RunResult) -> Iterator[str]:
-        """How lives ended that did not reach their last step."""
-        target, limit = self.inputs.target_steps, self.inputs.time_limit_s
-        limited = f"the time limit of {human.duration(limit)}" if limit else f"{HOPELESS} times the time without faults"
-        reasons = {"time_limit": f"at {limited}", "no_spares": "when no spare was left to wait for"}
-        for outcome, reason in reasons.items():
-            if outcome in run.outcomes and target < inf:
-                who = "the run" if run.seeds == 1 else f"{run.outcomes[outcome]} of {run.seeds} lives"
-                mean = "" if run.seeds == 1 else " (mean of all lives)"
-                yield f"{who} ended {reason}, after {human.count(run.steps)} of {human.count(target)} steps{mean}"
+        """How lives ended that did not reach their last step, for the notes of runs that are over all the same."""
+        return endings(run, self.inputs) if run.finished else iter(())
 
     def best_interval(self) -> BestInterval | None:
         """The best time between saves, by simulation; None if nothing is saved or nothing stops the job."""
@@ -151,6 +145,7 @@ def prepare_life(experiment: Experiment, step: Simulated | None = None) -> Prepa
         outages=_outages(failures),
         input_stall_s=run.readings.critical.exposed["input_stall"],
         time_limit_s=experiment.training.time_limit,
+        most_strikes=MOST_STRIKES if experiment.simulation.limits == "auto" else inf,
     )
     return PreparedLife(_with_saving(inputs, run, experiment), times)
 
@@ -163,14 +158,7 @@ def _target_steps(setup: Setup) -> float:
 
 
 def _outages(failures: Failures) -> tuple[Outage, ...]:
-    if failures.log is None:
-        return ()
-    outages = read_fault_log(Path(failures.log.file))
-    seen = 1 + max((outage.node for outage in outages), default=-1)
-    if seen > failures.log.nodes:
-        message = f"{seen} nodes have faults in {failures.log.file}, more than the {failures.log.nodes} observed"
-        raise ConfigError(Problem("", "failures.log.nodes", message, f"give at least {seen}"))
-    return outages
+    return read_fault_log(Path(failures.log.file)) if failures.log else ()
 
 
 def _with_saving(inputs: LifeInputs, run: Simulated, experiment: Experiment) -> LifeInputs:

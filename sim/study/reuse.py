@@ -14,6 +14,7 @@ from sim.cluster.cluster import Cluster
 from sim.memo import Memo
 from sim.plan.pieces import Chunks, build_chunks, shard_of
 from sim.plan.plan import Layout, Plan, build_plan, lay_out, layout_key
+from sim.spec.named_files import drawn_by
 from sim.spec.record import text_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
@@ -64,7 +65,7 @@ def plan_step(experiment: Experiment) -> Plan:
         key = wiring_key(setup), experiment.degradations, merge
         return Wired(_wirings.get(key, build, _cluster_size).with_numbers_of(spec), key)
 
-    known = text_of(spec), experiment.degradations, merge
+    known = text_of(spec), _drawing(setup), experiment.degradations, merge
     cluster, key = _clusters.get(known, wire, lambda made: _cluster_size(made.cluster))
     layout = _layouts.get(
         (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: OWN_RANKS + made.grid.n_ranks
@@ -84,13 +85,19 @@ def _cut(setup: Setup) -> Chunks:
     return _chunks.get(key, lambda: build_chunks(model, shard, software, parallelism), lambda _: 1.0)
 
 
-def wiring_key(setup: Setup) -> tuple[str, str]:
-    """All of a cluster that its links, paths and names depend on."""
-    return setup.cluster.model_dump_json(exclude=NOT_WIRING), setup.accelerator.kind
+def wiring_key(setup: Setup) -> tuple[str, ...]:
+    """All of a cluster that its links, paths and names depend on. Raises ConfigError for an unreadable file."""
+    return setup.cluster.model_dump_json(exclude=NOT_WIRING), setup.accelerator.kind, _drawing(setup)
+
+
+def _drawing(setup: Setup) -> str:
+    """What the file says that draws the network, if one does: it may change while the cluster is the same."""
+    drawn = drawn_by(setup.cluster)
+    return drawn.digest if drawn else ""
 
 
 def step_key(experiment: Experiment) -> tuple[str, ...]:
     """All of a resolved experiment that its step depends on."""
     setup = Setup(experiment)
     shared = (text_of(getattr(setup, name)) for name in SHARED)
-    return *shared, experiment.model_dump_json(exclude=NOT_OWN)
+    return *shared, _drawing(setup), experiment.model_dump_json(exclude=NOT_OWN)

@@ -27,7 +27,7 @@ from sim.study.lives import Lived, PreparedLife, prepare_life
 from sim.study.pool import InThisProcess, LocalProcesses, processors
 from sim.study.simulate import Predicted
 from sim.study.step import simulate_step
-from sim.study.store import Entry, Outcome, Store
+from sim.study.store import Entry, Outcome, Store, made
 
 FILE = "lives.duckdb"
 ROUND = 25  # lives after each of which it is asked whether the mean is known well enough
@@ -75,17 +75,6 @@ def run_seeds(
         return _result(predicted, predicted.lived, many.tally())
     finally:
         store.close()
-
-
-def made(folder: Path | None) -> Path | None:
-    """The folder, made if it is not there. Raises ConfigError."""
-    try:
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cannot be written: {error.strerror}"
-        raise ConfigError(Problem(str(folder), "", message, "choose another folder with -o")) from None
-    return folder
 
 
 # --- one life ---------------------------------------------------------------------------------

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sim
 from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
 from sim.run.storage_costs import CheckpointCosts
-from sim.spec.records import Accelerator, Experiment, Measured, Training
+from sim.spec.records import Experiment, Measured, Training
 from sim.spec.setup import Setup
 from sim.study.accounts import Accounts, open_accounts
+from sim.study.assumed import assumptions, swings
 from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.trust import trust_of
 from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
@@ -58,7 +58,8 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
     whole = lived.result() if lived else untroubled(experiment.training, step)
     steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
     spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
-    energy, cost = book.bill(spent, steps, book.levels(critical.rank, spans), lived is not None)
+    power = book.levels(critical.rank, spans)
+    energy, cost = book.bill(spent, steps, power, lived is not None)
     numbers = Result(
         name=experiment.name,
         description=experiment.description,
@@ -75,7 +76,11 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         cost=cost,
         trust=trust_of(experiment),
         comparison=compare(experiment, step),
-        notes=(*notes(run), *(lived.notes(whole) if lived and whole else ())),
+        notes=(
+            *notes(run),
+            *swings(experiment.power.limit, power["accelerator"]),
+            *(lived.notes(whole) if lived and whole else ()),
+        ),
         folding=folding(run),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -190,24 +195,7 @@ def headline(run: Simulated) -> dict[str, str]:
 
 def notes(run: Simulated) -> list[str]:
     """What a reader should know about this prediction."""
-    said = list(_of_data_sheet(run.setup.accelerator))
-    if run.setup.training.tokens is not None and run.setup.experiment.failures is None:
-        said.append("time-to-train assumes that nothing fails")
-    return said
-
-
-def _of_data_sheet(accelerator: Accelerator) -> Iterator[str]:
-    if accelerator.assumed:
-        assumed = ", ".join(_assumed(accelerator, path) for path in accelerator.assumed)
-        yield f"assumed of {accelerator.name}, as medians of the catalogue for a {accelerator.kind}: {assumed}"
-
-
-def _assumed(accelerator: Accelerator, path: str) -> str:
-    """A key path, with its value where that is one number."""
-    value: Any = accelerator
-    for key in path.split("."):
-        value = value[key] if isinstance(value, Mapping) else getattr(value, key)
-    return f"{path} {value:.4g}" if isinstance(value, int | float) else path
+    return list(assumptions(run))
 
 
 def folding(run: Simulated) -> dict[str, int]:

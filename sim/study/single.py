@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sim.metrics.event_log import life_events
 from sim.metrics.result import Result
+from sim.report.files import deliver, write_text
 from sim.report.jsonout import dumps, result_text, write_lines
 from sim.spec.load import load_experiment
 from sim.study.seeds import Progress, Seeds, run_seeds
@@ -28,11 +31,13 @@ def run_experiment(
     seeds: Seeds | None = None,
     progress: Progress | None = None,
     folder: Path | None = None,
+    show: Callable[[Result], None] | None = None,
 ) -> Result:
     """Load an experiment by file or name, change it by `key=value` texts, and simulate it, with `seeds` many times.
 
-    Everything is written into `folder`, which must exist; without it lives are kept in `default_folder`.
-    Raises ConfigError for wrong input, PlanError where the plan does not suit cluster or model.
+    Everything is written into `folder`, which must exist; without it lives are kept in `default_folder`. `show` is
+    told the result too, whether or not the files can be written. Raises ConfigError for wrong input, PlanError where
+    the plan does not suit cluster or model, OutputError for what could not be written.
     """
     began = time.perf_counter()
     experiment = load_experiment(source, overrides or []).experiment
@@ -45,16 +50,20 @@ def run_experiment(
         result = replace(result, run=replace(result.run, best_interval=lived.prepared.best_interval()))
     result = with_stacks(result, experiment)
     result = replace(result, wall_s=time.perf_counter() - began)
+    outputs: list[Callable[[], None]] = []
     if folder:
-        write_result(result, folder)
+        outputs.append(partial(write_result, result, folder))
         if lived:
-            write_lines(life_events(lived.life), folder / "events.jsonl")
+            outputs.append(partial(write_lines, life_events(lived.life), folder / "events.jsonl"))
+    if show:
+        outputs.append(partial(show, result))
+    deliver(*outputs)
     return result
 
 
 def meets_expectations(result: Result) -> bool:
-    """Whether the plan fits into memory and the measurement, if it names a tolerance, is met."""
-    return result.memory.fits and within_tolerance(result)
+    """Whether the plan fits into memory, the run comes to its end, and a measurement with a tolerance is met."""
+    return result.memory.fits and (result.run is None or result.run.finished) and within_tolerance(result)
 
 
 def within_tolerance(result: Result) -> bool:
@@ -66,9 +75,9 @@ def within_tolerance(result: Result) -> bool:
 
 
 def write_result(result: Result, directory: Path) -> None:
-    """Write result.json and manifest.json into `directory`, which must exist."""
-    (directory / "result.json").write_text(result_text(result), encoding="utf-8")
-    (directory / "manifest.json").write_text(dumps(manifest(result)), encoding="utf-8")
+    """Write result.json and manifest.json into `directory`, which must exist. Raises OutputError."""
+    write_text(directory / "result.json", result_text(result))
+    write_text(directory / "manifest.json", dumps(manifest(result)))
 
 
 def default_folder(name: str) -> Path:

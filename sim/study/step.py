@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
 from sim.engine.assemble import assemble
 from sim.engine.executor import Executor
+from sim.engine.network import Network
 from sim.engine.ranks import Job, build_job
 from sim.engine.trace import Trace
+from sim.errors import PlanError, Problem
 from sim.memo import Memo
 from sim.metrics.breakdown import RankTime, critical_rank, rank_time
-from sim.metrics.energy_step import Activity, activity_of
+from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
 from sim.metrics.memory import memory_result
 from sim.metrics.result import LinkUse, MemoryResult
@@ -29,13 +31,16 @@ from sim.plan.plan import Plan
 from sim.run.feeding import feed, supply_of
 from sim.run.saving import checkpoint_costs
 from sim.run.storage_costs import CheckpointCosts, Feeding
+from sim.spec.board import base_power
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.spec.storage import Checkpointing
 from sim.study.reuse import plan_step, step_key
+from sim.units import POWER, format_quantity
 
 Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
 KEPT_ROWS = 1_000_000  # of all steps that are kept at a time: some 50 MB
+LIMIT_KEPT = 1e-6  # share of a power limit that its mean over a step may be above it
 OWN_ROWS = 5_000  # what the rest of a step weighs
 WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
 
@@ -153,13 +158,38 @@ def _executor(job: Job, input_stall: float = 0.0) -> Executor:
     options = job.plan.experiment.simulation
     return Executor(
         assemble(job, input_stall),
-        job.table,
+        Network(job.table, check=options.certificate),
         flow_ranks=tuple(flow.members for flow in job.flows),
         slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
-        check=options.certificate,
-        foresee=options.foresee == "auto",
     )
+
+
+def _simulate(experiment: Experiment, watch: Watch | None) -> Simulated:
+    prepared = prepare_step(experiment)
+    with watch(prepared.executor.progress) if watch else nullcontext():
+        simulated = prepared.run()
+    prepared.executor.release()
+    return simulated
+
+
+def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simulated]) -> Simulated:
+    """The step with every board within its limit on average: less for computation where transfers run beside it.
+
+    What one operation draws is within the limit by itself (`engine/power.py`); this is what several draw at once.
+    """
+    simulated, limit = simulate(experiment), experiment.power.limit
+    if limit is None:
+        return simulated
+    kept, power = limit, Setup(experiment).accelerator.power
+    while (over := highest_mean(simulated.readings.activity) - limit) > LIMIT_KEPT * limit:
+        kept -= over
+        if kept <= base_power(power, power.voltage.slowest):
+            message = f"transfers beside computation leave none of {format_quantity(limit, POWER)} for it"
+            raise PlanError(Problem("", "power.limit", message, "give more"))
+        less = experiment.power.model_copy(update={"limit": kept})
+        simulated = simulate(experiment.model_copy(update={"power": less}))
+    return simulated if kept == limit else simulated.of(experiment)
 
 
 _steps: Memo[Simulated] = Memo(KEPT_ROWS)
@@ -172,11 +202,7 @@ def simulate_step(experiment: Experiment, watch: Watch | None = None) -> Simulat
     """
 
     def run() -> Simulated:
-        prepared = prepare_step(experiment)
-        with watch(prepared.executor.progress) if watch else nullcontext():
-            simulated = prepared.run()
-        prepared.executor.release()
-        return simulated
+        return _within_limit(experiment, partial(_simulate, watch=watch))
 
     if experiment.simulation.reuse == "off":
         return run()

@@ -138,7 +138,9 @@ class StepTimes:
         if part.component == "accelerator":
             return Degradation(accelerator=self.cluster.vertex_name(node * per_node + part.part), factor=part.speed)
         adapter = next(block for block in self.cluster.blocks if block.kind == "nic")
-        vertex = adapter.first + node * adapter.shape[-1] + part.part
+        bundles, adapters = adapter.shape[-1], self.cluster.node.nics.count  # more adapters than accelerators: bundles
+        vertex = adapter.first + node * bundles + part.part * bundles // adapters
         link = int(np.flatnonzero(self.cluster.links.source == vertex)[0])
         other = self.cluster.vertex_name(int(self.cluster.links.target[link]))
-        return Degradation(link=f"{self.cluster.vertex_name(vertex)}<->{other}", factor=part.speed)
+        factor = 1 - (1 - part.speed) * bundles / adapters
+        return Degradation(link=f"{self.cluster.vertex_name(vertex)}<->{other}", factor=factor)

@@ -1,6 +1,6 @@
 """The results of a sweep in one DuckDB file.
 
-Public: `Store`, `Entry`, `Outcome`, `Row`, `quoted`.
+Public: `Store`, `Entry`, `Outcome`, `Row`, `made`, `quoted`.
 
 `results` keeps what was computed by content key, for ever; `entries` lists the points of the present study;
 `points` is the table for people, made from both. Each change is one transaction: a killed process loses
@@ -10,14 +10,16 @@ nothing that was recorded and leaves nothing half-written.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from sim.errors import ConfigError, Problem
+from sim.errors import ConfigError, OutputError, Problem
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 FILE = "sweep.duckdb"
 CHUNK = 1000
 
+ELSEWHERE = "choose another folder with -o"
+FORMULA = "=+-@\t\r\n"  # a cell that begins with one of these is computed by spreadsheets (OWASP, "CSV Injection")
+
+_UNWRITTEN = re.compile("No space left|quota exceeded|File too large|[Rr]ead-only|Permission denied|Input/output error")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS results (key VARCHAR PRIMARY KEY, status VARCHAR, reason VARCHAR, fields VARCHAR);
 CREATE TABLE IF NOT EXISTS entries (
@@ -73,26 +79,47 @@ class Store:
         import duckdb
 
         self.path = None if folder is None else folder / file
-        try:
+        with self.telling():
             self.connection: DuckDBPyConnection = duckdb.connect(str(self.path or ":memory:"))
-        except duckdb.IOException as error:
-            busy = "lock" in str(error)
-            message = "is in use by another process" if busy else f"cannot be opened: {str(error).splitlines()[0]}"
-            raise ConfigError(Problem(str(self.path), "", message, "choose another folder with -o")) from None
-        self.connection.execute("SET threads = 1")  # the others are for workers
-        self.connection.execute(_TABLES)
-        errors = "SELECT 1 FROM results WHERE status = 'error' LIMIT 1"
-        self.has_errors = bool(self.connection.execute(errors).fetchall())
+            self.connection.execute("SET threads = 1")  # the others are for workers
+            self.connection.execute(_TABLES)
+            self._check_tables()
+            errors = "SELECT 1 FROM results WHERE status = 'error' LIMIT 1"
+            self.has_errors = bool(self.connection.execute(errors).fetchall())
+
+    def _check_tables(self) -> None:
+        """Raises ConfigError if the tables that were there are not those of this version."""
+        for table, columns in (("results", ("key", *_names(Outcome))), ("entries", _names(Entry))):
+            if tuple(name for name, _ in self._columns(table)) != columns:
+                message = f"was written by another version: its table {table} has other columns"
+                raise ConfigError(Problem(str(self.path), "", message, ELSEWHERE))
 
     def close(self) -> None:
         """Write everything and let go of the file."""
-        self.connection.close()
+        with self.telling():
+            self.connection.close()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Errors of the database inside come in our words.
+
+        Raises OutputError for what cannot be written, ConfigError for a file that is damaged or in use.
+        """
+        import duckdb
+
+        try:
+            yield
+        except (duckdb.ProgrammingError, duckdb.DataError):
+            raise  # a wrong query is a defect of the program
+        except duckdb.Error as error:
+            raise _told(str(self.path), str(error)) from None
 
     # --- entries and results ------------------------------------------------------------------
 
     def begin(self) -> None:
         """Forget the points of the study before; their results stay."""
-        self.connection.execute("DELETE FROM entries")
+        with self.telling():
+            self.connection.execute("DELETE FROM entries")
 
     def list_entries(self, entries: Sequence[Entry]) -> None:
         """Add points of the present study."""
@@ -108,13 +135,15 @@ class Store:
     def known(self, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that need not be computed again. Errors are tried again."""
         query = "SELECT key FROM results WHERE key IN (SELECT unnest(?)) AND status <> 'error'"
-        return {key for (key,) in self.connection.execute(query, [list(keys)]).fetchall()}
+        with self.telling():
+            return {key for (key,) in self.connection.execute(query, [list(keys)]).fetchall()}
 
     def _insert(self, command: str, rows: Sequence[tuple[Any, ...]], width: int) -> None:
         if not rows:
             return
         columns = [list(column) for column in zip(*rows, strict=True)]
-        self.connection.execute(f"{command} SELECT {', '.join(['unnest(?)'] * width)}", columns)
+        with self.telling():
+            self.connection.execute(f"{command} SELECT {', '.join(['unnest(?)'] * width)}", columns)
 
     def rows(self, first: int = 0) -> Iterator[Row]:
         """The points of the study from `first` on, in order; those without an outcome yet are left out."""
@@ -124,10 +153,15 @@ class Store:
             FROM entries e LEFT JOIN results r USING (key)
             WHERE point >= ? AND (e.status <> '' OR r.key IS NOT NULL) ORDER BY point, seed
         """
-        cursor = self.connection.cursor().execute(query, [first])
-        while chunk := cursor.fetchmany(CHUNK):
-            for point, seed, status, reason, inputs, fields in chunk:
-                yield Row(point, seed, status, reason, from_json(inputs), from_json(fields) if fields else None)
+        with self.telling():
+            cursor = self.connection.cursor().execute(query, [first])
+        while chunk := self._fetched(cursor):
+            for point, seed, status, reason, inputs, told in chunk:
+                yield Row(point, seed, status, reason, from_json(inputs), from_json(told) if told else None)
+
+    def _fetched(self, cursor: DuckDBPyConnection) -> list[tuple[Any, ...]]:
+        with self.telling():
+            return cursor.fetchmany(CHUNK)
 
     # --- the table ----------------------------------------------------------------------------
 
@@ -148,21 +182,85 @@ class Store:
             FROM (SELECT unnest(?) AS point, unnest(?) AS seed, unnest(?::VARCHAR[]) AS head)
                 JOIN entries e USING (point, seed) LEFT JOIN results r USING (key) ORDER BY point, seed)
         """
-        self.connection.execute("BEGIN")
-        try:
+        with self.telling(), self._transaction():
             self.connection.execute(f"CREATE OR REPLACE TABLE points ({described})")
             for chunk in _chunks(heads):
                 places = ([head[name] for head in chunk] for name in ("point", "seed"))
                 self.connection.execute(command, [*places, [json.dumps(head) for head in chunk]])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is inside, or nothing."""
+        import duckdb
+
+        self.connection.execute("BEGIN")
+        try:
+            yield
             self.connection.execute("COMMIT")
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            with suppress(duckdb.Error):  # a commit that failed has ended the transaction
+                self.connection.execute("ROLLBACK")
             raise
 
     def export(self, path: Path, form: str) -> None:
-        """Write the table to a file: `form` is csv or parquet."""
+        """Write the table to a file: `form` is csv or parquet. Raises OSError.
+
+        In CSV a text that a spreadsheet would take for a formula begins with an apostrophe; numbers stay numbers.
+        """
+        import duckdb
+
         options, target = "HEADER" if form == "csv" else "FORMAT parquet", _escaped(str(path))
-        self.connection.execute(f"COPY (SELECT * FROM points ORDER BY point, seed) TO '{target}' ({options})")
+        chosen = ", ".join(map(_cell, self._columns("points"))) if form == "csv" else "*"
+        table = f"(SELECT {chosen} FROM points ORDER BY point, seed)"
+        try:
+            self.connection.execute(f"COPY {table} TO '{target}' ({options}, USE_TMP_FILE false)")
+        except duckdb.IOException as error:
+            raise OSError(_cause(str(error))) from None
+
+    def _columns(self, table: str) -> list[tuple[str, str]]:
+        """Name and SQL type of each column."""
+        query = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
+        return self.connection.execute(query, [table]).fetchall()
+
+
+def made(folder: Path | None) -> Path | None:
+    """The folder, made if it is not there. Raises ConfigError."""
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(Problem(str(folder), "", f"cannot be written: {error.strerror}", ELSEWHERE)) from None
+    return folder
+
+
+def _told(path: str, error: str) -> ConfigError | OutputError:
+    """What went wrong with the database at `path`, by what it says itself."""
+    if "Could not set lock" in error:
+        return ConfigError(Problem(path, "", "is in use by another process", ELSEWHERE))
+    if _UNWRITTEN.search(error):
+        return OutputError(Problem(path, "", f"cannot be written: {_cause(error)}", f"make room, or {ELSEWHERE}"))
+    way_out = f"move it away, or {ELSEWHERE}: what it held is computed again"
+    return ConfigError(Problem(path, "", f"cannot be read: {error.splitlines()[0][:160]}", way_out))
+
+
+def _cause(error: str) -> str:
+    """The cause that the system gave, which stands at the end of a message of DuckDB."""
+    return error.splitlines()[0].rpartition(": ")[2].partition('"')[0]
+
+
+def _cell(column: tuple[str, str]) -> str:
+    """SQL of a column for CSV, its name included."""
+    name, kind = column
+    value, head = quoted(name), quoted(f"'{name}" if name.startswith(tuple(FORMULA)) else name)
+    if kind != "VARCHAR":
+        return f"{value} AS {head}"
+    marks = ", ".join(f"chr({ord(mark)})" for mark in FORMULA)
+    formula = f"{value}[1] IN ({marks}) AND TRY_CAST({value} AS DOUBLE) IS NULL"
+    return f"CASE WHEN {formula} THEN chr(39) || {value} ELSE {value} END AS {head}"
+
+
+def _names(record: type[Entry | Outcome]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))
 
 
 def quoted(name: str) -> str:

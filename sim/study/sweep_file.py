@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sim.study.axes import Varying, varying
 from sim.study.fields import input_lookup, is_input, is_key, is_result, nearest
 from sim.study.points import Point, chosen, count_grid, grid, sample
 from sim.units import Unit
+
+MOST_ROWS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -191,4 +194,12 @@ def _open_ranges(study: Study, axes: Sequence[Varying]) -> Iterator[Problem]:
             )
 
 
-_CHECKS = (_check_keys, _check_conditions, _check_names, _check_sampling)
+def _check_size(study: Study, axes: Sequence[Varying]) -> Iterator[Problem]:
+    """A full grid has no more points than a table holds."""
+    rows = prod(max(1, len(axis.levels)) for axis in axes) * study.seeds
+    if study.sampling.method == "full" and not study.search and rows > MOST_ROWS:
+        message = f"all combinations and seeds are {rows:,} runs, more than {MOST_ROWS:,}"
+        yield Problem("", "axes", message, "give sampling, search, or fewer values")
+
+
+_CHECKS = (_check_size, _check_keys, _check_conditions, _check_names, _check_sampling)

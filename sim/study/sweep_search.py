@@ -20,7 +20,7 @@ from sim.spec.expression import Lookup
 from sim.spec.study import Search
 from sim.study.axes import Level, Varying
 from sim.study.fields import input_lookup
-from sim.study.judge import CONSTRAINT, NO_FIT, OK, Verdict
+from sim.study.judge import CONSTRAINT, NO_FIT, OK, UNFINISHED, Verdict
 from sim.study.points import Point
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _tell(study: optuna.Study, trial: optuna.Trial, verdicts: Sequence[Verdict])
     """Report the mean of the objectives over the seeds; a trial without values has failed."""
     worths = [verdict.worth for verdict in verdicts if verdict.worth is not None]
     statuses = {verdict.status for verdict in verdicts}
-    if not worths or not statuses <= {OK, NO_FIT, CONSTRAINT}:
+    if not worths or not statuses <= {OK, NO_FIT, UNFINISHED, CONSTRAINT}:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return
     trial.set_constraint("kept", float(statuses != {OK}))

@@ -12,12 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sim.errors import ConfigError, Problem
+from sim.report.files import write_text
 from sim.report.jsonout import dumps
 from sim.spec.overrides import Override
 from sim.study.batch import code_version
 from sim.study.pool import Workers, start_workers
-from sim.study.store import Store
+from sim.study.store import Store, made
 from sim.study.sweep import Progress, sweep
 from sim.study.sweep_file import LoadedStudy, load_study
 from sim.study.sweep_table import Table
@@ -69,9 +69,5 @@ def _write_manifest(study: LoadedStudy, folder: Path) -> None:
         "study": study.study.model_dump(mode="json", exclude={"base"}),
         "base": study.base.experiment.model_dump(mode="json"),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").write_text(dumps(manifest), encoding="utf-8")
-    except OSError as error:
-        message = f"cannot be written: {error.strerror}"
-        raise ConfigError(Problem(str(folder), "", message, "choose another folder with -o")) from None
+    made(folder)
+    write_text(folder / "manifest.json", dumps(manifest))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.report.notebook import notebook_html
 from sim.report.sweep import SweepSummary, print_summary
-from sim.study.judge import CONSTRAINT, NO_FIT, OK, STATUSES, Judge, Verdict, pareto
+from sim.study.judge import CONSTRAINT, NO_FIT, OK, STATUSES, UNFINISHED, Judge, Verdict, pareto
 from sim.study.store import Row, Store, quoted
 from sim.units import Unit
 
@@ -33,7 +33,8 @@ IDLE = "accelerators_idle"  # a column where any are
 _REASONS = f"""
     SELECT status, first(reason ORDER BY point), count(*) AS n FROM points WHERE status <> '{OK}'
     GROUP BY status,
-        CASE status WHEN '{NO_FIT}' THEN '' WHEN '{CONSTRAINT}' THEN split_part(reason, ': ', 1) ELSE reason END
+        CASE WHEN status IN ('{NO_FIT}', '{UNFINISHED}') THEN ''
+        WHEN status = '{CONSTRAINT}' THEN split_part(reason, ': ', 1) ELSE reason END
     ORDER BY n DESC, first(point ORDER BY point) LIMIT 8
 """
 

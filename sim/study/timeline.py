@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sim.errors import ConfigError, Problem
 from sim.metrics.timeline import Timeline, timeline
+from sim.report.files import replacing
 from sim.report.timeline import chrome_events, profiler_trace, write_events
 from sim.spec.records import Experiment
 from sim.study.step import Simulated, simulate_step
@@ -51,12 +52,12 @@ def write_timeline(shown: Timeline, file: Path, limit: float) -> int:
 
 
 def write_profiler_traces(run: Simulated, shown: Timeline, folder: Path) -> list[Path]:
-    """Write one compressed file per rank as torch.profiler does, for trace analysers."""
+    """Write one compressed file per rank as torch.profiler does, for trace analysers. Raises OutputError."""
     world, device = run.plan.grid.n_ranks, run.cluster.accelerator.name
     files = []
     for rank in shown.places:
         file = folder / f"rank-{rank}.json.gz"
-        with gzip.open(file, "wt") as out:
+        with replacing(file, "--output") as part, gzip.open(part, "wt") as out:
             json.dump(profiler_trace(shown, rank, world, device), out)  # readers look for `"rank": `, with the blank
         files.append(file)
     return files

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.metrics.pictures import Pictures
-from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, StepResult
+from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, RunResult, StepResult
 from sim.report import human
 from sim.report.page.charts import (
     breakdown_chart,
@@ -33,6 +33,7 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
     """The page of a result. drawn: what the pictures show, if the step can be simulated again; written: the input."""
     warnings = [idle_warning(result)] if result.accelerators_idle else []
     sections = [
+        Section("Did not finish", [*map(note, _ending(result.run))]),
         Section("Result", [cards(_headlines(result)), *map(note, (*warnings, *result.notes)), _setup(result)]),
         Section("Where the step goes", [breakdown_chart(result.step), _breakdown_table(result.step)]),
         Section("Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
@@ -72,9 +73,11 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
         yield "IDLE accelerators", human.count(result.accelerators_idle), f"of the {size} that are powered and paid for"
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} into {human.size(memory.capacity_bytes)}"
-    if result.run:
+    if result.run and result.run.finished:
         steps = f"{human.count(result.run.steps)} steps, goodput {human.percent(result.run.goodput)}"
         yield "time to train", human.duration(result.run.time_to_train_s["mean"]), steps
+    elif result.run:
+        yield "DID NOT FINISH", human.duration(result.run.elapsed_s), f"{human.count(result.run.steps)} steps done"
     if result.energy:
         power = f"{human.digits(result.energy.mean_power_w / 1e3)} kW on average"
         yield "energy", f"{human.digits(result.energy.total_kwh)} kWh", power
@@ -86,6 +89,13 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
         measured = f"{human.signed_percent(result.comparison.error)} in step time"
         label, spell = METRICS[result.comparison.metric]
         yield f"measured {label}", spell(result.comparison.measured), measured
+
+
+def _ending(run: RunResult | None) -> Iterator[str]:
+    """Why a run never ends, and what would help."""
+    if run and not run.finished:
+        yield f"DID NOT FINISH: {'; '.join(run.why_unfinished)}"
+        yield from (f"would help: {remedy}" for remedy in run.what_helps)
 
 
 def _setup(result: Result) -> str:
@@ -195,5 +205,7 @@ def _energy(energy: EnergyResult) -> Iterator[Part]:
 
 def _cost(cost: CostResult) -> Iterator[Part]:
     yield table(("part", "USD"), [[part.replace("_", " "), (usd, human.digits(usd))] for part, usd in cost.usd.items()])
+    if cost.purchase_usd is not None:
+        yield note(f"purchase price {human.digits(cost.purchase_usd)} USD for servers and network")
     if cost.usd_per_million_tokens is not None:
         yield note(f"{human.digits(cost.usd_per_million_tokens)} USD per million tokens; {cost.basis}")

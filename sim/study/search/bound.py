@@ -20,6 +20,7 @@ from sim.engine.power import Board
 from sim.engine.ranks import CATEGORY, Job, build_job
 from sim.plan.pieces import build_chunks, shard_of
 from sim.plan.plan import build_plan
+from sim.spec.board import transfer_rate
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import CONTEXT, DATA, ORDER, SCHEDULE, with_values
@@ -138,7 +139,8 @@ class Bounds:
         """The slowest of the `ranks` of one stage: a job waits for no faster one."""
         if (ranks, kernel) not in self.known_boards:
             slowest = slowest_of(self.cluster.accelerator, ranks)
-            self.known_boards[ranks, kernel] = Board(slowest, self.base.power, kernel)
+            sends = transfer_rate(self.cluster.node, self.cluster.spec.fabric)
+            self.known_boards[ranks, kernel] = Board(slowest, self.base.power, kernel, sends)
         return self.known_boards[ranks, kernel]
 
     def _layout(self, table: Table, row: int) -> Layout:

@@ -57,6 +57,7 @@ class Meter:
 
     def __init__(self, crew: Crew, board: Board, cluster: Cluster) -> None:
         self.crew, self.board, self.node = crew, board, cluster.node
+        self.waiting, self.kept = least_waiting(board), least_kept(board)
 
     def sequence(self, sequence: Sequence) -> float:
         """Operations of one rank in a row, its collectives too."""
@@ -65,7 +66,7 @@ class Meter:
 
     def _computation(self, sequence: Sequence, speed: float) -> float:
         work = [self.board.run(each, speed) for each in sequence.operations if each.kind != "collective"]
-        return sum(each.joules - self.board.waiting * each.seconds for each in work)
+        return sum(self.kept * each.joules - self.waiting * each.seconds for each in work)
 
     def _collective(self, operation: Operation) -> float:
         group = operation.group or ""
@@ -81,6 +82,17 @@ class Meter:
         return message * self.board.per_byte_sent
 
 
+def least_waiting(board: Board) -> float:
+    """Waiting power that is sure [W]. Under a limit a step may keep room for transfers: then nothing is."""
+    return board.waiting if board.setting.limit is None else 0.0
+
+
+def least_kept(board: Board) -> float:
+    """Share of the energy of an operation that is sure: with room for transfers it takes longer at less power."""
+    limit = board.setting.limit
+    return 1.0 if limit is None else max(0.0, 1.0 - board.sends * board.per_byte_sent / limit)
+
+
 def step_joules(cluster: Cluster, site: Site | None, board: Board, crew: Crew, ranks: int) -> Callable[..., Floats]:
     """A function of the joules that work adds and of seconds, (n,) each: the least energy of the whole site [J]."""
     power = cluster.node.power
@@ -91,7 +103,7 @@ def step_joules(cluster: Cluster, site: Site | None, board: Board, crew: Crew, r
     def watts(accelerators: float) -> float:
         return sum(plant.draw(accelerators, crew.nodes, cluster.n_nodes - crew.nodes).values())
 
-    base = watts(ranks * board.waiting + idle * cluster.accelerator.power.idle)
+    base = watts(ranks * least_waiting(board) + idle * cluster.accelerator.power.idle)
     slope = watts(1.0) - watts(0.0)
 
     def joules(added: Floats, seconds: Floats) -> Floats:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.errors import ConfigError, Problem
+from sim.spec.named_files import read_named
 
-DAY = 86400.0
+DAY, KEY = 86400.0, "failures.log.file"
 
 
 class Outage(NamedTuple):
@@ -28,18 +30,21 @@ class Outage(NamedTuple):
 
 def read_fault_log(path: Path) -> tuple[Outage, ...]:
     """All outages of a log, by start. Raises ConfigError where the file cannot be read."""
+    return _outages(read_named(path, KEY), path)
+
+
+@lru_cache(maxsize=8)
+def _outages(content: bytes, path: Path) -> tuple[Outage, ...]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = _csv_rows(file) if path.suffix == ".csv" else _json_rows(json.load(file))
-            return _numbered(rows)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        text = content.decode("utf-8-sig")
+        rows = _csv_rows(text.splitlines()) if path.suffix == ".csv" else _json_rows(json.loads(text))
+        return _numbered(rows)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, csv.Error) as error:
         reason = f"cannot be read as a log of faults: {_reason(error)}"
-        raise ConfigError(Problem(str(path), "failures.log.file", reason, "JSON events or CSV rows")) from None
+        raise ConfigError(Problem(str(path), KEY, reason, "JSON events or CSV rows")) from None
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "not readable"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
@@ -49,10 +54,10 @@ def _numbered(rows: Iterator[tuple[str, float, float, str]]) -> tuple[Outage, ..
     return tuple(Outage(start * DAY, end * DAY, number[name], cause) for name, start, end, cause in ordered)
 
 
-def _csv_rows(file: Any) -> Iterator[tuple[str, float, float, str]]:
-    for row in csv.DictReader(file):
+def _csv_rows(lines: list[str]) -> Iterator[tuple[str, float, float, str]]:
+    for row in csv.DictReader(lines):
         start, end = float(row["start_days"]), float(row["end_days"] or inf)
-        if not 0 <= start <= end:
+        if not (0 <= start <= end and start < inf):
             raise ValueError(f"node {row['node']}: the fault ends at {end:g} before it starts at {start:g}")
         yield row["node"], start, end, row.get("cause") or "fault"
 
@@ -61,6 +66,8 @@ def _json_rows(events: list[dict[str, Any]]) -> Iterator[tuple[str, float, float
     """Starts and ends of a node matched in order, those of the same kind of fault first."""
     begun: dict[str, list[tuple[float, str, str]]] = {}
     for event in sorted(events, key=lambda event: (float(event["event_time"]), event["event_type"] != "fault_start")):
+        if not 0 <= float(event["event_time"]) < inf:
+            raise ValueError(f"{event['event_time']} is no time in days")
         node, time, kind = str(event["node_id"]), float(event["event_time"]), event["fault_type"]
         waiting = begun.setdefault(node, [])
         if event["event_type"] == "fault_start":
