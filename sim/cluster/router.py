@@ -9,6 +9,7 @@ import numpy as np
 from sim.cluster.cluster import Floats, Ints, Routes
 from sim.cluster.fabric import Fabric
 from sim.cluster.hops import Hops, chain, hop, to_routes
+from sim.cluster.places import Places
 from sim.cluster.server import Server
 
 
@@ -21,13 +22,13 @@ class NodeRouter:
     """
 
     server: Server
+    places: Places
     fabric: Fabric | None
     latency: Floats  # (n_links,) s
 
     def routes(self, source: Ints, target: Ints, key: Ints) -> Routes:
         """Paths from accelerator `source[i]` to accelerator `target[i]`; `key[i]` feeds the hash."""
-        here, i = np.divmod(source, self.server.n_accelerators)
-        there, j = np.divmod(target, self.server.n_accelerators)
+        (here, i), (there, j) = self.places.split(source), self.places.split(target)
         outside = (here != there) | ((i != j) & (not self.server.connected))
         if self.fabric is None or not outside.any():
             return to_routes(self.server.hops(here, i, j), self.latency)

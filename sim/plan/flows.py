@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.cluster.rings import local_rings
+from sim.cluster.rings import rings_inside
 from sim.plan.grid import RankGrid
 from sim.plan.prune import Covers, covers_of
 
@@ -136,12 +136,12 @@ def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> Hop
     """Hops inside the nodes; the local network says which rings it runs and with what share."""
     local = cluster.local_index(member).reshape(-1, member.shape[2])
     group = np.repeat(rows, member.shape[1])
-    base = cluster.node_of(member).reshape(-1, member.shape[2])[:, 0] * cluster.accelerators_per_node
+    base = cluster.places.first[cluster.node_of(member[:, :, 0]).ravel()]
     hops: list[HopColumns] = []
     patterns, which = np.unique(local, axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         chosen = np.flatnonzero(which.ravel() == number)
-        for order, part in local_rings(cluster, tuple(pattern.tolist())):
+        for order, part in rings_inside(cluster.node.local.kind, pattern.tolist()):
             ring = np.array(order)
             source = (base[chosen][:, None] + ring[None, :]).ravel()
             target = (base[chosen][:, None] + np.roll(ring, -1)[None, :]).ravel()

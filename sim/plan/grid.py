@@ -81,8 +81,9 @@ def place_ranks(placement: str | tuple[int, ...], n_ranks: int, cluster: Cluster
     if isinstance(placement, tuple):
         return np.array(placement, dtype=np.int64)
     if placement == "round_robin":
-        n_nodes = -(-n_ranks // cluster.accelerators_per_node)
-        return ranks % n_nodes * cluster.accelerators_per_node + ranks // n_nodes
+        used = int(cluster.places.first[cluster.node_of(ranks[-1:]) + 1][0])
+        node, local = cluster.places.split(np.arange(used))
+        return np.lexsort((node, local))[:n_ranks]
     if placement == "random":
         return stream(seed, "placement").permutation(n_ranks)
     return ranks

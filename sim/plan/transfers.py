@@ -81,14 +81,17 @@ def _peers(plan: Plan) -> Ints:
     SOSP 2023).
     """
     order = np.argsort(plan.grid.accelerator, kind="stable")
-    width = min(plan.cluster.accelerators_per_node, len(order))
-    nodes = np.arange(-(-len(order) // width))
+    _, node, count = np.unique(
+        plan.cluster.node_of(plan.grid.accelerator[order]), return_inverse=True, return_counts=True
+    )
+    nodes = np.arange(len(count))
     other = nodes ^ 1
     if len(nodes) % 2:
         other[-3:] = np.roll(nodes[-3:], -1)
-    place = np.arange(len(order))
+    first = np.cumsum(count) - count
+    place = np.arange(len(order)) - first[node]
     peer = np.empty_like(order)
-    peer[order] = order[np.minimum(other[place // width] * width + place % width, len(order) - 1)]
+    peer[order] = order[first[other[node]] + np.minimum(place, count[other[node]] - 1)]
     return peer
 
 

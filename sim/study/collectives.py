@@ -64,7 +64,7 @@ def predict_curve(measured: MeasuredCurve) -> CurveScore:
 
 def communicator(cluster: Cluster, per_node: int) -> Group:
     """The first `per_node` accelerators of every node as one communicator."""
-    members = np.arange(cluster.n_nodes)[:, None] * cluster.accelerators_per_node + np.arange(per_node)
+    members = cluster.places.first[:-1, None] + np.arange(per_node)
     grid = RankGrid({}, {}, {}, np.arange(cluster.n_accelerators))
     flows, _ = collective_flows("gradient", grid, cluster, members.reshape(1, -1), 0)
     return group_of(flows, 0, cluster)
@@ -76,7 +76,8 @@ def measured_time(curve: Curve, ranks: int, size: int, value: float) -> float:
 
 
 def _per_node(measured: MeasuredCurve, cluster: Cluster) -> int:
-    wanted, there = measured.curve.accelerators or cluster.accelerators_per_node, cluster.accelerators_per_node
+    there = int(cluster.places.sizes.min())
+    wanted = measured.curve.accelerators or there
     if wanted > there or wanted * cluster.n_nodes < 2:
         message = f"{wanted} ranks on each of {cluster.n_nodes} nodes of {there} accelerators"
         raise ConfigError(

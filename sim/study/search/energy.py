@@ -86,7 +86,7 @@ def step_joules(cluster: Cluster, site: Site | None, board: Board, crew: Crew, r
     power = cluster.node.power
     best = power.model_copy(update={"supply": _at_best(power.supply)})
     plant = Plant(replace(cluster, node=cluster.node.model_copy(update={"power": best})), site)
-    idle = crew.nodes * cluster.accelerators_per_node - ranks
+    idle = cluster.places.on(crew.nodes) - ranks
 
     def watts(accelerators: float) -> float:
         return sum(plant.draw(accelerators, crew.nodes, cluster.n_nodes - crew.nodes).values())
