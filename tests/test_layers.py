@@ -13,6 +13,7 @@ LAYERS = (
     {"", "units", "errors", "rng", "memo", "ragged"},
     {"spec"},
     {"cluster", "workload"},
+    {"comm"},
     {"plan"},
     {"engine"},
     {"run"},

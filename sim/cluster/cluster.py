@@ -68,6 +68,15 @@ class Router(Protocol):
     def routes(self, source: Ints, target: Ints, key: Ints) -> Routes:
         """Paths from accelerator `source[i]` to accelerator `target[i]`; `key[i]` feeds the hash."""
 
+    def gates(self, accelerator: Ints) -> Ints | None:
+        """Number of the switch behind each accelerator from which ways to other nodes follow from the target alone.
+
+        None where they do not: hashed, or over another adapter than the accelerator's own.
+        """
+
+    def links_to_gate(self, accelerator: Ints) -> Ints:
+        """Links from each accelerator to that switch, (n, k), padded with -1."""
+
 
 @dataclass(frozen=True)
 class Cluster:

@@ -37,6 +37,26 @@ class NodeRouter:
         between = self._between(self.fabric, here, relay, there, j, key)
         return to_routes(chain([local, between.where(outside)]), self.latency)
 
+    def gates(self, accelerator: Ints) -> Ints | None:
+        """Number of the switch behind each accelerator from which ways to other nodes follow from the target alone."""
+        if self.fabric is None:
+            return np.zeros_like(accelerator)
+        relayed = not self.fabric.rails_joined or not (self.server.connected or self.server.n_accelerators == 1)
+        found = None if relayed else self.fabric.gates(self._adapter(accelerator))
+        return None if found is None else found[0]
+
+    def links_to_gate(self, accelerator: Ints) -> Ints:
+        """Links from each accelerator to that switch, (n, k), padded with -1."""
+        here, i = self.places.split(accelerator)
+        links = [self.server.attached(here, self.server.exit[i])]
+        if self.fabric is not None and (found := self.fabric.gates(self._adapter(accelerator))) is not None:
+            links.append(found[1])
+        return np.stack(links, axis=1)
+
+    def _adapter(self, accelerator: Ints) -> Ints:
+        here, i = self.places.split(accelerator)
+        return here * self.server.n_adapters + self.server.adapter[i]
+
     def _relay(self, fabric: Fabric, i: Ints, j: Ints) -> Ints:
         """Accelerator of the source node that sends: the one with the target's place if rails are apart."""
         adapter = self.server.adapter

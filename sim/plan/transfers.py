@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.cluster.hops import join_links, to_routes, uniform_links
 from sim.cluster.storage import StorageSystem
+from sim.comm.pattern import sum_loads
 from sim.errors import PlanError, Problem
-from sim.plan.flows import FlowSet, send_flows, sum_loads
+from sim.plan.flows import FlowSet, send_flows
 from sim.plan.fold import identity_partition, refine
 from sim.plan.plan import JobFlows, Plan, fold_structure, job_flows
-from sim.plan.prune import Covers, distinct
+from sim.plan.prune import no_middle
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -188,11 +189,5 @@ def _by_size(name: str, cluster: Cluster, members: NDArray[np.int32], size: Floa
         )
         kind, nodes = f"{name} {number}", np.ones(len(chosen), dtype=np.int64)
         flow_set = FlowSet(kind, members[chosen], False, start, link, coefficient, loads.latency[chosen], nodes)
-        flows[kind] = flow_set, _no_middle(link)
+        flows[kind] = flow_set, no_middle(link)
     return Transfers(cluster, flows, {f"{name} {number}": each for number, each in enumerate(sizes)})
-
-
-def _no_middle(link: NDArray[np.int32]) -> Covers:
-    """Every link may hold these flows back: there are several paths to a file."""
-    none = np.zeros(0, dtype=np.int32)
-    return Covers(distinct(link), none, none, none, None)
