@@ -12,7 +12,7 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.places import places_of
 from sim.cluster.router import NodeRouter
 from sim.plan.flows import collective_flows
-from sim.plan.grid import RankGrid, place_ranks
+from sim.plan.grid import place_ranks, row_of_ranks
 
 SIZES = [8, 4, 8, 2]
 
@@ -52,7 +52,7 @@ def test_round_robin_passes_over_nodes_that_are_full() -> None:
 def test_what_a_ring_sends_arrives(members: list[int]) -> None:
     """Every member sends the ring once, to a member of its own node or over an adapter of it."""
     cluster = mixed_cluster()
-    grid = RankGrid({}, {}, {}, np.arange(cluster.n_accelerators))
+    grid = row_of_ranks(cluster.n_accelerators)
     flows, _ = collective_flows("gradient", grid, cluster, np.array([members]), 0)
     load = np.zeros(cluster.links.n)
     load[flows.link] = flows.coefficient

@@ -24,7 +24,7 @@ from sim.metrics.breakdown import rank_time
 from sim.metrics.links import link_use
 from sim.plan.flows import FlowSet
 from sim.plan.fold import build_structure, check_equitable, refine
-from sim.plan.grid import DIMENSIONS
+from sim.plan.grid import AXES
 from sim.study.simulate import folding
 from sim.study.step import Simulated, simulate_step
 
@@ -192,7 +192,7 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
             "zero_stage": one_of(0, 1, 2, 3),
             "sequence_parallel": one_of(True, False),
             "placement": one_of("packed", "packed", "random", "round_robin"),
-            "order": draw(st.permutations(DIMENSIONS)),
+            "order": draw(st.permutations(AXES)),
         },
         "software": {
             "gradient_overlap": one_of(True, False),

@@ -29,8 +29,13 @@ from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-CATEGORY = {"tensor": "tensor_comm", "context": "context_comm", "expert": "expert_comm"}
-GROUP_KINDS = ("tensor", "context", "expert", "gradient", "replica", "embedding")
+CATEGORY = {
+    "tensor": "tensor_comm",
+    "context": "context_comm",
+    "expert": "expert_comm",
+    "expert_tensor": "expert_comm",
+}
+GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
 SYNCHRONIZATION = 5.8e-6

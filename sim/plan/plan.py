@@ -27,6 +27,9 @@ COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
+    "expert": ("all_to_all", "all_gather", "reduce_scatter"),
+    "expert_tensor": ("all_reduce", "all_gather", "reduce_scatter"),
+    "expert_gradient": ("all_reduce", "all_gather", "reduce_scatter"),
 }
 
 
@@ -50,11 +53,12 @@ class Layout:
 class Plan:
     """A placed, scheduled and folded job.
 
-    chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of
-    each kind of group in flows ("tensor", "context", "gradient", "replica", "forward", "backward",
-    "embedding"), with its carrier where that is not the ring. structure: what can hold the job back;
-    links: (n,) cluster link behind each of its links. flows: one FlowSet per kind and carrier, over all
-    links; apart: for each of them, whether none of its groups shares a link that can be full with another.
+    chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of each kind
+    of group in flows ("tensor", "context", "gradient", "replica", "forward", "backward", "embedding",
+    "expert", "expert_tensor", "expert_gradient"), with its carrier where that is not the ring. structure: what
+    can hold the job back; links: (n,) cluster link behind each of its links. flows: one FlowSet per kind and
+    carrier, over all links; apart: for each of them, whether none of its groups shares a link that can be full
+    with another.
     """
 
     experiment: Experiment
@@ -109,7 +113,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
     setup, options = Setup(experiment), experiment.simulation
     plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
-    size = plan.tensor, plan.context, plan.expert, plan.pipeline, setup.data
+    size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
     groups = plan.virtual_stages > 1, plan.shard_group, ties
     place = plan.order, plan.placement, experiment.seed if plan.placement == "random" else None
     return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
@@ -173,6 +177,7 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
         **_gradient_groups(grid, parallelism.shard_group),
+        **(_expert_groups(grid) if grid.expert > 1 else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
@@ -183,6 +188,15 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
 def ties_embeddings(experiment: Experiment, model: Transformer) -> bool:
     """Whether the first and the last stage sum the gradients of one embedding."""
     return experiment.parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None
+
+
+def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
+    """Ranks among which tokens go to their experts, which share the matrices of an expert, and which hold the same."""
+    return {
+        "expert": grid.groups("expert"),
+        "expert_tensor": grid.groups("expert_tensor"),
+        "expert_gradient": grid.groups("expert_data"),
+    }
 
 
 def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:

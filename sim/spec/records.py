@@ -352,14 +352,15 @@ class Parallelism(Record):
     pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
     data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
     context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
-    expert: Count = Field(default=1, ge=1, description="expert parallel ranks; 1 for dense models")
+    expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
+    expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (interleaved schedule)")
     schedule: Literal["gpipe", "1f1b"] = Field(default="1f1b", description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
-        default=("tensor", "context", "expert", "data", "pipeline"), description="rank order, fastest dimension first"
+        default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"
     )
     placement: Literal["packed", "round_robin", "random"] | tuple[int, ...] = Field(
         default="packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle, or an explicit list"

@@ -15,7 +15,7 @@ from sim.engine.ranks import group_of
 from sim.errors import ConfigError, Problem
 from sim.metrics.curves import CurvePoint, CurveScore, CurveValidation, bus_factor
 from sim.plan.flows import collective_flows
-from sim.plan.grid import RankGrid
+from sim.plan.grid import row_of_ranks
 from sim.spec.catalogue import catalogue_root
 from sim.spec.curves import Curve, MeasuredCurve, is_curve_table, load_curves
 from sim.spec.reader import yaml_files
@@ -66,7 +66,7 @@ def predict_curve(measured: MeasuredCurve) -> CurveScore:
 def communicator(cluster: Cluster, per_node: int, collective: str) -> Group:
     """The first `per_node` accelerators of every node as one communicator, with the carriers of `collective`."""
     members = cluster.places.first[:-1, None] + np.arange(per_node)
-    grid = RankGrid({}, {}, {}, np.arange(cluster.n_accelerators))
+    grid = row_of_ranks(cluster.n_accelerators)
     names = carriers([collective], cluster.node, members.size)
     sets = [collective_flows("all", grid, cluster, members.reshape(1, -1), 0, carrier=name)[0] for name in names]
     return group_of(sets, 0, cluster)
