@@ -1,6 +1,9 @@
 """Trees: a double binary one between nodes, a chain or the switch inside; start-up grows with the logarithm of nodes.
 
-A tree sends 2(N-1)/N of the message between N nodes. It loads the links of the ring, as far as its bytes go there.
+Chunks go up a tree to be summed and down again, half of them over each of two trees. All wait for the node that sends
+most: one with two children in one tree is a leaf of the other, and sends the message twice from four nodes on. The
+adapters of all nodes are loaded as those of that node, on the links of the ring: trees laid node by node would tell
+all nodes apart.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Tree(Pattern):
             return (Phase(start, local / tuning.tree_efficiency),)
         if node.local.in_network_reduction and group.width > 1:
             local = through_switch(message, group.width, node)
-        network = 2 * message * (group.nodes - 1) / group.nodes
+        network = message * busiest_node(group.nodes)
         return (Phase(start, group.ring_bytes(local, network) / tuning.tree_efficiency),)
 
     @override
@@ -50,6 +53,15 @@ class Tree(Pattern):
             (ring,) = Ring().cost(collective, message, group, node)
             expected = ring.size / node.collectives.tree_efficiency
         return tree.latency + expected / tree_correction(message) / group.rate
+
+
+def busiest_node(nodes: int) -> float:
+    """Bytes that the node with most to send does send, for one byte summed over `nodes`.
+
+    Two binary trees, each for half of the bytes (Sanders, Speck, Träff, Parallel Computing 35, 2009): a node passes
+    sums up to its parent and results down to each child.
+    """
+    return {1: 0.0, 2: 1.0, 3: 1.5}.get(nodes, 2.0)
 
 
 def _sees_tree_traffic(group: Group, node: Node) -> bool:
