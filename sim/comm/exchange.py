@@ -8,7 +8,6 @@ to the switch. Only hashed routes and rails that are not joined are walked one b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from sim.comm.pattern import Floats, Group, Ints, Loads, Members, Pattern, Phase
 from sim.errors import PlanError, Problem
 from sim.spec.records import Node
 
-BLOCK = 1_000_000  # pairs that are walked at a time
+BLOCK = 200_000  # routes that are asked for at a time
 MOST_PAIRS = 100_000_000
 
 
@@ -58,24 +57,43 @@ class Crossed:
     pairs: Floats
     latency: Floats
 
-    def beside(self, other: Crossed) -> Crossed:
-        """Both together."""
-        return Crossed(
-            np.concatenate([self.group, other.group]),
-            np.concatenate([self.link, other.link]),
-            np.concatenate([self.pairs, other.pairs]),
-            np.maximum(self.latency, other.latency),
-        )
+
+def _together(parts: list[Crossed]) -> Crossed:
+    """What crosses links in all of the parts."""
+    return Crossed(
+        np.concatenate([part.group for part in parts]),
+        np.concatenate([part.link for part in parts]),
+        np.concatenate([part.pairs for part in parts]),
+        np.maximum.reduce([part.latency for part in parts]),
+    )
 
 
-def _crossed(cluster: Cluster, n: int, group: Ints, source: Ints, target: Ints, key: Ints, weight: Floats) -> Crossed:
-    """Routes of pairs, each `weight` times."""
-    routes = cluster.router.routes(source, target, key)
-    pair = np.repeat(np.arange(len(group)), np.diff(routes.start))
+@dataclass(frozen=True)
+class Ways:
+    """Routes to be counted `times` each, (n,) all: of groups, between accelerators; `key` feeds the hash of paths."""
+
+    group: Ints
+    source: Ints
+    target: Ints
+    key: Ints
+    times: Ints
+
+    def part(self, rows: slice) -> Ways:
+        """Some of them."""
+        return Ways(self.group[rows], self.source[rows], self.target[rows], self.key[rows], self.times[rows])
+
+
+def _crossed(cluster: Cluster, n: int, ways: Ways, *, from_gate: bool) -> Crossed:
+    """What routes of n groups cross: all of it, or what lies beyond the switch of the source."""
+    routes = cluster.router.routes(ways.source, ways.target, ways.key)
+    way, link, share = np.repeat(np.arange(len(ways.group)), np.diff(routes.start)), routes.link, routes.share
+    if from_gate:
+        beyond = (link[:, None] != cluster.router.links_to_gate(ways.source)[way]).all(axis=1)
+        way, link, share = way[beyond], link[beyond], share[beyond]
     latency = np.zeros(n)
-    np.maximum.at(latency, group, routes.latency)
-    start, link, pairs = sum_loads(group[pair], routes.link, weight[pair] * routes.share, n, cluster.links.n)
-    return Crossed(np.repeat(np.arange(n), np.diff(start)), link.astype(np.int64), pairs, latency)
+    np.maximum.at(latency, ways.group, routes.latency)
+    start, crossed, pairs = sum_loads(ways.group[way], link, ways.times[way] * share, n, cluster.links.n)
+    return Crossed(np.repeat(np.arange(n), np.diff(start)), crossed.astype(np.int64), pairs, latency)
 
 
 def _walked(cluster: Cluster, members: Members) -> Crossed:
@@ -84,9 +102,9 @@ def _walked(cluster: Cluster, members: Members) -> Crossed:
     if n * size * (size - 1) > MOST_PAIRS:
         message = f"all-to-all of {n} groups of {size} ranks has more than {MOST_PAIRS} hashed routes"
         raise PlanError(Problem("", "routing.kind", message, "use d_mod_k or spray, or smaller groups"))
-    rows = max(1, BLOCK // size)  # senders
     group, sender = np.divmod(np.arange(n * size), size)
-    blocks = []
+    rows = max(1, BLOCK // size)  # senders
+    parts = []
     for first in range(0, n * size, rows):
         mine = np.repeat(np.arange(first, min(first + rows, n * size)), size)
         receiver = np.tile(np.arange(size), len(mine) // size)
@@ -94,8 +112,9 @@ def _walked(cluster: Cluster, members: Members) -> Crossed:
         mine, receiver = mine[apart], receiver[apart]
         source, target = members.accelerator.ravel()[mine], members.accelerator[group[mine], receiver]
         key = (members.number[group[mine]] * size + sender[mine]) * size + receiver + members.offset
-        blocks.append(_crossed(cluster, n, group[mine], source, target, key, np.ones(len(mine))))
-    return reduce(Crossed.beside, blocks)
+        ways = Ways(group[mine], source, target, key, np.ones(len(mine), dtype=np.int64))
+        parts.append(_crossed(cluster, n, ways, from_gate=False))
+    return _together(parts)
 
 
 def _counted(cluster: Cluster, members: Members, gate: Ints) -> Crossed:
@@ -106,7 +125,10 @@ def _counted(cluster: Cluster, members: Members, gate: Ints) -> Crossed:
     away = (members.size - width[run]).astype(np.float64)
     if not away.any():
         return inside
-    return inside.beside(_leaving(cluster, members, away)).beside(_onward(cluster, members, gate, run))
+    onward = _onward(members, gate, run)
+    blocks = [onward.part(slice(row, row + BLOCK)) for row in range(0, len(onward.group), BLOCK)]
+    beyond = [_crossed(cluster, members.n, block, from_gate=True) for block in blocks]
+    return _together([inside, _leaving(cluster, members, away), *beyond])
 
 
 def _inside(cluster: Cluster, members: Members, group: Ints, first: Ints, width: Ints) -> Crossed:
@@ -125,7 +147,7 @@ def _inside(cluster: Cluster, members: Members, group: Ints, first: Ints, width:
             longest = np.zeros(members.n)
             longest[group[mine]] = latency
             crossed.append(Crossed(np.repeat(group[mine], len(link)), at.ravel(), np.tile(pairs, len(mine)), longest))
-    return reduce(Crossed.beside, crossed)
+    return _together(crossed)
 
 
 def _between_places(cluster: Cluster, place: Ints) -> tuple[Ints, Floats, float]:
@@ -143,7 +165,7 @@ def _leaving(cluster: Cluster, members: Members, away: Floats) -> Crossed:
     return Crossed(row // members.size, link[row, column], away[row], np.zeros(members.n))
 
 
-def _onward(cluster: Cluster, members: Members, gate: Ints, run: Ints) -> Crossed:
+def _onward(members: Members, gate: Ints, run: Ints) -> Ways:
     """From the switches to all targets, for as many members as are behind each, but not in the node of the target."""
     flat, n_runs = members.accelerator.ravel(), int(run[-1]) + 1
     group = np.repeat(np.arange(members.n), members.size)
@@ -156,18 +178,11 @@ def _onward(cluster: Cluster, members: Members, gate: Ints, run: Ints) -> Crosse
     np.maximum.at(last, place, np.arange(len(flat)))
     switch = np.repeat(np.arange(len(behind)), members.size)
     target = (group[first][:, None] * members.size + np.arange(members.size)).ravel()
-    weight = count[switch] - _count_of(switch * n_runs + run[target], near, near_count)
-    away = weight > 0
-    switch, target, weight = switch[away], target[away], weight[away]
+    times = count[switch] - _count_of(switch * n_runs + run[target], near, near_count)
+    away = times > 0
+    switch, target = switch[away], target[away]
     source = np.where(run[first[switch]] == run[target], last[switch], first[switch])  # in another node than the target
-    routes = cluster.router.routes(flat[source], flat[target], np.zeros(len(source), dtype=np.int64))
-    way = np.repeat(np.arange(len(source)), np.diff(routes.start))
-    own = cluster.router.links_to_gate(flat[source])[way]
-    kept = (routes.link[:, None] != own).all(axis=1)
-    latency = np.zeros(members.n)
-    np.maximum.at(latency, group[target], routes.latency)
-    way = way[kept]
-    return Crossed(group[target][way], routes.link[kept], weight[way] * routes.share[kept], latency)
+    return Ways(group[target], flat[source], flat[target], np.zeros(len(source), dtype=np.int64), times[away])
 
 
 def _count_of(key: Ints, known: Ints, count: NDArray[np.int64]) -> Ints:
