@@ -26,7 +26,7 @@ from sim.plan.flows import collective_flows
 from sim.plan.grid import row_of_ranks
 from sim.plan.pieces import sequence_of
 from sim.spec.load import load_experiment
-from sim.spec.records import Experiment, Node
+from sim.spec.records import Degradation, Experiment, Node
 from sim.study.step import simulate_step
 from sim.workload.operation import Block, Operation
 from sim.workload.transformer import layer_block
@@ -203,6 +203,20 @@ class TestBounds:
         (phase,) = job.cost(flow, "all_to_all", 1.28e9).phases
         assert seconds - phase.latency == pytest.approx(line_rate_ms / 1e3 / 0.96, rel=EXACT)
         assert seconds > line_rate_ms / 1e3
+
+    @pytest.mark.parametrize("pattern", ["exchange", "hierarchical"])
+    def test_a_slow_uplink_holds_back_all_that_crosses_it(self, pattern: str) -> None:
+        """One of two leaves, one spine: 16 members send 16 of 32 parts up, at half the rate of their adapters."""
+        uplink = Degradation(link="unit0/leaf0->spine0", factor=0.5)
+        fabric, names = fat_tree(spines=1), ("ring", "exchange", "hierarchical")
+        healthy, slow = (
+            with_patterns(make_cluster(nodes=4, fabric=fabric, degradations=parts), *names) for parts in ((), (uplink,))
+        )
+        crossing = 16 * 16 * 1e9 / (16 * NIC_RATE / 2)
+        fast, late = (seconds_of(cluster, "all_to_all", 32e9, pattern) for cluster in (healthy, slow))
+        second = 7 / 8 * 32e9 / 300e9 if pattern == "hierarchical" else 0.0
+        assert late == pytest.approx(crossing + second, rel=1e-3)
+        assert fast == pytest.approx(24e9 / NIC_RATE + second, rel=1e-3)
 
     def test_healthy_links_take_the_own_adapter(self) -> None:
         """S (n - g)/n through the adapter, S (g - 1)/n through the port (g members in a node)."""

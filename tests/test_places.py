@@ -7,12 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cluster_cases import make_cluster
+from plans import small_experiment
 
+from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.places import places_of
 from sim.cluster.router import NodeRouter
 from sim.plan.flows import collective_flows
 from sim.plan.grid import place_ranks, row_of_ranks
+from sim.plan.plan import build_plan
+from sim.plan.transfers import peer_transfers
+from sim.spec.setup import Setup
 
 SIZES = [8, 4, 8, 2]
 
@@ -46,6 +51,19 @@ def test_round_robin_passes_over_nodes_that_are_full() -> None:
     nodes = cluster.node_of(place_ranks("round_robin", 22, cluster, 0)).tolist()
     assert nodes == [0, 1, 2, 3] * 2 + [0, 1, 2] * 2 + [0, 2] * 4
     assert cluster.node_of(place_ranks("round_robin", 10, cluster, 0)).tolist() == [0, 1] * 4 + [0, 0]
+
+
+def test_peers_are_on_the_peer_node() -> None:
+    """14 ranks on two nodes of eight, one to each in turn: seven on each, which send to the seven of the other."""
+    experiment = small_experiment(
+        nodes=2, parallelism={"data": 14, "placement": "round_robin"}, training={"global_batch": 14}
+    )
+    plan = build_plan(experiment, build_cluster(Setup(experiment).cluster))
+    (flows, _), *others = peer_transfers(plan, np.ones(14)).flows.values()
+    assert not others
+    sender, receiver = plan.cluster.places.split(plan.grid.accelerator[flows.members.T.astype(np.int64)])[0]
+    assert (sender + receiver == 1).all()
+    assert sorted(flows.members[:, 1].tolist()) == list(range(14))
 
 
 @pytest.mark.parametrize("members", [range(22), range(8, 12), [0, 1, 8, 9, 12, 13, 20, 21], [3, 11, 19, 20]])

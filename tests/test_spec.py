@@ -301,6 +301,7 @@ def test_place_is_relative_to_the_working_folder(folder: Path, monkeypatch: pyte
         (["cluster.fabric="], "2 nodes and no network between them"),
         (["cluster.node.nics.count=0"], "2 nodes whose adapters have no rate"),
         (["cluster.node.nics.count=3"], "3 adapters for 4 accelerators"),
+        (["cluster.node.collectives.patterns=[tree]"], "a library without ring and exchange cannot run every"),
         (["cluster.fabric={kind: torus, shape: [1], link: {bandwidth: 1 GB/s}}"], "2 nodes in a fabric with"),
         (["cluster.fabric={kind: graph}"], "a graph needs either graphml or nodes and links"),
         (["cluster.fabric={kind: graph, nodes: [{id: a}, {id: a}]}"], "two vertices have the same id"),

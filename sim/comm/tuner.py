@@ -38,7 +38,7 @@ def collective_cost(
     if not there:
         fault = f"none of {', '.join(node.collectives.patterns) or 'no patterns'} runs {kind}"
         raise PlanError(Problem("", "node.collectives.patterns", fault, "add ring, exchange or broadcast"))
-    best = min(there, key=lambda each: each.believed(kind, message, group, node))
+    best = there[0] if len(there) == 1 else min(there, key=lambda each: each.believed(kind, message, group, node))
     first, *others = best.cost(kind, message, group, node)
     floor, ramp = floor_and_ramp(node.collectives, group.nodes, message)
     cost = Cost(best.name, (first._replace(latency=0.0), *others))
