@@ -27,6 +27,7 @@ from sim.plan.grid import row_of_ranks
 from sim.plan.pieces import sequence_of
 from sim.spec.load import load_experiment
 from sim.spec.records import Degradation, Experiment, Node
+from sim.study.search.chain import build_chain
 from sim.study.step import simulate_step
 from sim.workload.operation import Block, Operation
 from sim.workload.transformer import layer_block
@@ -326,6 +327,16 @@ class TestInJobs:
         assert job.flows[flow].others == (("exchange", job.ranks[0].flows["expert exchange"]),)
         kinds = {job.flows[number].kind for number in job.rivals(flow)}
         assert kinds == {"gradient"}
+
+    def test_the_search_knows_the_carriers_of_a_chain(self) -> None:
+        job = self.small_job(("ring", "exchange", "hierarchical"))
+        experiment, cluster = job.plan.experiment, job.plan.cluster
+        chain = build_chain(experiment, cluster)
+        flow = chain.ranks[0].flows["expert"]
+        found = {carrier: chain.flows[number].carrier for carrier, number in chain.flows[flow].others}
+        assert found == {carrier: carrier for carrier in ("exchange", ACROSS, WITHIN)}
+        one = chain.job(job, experiment, job.plan.shard, job.plan.chunks)
+        assert one.seconds(flow, "all_to_all", 1e9) <= job.seconds(job.ranks[0].flows["expert"], "all_to_all", 1e9)
 
     def test_gradients_of_experts_are_summed_by_those_that_hold_the_same(self) -> None:
         job = self.small_job(("ring", "exchange"))

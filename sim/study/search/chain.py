@@ -85,7 +85,7 @@ def _flows(
     for flow_set in sets:
         role = f"{flow_set.kind} out" if flow_set.ordered else flow_set.key
         alike = [other for other in sets if other.kind == flow_set.kind]
-        ring = len(flows)
+        begin = len(flows)
         for number, members in enumerate(flow_set.members.tolist()):
             group = group_of(alike, number, cluster)
             known = members[:1] if flow_set.ordered else [rank for rank in members if rank in stage_of]
@@ -93,7 +93,7 @@ def _flows(
             for stage in stages:
                 used[stage][role] = len(flows)
             ends = (stages[0], stages[0]) if flow_set.ordered else (-1, -1)
-            others = [(each.carrier, ring + k * flow_set.n + number) for k, each in enumerate(alike) if k]
+            others = [(each.carrier, begin + k * flow_set.n + number) for k, each in enumerate(alike) if k]
             rate = group.rate_of(flow_set.carrier)
             flows.append(
                 FlowClass(flow_set.kind, group, rate, stages, *ends, carrier=flow_set.carrier, others=tuple(others))
