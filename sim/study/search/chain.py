@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.cluster.cluster import Cluster
+from sim.comm.pattern import RING
 from sim.engine.chains import Alone
 from sim.engine.ranks import FlowClass, Job, Known, Profile, RankClass, group_of, inner_of
 from sim.plan.flows import FlowSet, send_flows
@@ -93,7 +94,8 @@ def _flows(
             for stage in stages:
                 used[stage][role] = len(flows)
             ends = (stages[0], stages[0]) if flow_set.ordered else (-1, -1)
-            others = [(each.carrier, begin + k * flow_set.n + number) for k, each in enumerate(alike) if k]
+            ways = enumerate(alike if flow_set.carrier == RING else ())
+            others = [(each.carrier, begin + k * flow_set.n + number) for k, each in ways if k]
             rate = group.rate_of(flow_set.carrier)
             flows.append(
                 FlowClass(flow_set.kind, group, rate, stages, *ends, carrier=flow_set.carrier, others=tuple(others))
