@@ -305,9 +305,10 @@ def run_collectives(job: Job, steps: list[tuple[str, str, float]]) -> float:
     stream = script.new_stream("collectives", "gradient")
     for group, kind, message in steps:
         flow = next(number for number, each in enumerate(job.flows) if each.kind == group)
-        cost = job.cost(flow, kind, message)
-        action = Action(kind, "data_comm", flow=flow, size=cost.size, latency=cost.latency)
-        stream.add(script.new_template((), partial(given_action, action)))
+        for phase in job.cost(flow, kind, message).phases:
+            way = job.way(flow, phase.carrier)
+            action = Action(kind, "data_comm", flow=way, size=phase.size, latency=phase.latency)
+            stream.add(script.new_template((), partial(given_action, action)))
     flow_ranks = tuple(flow.members for flow in job.flows)
     return Executor(script.priced(None), Network(job.table, check=True), flow_ranks=flow_ranks).run().time
 

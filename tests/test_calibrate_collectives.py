@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cli.app import call
-from sim.engine.collectives import Group, collective_cost
+from sim.comm.pattern import Group
+from sim.comm.tuner import collective_cost
 from sim.errors import ConfigError
 from sim.metrics.calibration import Calibration
 from sim.metrics.curves import bus_factor
@@ -191,7 +192,7 @@ class TestAlgorithm:
         made = self.calibrated(two_servers(tmp_path, 348e9, 366e9))
         node = node_of(made.text, tmp_path)
         assert node.nics.efficiency == pytest.approx(0.89, rel=0.04)
-        assert node.collectives.network_algorithms == ("ring",)
+        assert "tree" not in node.collectives.patterns
         assert made.unexplained == ()
         assert all(each.check and each.check.mean_error < 0.08 for each in made.fitted)
 
@@ -199,7 +200,7 @@ class TestAlgorithm:
         made = self.calibrated(two_servers(tmp_path, 400e9 * 0.8 * 1.875 * 0.92, 400e9 * 0.8))
         node = node_of(made.text, tmp_path)
         assert node.nics.efficiency == pytest.approx(0.8, rel=0.01)
-        assert node.collectives.network_algorithms == ("ring", "tree")
+        assert {"ring", "tree"} <= set(node.collectives.patterns)
         assert made.unexplained == ()
 
     def test_an_all_reduce_alone_cannot_tell(self, tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_a_library_that_may_not_take_trees_takes_rings() -> None:
     node = load_definition("node", "dgx-h100")
     assert isinstance(node, Node)
     assert collective_cost("all_reduce", 1e9, group, node).algorithm == "tree"
-    tuning = node.collectives.model_copy(update={"network_algorithms": ("ring",)})
+    tuning = node.collectives.model_copy(update={"patterns": ("ring", "in_network")})
     rings = node.model_copy(update={"collectives": tuning})
     assert collective_cost("all_reduce", 1e9, group, rings).algorithm == "ring"
     assert collective_cost("all_reduce", 1e9, Group(8, 1, 1e-6, local_rate=3.6e11), rings).algorithm == "in_network"

@@ -8,7 +8,7 @@ import pytest
 
 from sim.cluster.build import build_cluster
 from sim.cluster.export import summary
-from sim.engine.collectives import floor_and_ramp
+from sim.comm.tuner import floor_and_ramp
 from sim.spec.catalogue import list_catalogue
 from sim.spec.load import load_definition
 from sim.spec.records import Accelerator, ClusterSpec, FatTreeFabric, Node

@@ -49,7 +49,7 @@ def test_routes_are_walks_of_the_graph_of_shortest_length(case: str) -> None:
     far = [shortest(cluster, made, a, relays="torus" in case) for a in chips]
     near = [shortest(cluster, made, a, relays=True) for a in chips] if cluster.server.connected else far
     for i, (a, b) in enumerate(zip(source.tolist(), target.tolist(), strict=True)):
-        same_node = a // cluster.accelerators_per_node == b // cluster.accelerators_per_node
+        same_node = cluster.node_of(a) == cluster.node_of(b)
         walk = [link for link, _ in row(routes, i)]
         assert len(walk) == (near if same_node else far)[a][b]
         ends = [(int(cluster.links.source[link]), int(cluster.links.target[link])) for link in walk]
@@ -167,8 +167,9 @@ def test_ecmp_ignores_which_other_connections_are_asked() -> None:
 @given(st.sampled_from(["plain 2 tiers", "rails 3 tiers", "diamond"]), st.integers(0, 2**31))
 def test_spray_shares_sum_to_one_on_every_layer(case: str, pick: int) -> None:
     cluster = make_cluster(**CASES[case], routing={"kind": "spray"})
-    source = np.array([pick % cluster.accelerators_per_node])
-    target = np.array([cluster.n_accelerators - 1 - pick // 8 % cluster.accelerators_per_node])
+    there = int(cluster.places.sizes[0])
+    source = np.array([pick % there])
+    target = np.array([cluster.n_accelerators - 1 - pick // 8 % there])
     routes = cluster.router.routes(source, target, np.zeros(1, np.int64))
     layers: dict[str, float] = {}
     for link, share in row(routes, 0):

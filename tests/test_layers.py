@@ -15,6 +15,7 @@ LAYERS = (
     {"", "units", "errors", "rng", "memo", "ragged"},
     {"spec"},
     {"cluster", "workload"},
+    {"comm"},
     {"plan"},
     {"engine"},
     {"programs"},

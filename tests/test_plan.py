@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import product
-from typing import Any
+from itertools import combinations, product
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ from plans import small_experiment
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
-from sim.plan.grid import DIMENSIONS, RankGrid, build_grid, place_ranks
+from sim.plan.grid import AXES, RankGrid, build_grid, place_ranks
 from sim.plan.plan import Plan, build_plan
 from sim.plan.schedule import Pass, layers_per_chunk, period, stage_order
 from sim.spec.records import Parallelism
 from sim.spec.setup import Setup
 
 SIZES = st.fixed_dictionaries({name: st.integers(1, 4) for name in ("tensor", "context", "pipeline", "data")})
-ORDERS = st.permutations(DIMENSIONS).map(tuple)
+ORDERS = st.permutations(AXES).map(tuple)
 
 
 def cluster_of(nodes: int = 4) -> Cluster:
@@ -32,8 +32,8 @@ def cluster_of(nodes: int = 4) -> Cluster:
 BIG = cluster_of(32)
 
 
-def grid_of(size: dict[str, int], order: tuple[Any, ...] = DIMENSIONS, placement: Any = "packed") -> RankGrid:
-    fields: dict[str, Any] = {**size, "order": order, "placement": placement}
+def grid_of(size: dict[str, int], order: tuple[Any, ...] = AXES, placement: Any = "packed", **experts: int) -> RankGrid:
+    fields: dict[str, Any] = {**size, "order": order, "placement": placement, **experts}
     return build_grid(Parallelism(**fields), size["data"], BIG, seed=0)
 
 
@@ -43,13 +43,13 @@ def plan_of(**fields: Any) -> Plan:
 
 
 class TestGrid:
-    @given(SIZES, ORDERS, st.lists(st.sampled_from(DIMENSIONS), min_size=1, max_size=3, unique=True))
+    @given(SIZES, ORDERS, st.lists(st.sampled_from(AXES), min_size=1, max_size=3, unique=True))
     def test_groups_hold_every_rank_once(self, size: dict[str, int], order: tuple[str, ...], along: list[str]) -> None:
         grid = grid_of(size, order)
         groups = grid.groups(*along)
         assert sorted(groups.ravel().tolist()) == list(range(grid.n_ranks))
         assert groups.shape[1] == np.prod([grid.size[name] for name in along])
-        for name in DIMENSIONS:
+        for name in AXES:
             places = grid.coordinate[name][groups]
             if name in along:
                 assert all(len(set(row)) == grid.size[name] for row in places.tolist())
@@ -59,14 +59,14 @@ class TestGrid:
     @given(SIZES, ORDERS)
     def test_coordinates_tell_ranks_apart(self, size: dict[str, int], order: tuple[str, ...]) -> None:
         grid = grid_of(size, order)
-        places = list(zip(*(grid.coordinate[name].tolist() for name in DIMENSIONS), strict=True))
+        places = list(zip(*(grid.coordinate[name].tolist() for name in AXES), strict=True))
         assert len(set(places)) == grid.n_ranks == np.prod(list(size.values()))
-        number = sum(grid.stride[name] * grid.coordinate[name] for name in DIMENSIONS)
+        number = sum(grid.mesh.stride[name] * grid.coordinate[name] for name in AXES)
         assert np.array_equal(number, np.arange(grid.n_ranks))
 
     @given(SIZES, ORDERS)
     def test_the_first_of_the_order_varies_fastest(self, size: dict[str, int], order: tuple[str, ...]) -> None:
-        strides = [grid_of(size, order).stride[name] for name in order]
+        strides = [grid_of(size, order).mesh.stride[name] for name in order]
         assert strides[0] == 1
         assert strides == sorted(strides)
 
@@ -85,6 +85,40 @@ class TestGrid:
         assert grid.groups("tensor")[:2].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
         assert grid.groups("data")[0].tolist() == [0, 4, 8]
         assert grid.groups("pipeline")[0].tolist() == [0, 12]
+
+
+class TestExperts:
+    """Experts see the ranks of a stage anew: expert tensor, expert and expert data ranks (Megatron-Core's order)."""
+
+    SIZE: ClassVar = {"tensor": 4, "context": 2, "pipeline": 2, "data": 3}
+
+    @given(st.permutations(AXES).map(tuple), st.sampled_from([(1, 1), (8, 1), (2, 4), (6, 2), (24, 1), (3, 8)]))
+    def test_a_stage_is_divided_whole(self, order: tuple[str, ...], parts: tuple[int, int]) -> None:
+        expert, tensor = parts
+        grid = grid_of(self.SIZE, order, expert=expert, expert_tensor=tensor)
+        copies = 24 // (expert * tensor)
+        for axis, size in (("expert", expert), ("expert_tensor", tensor), ("expert_data", copies)):
+            groups = grid.groups(axis)
+            assert groups.shape == (48 // size, size)
+            assert sorted(groups.ravel().tolist()) == list(range(48))
+            assert (np.ptp(grid.coordinate["pipeline"][groups], axis=1) == 0).all()
+        for a, b in combinations(("expert", "expert_tensor", "expert_data"), 2):
+            met = {
+                (int(x), int(y)) for x, y in zip(grid.experts.coordinate[a], grid.experts.coordinate[b], strict=True)
+            }
+            assert len(met) == grid.experts.size[a] * grid.experts.size[b]
+
+    def test_neighbours_hold_different_experts(self) -> None:
+        """Of 24 ranks a stage: 8 neighbours share the experts, and each is summed with the ranks 8 and 16 further."""
+        grid = grid_of(self.SIZE, expert=8)
+        assert grid.groups("expert")[1].tolist() == list(range(8, 16))
+        assert grid.groups("expert_data")[1].tolist() == [1, 9, 17]
+
+    def test_the_order_may_name_experts_and_does_not_heed_it(self) -> None:
+        named = grid_of(self.SIZE, ("tensor", "expert", "context", "data", "pipeline"), expert=2)
+        plain = grid_of(self.SIZE, expert=2)
+        assert named.size == plain.size
+        np.testing.assert_array_equal(named.groups("expert"), plain.groups("expert"))
 
 
 class TestPlacement:

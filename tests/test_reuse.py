@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pytest
 from plans import LEAF_SPINE, small_experiment
 
+from sim.comm.pattern import Carrier, Group
+from sim.comm.tuner import collective_cost
 from sim.engine.assemble import assemble
-from sim.engine.collectives import Group, collective_cost
 from sim.engine.ranks import build_job
 from sim.memo import Memo
 from sim.metrics.result import Result
@@ -159,8 +160,11 @@ def test_times_are_used_again_on_the_same_board_node_and_stack() -> None:
         assert build_job(plan_step(experiment(change))).known is not first
 
 
+LAID = tuple(Carrier(name, 1e11, 1e-6) for name in ("exchange", "broadcast"))
+
+
 @pytest.mark.parametrize("kind", get_args(CollectiveKind))
-@pytest.mark.parametrize("group", [Group(8, 1, 1e-6, 3e11, inf), Group(16, 2, 2e-6, 3e11, 25e9)])
+@pytest.mark.parametrize("group", [Group(8, 1, 1e-6, 3e11, inf, LAID), Group(16, 2, 2e-6, 3e11, 25e9, LAID)])
 def test_collectives_cost_what_two_records_of_the_node_say(kind: str, group: Group) -> None:
     """Times are kept by these two."""
     node = plan_step(experiment("itself")).cluster.node

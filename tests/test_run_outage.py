@@ -100,7 +100,7 @@ def test_slow_parts_go_through_the_step_engine() -> None:
     times = prepare_life(experiment).step_times
     healthy = times(State(times.plan.grid.size["data"], ()))
     slow = times(State(times.plan.grid.size["data"], (Slow("accelerator", 2, 1, 0.5),)))
-    name = times.cluster.vertex_name(2 * times.cluster.accelerators_per_node + 1)
+    name = times.cluster.vertex_name(int(times.cluster.places.first[2]) + 1)
     written = experiment.model_copy(update={"degradations": (Degradation(accelerator=name, factor=0.5),)})
     assert slow == pytest.approx(simulate_step(written).trace.time, rel=1e-9)
     assert slow > healthy

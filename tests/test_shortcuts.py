@@ -22,8 +22,9 @@ from plans import CASES, LEAF_SPINE, attached_links, bytes_by_link, peak_by_link
 from sim.errors import ConfigError, EngineError
 from sim.metrics.breakdown import rank_time
 from sim.metrics.links import link_use
-from sim.plan.fold import check_equitable
-from sim.plan.grid import DIMENSIONS
+from sim.plan.flows import FlowSet
+from sim.plan.fold import build_structure, check_equitable, refine
+from sim.plan.grid import AXES
 from sim.study.simulate import folding
 from sim.study.step import Simulated, simulate_step
 
@@ -191,7 +192,7 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
             "zero_stage": one_of(0, 1, 2, 3),
             "sequence_parallel": one_of(True, False),
             "placement": one_of("packed", "packed", "random", "round_robin"),
-            "order": draw(st.permutations(DIMENSIONS)),
+            "order": draw(st.permutations(AXES)),
         },
         "software": {
             "gradient_overlap": one_of(True, False),
@@ -295,6 +296,20 @@ def test_a_partition_that_joins_unequal_flows_is_refused() -> None:
     joined = tuple(np.split(merged(flows, first, second), np.cumsum(sizes)[:-1]))
     with pytest.raises(EngineError, match="folding is not exact"):
         check_equitable(plan.structure, replace(plan.partition, flow=joined))
+
+
+def test_latencies_of_groups_over_many_nodes_stay_apart() -> None:
+    """1.000 and 1.001 us, over 16,000 nodes: a sum of kind, latency and nodes in one float cannot hold both."""
+    latency, nodes = np.array([1.000e-6, 1.001e-6, 1.001e-6 + 1e-21]), np.full(3, 16_000)
+    nothing = np.zeros(0, dtype=np.int32)
+    none = np.zeros(4, dtype=np.int64)
+    members = np.arange(6, dtype=np.int32).reshape(3, 2)
+    flows = FlowSet("gradient", members, False, none, nothing, np.zeros(0), latency, nodes)
+    structure = build_structure(np.zeros(6, dtype=np.int64), np.zeros(0), [flows], np.zeros(0, dtype=np.int64))
+    partition = refine(structure)
+    assert partition.flow[0].tolist() == [0, 1, 1]
+    with pytest.raises(EngineError, match="kind, latency or span"):
+        check_equitable(structure, replace(partition, flow=(np.zeros(3, dtype=np.int64),)))
 
 
 def test_the_plain_partition_is_equitable() -> None:

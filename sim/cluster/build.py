@@ -13,6 +13,7 @@ from sim.cluster.dragonfly import build_dragonfly
 from sim.cluster.fabric import Fabric, Site
 from sim.cluster.fat_tree import build_fat_tree
 from sim.cluster.hops import join_links
+from sim.cluster.places import places_of
 from sim.cluster.router import NodeRouter
 from sim.cluster.server import Server, build_server, without_adapters
 from sim.cluster.storage import build_storage, guests, pooled
@@ -49,7 +50,7 @@ def build_cluster(
         raise ConfigError(too_large)
     if merge_sprayed:
         spec = merged(spec, [degradation.link for degradation in degradations if degradation.link])
-    server = build_server(node)
+    server, places = build_server(node), places_of(np.full(spec.nodes, node.accelerators))
     if isinstance(spec.fabric, TorusFabric):
         server = without_adapters(server)
     site_blocks, site = _site(spec, server, accelerator)
@@ -58,17 +59,16 @@ def build_cluster(
     links = join_links([server.cluster_links(spec.nodes), *([fabric.links] if fabric else [])])
     storage = None
     if isinstance(spec.storage, Storage):
-        storage = build_storage(spec.storage, spec.nodes, server, fabric, blocks[-1].end, links.n)
+        storage = build_storage(spec.storage, places, server, fabric, blocks[-1].end, links.n)
         blocks, links = (*blocks, *storage.blocks), join_links([links, storage.links])
     cluster = Cluster(
         spec=spec,
         node=node,
         accelerator=accelerator,
-        n_nodes=spec.nodes,
-        accelerators_per_node=node.accelerators,
+        places=places,
         links=links,
-        speed=np.ones(spec.nodes * node.accelerators),
-        router=NodeRouter(server, fabric, links.latency),
+        speed=np.ones(places.n),
+        router=NodeRouter(server, places, fabric, links.latency),
         blocks=blocks,
         server=server,
         fabric=fabric,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.blocks import Block, block_of, find_vertex
+from sim.cluster.places import Places
 from sim.errors import ConfigError, Problem
 from sim.spec.records import Accelerator, ClusterSpec, Node
 
@@ -67,22 +68,29 @@ class Router(Protocol):
     def routes(self, source: Ints, target: Ints, key: Ints) -> Routes:
         """Paths from accelerator `source[i]` to accelerator `target[i]`; `key[i]` feeds the hash."""
 
+    def gates(self, accelerator: Ints) -> Ints | None:
+        """Number of the switch behind each accelerator from which ways to other nodes follow from the target alone.
+
+        None where they do not: hashed, or over another adapter than the accelerator's own.
+        """
+
+    def links_to_gate(self, accelerator: Ints) -> Ints:
+        """Links from each accelerator to that switch, (n, k), padded with -1."""
+
 
 @dataclass(frozen=True)
 class Cluster:
     """A built cluster: what exists, in arrays.
 
-    Accelerators are numbered node by node: accelerator a is number a % accelerators_per_node of node
-    a // accelerators_per_node. Vertices (accelerators, local switches, adapters, switches) are
-    numbered once, accelerators first; names are made on demand. `speed[a]` scales the arithmetic of
-    accelerator a (1 is healthy).
+    Accelerators are numbered node by node (`places`). Vertices (accelerators, local switches, adapters,
+    switches) are numbered once, accelerators first; names are made on demand. `speed[a]` scales the
+    arithmetic of accelerator a (1 is healthy).
     """
 
     spec: ClusterSpec
     node: Node  # the server kind
     accelerator: Accelerator  # the accelerator kind
-    n_nodes: int
-    accelerators_per_node: int
+    places: Places  # which node has which accelerators
     links: Links
     speed: Floats  # (n_accelerators,)
     router: Router
@@ -94,9 +102,14 @@ class Cluster:
     _link_names: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def n_nodes(self) -> int:
+        """Nodes of the cluster."""
+        return self.places.n_nodes
+
+    @property
     def n_accelerators(self) -> int:
         """Accelerators in the cluster."""
-        return self.n_nodes * self.accelerators_per_node
+        return self.places.n
 
     @property
     def n_vertices(self) -> int:
@@ -114,11 +127,11 @@ class Cluster:
 
     def node_of(self, accelerators: Ints) -> Ints:
         """Node of each accelerator, same shape."""
-        return accelerators // self.accelerators_per_node
+        return self.places.node_of(accelerators)
 
     def local_index(self, accelerators: Ints) -> Ints:
         """Number of each accelerator inside its node, same shape."""
-        return accelerators % self.accelerators_per_node
+        return self.places.split(accelerators)[1]
 
     def vertex_name(self, vertex: int) -> str:
         """Name of a vertex, as "node3/gpu5", "node3/nic2", "unit0/leaf3", "spine7"."""

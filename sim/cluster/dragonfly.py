@@ -42,6 +42,10 @@ class Dragonfly:
         parts = [hop(first + source), self._local(g, a, leave), self._global(g, h), self._local(h, enter, b)]
         return chain([*parts, hop(first + self.site.n + target)])
 
+    def gates(self, adapter: Ints) -> tuple[Ints, Ints]:
+        """The router."""
+        return router_of(self.fabric, self.site, adapter), self.site.first_link + adapter
+
     def bisection(self) -> float:
         """Global links between two halves of the groups."""
         half = self.fabric.groups // 2

@@ -52,6 +52,9 @@ class Drawn:
         first = self.site.first_link
         return chain([hop(first + source), Hops(link, share), hop(first + self.site.n + target)])
 
+    def gates(self, adapter: Ints) -> None:
+        """Not known: ways over any graph may part anywhere."""
+
     def bisection(self) -> float:
         """Largest flow from the first half of the servers to the second."""
         flow: nx.DiGraph[Any] = nx.DiGraph()

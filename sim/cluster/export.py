@@ -62,8 +62,8 @@ def _adapters(cluster: Cluster) -> set[tuple[int, int]]:
 
 def _hosts(cluster: Cluster) -> set[tuple[int, int]]:
     hosts = [block for block in cluster.blocks if block.kind == "host"]
-    every = range(cluster.n_accelerators)
-    return {(a, hosts[0].first + a // cluster.accelerators_per_node) for a in every} if hosts else set()
+    nodes = cluster.node_of(np.arange(cluster.n_accelerators)).tolist()
+    return {(a, hosts[0].first + node) for a, node in enumerate(nodes)} if hosts else set()
 
 
 def _ports(cluster: Cluster) -> set[tuple[int, int]]:

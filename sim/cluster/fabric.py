@@ -61,6 +61,12 @@ class Fabric(Protocol):
     def hops(self, source: Ints, target: Ints, key: Ints) -> Hops:
         """Paths from adapter source[i] to adapter target[i]; key[i] feeds the hash."""
 
+    def gates(self, adapter: Ints) -> tuple[Ints, Ints] | None:
+        """Switch (or node) behind each adapter, from which ways follow from the target alone, and the link to it.
+
+        The link is -1 where there is none. None where ways follow from the source too.
+        """
+
     def bisection(self) -> float:
         """Payload rate between two equal halves of the nodes, one direction [B/s]; nan where not known."""
 

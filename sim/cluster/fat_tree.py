@@ -121,6 +121,11 @@ class FatTree:
         parts.append(self._spine_hops(other, spine, 1).where(climbs))
         return chain([*parts, hop(site.first_link + site.n + target)])
 
+    def gates(self, adapter: Ints) -> tuple[Ints, Ints] | None:
+        """The leaf, unless paths are hashed."""
+        hashed = self.site.routing.kind == "ecmp"
+        return None if hashed else (self.shape.leaf_of(adapter), self.site.first_link + adapter)
+
     def bisection(self) -> float:
         """Half of the injection, divided by the oversubscription it has to cross."""
         shape, fabric = replace(self.shape, n_nodes=self.site.n_hosts), self.shape.fabric

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from sim.cluster.cluster import Cluster
 from sim.cluster.server import CUBE_MESH_LINKS
 from sim.errors import PlanError
@@ -24,16 +26,16 @@ def local_rings(cluster: Cluster, members: Sequence[int]) -> Rings:
     and where no cycle exists there is one ring in the given order.
     Raises PlanError if the members are on different nodes.
     """
-    a = cluster.accelerators_per_node
-    nodes = {member // a for member in members}
-    if len(nodes) != 1:
-        raise PlanError(f"a local ring over accelerators of {len(nodes)} nodes")
-    first = min(nodes) * a
-    rings = _rings(cluster.node.local.kind, a, [member - first for member in members])
+    nodes, local = cluster.places.split(np.array(members))
+    if len(set(nodes.tolist())) != 1:
+        raise PlanError(f"a local ring over accelerators of {len(set(nodes.tolist()))} nodes")
+    first = int(cluster.places.first[nodes[0]])
+    rings = rings_inside(cluster.node.local.kind, local.tolist())
     return tuple((tuple(first + i for i in order), share) for order, share in rings)
 
 
-def _rings(kind: str, n: int, members: list[int]) -> Rings:
+def rings_inside(kind: str, members: Sequence[int]) -> Rings:
+    """The same by the numbers of the members inside their node, over a local network of that kind."""
     given = ((tuple(members), 1.0),)
     if len(members) < 3:
         return given

@@ -16,6 +16,7 @@ from sim.cluster.blocks import Block
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Fabric
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
+from sim.cluster.places import Places
 from sim.cluster.server import Server
 from sim.spec.storage import Storage
 
@@ -29,12 +30,17 @@ class StorageSystem:
     """
 
     spec: Storage
-    n_nodes: int
+    places: Places
     server: Server
     fabric: Fabric | None
     blocks: tuple[Block, ...]
     links: Links
     first_link: int
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes that it serves."""
+        return self.places.n_nodes
 
     @property
     def n_working(self) -> int:
@@ -101,15 +107,15 @@ class StorageSystem:
         return self.first_link + 2 * self.n_nodes + back * self.spec.servers + server
 
     def _node(self, accelerator: Ints) -> Ints:
-        return accelerator // self.server.n_accelerators
+        return self.places.node_of(accelerator)
 
     def _adapter(self, accelerator: Ints) -> Ints:
-        rail = self.server.adapter[accelerator % self.server.n_accelerators]
+        rail = self.server.adapter[self.places.split(accelerator)[1]]
         return self._node(accelerator) * self.server.n_adapters + rail
 
     def _rail(self, accelerator: Ints, server: Ints) -> Ints:
         """The server's adapter on the rail of each accelerator."""
-        rail = self.server.adapter[accelerator % self.server.n_accelerators]
+        rail = self.server.adapter[self.places.split(accelerator)[1]]
         return (self.n_nodes + server) * self.server.n_adapters + rail
 
     def _over_fabric(self, source: Ints, target: Ints, key: Ints) -> Hops:
@@ -153,16 +159,16 @@ def pooled(spec: Storage) -> Storage:
 
 
 def build_storage(
-    spec: Storage, n_nodes: int, server: Server, fabric: Fabric | None, first_vertex: int, first_link: int
+    spec: Storage, places: Places, server: Server, fabric: Fabric | None, first_vertex: int, first_link: int
 ) -> StorageSystem:
     """Draw the servers of `spec` beside the nodes; `first_vertex` and `first_link` are the free numbers."""
     if spec.kind == "local_nvme":
-        blocks, links = _local(spec, n_nodes, first_vertex)
+        blocks, links = _local(spec, places.n_nodes, first_vertex)
     elif spec.network.kind == "compute":
         blocks, links = _servers(spec, first_vertex)
     else:
-        blocks, links = _with_network(spec, n_nodes, first_vertex)
-    return StorageSystem(spec, n_nodes, server, fabric, tuple(blocks), links, first_link)
+        blocks, links = _with_network(spec, places.n_nodes, first_vertex)
+    return StorageSystem(spec, places, server, fabric, tuple(blocks), links, first_link)
 
 
 def _local(spec: Storage, n_nodes: int, first: int) -> tuple[list[Block], Links]:

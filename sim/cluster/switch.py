@@ -28,6 +28,10 @@ class Switch:
         first = self.site.first_link
         return chain([hop(first + source), hop(first + self.site.n + target)])
 
+    def gates(self, adapter: Ints) -> tuple[Ints, Ints]:
+        """The one switch, or that of the rail."""
+        return self.links.target[adapter], self.site.first_link + adapter
+
     def bisection(self) -> float:
         """Half of the nodes send at full rate."""
         return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2

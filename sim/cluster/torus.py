@@ -41,6 +41,10 @@ class Torus:
                 here[dimension] = there[dimension]
         return chain(parts)
 
+    def gates(self, adapter: Ints) -> tuple[Ints, Ints]:
+        """The node itself."""
+        return adapter, np.full(len(adapter), -1)
+
     def bisection(self) -> float:
         """Links cut by a plane across the longest dimension."""
         longest = max(self.fabric.shape)

@@ -20,6 +20,7 @@ class Timed(NamedTuple):
     category: str  # breakdown field
     seconds: float  # computation, or latency + size/rate of the collective when alone
     group: str = ""  # "" for computation
+    carrier: str = ""  # whose flow moves the bytes of a collective: the key of a flow class of its group
     latency: float = 0.0
     size: float = 0.0
     hidden_by: int = 0
@@ -48,7 +49,7 @@ class Alone:
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
     comm: float = 0.0  # collectives, hidden or not
-    sizes: dict[str, float] = field(default_factory=dict)  # group -> bytes
+    sizes: dict[str, float] = field(default_factory=dict)  # carrier -> bytes
     operations: int = 0
     spent: Spent = field(default_factory=Spent)
 
@@ -82,7 +83,7 @@ def run_alone(operations: Sequence[Timed], slowdown: float) -> Alone:
         end = max(now, free.get(operation.group, 0.0)) + operation.seconds
         free[operation.group] = end
         result.comm += operation.seconds
-        result.sizes[operation.group] = result.sizes.get(operation.group, 0.0) + operation.size
+        result.sizes[operation.carrier] = result.sizes.get(operation.carrier, 0.0) + operation.size
         if operation.hidden_by:
             until = max(until, end)
             waits.setdefault(position + 1 + operation.hidden_by, []).append((end, operation.category))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Links
+from sim.comm.pattern import RING, Carrier, Cost, Group, Phase
+from sim.comm.tuner import collective_cost, send_cost
 from sim.engine.boards import at_pace, slowest_pace, stage_loads
 from sim.engine.chains import Alone, Timed, run_alone
-from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.engine.power import Board
 from sim.memo import Memo
-from sim.plan.flows import FlowSet
+from sim.plan.flows import FlowSet, flow_key
 from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
@@ -27,8 +30,13 @@ from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-CATEGORY = {"tensor": "tensor_comm", "context": "context_comm", "expert": "expert_comm"}
-GROUP_KINDS = ("tensor", "context", "gradient", "replica", "embedding")
+CATEGORY = {
+    "tensor": "tensor_comm",
+    "context": "context_comm",
+    "expert": "expert_comm",
+    "expert_tensor": "expert_comm",
+}
+GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
 SYNCHRONIZATION = 5.8e-6
@@ -36,7 +44,11 @@ SYNCHRONIZATION = 5.8e-6
 
 @dataclass(frozen=True)
 class FlowClass:
-    """A class of equal flows: its kind of group, its communicator, and the rank classes in it."""
+    """A class of equal flows: its kind of group, its communicator, and the rank classes in it.
+
+    A communicator has a flow class on each of its carriers; the one on the ring stands for it. others: its other
+    carriers, with their flow classes.
+    """
 
     kind: str
     group: Group
@@ -44,11 +56,21 @@ class FlowClass:
     members: tuple[int, ...]  # rank classes, sorted
     sender: int = -1  # rank classes of a send
     receiver: int = -1
+    carrier: str = RING
+    others: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its kind, with its carrier where that is not the ring."""
+        return flow_key(self.kind, self.carrier)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What tells how long a rank takes for a chain: its speed, and communicators inside a layer with their rates."""
+    """What tells how long a rank takes for a chain: its speed, and communicators inside a layer with their rates.
+
+    inner: kind with carrier, communicator, and rate of its flow, of each.
+    """
 
     speed: float
     inner: tuple[tuple[str, Group, float], ...]
@@ -75,7 +97,7 @@ class RankClass:
     stage: int
     count: int
     speed: float  # relative to a healthy accelerator
-    flows: dict[str, int]  # kind of group -> flow class, where there is one
+    flows: dict[str, int]  # kind of group (with carrier) -> flow class, where there is one
     profile: Profile
 
 
@@ -116,13 +138,30 @@ class Job:
         """Whether the flows of this kind have their links to themselves, each of them."""
         return self.plan.apart[self.plan.flow_sets[self.flows[flow].kind]]
 
+    def way(self, flow: int, carrier: str) -> int:
+        """Flow class of a communicator on a carrier."""
+        return flow if carrier == RING else dict(self.flows[flow].others)[carrier]
+
+    def seconds(self, flow: int, kind: str, message: float) -> float:
+        """A collective or a send with nothing else on its links."""
+        phases = self.cost(flow, kind, message).phases
+        return sum(phase.latency + phase.size / self.flows[self._carrying(flow, phase)].rate for phase in phases)
+
+    def _carrying(self, flow: int, phase: Phase) -> int:
+        return flow if self.flows[flow].sender >= 0 else self.way(flow, phase.carrier)
+
+    def rivals(self, flow: int) -> frozenset[int]:
+        """Flow classes of other communicators that share links with this one, whatever carries either."""
+        own = {flow, *(number for _, number in self.flows[flow].others)}
+        return frozenset().union(*(self.conflicts[number] for number in own)) - own
+
     def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
         """A block pass with times; a host that issues too slowly adds what it lags behind."""
         key = (rank.profile, sequence)
         timed = self.known.times.get(key)
         if timed is None:
             operations = sequence.operations
-            timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
+            timed = self._all_timed(rank, operations)
             lag = self._host_lag(rank, operations, timed)
             if lag > 0:
                 timed.append(Timed("host issue", "other", lag))
@@ -154,21 +193,36 @@ class Job:
         """All operations of a chain, one after the other."""
         return [operation for sequence, count in work for _ in range(count) for operation in self.timed(rank, sequence)]
 
-    def _time(self, rank: RankClass, operation: Operation, left: int) -> Timed:
+    def _all_timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
+        """Operations with their times; a collective of several phases is as many in a row."""
+        phases = [self._time(rank, operation) for operation in operations]
+        ends = list(accumulate(map(len, phases)))
+        timed: list[Timed] = []
+        for position, (operation, mine) in enumerate(zip(operations, phases, strict=True)):
+            if operation.hidden_by and mine[0].group:
+                last = ends[min(position + operation.hidden_by, len(ends) - 1)]
+                first = ends[position] - len(mine)
+                mine = [each._replace(hidden_by=last - first - 1 - place) for place, each in enumerate(mine)]
+            timed += mine
+        return timed
+
+    def _time(self, rank: RankClass, operation: Operation) -> list[Timed]:
         if operation.kind != "collective":
             work = self.board.run(operation, rank.speed)
-            return Timed(operation.name, "compute", work.seconds, joules=work.joules, phase=work.phase)
+            return [Timed(operation.name, "compute", work.seconds, joules=work.joules, phase=work.phase)]
         kind = operation.group or ""
         flow = rank.flows.get(kind, -1)
         if flow < 0:
-            return Timed(operation.name, "compute", 0.0)
-        cost = self.cost(flow, operation.collective or "", operation.message)
-        seconds = cost.latency + cost.size / self.flows[flow].rate
-        hidden_by = min(operation.hidden_by, left)
-        return Timed(operation.name, CATEGORY[kind], seconds, kind, cost.latency, cost.size, hidden_by)
+            return [Timed(operation.name, "compute", 0.0)]
+        timed = []
+        for latency, size, carrier in self.cost(flow, operation.collective or "", operation.message).phases:
+            key = flow_key(kind, carrier)
+            seconds = latency + size / self.flows[rank.flows[key]].rate
+            timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
+        return timed
 
     def cost(self, flow: int, kind: str, message: float) -> Cost:
-        """Start-up and bytes of a collective (or a send) on flow class `flow`."""
+        """Start-up and bytes of a collective (or a send) on the communicator of flow class `flow`."""
         each = self.flows[flow]
         if each.sender >= 0:
             return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
@@ -193,8 +247,8 @@ class Job:
             return kernels * (issue + SYNCHRONIZATION)
         if kernels * issue <= sum(t.seconds for t in timed if not t.group):
             return 0.0
-        rate = {kind: self.flows[flow].group.rate for kind, flow in rank.flows.items()}
-        alone = [t._replace(seconds=t.latency + t.size / rate[t.group]) if t.group else t for t in timed]
+        rate = {key: self.flows[flow].group.rate_of(self.flows[flow].carrier) for key, flow in rank.flows.items()}
+        alone = [t._replace(seconds=t.latency + t.size / rate[t.carrier]) if t.group else t for t in timed]
         return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
 
 
@@ -267,8 +321,7 @@ def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) ->
     ranks, known = [], dict[Profile, Profile]()
     for number, rank in enumerate(plan.partition.representatives().tolist()):
         mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
-        inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
-        profile = Profile(float(speed[rank]), inner)
+        profile = Profile(float(speed[rank]), inner_of(mine, flows))
         profile = known.setdefault(profile, profile)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile.speed, mine, profile))
     return Quotient(plan.cluster.links, tuple(ranks), flows, table)
@@ -276,7 +329,12 @@ def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) ->
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:
     """Flow class of each rank by the role it plays, (n_ranks,) each."""
-    columns = {kind: plan.flow_classes(kind) for kind in GROUP_KINDS if kind in plan.flow_sets}
+    columns = {
+        flow_set.key: plan.flow_classes(flow_set.key)
+        for kind in GROUP_KINDS
+        for flow_set in plan.flows
+        if flow_set.kind == kind
+    }
     for kind in ("forward", "backward"):
         if kind in plan.flow_sets:
             columns[f"{kind} out"] = plan.flow_classes(kind, 0)
@@ -284,35 +342,73 @@ def _flow_columns(plan: Plan) -> dict[str, Ints]:
     return columns
 
 
+def inner_of(classes: Mapping[str, int], flows: Iterable[FlowClass]) -> tuple[tuple[str, Group, float], ...]:
+    """The communicators inside the layers of a rank that is in these flow classes, as a `Profile` wants them."""
+    every = tuple(flows)
+    mine = [every[number] for number in classes.values()]
+    return tuple((flow.key, flow.group, flow.rate) for kind in CATEGORY for flow in mine if flow.kind == kind)
+
+
 def flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
     """The plan's own flow classes, in the order of their numbers."""
     rates = table.solo_rates()
     rank_of = plan.partition.rank
     classes = []
-    for kind, number in plan.flow_sets.items():
-        flow_set, flow_of = plan.flows[number], plan.partition.flow[number]
-        for first in first_of_class(flow_of):
-            group = group_of(flow_set, first, plan.cluster)
+    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+        alike = [number for number, other in enumerate(plan.flows) if other.kind == flow_set.kind]
+        for first in first_of_class(flow_of).tolist():
+            group = group_of([plan.flows[number] for number in alike], first, plan.cluster)
             members = rank_of[flow_set.members[first]]
             ends = (int(members[0]), int(members[1])) if flow_set.ordered else (-1, -1)
-            alike = float(rates[flow_of[first]])
-            classes.append(FlowClass(kind, group, alike, tuple(sorted(set(members.tolist()))), *ends))
+            others = [
+                (plan.flows[number].carrier, int(plan.partition.flow[number][first]))
+                for number in alike
+                if plan.flows[number].carrier != RING
+            ]
+            classes.append(
+                FlowClass(
+                    flow_set.kind,
+                    group,
+                    float(rates[flow_of[first]]),
+                    tuple(sorted(set(members.tolist()))),
+                    *ends,
+                    carrier=flow_set.carrier,
+                    others=tuple(others),
+                )
+            )
     return classes
 
 
-def group_of(flow_set: FlowSet, number: int, cluster: Cluster) -> Group:
-    """The communicator of flow `number`, with what its links allow it when nothing else runs."""
-    crossed = slice(int(flow_set.start[number]), int(flow_set.start[number + 1]))
-    link = flow_set.link[crossed]
-    rate = cluster.links.capacity[link] / flow_set.coefficient[crossed]
+def group_of(flow_sets: Iterable[FlowSet], number: int, cluster: Cluster) -> Group:
+    """The communicator with flow `number` in each of the sets of its kind, the ring first.
+
+    It has what its links allow it when nothing else runs.
+    """
+    ring, *others = flow_sets
+    link, rate = _crossed(ring, number, cluster)
     local = link < cluster.n_nodes * cluster.server.links.n
     return Group(
-        flow_set.members.shape[1],
-        int(flow_set.nodes[number]),
-        float(flow_set.latency[number]),
+        ring.members.shape[1],
+        int(ring.nodes[number]),
+        float(ring.latency[number]),
         float(rate[local].min(initial=np.inf)),
         float(rate[~local].min(initial=np.inf)),
+        tuple(
+            Carrier(
+                other.carrier,
+                float(_crossed(other, number, cluster)[1].min(initial=np.inf)),
+                float(other.latency[number]),
+            )
+            for other in others
+        ),
     )
+
+
+def _crossed(flow_set: FlowSet, number: int, cluster: Cluster) -> tuple[Ints, Floats]:
+    """Links of a flow, and the rate that each allows it alone, (n,) each [B/s]."""
+    crossed = slice(int(flow_set.start[number]), int(flow_set.start[number + 1]))
+    link = flow_set.link[crossed].astype(np.int64)
+    return link, cluster.links.capacity[link] / flow_set.coefficient[crossed]
 
 
 def flow_table(plan: Plan) -> FlowTable:

@@ -6,7 +6,7 @@ serves any job of the same shape.
 
 from __future__ import annotations
 
-from sim.engine.collectives import Cost
+from sim.comm.pattern import Cost
 from sim.engine.costs import Costs, Message, Place
 from sim.engine.program import Action
 
@@ -54,9 +54,10 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
     assert operation is not None
     members = costs.job.flows[flow].members
     action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
+    way = costs.job.ranks[place.rank].flows[operation.carrier]
     if costs.job.is_apart(flow):
-        return action._replace(ranks=members, duration=operation.seconds, carried=((flow, operation.size),))
-    return action._replace(flow=flow, size=operation.size, latency=operation.latency)
+        return action._replace(ranks=members, duration=operation.seconds, carried=((way, operation.size),))
+    return action._replace(flow=way, size=operation.size, latency=operation.latency)
 
 
 def send_action(label: str, flow: int, costs: Costs) -> Action:
@@ -69,16 +70,20 @@ def exchange_action(
     label: str, flow: int, kind: str, message: Message, beside: tuple[int, ...], costs: Costs
 ) -> Action:
     """A data-parallel collective; it slows the work of `beside`."""
-    return _exchange(label, flow, costs.job.cost(flow, kind, costs.message(message)), beside)
+    return _exchange(label, flow, costs.job.cost(flow, kind, costs.message(message)), beside, costs)
 
 
 def embedding_action(flow: int, costs: Costs) -> Action:
     """The sum of the gradients of a tied embedding."""
-    return _exchange("embedding gradients", flow, costs.job.cost(flow, "all_reduce", costs.embedding_bytes), ())
+    cost = costs.job.cost(flow, "all_reduce", costs.embedding_bytes)
+    return _exchange("embedding gradients", flow, cost, (), costs)
 
 
-def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...]) -> Action:
-    return Action(label, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside)
+def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...], costs: Costs) -> Action:
+    """One instruction, as all collectives of data-parallel ranks have one phase."""
+    (phase,) = cost.phases
+    way = costs.job.way(flow, phase.carrier)
+    return Action(label, "data_comm", flow=way, size=phase.size, latency=phase.latency, steals=beside)
 
 
 def optimizer_action(rank: int, costs: Costs) -> Action:

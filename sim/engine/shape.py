@@ -42,7 +42,7 @@ class RankShape(NamedTuple):
 
 
 class FlowShape(NamedTuple):
-    """A flow class as in `FlowClass`."""
+    """A flow class as in `FlowClass`; kind: its key, so that only the one on the ring has the kind of its group."""
 
     kind: str
     members: tuple[int, ...]
@@ -187,7 +187,7 @@ def _classes_of(job: Job, rule: Rule, slows: bool) -> Classes:
             calm = frozenset(kind for kind, flow in inner if _is_calm(job, rank, flow))
             free = frozenset(kind for kind, flow in inner if beside and _is_free(job, rank, flow, slows))
             ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free))
-        return Classes(tuple(ranks), tuple(FlowShape(each.kind, each.members, each.receiver) for each in job.flows))
+        return Classes(tuple(ranks), tuple(FlowShape(each.key, each.members, each.receiver) for each in job.flows))
 
     return _classes.get((Same(job.flows), job.plan.apart, beside, slows), make, lambda made: 1.0)
 
@@ -197,7 +197,7 @@ def _is_calm(job: Job, rank: RankClass, flow: int) -> bool:
 
     The rank's own gradient traffic is then either over or has still to wait for the pass.
     """
-    others = [job.flows[other] for other in job.conflicts[flow] - {flow}]
+    others = [job.flows[other] for other in job.rivals(flow)]
     own = (each.kind in ("gradient", "replica", "embedding") and rank.number in each.members for each in others)
     return job.flows[flow].members == (rank.number,) and all(own)
 
@@ -207,5 +207,5 @@ def _is_free(job: Job, rank: RankClass, flow: int, slows: bool) -> bool:
 
     Gradient traffic slows a collective that has its links to itself, but not one that shares them with its like.
     """
-    alone = job.flows[flow].members == (rank.number,) and job.conflicts[flow] == {flow}
+    alone = job.flows[flow].members == (rank.number,) and not job.rivals(flow)
     return alone and (job.is_apart(flow) or not slows)

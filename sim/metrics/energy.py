@@ -126,12 +126,12 @@ def run_level(used: Consumption, spans: Sequence[Span]) -> PowerLevel:
 def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_ranks: Floats) -> dict[str, PowerLevel]:
     """Curves at the plug: supplies and cooling follow the accelerators in proportion."""
     plant, board = levels.plant, levels.board
-    per_node = plant.cluster.accelerators_per_node
-    idle = levels.nodes * per_node - levels.step.ranks
+    places = plant.cluster.places
+    idle = places.on(levels.nodes) - levels.step.ranks
     fixed = idle * board.idle + levels.nodes * plant.base(True)
     mean = float(all_ranks.mean()) + fixed
     supplied = efficiency(plant.node.supply, mean / levels.nodes)
-    server = (node + (per_node - ranks_here) * board.idle + plant.base(True)) / supplied
+    server = (node + (places.on(1) - ranks_here) * board.idle + plant.base(True)) / supplied
     job = (all_ranks + fixed) / supplied
     overhead = 1 + plant.cooling(1.0) - plant.cooling(0.0)
     whole = span_energy([levels.whole(levels.step.seconds)], levels)

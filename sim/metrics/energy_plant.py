@@ -52,7 +52,7 @@ class Plant:
 
     def unused(self, nodes: int) -> float:
         """Accelerators of nodes without a job [W]."""
-        return nodes * self.cluster.accelerators_per_node * self.cluster.accelerator.power.idle
+        return self.cluster.places.on(nodes) * self.cluster.accelerator.power.idle
 
     def base(self, busy: bool) -> float:
         """Power of one node without accelerators, behind its supplies [W]."""
@@ -84,9 +84,12 @@ class Plant:
     @cached_property
     def rated(self) -> float:
         """What the cluster draws with every board at its limit [W]."""
-        cluster = self.cluster
-        node = cluster.accelerators_per_node * cluster.accelerator.power.tdp + self.base(True)
-        return cluster.n_nodes * node / efficiency(self.node.supply, node) + self.network + self.storage
+        sizes, counts = np.unique(self.cluster.places.sizes, return_counts=True)
+        nodes = 0.0
+        for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+            node = size * self.cluster.accelerator.power.tdp + self.base(True)
+            nodes += count * node / efficiency(self.node.supply, node)
+        return nodes + self.network + self.storage
 
 
 def efficiency(supply: Supply, output: float) -> float:

@@ -62,7 +62,6 @@ class Levels:
 
     def accelerators(self, phase: str, busy: int) -> dict[str, float]:
         """Power of the accelerators of `busy` job nodes by phase [W]."""
-        per_node = self.plant.cluster.accelerators_per_node
         share = busy / self.nodes
         used = self.step.ranks * share
         drawn = dict.fromkeys(PHASES, 0.0)
@@ -72,7 +71,7 @@ class Levels:
             drawn[IDLE] = used * self.board.idle
         else:
             drawn[WAITING] = used * self.board.waiting
-        drawn[IDLE] += (busy * per_node - used) * self.board.idle
+        drawn[IDLE] += (self.plant.cluster.places.on(busy) - used) * self.board.idle
         return drawn
 
     def site(self, span: Span) -> Site:

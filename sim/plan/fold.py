@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 Index = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Colours = NDArray[np.uint64]
+LABEL = np.dtype([("set", np.int64), ("femtoseconds", np.float64), ("nodes", np.int64)])
+FEMTOSECOND = 1e-15  # sums of the same hops in another order differ by far less, latencies of interest by far more
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,14 @@ class Structure:
     """Everything that can differ between ranks, and how it hangs together.
 
     rank_label: (n_ranks,) equal for ranks that do the same on equal hardware. capacity: (n_links,)
-    B/s. flow_label: (n_flows,) kind, latency and span of each flow, all sets in a row; set_start:
-    (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the links it crosses, with
-    the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its ranks.
+    B/s. flow_label: (n_flows,) records of LABEL: set, latency and span of each flow, all sets in a row;
+    set_start: (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the links it crosses,
+    with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its ranks.
     """
 
     rank_label: Ints
     capacity: Floats
-    flow_label: Floats
+    flow_label: NDArray[np.void]
     set_start: Ints
     start: Ints
     link: Index
@@ -82,14 +84,14 @@ def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet]
         members.append(flow_set.members.astype(np.int32).ravel())
         roles.append(np.tile(role.astype(np.int32), flow_set.n))
         sizes.append(np.full(flow_set.n, width))
-        labels.append(position + flow_set.latency + 1000.0 * flow_set.nodes)
+        labels.append(flow_labels(position, flow_set))
         n_roles += width
     weights, weight = np.unique(_joined(coefficients, np.float64), return_inverse=True)
     set_sizes = [flow_set.n for flow_set in flow_sets]
     return Structure(
         rank_label=rank_label,
         capacity=capacity,
-        flow_label=_joined(labels, np.float64),
+        flow_label=_joined(labels, LABEL),
         set_start=_starts(np.array(set_sizes, dtype=np.int64)),
         start=_starts(_joined(counts, np.int64)),
         link=_joined(links, np.int32),
@@ -101,7 +103,16 @@ def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet]
     )
 
 
-def _joined(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
+def flow_labels(position: int, flow_set: FlowSet) -> NDArray[np.void]:
+    """What tells the flows of the set at `position` apart before any link is looked at, (n,) records of LABEL."""
+    labels = np.empty(flow_set.n, dtype=LABEL)
+    labels["set"] = position
+    labels["femtoseconds"] = np.rint(flow_set.latency / FEMTOSECOND)
+    labels["nodes"] = flow_set.nodes
+    return labels
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type | np.dtype[Any]) -> NDArray[Any]:
     return np.concatenate([np.zeros(0, dtype=dtype), *parts]).astype(dtype, copy=False)
 
 
@@ -130,7 +141,9 @@ def refine(structure: Structure) -> Partition:
     """The coarsest partition that is stable under refinement, proved equitable."""
     rank = mix(structure.rank_label.astype(np.uint64))
     link = mix(structure.capacity.view(np.uint64))
-    flow = mix(structure.flow_label.view(np.uint64))
+    flow = np.zeros(structure.n_flows, dtype=np.uint64)
+    for name in LABEL.names or ():
+        flow = mix(flow ^ np.ascontiguousarray(structure.flow_label[name]).view(np.uint64))
     weight = mix(structure.weights.view(np.uint64))[structure.weight]
     role = mix(np.arange(1, 2 + int(structure.role.max(initial=0)), dtype=np.uint64))[structure.role]
     of_link = np.repeat(np.arange(structure.n_flows, dtype=np.int32), np.diff(structure.start))

@@ -1,54 +1,66 @@
-"""Ranks: their coordinates, their groups, and the accelerators they sit on."""
+"""Ranks: their axes, their groups, and the accelerators they sit on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.plan.mesh import Mesh, build_mesh
 from sim.rng import stream
 from sim.spec.records import Parallelism
 
 Ints = NDArray[np.int64]
-DIMENSIONS = ("tensor", "context", "expert", "data", "pipeline")
+AXES = ("tensor", "context", "data", "pipeline")
+SHARED = ("tensor", "context", "data")  # axes whose ranks experts are divided over
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RankGrid:
-    """All ranks of a job.
+    """All ranks of a job: on its axes, and where each of them runs.
 
-    size: ranks along each dimension. coordinate[d]: (n_ranks,) position along dimension d.
-    stride[d]: distance in rank number of neighbours along d. accelerator: (n_ranks,) where each
-    rank runs.
+    accelerator: (n_ranks,). expert, expert_tensor: ranks of a stage that hold different experts, or share a matrix.
     """
 
-    size: dict[str, int]
-    stride: dict[str, int]
-    coordinate: dict[str, Ints]
+    mesh: Mesh
     accelerator: Ints
+    expert: int = 1
+    expert_tensor: int = 1
+
+    @cached_property
+    def experts(self) -> Mesh:
+        """The same ranks as experts see them: expert tensor, expert, and expert data ranks of each stage."""
+        copies = prod(self.size[axis] for axis in SHARED) // (self.expert * self.expert_tensor)
+        parts = {"expert_tensor": self.expert_tensor, "expert": self.expert, "expert_data": copies}
+        return self.mesh.view(SHARED, parts)
 
     @property
     def n_ranks(self) -> int:
         """Ranks of the job."""
         return len(self.accelerator)
 
-    def groups(self, *dimensions: str) -> Ints:
-        """Ranks that differ only along `dimensions`: (n_groups, group size), first dimension fastest."""
-        ranks = np.arange(self.n_ranks)
-        origin = np.all([self.coordinate[d] == 0 for d in dimensions], axis=0)
-        offset = np.zeros(1, dtype=np.int64)
-        for d in dimensions:
-            steps = np.arange(self.size[d]) * self.stride[d]
-            offset = (steps[:, None] + offset[None, :]).ravel()
-        return ranks[origin][:, None] + offset[None, :]
+    @property
+    def size(self) -> dict[str, int]:
+        """Ranks along each axis."""
+        return self.mesh.size
 
-    def shifted(self, dimension: str, by: int) -> Ints:
-        """For each rank the rank `by` further along `dimension`, wrapping round, (n_ranks,)."""
-        here = self.coordinate[dimension]
-        there = (here + by) % self.size[dimension]
-        return np.arange(self.n_ranks) + (there - here) * self.stride[dimension]
+    @property
+    def coordinate(self) -> dict[str, Ints]:
+        """Position of each rank along each axis, (n_ranks,)."""
+        return self.mesh.coordinate
+
+    def groups(self, *axes: str) -> Ints:
+        """Ranks that differ only along `axes`, of the job or of its experts: (n_groups, size), first axis fastest."""
+        mesh = self.mesh if all(axis in self.mesh.size for axis in axes) else self.experts
+        return mesh.groups(*axes)
+
+    def shifted(self, axis: str, by: int) -> Ints:
+        """For each rank the rank `by` further along `axis`, wrapping round, (n_ranks,)."""
+        return self.mesh.shifted(axis, by)
 
 
 def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int) -> RankGrid:
@@ -56,19 +68,19 @@ def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int)
     size = {
         "tensor": parallelism.tensor,
         "context": parallelism.context,
-        "expert": parallelism.expert,
         "data": data,
         "pipeline": parallelism.pipeline,
     }
-    n_ranks = int(np.prod(list(size.values())))
-    ranks, step = np.arange(n_ranks), 1
-    stride: dict[str, int] = {}
-    coordinate: dict[str, Ints] = {}
-    for dimension in parallelism.order:
-        stride[dimension] = step
-        coordinate[dimension] = ranks // step % size[dimension]
-        step *= size[dimension]
-    return RankGrid(size, stride, coordinate, place_ranks(parallelism.placement, n_ranks, cluster, seed))
+    mesh = build_mesh({axis: size[axis] for axis in parallelism.order if axis in size})
+    n_ranks = len(mesh.ranks)
+    accelerator = place_ranks(parallelism.placement, n_ranks, cluster, seed)
+    return RankGrid(mesh, accelerator, parallelism.expert, parallelism.expert_tensor)
+
+
+def row_of_ranks(n_ranks: int) -> RankGrid:
+    """Ranks in a row, each on the accelerator of its number."""
+    mesh = build_mesh({"tensor": 1, "context": 1, "data": n_ranks, "pipeline": 1})
+    return RankGrid(mesh, mesh.ranks)
 
 
 def place_ranks(placement: str | tuple[int, ...], n_ranks: int, cluster: Cluster, seed: int) -> Ints:
@@ -81,8 +93,9 @@ def place_ranks(placement: str | tuple[int, ...], n_ranks: int, cluster: Cluster
     if isinstance(placement, tuple):
         return np.array(placement, dtype=np.int64)
     if placement == "round_robin":
-        n_nodes = -(-n_ranks // cluster.accelerators_per_node)
-        return ranks % n_nodes * cluster.accelerators_per_node + ranks // n_nodes
+        used = int(cluster.places.first[cluster.node_of(ranks[-1:]) + 1][0])
+        node, local = cluster.places.split(np.arange(used))
+        return np.lexsort((node, local))[:n_ranks]
     if placement == "random":
         return stream(seed, "placement").permutation(n_ranks)
     return ranks

@@ -8,18 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.comm.tuner import carriers
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunks, build_chunks, shard_of
-from sim.plan.prune import Covers, never_full
+from sim.plan.prune import Covers, distinct, never_full
 from sim.plan.schedule import Order, stage_order
 from sim.spec.records import Experiment, Software, Transformer
 from sim.spec.setup import Setup
 from sim.workload.operation import Shard
 
 Ints = NDArray[np.int64]
-JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group
+JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carrier where that is not the ring
+COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
+    "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
+    "context": ("send", "all_gather", "reduce_scatter"),
+    "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
+    "replica": ("all_reduce",),
+    "embedding": ("all_reduce",),
+    "expert": ("all_to_all", "all_gather", "reduce_scatter"),
+    "expert_tensor": ("all_reduce", "all_gather", "reduce_scatter"),
+    "expert_gradient": ("all_reduce", "all_gather", "reduce_scatter"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,12 @@ class Layout:
 class Plan:
     """A placed, scheduled and folded job.
 
-    chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of
-    each kind of group in flows ("tensor", "context", "gradient", "replica", "forward",
-    "backward", "embedding"). structure: what can hold the job back; links: (n,) cluster link behind each of its
-    links. flows: one FlowSet per kind, over all links; apart: for each of them, whether none of its flows
-    shares a link that can be full.
+    chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of each kind
+    of group in flows ("tensor", "context", "gradient", "replica", "forward", "backward", "embedding",
+    "expert", "expert_tensor", "expert_gradient"), with its carrier where that is not the ring. structure: what
+    can hold the job back; links: (n,) cluster link behind each of its links. flows: one FlowSet per kind and
+    carrier, over all links; apart: for each of them, whether none of its groups shares a link that can be full
+    with another.
     """
 
     experiment: Experiment
@@ -102,10 +114,10 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
     setup, options = Setup(experiment), experiment.simulation
     plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
-    size = plan.tensor, plan.context, plan.expert, plan.pipeline, setup.data
+    size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
     groups = plan.virtual_stages > 1, plan.shard_group, ties
     place = plan.order, plan.placement, experiment.seed if plan.placement == "random" else None
-    return size, place, groups, options.prune, options.fold
+    return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
 
 
 def build_plan(
@@ -142,13 +154,21 @@ def build_plan(
 
 def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> JobFlows:
     """Everything of the job that communicates, by kind."""
-    flows = {
-        kind: collective_flows(kind, grid, cluster, ranks, key)
-        for kind, (ranks, key) in job_groups(experiment, model, grid).items()
-    }
+    flows: JobFlows = {}
+    for kind, (ranks, key) in job_groups(experiment, model, grid).items():
+        sets = group_flows(kind, grid, cluster, ranks, key)
+        flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     if experiment.parallelism.pipeline > 1:
         flows |= _stage_flows(grid, cluster, wrap=experiment.parallelism.virtual_stages > 1)
     return flows
+
+
+def group_flows(
+    kind: str, grid: RankGrid, cluster: Cluster, ranks: Ints, key: int, number: Ints | None = None
+) -> list[tuple[FlowSet, Covers]]:
+    """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
+    names = carriers(COLLECTIVES[kind], cluster.node, ranks.shape[1])
+    return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
 
 
 def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
@@ -158,6 +178,7 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
         **_gradient_groups(grid, parallelism.shard_group),
+        **(_expert_groups(grid) if grid.expert > 1 else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
@@ -168,6 +189,15 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
 def ties_embeddings(experiment: Experiment, model: Transformer) -> bool:
     """Whether the first and the last stage sum the gradients of one embedding."""
     return experiment.parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None
+
+
+def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
+    """Ranks among which tokens go to their experts, which share the matrices of an expert, and which hold the same."""
+    return {
+        "expert": grid.groups("expert"),
+        "expert_tensor": grid.groups("expert_tensor"),
+        "expert_gradient": grid.groups("expert_data"),
+    }
 
 
 def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
@@ -201,16 +231,33 @@ def fold_structure(
     Also the (n,) cluster link behind each link of the structure, and which flow sets share no link that
     can be full: a property of the job, whatever is folded or pruned.
     """
+    sets = [flow_set for flow_set, _ in flows.values()]
     users = np.zeros(cluster.links.n, dtype=np.int64)
-    for flow_set, _ in flows.values():
-        users += np.bincount(flow_set.link, minlength=cluster.links.n)
+    for alike in _by_kind(sets):
+        users += _groups_on(alike, cluster.links.n)
     can_fill = (users > 0) & ~never_full([covers for _, covers in flows.values()], cluster.links.capacity)
     crowded = can_fill & (users > 1)
-    apart = tuple(not crowded[flow_set.link].any() for flow_set, _ in flows.values())
+    busy = {alike[0].kind: any(crowded[each.link].any() for each in alike) for alike in _by_kind(sets)}
+    apart = tuple(not busy[flow_set.kind] for flow_set in sets)
     used = can_fill if prune else users > 0
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
     label = stage * len(speeds) + speed
-    sets = [flow_set for flow_set, _ in flows.values()]
     return build_structure(label, cluster.links.capacity[links], sets, number), links, apart
+
+
+def _by_kind(sets: list[FlowSet]) -> list[list[FlowSet]]:
+    """Sets that carry the same groups, together."""
+    kinds: dict[str, list[FlowSet]] = {}
+    for flow_set in sets:
+        kinds.setdefault(flow_set.kind, []).append(flow_set)
+    return list(kinds.values())
+
+
+def _groups_on(alike: list[FlowSet], n_links: int) -> Ints:
+    """How many groups cross each link, on whichever carrier, (n_links,)."""
+    if len(alike) == 1:
+        return np.bincount(alike[0].link, minlength=n_links)
+    pairs = [flow_set.owner * n_links + flow_set.link for flow_set in alike]
+    return np.bincount(distinct(np.concatenate(pairs)) % n_links, minlength=n_links)

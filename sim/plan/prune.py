@@ -64,6 +64,12 @@ def covers_of(routes: Routes) -> Covers:
     )
 
 
+def no_middle(link: Index) -> Covers:
+    """Covers under which any of the links may hold its flows back, as where several paths end in different places."""
+    none = np.zeros(0, dtype=np.int32)
+    return Covers(distinct(link), none, none, none, None)
+
+
 def never_full(covers: list[Covers], capacity: Floats) -> Mask:
     """Links whose feeding (or draining) ends cannot fill them, (n_links,)."""
     n_links = len(capacity)

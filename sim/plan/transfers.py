@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.cluster.hops import join_links, to_routes, uniform_links
 from sim.cluster.storage import StorageSystem
+from sim.comm.pattern import sum_loads
 from sim.errors import PlanError, Problem
-from sim.plan.flows import FlowSet, send_flows, sum_loads
+from sim.plan.flows import FlowSet, send_flows
 from sim.plan.fold import identity_partition, refine
 from sim.plan.plan import JobFlows, Plan, fold_structure, job_flows
-from sim.plan.prune import Covers, distinct
+from sim.plan.prune import no_middle
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -81,14 +82,17 @@ def _peers(plan: Plan) -> Ints:
     SOSP 2023).
     """
     order = np.argsort(plan.grid.accelerator, kind="stable")
-    width = min(plan.cluster.accelerators_per_node, len(order))
-    nodes = np.arange(-(-len(order) // width))
+    _, node, count = np.unique(
+        plan.cluster.node_of(plan.grid.accelerator[order]), return_inverse=True, return_counts=True
+    )
+    nodes = np.arange(len(count))
     other = nodes ^ 1
     if len(nodes) % 2:
         other[-3:] = np.roll(nodes[-3:], -1)
-    place = np.arange(len(order))
+    first = np.cumsum(count) - count
+    place = np.arange(len(order)) - first[node]
     peer = np.empty_like(order)
-    peer[order] = order[np.minimum(other[place // width] * width + place % width, len(order) - 1)]
+    peer[order] = order[first[other[node]] + np.minimum(place, count[other[node]] - 1)]
     return peer
 
 
@@ -192,11 +196,5 @@ def _by_size(name: str, cluster: Cluster, members: NDArray[np.int32], size: Floa
         )
         kind, nodes = f"{name} {number}", np.ones(len(chosen), dtype=np.int64)
         flow_set = FlowSet(kind, members[chosen], False, start, link, coefficient, loads.latency[chosen], nodes)
-        flows[kind] = flow_set, _no_middle(link)
+        flows[kind] = flow_set, no_middle(link)
     return Transfers(cluster, flows, {f"{name} {number}": each for number, each in enumerate(sizes)})
-
-
-def _no_middle(link: NDArray[np.int32]) -> Covers:
-    """Every link may hold these flows back: there are several paths to a file."""
-    none = np.zeros(0, dtype=np.int32)
-    return Covers(distinct(link), none, none, none, None)

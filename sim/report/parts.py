@@ -82,7 +82,7 @@ def _spread(bounds: tuple[float, float], show: Callable[[float], str]) -> str:
 
 
 def _nodes(cluster: Cluster, limit: int | None) -> Group:
-    first = range(0, cluster.n_accelerators, cluster.accelerators_per_node)[:limit]
+    first = cluster.places.first[:-1][:limit].tolist()
     names = tuple(cluster.vertex_name(accelerator).rpartition("/")[0] for accelerator in first)
     return Group("node", "node", cluster.n_nodes, names)
 

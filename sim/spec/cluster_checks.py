@@ -93,6 +93,14 @@ def check_rail_adapters(setup: Setup) -> Iterator[Problem]:
         yield finding("cluster.node.nics.count", message, "one number must divide the other")
 
 
+def check_patterns(setup: Setup) -> Iterator[Problem]:
+    """A library runs collectives of any group: rings and exchanges do."""
+    missing = [name for name in ("ring", "exchange") if name not in setup.node.collectives.patterns]
+    if missing:
+        message = f"a library without {' and '.join(missing)} cannot run every collective"
+        yield finding("cluster.node.collectives.patterns", message, f"add {' and '.join(missing)}")
+
+
 def check_graph(setup: Setup) -> Iterator[Problem]:
     """An explicit graph has one source, distinct vertices, and edges between known ones."""
     fabric = setup.cluster.fabric
@@ -122,6 +130,7 @@ CLUSTER_CHECKS: tuple[Check, ...] = (
     check_fabric_holds_nodes,
     check_network_size,
     check_rail_adapters,
+    check_patterns,
     check_graph,
     check_degradations,
 )

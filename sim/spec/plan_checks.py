@@ -141,9 +141,9 @@ def check_precision_supported(setup: Setup) -> Iterator[Problem]:
 
 
 def check_order_is_complete(setup: Setup) -> Iterator[Problem]:
-    """The rank order names each of the five dimensions once."""
-    order, known = setup.parallelism.order, ("tensor", "context", "expert", "data", "pipeline")
-    if sorted(order) != sorted(known):
+    """The rank order names each of the four dimensions once; experts are a view of three of them."""
+    order, known = setup.parallelism.order, ("tensor", "context", "data", "pipeline")
+    if sorted(order) != sorted(known) and sorted(order) != sorted((*known, "expert")):
         message = f"{', '.join(order) or 'an empty list'} does not name each dimension once"
         yield finding("parallelism.order", message, f"use {', '.join(known)} in any order")
 
@@ -185,11 +185,15 @@ def check_positions(setup: Setup) -> Iterator[Problem]:
 
 
 def check_expert(setup: Setup) -> Iterator[Problem]:
-    """A dense model has no experts to divide."""
-    expert = setup.parallelism.expert
-    if expert != 1:
-        message = f"{setup.workload.name} is dense, expert is {expert}"
-        yield finding("parallelism.expert", message, "set expert to 1")
+    """A dense model has no experts to divide; they divide the ranks of a stage."""
+    plan, ranks = setup.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
+    for key, value in (("expert", plan.expert), ("expert_tensor", plan.expert_tensor)):
+        if value != 1:
+            message = f"{setup.workload.name} is dense, {key} is {value}"
+            yield finding(f"parallelism.{key}", message, f"set {key} to 1; models with experts are not there yet")
+    if ranks % (plan.expert * plan.expert_tensor):
+        name, parts = "tensor * context * data", plan.expert * plan.expert_tensor
+        yield indivisible("parallelism.expert", name, ranks, "expert * expert_tensor", parts)
 
 
 def check_adapters(setup: Setup) -> Iterator[Problem]:

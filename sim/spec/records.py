@@ -125,7 +125,9 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
-    network_algorithms: tuple[Literal["ring", "tree"], ...] = Field(default=("ring", "tree"), min_length=1, description="how the library may sum between nodes (NCCL_ALGO)")
+    patterns: tuple[Literal["ring", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+        default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
+    )
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
     ramp: float = Field(default=0.0, ge=0, le=1, description="seconds per square root of byte: fill of the chunk pipeline")
     ramp_limit: Seconds | None = Field(default=None, ge=0, description="longest ramp, with chunks at their largest; no limit if absent")
@@ -354,14 +356,15 @@ class Parallelism(Record):
     pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
     data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
     context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
-    expert: Count = Field(default=1, ge=1, description="expert parallel ranks; 1 for dense models")
+    expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
+    expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (interleaved schedule)")
     schedule: Literal["gpipe", "1f1b"] = Field(default="1f1b", description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
-        default=("tensor", "context", "expert", "data", "pipeline"), description="rank order, fastest dimension first"
+        default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"
     )
     placement: Literal["packed", "round_robin", "random"] | tuple[int, ...] = Field(
         default="packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle, or an explicit list"

@@ -54,7 +54,7 @@ class Accounts:
         cluster, recovery = self.activity.job.plan.cluster, self.setup.experiment.recovery
         reserve = recovery.warm_spares + recovery.cold_spares if lived else 0
         nodes = max(cluster.n_nodes, self.used.levels.nodes + reserve)
-        return nodes, nodes * cluster.accelerators_per_node
+        return nodes, round(cluster.places.on(nodes))
 
 
 def open_accounts(run: Simulated) -> Accounts:

@@ -170,7 +170,7 @@ def _network(fitted: Sequence[Fitted], node: Node, way: Way) -> Told:
         "tree_hop_network": max(0.0, (fit.start - 2 * (per_node - 1) * tuning.tree_hop) / levels - hop),
         "ramp_network": fit.ramp,
         **({"ramp_limit_network": fit.limit} if fit.limit is not None else {}),
-        **({"network_algorithms": ("ring",)} if way == "ring" else {}),
+        **({"patterns": tuple(name for name in tuning.patterns if name != "tree")} if way == "ring" else {}),
     }
     efficiency = {"efficiency": rate / (adapters * node.nics.bandwidth)}
     return [("nics", efficiency, best), ("collectives", steps, best)]
@@ -182,7 +182,7 @@ def _with(node: Node, part: str, fields: dict[str, Any]) -> Node:
 
 def _written(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The fields as a person would write them: times with units, shares and ramps as numbers."""
-    numbers = {"tree_efficiency", "ramp", "ramp_network", "network_algorithms"}
+    numbers = {"tree_efficiency", "ramp", "ramp_network", "patterns"}
     times = CollectiveTuning.model_fields.keys() - numbers
     return {part: {key: _text(v, key in times) for key, v in fields.items()} for part, fields in values.items()}
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
-from sim.engine.collectives import ALGORITHMS, Group, collective_cost
+from sim.comm.pattern import Group
+from sim.comm.tuner import carriers, collective_cost
 from sim.engine.ranks import group_of
 from sim.errors import ConfigError, Problem
 from sim.metrics.curves import CurvePoint, CurveScore, CurveValidation, bus_factor
 from sim.plan.flows import collective_flows
-from sim.plan.grid import RankGrid
+from sim.plan.grid import row_of_ranks
 from sim.spec.catalogue import catalogue_root
 from sim.spec.curves import Curve, MeasuredCurve, is_curve_table, load_curves
 from sim.spec.reader import yaml_files
@@ -42,13 +43,13 @@ def predict_curve(measured: MeasuredCurve) -> CurveScore:
     """One curve: the collective alone on the platform."""
     curve = measured.curve
     cluster = build_cluster(measured.cluster, merge_sprayed=True)
-    group = communicator(cluster, _per_node(measured, cluster))
-    algorithms = ALGORITHMS if curve.algorithm is None else (curve.algorithm,)
+    group = communicator(cluster, _per_node(measured, cluster), curve.collective)
+    algorithms = None if curve.algorithm is None else (curve.algorithm,)
     points = []
     for size, value in curve.rows:
         cost = collective_cost(curve.collective, float(size), group, cluster.node, algorithms)
-        seconds = cost.latency + cost.size / group.rate
-        points.append(CurvePoint(size, measured_time(curve, group.size, size, value), seconds, cost.algorithm))
+        measured_s = measured_time(curve, group.size, size, value)
+        points.append(CurvePoint(size, measured_s, cost.seconds(group), cost.algorithm))
     return CurveScore(
         name=curve.name,
         table=measured.path.stem,
@@ -62,12 +63,13 @@ def predict_curve(measured: MeasuredCurve) -> CurveScore:
     )
 
 
-def communicator(cluster: Cluster, per_node: int) -> Group:
-    """The first `per_node` accelerators of every node as one communicator."""
-    members = np.arange(cluster.n_nodes)[:, None] * cluster.accelerators_per_node + np.arange(per_node)
-    grid = RankGrid({}, {}, {}, np.arange(cluster.n_accelerators))
-    flows, _ = collective_flows("gradient", grid, cluster, members.reshape(1, -1), 0)
-    return group_of(flows, 0, cluster)
+def communicator(cluster: Cluster, per_node: int, collective: str) -> Group:
+    """The first `per_node` accelerators of every node as one communicator, with the carriers of `collective`."""
+    members = cluster.places.first[:-1, None] + np.arange(per_node)
+    grid = row_of_ranks(cluster.n_accelerators)
+    names = carriers([collective], cluster.node, members.size)
+    sets = [collective_flows("all", grid, cluster, members.reshape(1, -1), 0, carrier=name)[0] for name in names]
+    return group_of(sets, 0, cluster)
 
 
 def measured_time(curve: Curve, ranks: int, size: int, value: float) -> float:
@@ -76,7 +78,8 @@ def measured_time(curve: Curve, ranks: int, size: int, value: float) -> float:
 
 
 def _per_node(measured: MeasuredCurve, cluster: Cluster) -> int:
-    wanted, there = measured.curve.accelerators or cluster.accelerators_per_node, cluster.accelerators_per_node
+    there = int(cluster.places.sizes.min())
+    wanted = measured.curve.accelerators or there
     if wanted > there or wanted * cluster.n_nodes < 2:
         message = f"{wanted} ranks on each of {cluster.n_nodes} nodes of {there} accelerators"
         raise ConfigError(

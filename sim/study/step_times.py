@@ -84,13 +84,14 @@ class StepTimes:
 
     def _accelerator(self, part: Slow) -> int:
         """The accelerator that a slow part is, or the first that its adapter serves."""
-        per_node = self.cluster.accelerators_per_node
-        share = max(1, per_node // max(1, self.cluster.node.nics.count))
-        local = part.part if part.component == "accelerator" else min(part.part * share, per_node - 1)
-        return self.slots[part.slot] * per_node + local
+        node = self.slots[part.slot]
+        there = int(self.cluster.places.sizes[node])
+        share = max(1, there // max(1, self.cluster.node.nics.count))
+        local = part.part if part.component == "accelerator" else min(part.part * share, there - 1)
+        return int(self.cluster.places.first[node]) + local
 
     def _at(self, part: Slow, accelerator: int) -> Slow:
-        node, local = divmod(accelerator, self.cluster.accelerators_per_node)
+        node, local = (int(each[0]) for each in self.cluster.places.split(np.array([accelerator])))
         if part.component != "accelerator":
             local = part.part
         return part._replace(slot=self.slots.index(node), part=local)
@@ -134,9 +135,12 @@ class StepTimes:
         return cluster.spec
 
     def _degradation(self, part: Slow) -> Degradation:
-        node, per_node = self.slots[part.slot], self.cluster.accelerators_per_node
+        node = self.slots[part.slot]
         if part.component == "accelerator":
-            return Degradation(accelerator=self.cluster.vertex_name(node * per_node + part.part), factor=part.speed)
+            return Degradation(
+                accelerator=self.cluster.vertex_name(int(self.cluster.places.first[node]) + part.part),
+                factor=part.speed,
+            )
         adapter = next(block for block in self.cluster.blocks if block.kind == "nic")
         bundles, adapters = adapter.shape[-1], self.cluster.node.nics.count  # more adapters than accelerators: bundles
         vertex = adapter.first + node * bundles + part.part * bundles // adapters

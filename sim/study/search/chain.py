@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.cluster.cluster import Cluster
+from sim.comm.pattern import RING
 from sim.engine.chains import Alone
-from sim.engine.ranks import CATEGORY, FlowClass, Job, Known, Profile, RankClass, group_of
-from sim.plan.flows import FlowSet, collective_flows, send_flows
+from sim.engine.ranks import FlowClass, Job, Known, Profile, RankClass, group_of, inner_of
+from sim.plan.flows import FlowSet, send_flows
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunk, Sequence
-from sim.plan.plan import job_groups
+from sim.plan.plan import group_flows, job_groups
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.workload.operation import Shard
@@ -60,7 +61,7 @@ def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
     sets = []
     for kind, (groups, key) in job_groups(experiment, setup.workload, grid).items():
         mine = np.flatnonzero(np.isin(groups, column).any(axis=1))
-        sets.append(collective_flows(kind, grid, cluster, groups[mine], key, mine)[0])
+        sets += [flow_set for flow_set, _ in group_flows(kind, grid, cluster, groups[mine], key, mine)]
     if setup.parallelism.pipeline > 1:
         after = grid.shifted("pipeline", 1)[column]
         sets.append(send_flows("forward", grid, cluster, column, after, 10)[0])
@@ -83,18 +84,24 @@ def _flows(
     flows: list[FlowClass] = []
     used: list[dict[str, int]] = [{} for _ in stage_of]
     for flow_set in sets:
-        role = f"{flow_set.kind} out" if flow_set.ordered else flow_set.kind
+        role = f"{flow_set.kind} out" if flow_set.ordered else flow_set.key
+        alike = [other for other in sets if other.kind == flow_set.kind]
+        begin = len(flows)
         for number, members in enumerate(flow_set.members.tolist()):
-            group = group_of(flow_set, number, cluster)
+            group = group_of(alike, number, cluster)
             known = members[:1] if flow_set.ordered else [rank for rank in members if rank in stage_of]
             stages = tuple(stage_of[rank] for rank in known)
             for stage in stages:
                 used[stage][role] = len(flows)
             ends = (stages[0], stages[0]) if flow_set.ordered else (-1, -1)
-            flows.append(FlowClass(flow_set.kind, group, group.rate, stages, *ends))
+            ways = enumerate(alike if flow_set.carrier == RING else ())
+            others = [(each.carrier, begin + k * flow_set.n + number) for k, each in ways if k]
+            rate = group.rate_of(flow_set.carrier)
+            flows.append(
+                FlowClass(flow_set.kind, group, rate, stages, *ends, carrier=flow_set.carrier, others=tuple(others))
+            )
     return flows, used
 
 
 def _rank(stage: int, rank: int, mine: dict[str, int], flows: list[FlowClass], speed: float) -> RankClass:
-    inner = tuple((kind, flows[mine[kind]].group, flows[mine[kind]].rate) for kind in CATEGORY if kind in mine)
-    return RankClass(stage, rank, stage, 1, speed, mine, Profile(speed, inner))
+    return RankClass(stage, rank, stage, 1, speed, mine, Profile(speed, inner_of(mine, flows)))

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.engine.collectives import Group, collective_cost
+from sim.comm.pattern import Group
+from sim.comm.tuner import collective_cost
 from sim.engine.power import Board
 from sim.engine.ranks import group_of
 from sim.metrics.energy_plant import Plant
-from sim.plan.flows import collective_flows
 from sim.plan.grid import RankGrid
 from sim.plan.pieces import Sequence
-from sim.plan.plan import job_groups
+from sim.plan.plan import group_flows, job_groups
 from sim.spec.energy import Site, Supply
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
@@ -46,8 +46,8 @@ def build_crew(experiment: Experiment, cluster: Cluster, grid: RankGrid) -> Crew
     """The crew of a valid plan whose ranks are placed as `grid` says."""
     groups = {}
     for kind, (ranks, key) in job_groups(experiment, Setup(experiment).workload, grid).items():
-        flows = collective_flows(kind, grid, cluster, ranks, key)[0]
-        groups[kind] = tuple(dict.fromkeys(group_of(flows, number, cluster) for number in range(len(ranks))))
+        sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key)]
+        groups[kind] = tuple(dict.fromkeys(group_of(sets, number, cluster) for number in range(len(ranks))))
     nodes = len(np.unique(cluster.node_of(grid.accelerator)))
     return Crew(nodes, tuple(np.unique(cluster.speed[grid.accelerator]).tolist()), groups)
 
@@ -98,7 +98,7 @@ def step_joules(cluster: Cluster, site: Site | None, board: Board, crew: Crew, r
     power = cluster.node.power
     best = power.model_copy(update={"supply": _at_best(power.supply)})
     plant = Plant(replace(cluster, node=cluster.node.model_copy(update={"power": best})), site)
-    idle = crew.nodes * cluster.accelerators_per_node - ranks
+    idle = cluster.places.on(crew.nodes) - ranks
 
     def watts(accelerators: float) -> float:
         return sum(plant.draw(accelerators, crew.nodes, cluster.n_nodes - crew.nodes).values())

@@ -73,7 +73,7 @@ def _stage(costs: Costs, rank: RankClass) -> tuple[float, ...]:
     optimizer = alone(job, rank, costs.optimizer(rank)).seconds
     if "gradient" not in rank.flows:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0
-    prices = _Prices(costs, rank, lambda role, kind, message: seconds(job, rank.flows[role], kind, message))
+    prices = _Prices(costs, rank, lambda role, kind, message: job.seconds(rank.flows[role], kind, message))
     return *(prices.sharded() if prices.zero == 3 else prices.replicated()), optimizer, prices.new_weights()
 
 
@@ -169,15 +169,9 @@ class _Prices:
         return self.price("replica", "all_reduce", share)
 
 
-def seconds(job: Job, flow: int, kind: str, message: float) -> float:
-    """Seconds of a collective or a send with its links to itself."""
-    cost = job.cost(flow, kind, message)
-    return cost.latency + cost.size / job.flows[flow].rate
-
-
 def _embedding_seconds(costs: Costs) -> float:
     job = costs.job
-    return _embedding(costs, lambda size: seconds(job, job.ranks[0].flows["embedding"], "all_reduce", size))
+    return _embedding(costs, lambda size: job.seconds(job.ranks[0].flows["embedding"], "all_reduce", size))
 
 
 def _embedding(costs: Costs, price: Callable[[float], float]) -> float:

@@ -1,0 +1,103 @@
+"""Rings: each byte goes round once, or twice to be summed and handed out (Patarasuk and Yuan, JPDC 69, 2009).
+
+A ring over several nodes with g members in each uses g channels that leave a node at each member in turn: an adapter
+carries 1/g of the ring, a local port (g-1)/g. Where all channels take one exit, one adapter carries them all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from typing_extensions import override
+
+from sim.cluster.cluster import Cluster
+from sim.cluster.rings import rings_inside
+from sim.comm.pattern import RING, Group, HopColumns, Ints, Loads, Members, Pattern, Phase, joined, routed
+from sim.spec.records import Node
+
+ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "send": 0}  # "send": each member to the next
+
+
+class Ring(Pattern):
+    """All-reduce, all-gather, reduce-scatter; and a send of each member to the next."""
+
+    name = "ring"
+    carriers = (RING,)
+
+    @override
+    def serves(self, collective: str, group: Group, node: Node) -> bool:
+        return collective in ROUNDS
+
+    @override
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+        """2(n-1)/n of the message over every hop in 2(n-1) turns, half of it in one round."""
+        rounds = ROUNDS[collective]
+        turns = rounds * (group.size - 1) if rounds else 1
+        between = min(turns, max(rounds, 1) * (group.nodes - 1))
+        start = (turns - between) * node.collectives.ring_hop
+        start += between * (node.collectives.ring_hop_network + group.hop_latency)
+        size = message * rounds * (group.size - 1) / group.size if rounds else message
+        return (Phase(start, size),)
+
+    @override
+    def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:
+        return routed(cluster, members, ring_hops(cluster, members))
+
+
+def ring_hops(cluster: Cluster, members: Members) -> HopColumns:
+    """Hops of each group's ring."""
+    member, size = members.accelerator, members.size
+    node = cluster.node_of(member)
+    n_nodes = 1 + (np.diff(node, axis=1) != 0).sum(axis=1)
+    per_node = size // n_nodes
+    regular = np.zeros(members.n, dtype=bool)
+    parts: list[HopColumns] = []
+    turns = (n_nodes == 1) | (cluster.node.nics.ring_exits == "every_rank")
+    for width in np.unique(per_node):
+        rows = np.flatnonzero((per_node == width) & (n_nodes * width == size) & turns)
+        if not len(rows):
+            continue
+        rows = rows[np.all(np.ptp(node[rows].reshape(len(rows), -1, width), axis=2) == 0, axis=1)]
+        regular[rows] = True
+        if len(rows):
+            parts.append(_regular_ring(cluster, rows, member[rows].reshape(len(rows), -1, width)))
+    rest = np.flatnonzero(~regular)
+    if len(rest):
+        parts.append(_plain_ring(rest, member[rest]))
+    return joined(parts)
+
+
+def _plain_ring(rows: Ints, member: Ints) -> HopColumns:
+    """One channel through the members in order."""
+    group = np.repeat(rows, member.shape[1])
+    return group, member.ravel(), np.roll(member, -1, axis=1).ravel(), np.ones(member.size)
+
+
+def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> HopColumns:
+    """Channels over (n, nodes, width) members with the same number in every node."""
+    nodes, width = member.shape[1:]
+    hops = []
+    if width > 1:
+        share = 1.0 if nodes == 1 else (width - 1) / width
+        hops.append(_local_hops(cluster, rows, member, share))
+    if nodes > 1:
+        onward = np.roll(member, -1, axis=1)
+        group = np.repeat(rows, nodes * width)
+        hops.append((group, member.ravel(), onward.ravel(), np.full(member.size, 1.0 / width)))
+    return joined(hops)
+
+
+def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> HopColumns:
+    """Hops inside the nodes; the local network says which rings it runs and with what share."""
+    local = cluster.local_index(member).reshape(-1, member.shape[2])
+    group = np.repeat(rows, member.shape[1])
+    base = cluster.places.first[cluster.node_of(member[:, :, 0]).ravel()]
+    hops: list[HopColumns] = []
+    patterns, which = np.unique(local, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        chosen = np.flatnonzero(which.ravel() == number)
+        for order, part in rings_inside(cluster.node.local.kind, pattern.tolist()):
+            ring = np.array(order)
+            source = (base[chosen][:, None] + ring[None, :]).ravel()
+            target = (base[chosen][:, None] + np.roll(ring, -1)[None, :]).ravel()
+            hops.append((np.repeat(group[chosen], len(ring)), source, target, np.full(len(source), share * part)))
+    return joined(hops)
