@@ -20,6 +20,7 @@ class FoundPlan:
     mfu: float
     memory_bytes: float  # of the fullest accelerator
     breakdown_s: dict[str, float]
+    accelerators_idle: int = 0
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,7 @@ class Result:
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
+    accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""

@@ -13,7 +13,7 @@ from rich.text import Text
 from sim.metrics.result import Result
 from sim.report import human
 
-SECTIONS = ("step", "memory", "run", "energy", "cost")
+SECTIONS = ("accelerators", "accelerators_idle", "step", "memory", "run", "energy", "cost")
 DETAILS = ("energy.power.", "energy.states_w.", "run.spreads.", "run.time_to_train_s.p")  # not in the text
 SHARES = ("mfu", "hfu", "goodput", "goodput_used")
 UNITS = {  # by the end of a part of the key
@@ -106,7 +106,7 @@ def _metric(key: str, a: float, b: float) -> Metric:
 
 def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for section in SECTIONS:
-        for key, value in flatten(result.get(section) or {}, section):
+        for key, value in flatten(result.get(section), section):
             if isinstance(value, int | float) and not isinstance(value, bool):
                 yield key, float(value)
 

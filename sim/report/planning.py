@@ -79,13 +79,15 @@ def _fates(search: PlanSearch) -> Iterator[tuple[int, str]]:
 
 def _plans(search: PlanSearch) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in (*(WORTH[objective][0] for objective in search.objectives), "MFU", "memory"):
+    idle = any(plan.accelerators_idle for plan in search.plans)
+    for name in (*(WORTH[objective][0] for objective in search.objectives), "MFU", "memory", *["idle"] * idle):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("differs from the first in")
     for plan in search.plans:
         worth = [WORTH[objective][1](plan.worth[objective]) for objective in search.objectives]
         memory = human.percent(plan.memory_bytes / search.capacity_bytes)
-        table.add_row(*worth, human.percent(plan.mfu), memory, _difference(plan, search.plans[0]))
+        unused = [human.count(plan.accelerators_idle)] * idle
+        table.add_row(*worth, human.percent(plan.mfu), memory, *unused, _difference(plan, search.plans[0]))
     return table
 
 

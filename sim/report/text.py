@@ -75,9 +75,18 @@ def _headline(result: Result) -> Iterator[RenderableType]:
     )
     table = grid("left", "fold")
     table.add_row("accelerators", human.count(result.accelerators))
+    if result.accelerators_idle:
+        table.add_row("IDLE", idle_warning(result), style="bold red")
     for label, value in result.setup.items():
         table.add_row(label.replace("_", " "), value)
     yield Padding(table, (0, 0, 0, 2))
+
+
+def idle_warning(result: Result) -> str:
+    """How many accelerators the plan leaves without work, and what would give them some."""
+    idle, size = result.accelerators_idle, result.accelerators + result.accelerators_idle
+    way_out = "leave parallelism.data out to use all, or lower nodes"
+    return f"{human.count(idle)} of {human.count(size)} accelerators, powered and paid for: {way_out}"
 
 
 def _device(result: Result) -> str:

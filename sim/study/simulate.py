@@ -62,6 +62,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         name=experiment.name,
         description=experiment.description,
         accelerators=run.setup.ranks,
+        accelerators_idle=run.cluster.n_accelerators - run.setup.ranks,
         setup=headline(run),
         step=step,
         memory=run.readings.memory,
@@ -189,9 +190,6 @@ def headline(run: Simulated) -> dict[str, str]:
 def notes(run: Simulated) -> list[str]:
     """What a reader should know about this prediction."""
     said = []
-    idle = run.cluster.n_accelerators - run.setup.ranks
-    if idle:
-        said.append(f"{idle} of {run.cluster.n_accelerators} accelerators are not used by this plan")
     if run.setup.training.tokens is not None and run.setup.experiment.failures is None:
         said.append("time-to-train assumes that nothing fails")
     return said

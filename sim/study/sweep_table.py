@@ -29,6 +29,7 @@ _NUMBERS = {"BIGINT", "DOUBLE"}
 _PLACE = {"point": "BIGINT", "seed": "BIGINT"}
 MOST = 20  # rows in a summary
 USUAL = ("step.time_s", "step.mfu", "memory.peak_bytes_per_accelerator")  # its columns without objectives
+IDLE = "accelerators_idle"  # a column where any are
 _REASONS = f"""
     SELECT status, first(reason ORDER BY point), count(*) AS n FROM points WHERE status <> '{OK}'
     GROUP BY status,
@@ -101,8 +102,10 @@ class Table:
         good = "pareto" if len(self.objectives) > 1 else f"status = '{OK}'"
         first = (f"pareto DESC, {quoted(self.objectives[0])} {self.order}",) if len(self.objectives) == 1 else ()
         wanted, there = ("point", *self.keys, *(self.objectives or USUAL)), set(self.columns)
-        shown = ", ".join(quoted(name) for name in dict.fromkeys(wanted) if name in there)
         query, order = self.store.connection.sql, ", ".join((*first, "point", "seed"))
+        if IDLE in there and query(f"SELECT 1 FROM points WHERE {good} AND {IDLE} > 0 LIMIT 1").fetchall():
+            wanted = (*wanted, IDLE)
+        shown = ", ".join(quoted(name) for name in dict.fromkeys(wanted) if name in there)
         n_rows = query(f"SELECT count(*) FROM points WHERE {good}").fetchall()[0][0]
         rows = _dicts(query(f"SELECT {shown} FROM points WHERE {good} ORDER BY {order} LIMIT {MOST}"))
         failures = query(_REASONS).fetchall()

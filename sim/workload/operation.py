@@ -8,6 +8,7 @@ backward pass, and the backward pass of one piece of the model (embedding, layer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 from sim.spec.records import LowRank
@@ -15,6 +16,21 @@ from sim.spec.records import LowRank
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
+
+
+class Phase(IntEnum):
+    """What an operation is for. A backward pass is gradients of inputs, which others wait for, and of weights."""
+
+    FORWARD = 0
+    INPUT_GRADIENT = 1
+    WEIGHT_GRADIENT = 2
+    RECOMPUTE = 3
+    OPTIMIZER = 4
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether gradients are computed: the kernels are those of a backward pass."""
+        return self in (Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,7 @@ class Operation:
     group: GroupKind | None = None
     message: float = 0.0  # B
     hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
+    phase: Phase = Phase.FORWARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from sim.report.page.charts import (
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
 from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
-from sim.report.text import LABELS, METRICS
+from sim.report.text import LABELS, METRICS, idle_warning
 
 RUN = "run"  # the level of power over the whole run
 SHOWN_OPERATIONS = 40
@@ -31,8 +31,9 @@ SHOWN_OPERATIONS = 40
 
 def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
     """The page of a result. drawn: what the pictures show, if the step can be simulated again; written: the input."""
+    warnings = [idle_warning(result)] if result.accelerators_idle else []
     sections = [
-        Section("Result", [cards(_headlines(result)), *map(note, result.notes), _setup(result)]),
+        Section("Result", [cards(_headlines(result)), *map(note, (*warnings, *result.notes)), _setup(result)]),
         Section("Where the step goes", [breakdown_chart(result.step), _breakdown_table(result.step)]),
         Section("Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
         Section("Memory", [memory_chart(result.memory), _memory_table(result.memory)]),
@@ -65,6 +66,9 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
         human.percent(step.mfu),
         f"{human.digits(step.model_tflops_per_accelerator)} TFLOP/s each",
     )
+    if result.accelerators_idle:
+        size = human.count(result.accelerators + result.accelerators_idle)
+        yield "IDLE accelerators", human.count(result.accelerators_idle), f"of the {size} that are powered and paid for"
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} into {human.size(memory.capacity_bytes)}"
     if result.run:

@@ -15,7 +15,7 @@ from sim.spec.cluster_checks import CLUSTER_CHECKS
 from sim.spec.load import LoadedExperiment, load_experiment
 from sim.spec.reader import plain, read_text
 from sim.spec.writer import yaml_text
-from sim.study.search.axes import key_of
+from sim.study.search.axes import DATA, key_of
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,13 @@ def _decoded(source: str | Mapping[str, Any], overrides: Sequence[str], key: str
 
 
 def winning_file(loaded: LoadedExperiment, search: PlanSearch) -> str:
-    """The experiment with the best plan, as a YAML file."""
+    """The experiment with the best plan, as a YAML file.
+
+    Where all accelerators work, `data` is left out, so that the plan fills clusters of other sizes too.
+    """
     best, written = search.plans[0], {key: value for key, value in loaded.written.items() if key != "measured"}
-    for path, value in best.values.items():
+    values = best.values if best.accelerators_idle else {**best.values, DATA: None}
+    for path, value in values.items():
         part, _, name = path.partition(".")
         held = {key: item for key, item in written.get(part, {}).items() if key != name}
         written[part] = held if value is None else {**held, name: value}

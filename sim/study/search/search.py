@@ -231,6 +231,7 @@ class _Hunt:
             step_s=fields["step.time_s"],
             mfu=fields["step.mfu"],
             memory_bytes=fields["memory.peak_bytes_per_accelerator"],
+            accelerators_idle=fields["accelerators_idle"],
             breakdown_s={key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)},
         )
 
