@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.build import build_cluster
+from sim.engine.costs import given_action
 from sim.engine.executor import Executor
 from sim.engine.program import Action, Script
 from sim.engine.ranks import Job, build_job
-from sim.engine.recipes import given_action
 from sim.metrics.links import flow_bytes
 from sim.plan.plan import build_plan
 from sim.spec.load import load_experiment

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from sim.engine.costs import Costs
+from sim.engine.costs import Costs, embedding_action, given_action, optimizer_action, overhead_action
 from sim.engine.gradients import DataParallel, data_parallel
+from sim.engine.kinds import kinds_of
 from sim.engine.parts import find_parts
 from sim.engine.passes import PassWriter
 from sim.engine.program import KEPT_VARIANTS, Action, Program, Script, Stream, Token, token
 from sim.engine.ranks import Job
-from sim.engine.recipes import embedding_action, given_action, optimizer_action, overhead_action
-from sim.engine.roles import kinds_of
 from sim.engine.shape import RankShape, Shape, shape_of
 from sim.memo import Memo
-from sim.plan.schedule import period
 
 MIN_PERIODS = 3  # fewer periods than this are not worth looking for
 
@@ -73,7 +71,7 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
     exchange.open_step()
     writer = PassWriter(shape, script, exchange, costs.form)
     widths: tuple[int, ...] = ()
-    for stage in range(len(shape.orders)):
+    for stage in range(shape.course.stages):
         widths = writer.write_stage(stage)
         exchange.after_passes(stage)
     exchange.close_step()
@@ -90,13 +88,14 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
 def _beats(shape: Shape, widths: tuple[int, ...]) -> dict[int, int]:
     """Compute streams of the last stage, with their instructions per period of the schedule; none if it is short.
 
-    widths: instructions there of a pass of each kind.
+    widths: instructions there of a task of each kind.
     """
-    passes, microbatches = period(len(shape.orders), shape.virtual_stages)
-    if not shape.switches.skip or shape.microbatches < MIN_PERIODS * microbatches:
+    schedule, stage = shape.schedule, shape.course.stages - 1
+    period = schedule.period(stage) if shape.switches.skip else 0
+    if not period or schedule.microbatches < MIN_PERIODS * period:
         return {}
-    width = kinds_of(shape.orders[-1], shape.rule).beat(widths, passes)
-    return {rank.number: width for rank in shape.stages[-1]}
+    width = kinds_of(schedule, stage, shape.exchange).beat(widths, period)
+    return {rank.number: width for rank in shape.stages[stage]}
 
 
 def _embedding_gradients(shape: Shape, script: Script, exchange: DataParallel) -> dict[int, int]:

@@ -74,7 +74,7 @@ class RankClass:
     stage: int
     count: int
     speed: float  # relative to a healthy accelerator
-    flows: dict[str, int]  # kind of group -> flow class, where there is one
+    flows: dict[str, int]  # kind of group, or of what it sends -> flow class, where there is one
     profile: Profile
 
 
@@ -106,7 +106,7 @@ class Job:
     @cached_property
     def stages(self) -> list[list[RankClass]]:
         """Rank classes by pipeline stage."""
-        by_stage: list[list[RankClass]] = [[] for _ in self.plan.orders]
+        by_stage: list[list[RankClass]] = [[] for _ in range(self.plan.course.stages)]
         for rank in self.ranks:
             by_stage[rank.stage].append(rank)
         return by_stage
@@ -268,13 +268,10 @@ def _quotient(plan: Plan) -> Quotient:
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:
-    """Flow class of each rank by the role it plays, (n_ranks,) each."""
+    """Flow class of each rank's group of each kind, and of what it sends, (n_ranks,) each."""
     columns = {kind: plan.flow_classes(kind) for kind in GROUP_KINDS if kind in plan.flow_sets}
-    for kind in ("forward", "backward"):
-        if kind in plan.flow_sets:
-            columns[f"{kind} out"] = plan.flow_classes(kind, 0)
-            columns[f"{kind} in"] = plan.flow_classes(kind, 1)
-    return columns
+    sends = [flows.kind for flows in plan.flows if flows.ordered]
+    return columns | {kind: plan.flow_classes(kind, 0) for kind in sends}
 
 
 def _flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:

@@ -201,9 +201,9 @@ def _work(job: Job, rank: RankClass) -> Iterator[Work]:
     """Operations of a step of one rank with their times."""
     times: Counter[tuple[str, str, float, float, float]] = Counter()
     microbatches = job.plan.microbatches
-    for chunk in job.plan.chunks[rank.stage]:
+    for chunk in (chunk for chunk in job.plan.chunks if chunk.stage == rank.stage):
         for piece in (piece for segment in chunk.segments for piece in segment.pieces):
-            for sequence in (piece.passes.forward, piece.passes.backward):
+            for sequence in piece.passes.by_phase:
                 for operation, timed in zip(sequence.operations, job.timed(rank, sequence), strict=False):
                     if operation.kind != "collective":
                         key = (operation.name, operation.kind, operation.flops, operation.bytes_moved, timed.seconds)

@@ -17,8 +17,9 @@ from sim.engine.chains import Alone
 from sim.engine.ranks import CATEGORY, FlowClass, Job, Known, Profile, RankClass, group_of
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunk, Sequence
-from sim.plan.plan import job_groups
+from sim.plan.pieces import Chunks, Sequence
+from sim.plan.plan import job_groups, job_sends
+from sim.schedule.course import Sends
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.workload.operation import Shard
@@ -32,7 +33,7 @@ class Chain:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
 
-    def job(self, other: Job, experiment: Experiment, shard: Shard, chunks: tuple[tuple[Chunk, ...], ...]) -> Job:
+    def job(self, other: Job, experiment: Experiment, shard: Shard, chunks: Chunks) -> Job:
         """A job that has just this chain, good for asking what things cost; the rest is borrowed from `other`."""
         setup = Setup(experiment)
         plan = replace(
@@ -52,8 +53,8 @@ def alone(job: Job, rank: RankClass, sequence: Sequence) -> Alone:
     return job.alone(rank, [(sequence, 1)])
 
 
-def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
-    """The pipeline of rank 0 of a valid plan."""
+def build_chain(experiment: Experiment, cluster: Cluster, sends: Sends) -> Chain:
+    """The pipeline of rank 0 of a valid plan, with all these sends."""
     setup = Setup(experiment)
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     column = grid.groups("pipeline")[0]
@@ -61,10 +62,9 @@ def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
     for kind, (groups, key) in job_groups(experiment, setup.workload, grid).items():
         mine = np.flatnonzero(np.isin(groups, column).any(axis=1))
         sets.append(collective_flows(kind, grid, cluster, groups[mine], key, mine)[0])
-    if setup.parallelism.pipeline > 1:
-        after = grid.shifted("pipeline", 1)[column]
-        sets.append(send_flows("forward", grid, cluster, column, after, 10)[0])
-        sets.append(send_flows("backward", grid, cluster, after, column, 11)[0])
+    for kind, sender, receiver, key in job_sends(sends, grid):
+        own = np.isin(sender, column)
+        sets.append(send_flows(kind, grid, cluster, sender[own], receiver[own], key)[0])
     flows, used = _flows(sets, {int(rank): stage for stage, rank in enumerate(column)}, cluster)
     return Chain(
         grid,
@@ -79,17 +79,16 @@ def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
 def _flows(
     sets: list[FlowSet], stage_of: dict[int, int], cluster: Cluster
 ) -> tuple[list[FlowClass], list[dict[str, int]]]:
-    """One class per flow; and for each stage the flows by the role that they have for it."""
+    """One class per flow; and for each stage the flows of its groups, and of what it sends, by kind."""
     flows: list[FlowClass] = []
     used: list[dict[str, int]] = [{} for _ in stage_of]
     for flow_set in sets:
-        role = f"{flow_set.kind} out" if flow_set.ordered else flow_set.kind
         for number, members in enumerate(flow_set.members.tolist()):
             group = group_of(flow_set, number, cluster)
             known = members[:1] if flow_set.ordered else [rank for rank in members if rank in stage_of]
             stages = tuple(stage_of[rank] for rank in known)
             for stage in stages:
-                used[stage][role] = len(flows)
+                used[stage][flow_set.kind] = len(flows)
             ends = (stages[0], stages[0]) if flow_set.ordered else (-1, -1)
             flows.append(FlowClass(flow_set.kind, group, group.rate, stages, *ends))
     return flows, used
