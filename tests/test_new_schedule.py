@@ -27,6 +27,7 @@ from sim.schedule.catalogue import SCHEDULES, schedule_of
 from sim.schedule.table import Ints, ScheduleKind
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
+from sim.study.reuse import plan_step
 from sim.study.search.axes import axes_of, with_values
 from sim.study.search.search import search_plans
 from sim.study.search.space import open_space
@@ -196,6 +197,18 @@ class TestInAV:
         experiment = job("v-gpipe")
         simulation = experiment.simulation.model_copy(update=dict.fromkeys(SHORTCUTS, "off"))
         assert_same(simulate_step(experiment), simulate_step(experiment.model_copy(update={"simulation": simulation})))
+
+
+    def test_a_tied_table_counts_once_where_both_ends_are_on_one_stage(self) -> None:
+        whole, halves = (
+            sum(segment.parameters for chunk in plan_step(plan).chunks for segment in chunk.segments)
+            for plan in (job("1f1b", pipeline=1), job("v-gpipe"))
+        )
+        assert halves == whole
+
+    def test_each_of_its_chunks_needs_a_layer(self) -> None:
+        with pytest.raises(ConfigError, match="v-gpipe on pipeline 8 has 16 chunks for 8 layers"):
+            job("v-gpipe", pipeline=8)
 
 
 class TestByName:

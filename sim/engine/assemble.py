@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from sim.engine.category import Category
 from sim.engine.costs import Costs, embedding_action, given_action, optimizer_action, overhead_action
-from sim.engine.gradients import DataParallel, data_parallel
+from sim.engine.gradients import ExchangeWriter, exchange_writer
 from sim.engine.kinds import kinds_of
 from sim.engine.parts import find_parts
 from sim.engine.passes import PassWriter
@@ -67,7 +68,7 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
     """The script of a job of that shape; costs are asked for the form of passes that are cut, no more."""
     script = Script()
     computes = tuple(script.new_stream(f"rank class {rank.number}", "compute", rank.number) for rank in shape.ranks)
-    exchange = data_parallel(shape, script)
+    exchange = exchange_writer(shape, script)
     exchange.open_step()
     writer = PassWriter(shape, script, exchange, costs.form)
     widths: tuple[int, ...] = ()
@@ -98,7 +99,7 @@ def _beats(shape: Shape, widths: tuple[int, ...]) -> dict[int, int]:
     return {rank.number: width for rank in shape.stages[stage]}
 
 
-def _embedding_gradients(shape: Shape, script: Script, exchange: DataParallel) -> dict[int, int]:
+def _embedding_gradients(shape: Shape, script: Script, exchange: ExchangeWriter) -> dict[int, int]:
     """Sum tied embedding gradients of first and last stage; rank class -> token kind to wait for."""
     awaited: dict[int, int] = {}
     for number, flow in enumerate(shape.flows):
@@ -113,10 +114,10 @@ def _embedding_gradients(shape: Shape, script: Script, exchange: DataParallel) -
 
 
 def _write_end(
-    script: Script, compute: Stream, rank: RankShape, exchange: DataParallel, embedding: tuple[Token, ...]
+    script: Script, compute: Stream, rank: RankShape, exchange: ExchangeWriter, embedding: tuple[Token, ...]
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
-    marker = Action("end of backward", "other", (rank.number,))
+    marker = Action("end of backward", Category.OTHER, (rank.number,))
     compute.add(script.new_template((), partial(given_action, marker), token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank) + embedding
     updated = token(exchange.update_tokens[rank.number])
@@ -125,5 +126,6 @@ def _write_end(
 
 
 def _wait_for_input(script: Script, compute: Stream, rank: RankShape, seconds: float) -> None:
-    wait = Action("wait for input", "input_stall", (rank.number,), seconds, parts=(("input_stall", seconds),))
+    parts = ((Category.INPUT_STALL, seconds),)
+    wait = Action("wait for input", Category.INPUT_STALL, (rank.number,), seconds, parts=parts)
     compute.add(script.new_template((), partial(given_action, wait)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from sim.engine.category import Category
 from sim.engine.chains import Alone, Cut, cut
 from sim.engine.collectives import Cost
 from sim.engine.exchange import Traffic
@@ -235,7 +236,7 @@ def chain_action(label: str, place: Place, costs: Costs) -> Action:
     chain, flows = costs.chain(place), costs.job.ranks[place.rank].flows
     return Action(
         label,
-        "compute",
+        Category.COMPUTE,
         (place.rank,),
         chain.seconds,
         parts=chain.parts,
@@ -252,7 +253,7 @@ def step_action(label: str, place: Place, number: int, costs: Costs) -> Action:
     step = costs.steps(place)[number]
     return Action(
         label,
-        "compute",
+        Category.COMPUTE,
         (place.rank,),
         sum(step.parts.values()),
         parts=tuple(step.parts.items()),
@@ -276,7 +277,7 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
 def send_action(label: str, flow: int, costs: Costs) -> Action:
     """What a stage sends to its neighbour."""
     cost = costs.job.cost(flow, "send", costs.stage_message)
-    return Action(label, "pipeline_comm", flow=flow, size=cost.size, latency=cost.latency)
+    return Action(label, Category.PIPELINE_COMM, flow=flow, size=cost.size, latency=cost.latency)
 
 
 def exchange_action(
@@ -292,17 +293,19 @@ def embedding_action(flow: int, costs: Costs) -> Action:
 
 
 def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...]) -> Action:
-    return Action(label, "data_comm", flow=flow, size=cost.size, latency=cost.latency, steals=beside)
+    return Action(label, Category.DATA_COMM, flow=flow, size=cost.size, latency=cost.latency, steals=beside)
 
 
 def optimizer_action(rank: int, costs: Costs) -> Action:
     """The optimizer step of a rank."""
     chain = costs.update(rank)
-    parts = (("optimizer", chain.seconds),)
-    return Action("optimizer", "optimizer", (rank,), chain.seconds, parts=parts, joules=chain.joules, busy=chain.busy)
+    parts = ((Category.OPTIMIZER, chain.seconds),)
+    return Action(
+        "optimizer", Category.OPTIMIZER, (rank,), chain.seconds, parts=parts, joules=chain.joules, busy=chain.busy
+    )
 
 
 def overhead_action(rank: int, costs: Costs) -> Action:
     """What the host does between two steps."""
     overhead = costs.job.plan.software.step_overhead
-    return Action("step overhead", "other", (rank,), overhead, parts=(("other", overhead),))
+    return Action("step overhead", Category.OTHER, (rank,), overhead, parts=((Category.OTHER, overhead),))

@@ -21,7 +21,7 @@ from sim.schedule.table import Task
 Tokens = tuple[Token, ...]
 
 
-class DataParallel:
+class ExchangeWriter:
     """Shared by both kinds: streams and templates of the gradient communicators."""
 
     def __init__(self, shape: Shape, script: Script) -> None:
@@ -118,7 +118,7 @@ class DataParallel:
         return None
 
 
-class Replicated(DataParallel):
+class Replicated(ExchangeWriter):
     """Weights are there all the time, or gathered once (ZeRO 0, 1 and 2)."""
 
     @override
@@ -184,7 +184,7 @@ class Replicated(DataParallel):
         return (token(self.script.kind("new weights", rank.flow("gradient"))),)
 
 
-class Sharded(DataParallel):
+class Sharded(ExchangeWriter):
     """Every task works segment by segment on weights that are gathered for it (ZeRO-3)."""
 
     def __init__(self, shape: Shape, script: Script) -> None:
@@ -255,6 +255,6 @@ class Sharded(DataParallel):
             self._scatter_held_back(flow)
 
 
-def data_parallel(shape: Shape, script: Script) -> DataParallel:
+def exchange_writer(shape: Shape, script: Script) -> ExchangeWriter:
     """The writer of the exchange of a job."""
     return Sharded(shape, script) if shape.exchange.gathers_always else Replicated(shape, script)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sim.engine.costs import WHOLE, Form, Place, chain_action, inner_action, send_action, step_action
-from sim.engine.gradients import DataParallel
+from sim.engine.gradients import ExchangeWriter
 from sim.engine.kinds import Role, kinds_of
 from sim.engine.program import Script, Token, token
 from sim.engine.shape import RankShape, Shape
@@ -24,7 +24,7 @@ class PassWriter:
     The compute stream of rank class r is stream r of the script. `form` is asked about passes that are cut.
     """
 
-    def __init__(self, shape: Shape, script: Script, exchange: DataParallel, form: Callable[[Place], Form]) -> None:
+    def __init__(self, shape: Shape, script: Script, exchange: ExchangeWriter, form: Callable[[Place], Form]) -> None:
         self.shape, self.script, self.exchange, self.form = shape, script, exchange, form
         self.sends: dict[tuple[int, int], int] = {}
         self.groups: dict[int, int] = {}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Links
 from sim.engine.boards import at_pace, slowest_pace, stage_loads
+from sim.engine.category import Category
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.fairness import totals
@@ -26,7 +27,7 @@ from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-CATEGORY = {"tensor": "tensor_comm", "context": "context_comm", "expert": "expert_comm"}
+CATEGORY = {"tensor": Category.TENSOR_COMM, "context": Category.CONTEXT_COMM, "expert": Category.EXPERT_COMM}
 GROUP_KINDS = ("tensor", "context", "gradient", "replica", "embedding")
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
@@ -124,7 +125,7 @@ class Job:
             timed = [self._time(rank, op, len(operations) - 1 - i) for i, op in enumerate(operations)]
             lag = self._host_lag(rank, operations, timed)
             if lag > 0:
-                timed.append(Timed("host issue", "other", lag))
+                timed.append(Timed("host issue", Category.OTHER, lag))
             self.known.times[key] = timed
         return timed
 
@@ -156,11 +157,11 @@ class Job:
     def _time(self, rank: RankClass, operation: Operation, left: int) -> Timed:
         if operation.kind != "collective":
             work = self.board.run(operation, rank.speed)
-            return Timed(operation.name, "compute", work.seconds, joules=work.joules, phase=work.phase)
+            return Timed(operation.name, Category.COMPUTE, work.seconds, joules=work.joules, phase=work.phase)
         kind = operation.group or ""
         flow = rank.flows.get(kind, -1)
         if flow < 0:
-            return Timed(operation.name, "compute", 0.0)
+            return Timed(operation.name, Category.COMPUTE, 0.0)
         cost = self.cost(flow, operation.collective or "", operation.message)
         seconds = cost.latency + cost.size / self.flows[flow].rate
         hidden_by = min(operation.hidden_by, left)

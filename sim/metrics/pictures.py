@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.engine.category import Category
 from sim.engine.compute import matrix_rate, streaming_rate
 from sim.engine.ranks import Job, RankClass
 from sim.engine.trace import Trace
@@ -113,7 +114,7 @@ def _pipeline(stages: Sequence[Sequence[Span]], seconds: float) -> Pipeline:
 
 
 def _label(span: Span) -> str:
-    return "send" if span.category == "pipeline_comm" else span.name
+    return "send" if span.category == Category.PIPELINE_COMM else span.name
 
 
 def _column(

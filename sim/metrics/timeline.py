@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.engine.category import Category
 from sim.engine.network import Key, solve
 from sim.engine.program import Action
 from sim.engine.trace import Trace
@@ -150,7 +151,7 @@ class _Rows:
             return "compute" if kind == "compute" else "sends"
         if rank not in members_of(self.trace, action):
             return ""
-        return "receives" if action.category == "pipeline_comm" else TRACKS.get(kind, kind)
+        return "receives" if action.category == Category.PIPELINE_COMM else TRACKS.get(kind, kind)
 
 
 def _size(action: Action) -> float:
@@ -168,7 +169,7 @@ def _arrows(rows: _Rows, plan: Plan, ranks: Sequence[int], inside: NDArray[np.bo
     partner = _partners(plan, ranks)
     for row in np.flatnonzero(inside).tolist():
         action, signal = program.actions[rows.action[row]], program.templates[rows.template[row]].signal
-        if action.category != "pipeline_comm" or signal is None:
+        if action.category != Category.PIPELINE_COMM or signal is None:
             continue
         user = users.get((signal[0], int(rows.index[row]) + signal[1]))
         if user is None:

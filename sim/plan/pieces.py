@@ -142,11 +142,11 @@ def build_chunks(model: Transformer, shard: Shard, software: Software, paralleli
         "layer": _passes(layer_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
         "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
     }
-    bucket = _layers_per_segment(model, shard, software, parallelism)
+    bucket, together = _layers_per_segment(model, shard, software, parallelism), course.ends[0] == course.ends[1]
 
     @cache
     def segments(layers: int, first: bool, last: bool) -> tuple[Segment, ...]:
-        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last)
+        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last, together=together)
         return _with_root(found) if software.root_unit and parallelism.zero_stage == 3 else found
 
     last = len(sizes) - 1
@@ -191,9 +191,17 @@ def _layers_per_segment(model: Transformer, shard: Shard, software: Software, pa
 
 
 def _segments(
-    model: Transformer, shard: Shard, blocks: dict[str, Passes], layers: int, bucket: int, *, first: bool, last: bool
+    model: Transformer,
+    shard: Shard,
+    blocks: dict[str, Passes],
+    layers: int,
+    bucket: int,
+    *,
+    first: bool,
+    last: bool,
+    together: bool,
 ) -> tuple[Segment, ...]:
-    """Layers in buckets; the embedding joins the first bucket, the head the last."""
+    """Layers in buckets; the embedding joins the first bucket, the head the last; `together`: on one stage."""
     counts = [min(bucket, layers - done) for done in range(0, layers, bucket)] or [0]
     segments = []
     for number, count in enumerate(counts):
@@ -206,7 +214,7 @@ def _segments(
         parameters = rank_parameters(
             model, shard.tensor, count, first=opens, last=closes, sequence_length=shard.sequence_length
         )
-        if closes and first and not opens:  # one stage: a tied table counts where the model begins
+        if closes and together and not opens:  # a tied table counts where the model begins
             parameters += head_parameters(model, shard.tensor) - embedding_parameters(model, shard.tensor)
         trained = trained_parameters(model, shard.lora, shard.tensor, count, parameters)
         segments.append(Segment(pieces, parameters, trained))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from sim.errors import Problem
-from sim.schedule.catalogue import SCHEDULES
+from sim.schedule.catalogue import SCHEDULES, course_of
 from sim.spec.findings import Check, finding, indivisible, listed
 from sim.spec.setup import Setup
 
@@ -64,9 +64,11 @@ def check_head_shape(setup: Setup) -> Iterator[Problem]:
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
     """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
     parallel, layers = setup.parallelism, setup.workload.layers
-    chunks = parallel.pipeline * parallel.virtual_stages
+    chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
+        if chunks != parallel.pipeline * parallel.virtual_stages:
+            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
 
 
