@@ -198,7 +198,6 @@ class TestInAV:
         simulation = experiment.simulation.model_copy(update=dict.fromkeys(SHORTCUTS, "off"))
         assert_same(simulate_step(experiment), simulate_step(experiment.model_copy(update={"simulation": simulation})))
 
-
     def test_a_tied_table_counts_once_where_both_ends_are_on_one_stage(self) -> None:
         whole, halves = (
             sum(segment.parameters for chunk in plan_step(plan).chunks for segment in chunk.segments)

@@ -127,7 +127,7 @@ class TestHeld:
     @given(cases())
     def test_stages_hold_as_many_as_the_papers_say(self, case: Case) -> None:
         for stage in range(case[1]):
-            assert held_of(*case, stage).sum(axis=1).max() == closed_form(case, stage)
+            assert max(map(sum, held_of(*case, stage))) == closed_form(case, stage)
 
     @given(cases(), st.lists(st.floats(0.0, 9.0), min_size=4, max_size=4))
     def test_the_fullest_moment_is_among_those_given(self, case: Case, sizes: list[float]) -> None:
@@ -142,7 +142,7 @@ class TestHeld:
 
     def test_chunks_at_the_ends(self) -> None:
         """The peak of 11 chunks on the first of 4 stages holds 8 of the embedding's, as its table says."""
-        assert held_of("1f1b", 4, 2, 8, 0).tolist() == [[7, 4], [8, 3]]
+        assert held_of("1f1b", 4, 2, 8, 0) == ((7, 4), (8, 3))
 
 
 class TestPeriod:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from workload_samples import GPT, LLAMA, SHARD, collectives, flops, named, with_
 
@@ -177,7 +176,7 @@ def test_the_root_stays_in_memory() -> None:
     parallelism = Parallelism(data=8, zero_stage=3)
     plain, root = (
         StageMemory(LLAMA, Shard(), training, parallelism, Software(name="x", root_unit=root)).at(
-            [32], np.array([[1]]), True, True
+            [32], [[1]], True, True
         )["temporary"]
         for root in (False, True)
     )

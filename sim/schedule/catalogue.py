@@ -12,9 +12,10 @@ from functools import lru_cache
 from sim.schedule.course import Course
 from sim.schedule.gpipe import GPIPE
 from sim.schedule.one_forward_one_backward import ONE_FORWARD_ONE_BACKWARD
-from sim.schedule.table import Ends, Ints, Schedule, ScheduleKind
+from sim.schedule.table import Ends, Schedule, ScheduleKind
 
 SCHEDULES: dict[str, ScheduleKind] = {kind.name: kind for kind in (ONE_FORWARD_ONE_BACKWARD, GPIPE)}
+Held = tuple[tuple[int, ...], ...]
 KEPT_TABLES = 64  # up to some MB each
 KEPT_ANSWERS = 4096  # a few numbers each
 
@@ -34,8 +35,8 @@ def ends_of(name: str, stages: int, virtual: int, microbatches: int) -> Ends:
     return _ends(SCHEDULES[name], stages, virtual, microbatches)
 
 
-def held_of(name: str, stages: int, virtual: int, microbatches: int, stage: int) -> Ints:
-    """`Schedule.held` of a stage of it."""
+def held_of(name: str, stages: int, virtual: int, microbatches: int, stage: int) -> Held:
+    """`Schedule.held` of a stage of it, moment by moment."""
     return _held(SCHEDULES[name], stages, virtual, microbatches, stage)
 
 
@@ -55,5 +56,5 @@ def _ends(kind: ScheduleKind, stages: int, virtual: int, microbatches: int) -> E
 
 
 @lru_cache(maxsize=KEPT_ANSWERS)
-def _held(kind: ScheduleKind, stages: int, virtual: int, microbatches: int, stage: int) -> Ints:
-    return _written(kind, stages, virtual, microbatches).held(stage)
+def _held(kind: ScheduleKind, stages: int, virtual: int, microbatches: int, stage: int) -> Held:
+    return tuple(map(tuple, _written(kind, stages, virtual, microbatches).held(stage).tolist()))

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
+from operator import add, mul
 
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.activations import core_bytes, kept_by_embedding, kept_by_head, kept_by_layer
@@ -81,7 +79,7 @@ class StageMemory:
         self.layer_working_set = _layer_working_set(extent, self.layer_bytes)
         self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
 
-    def at(self, layers: Sequence[int], held: NDArray[np.int64], first: bool, last: bool) -> dict[str, float]:
+    def at(self, layers: Sequence[int], held: Sequence[Sequence[int]], first: bool, last: bool) -> dict[str, float]:
         """Peak bytes per accelerator of a stage, by part.
 
         layers: of each chunk of the stage, in model order. held: microbatches of each chunk at the moments that may be
@@ -94,11 +92,13 @@ class StageMemory:
             part = _Stage(*self.plan, *key)
             self.known[key] = part, _whatever_is_in_flight(part, self.layer_working_set)
         part, parts = self.known[key]
-        activations = held @ (np.array(layers) * self.layer_bytes)
-        ends = held[:, 0] * (kept_by_embedding(part.extent) if first else 0.0)
-        ends = ends + held[:, -1] * (kept_by_head(part.extent) if last else 0.0)
-        fullest = np.argmax(activations + ends)
-        return {**parts, "activations": float(activations[fullest]), "ends": float(ends[fullest])}
+        kept = [count * self.layer_bytes for count in layers]
+        ends = [0.0] * len(layers)
+        ends[0] += kept_by_embedding(part.extent) if first else 0.0
+        ends[-1] += kept_by_head(part.extent) if last else 0.0
+        whole = list(map(add, kept, ends))
+        fullest = max(held, key=lambda counts: _sum(counts, whole))
+        return {**parts, "activations": _sum(fullest, kept), "ends": _sum(fullest, ends)}
 
 
 def _whatever_is_in_flight(part: _Stage, layer: float) -> dict[str, float]:
@@ -129,6 +129,10 @@ def stored_bytes(precision: str, software: Software) -> tuple[int, int]:
         return weights, 2 * moment
     lacking = software.master_weights == "remainder" and precision == "bf16"
     return weights, 2 * moment + (REMAINDER_BYTES if lacking else moment)
+
+
+def _sum(counts: Sequence[int], sizes: Sequence[float]) -> float:
+    return sum(map(mul, counts, sizes), 0.0)
 
 
 def shard_ranks(parallelism: Parallelism) -> int:
