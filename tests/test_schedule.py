@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sim.errors import PlanError
 from sim.phase import Phase
 from sim.schedule.catalogue import SCHEDULES, course_of, held_of, schedule_of
 from sim.schedule.course import Course
+from sim.schedule.gpipe import GPIPE
 from sim.schedule.table import Schedule, Task
 
 Ints = NDArray[np.int64]
@@ -189,3 +193,30 @@ class TestCourse:
         assert schedule.needs(weight) == (backward,)
         assert schedule.needs(backward._replace(chunk=4)) == (forward._replace(chunk=4), backward)
         assert schedule.needs(forward._replace(chunk=0)) == ()
+
+
+class TestWrongTables:
+    @pytest.mark.parametrize(
+        ("change", "stage"),
+        [
+            (lambda table: table[:-1], 1),  # a task is missing
+            (lambda table: np.concatenate([table, table[-1:]]), 1),  # or done twice
+            (lambda table: table[::-1], 1),  # gradients come before what they are of
+            (lambda table: table[[1, 0, *range(2, len(table))]], 1),  # microbatches overtake one another
+            (lambda table: np.add(table, [0, 1, 0]), 1),  # of a chunk that is elsewhere
+            (lambda table: table, None),
+        ],
+    )
+    def test_are_refused(
+        self, change: Callable[[Ints], Ints], stage: int | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def order(stages: int, virtual: int, microbatches: int) -> tuple[Ints, ...]:
+            first, second, *rest = GPIPE.order(stages, virtual, microbatches)
+            return first, change(second), *rest
+
+        monkeypatch.setitem(SCHEDULES, "own", replace(GPIPE, name="own", order=order))
+        if stage is None:
+            assert schedule_of("own", 3, 1, 4).misplaced() is None
+        else:
+            with pytest.raises(PlanError, match=f"schedule own: stage {stage} does not do each task once"):
+                schedule_of("own", 3, 1, 4)

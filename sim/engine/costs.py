@@ -52,18 +52,6 @@ class Message(NamedTuple):
     split: int = -1
 
 
-class Chain(NamedTuple):
-    """Operations one after the other with nothing beside them; fields as in `Alone`."""
-
-    seconds: float
-    parts: tuple[tuple[str, float], ...]
-    comm: float
-    sizes: tuple[tuple[str, float], ...]
-    operations: int
-    joules: tuple[tuple[str, float], ...]
-    busy: float
-
-
 class Like(NamedTuple):
     """What a pass through a chunk is told apart by: its segments, and whether it begins with a gather."""
 
@@ -78,7 +66,7 @@ class Costs:
 
     job: Job
     _kinds: dict[Like, tuple[Kinds, ...]] = field(default_factory=dict)
-    _chains: dict[tuple[object, ...], Chain] = field(default_factory=dict)
+    _chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
     _steps: dict[tuple[object, ...], list[Cut]] = field(default_factory=dict)
 
     # --- passes -----------------------------------------------------------------------------------
@@ -111,11 +99,11 @@ class Costs:
             self._kinds[like] = (kinds[0] | self.gather.collectives, *kinds[1:]) if like.gathers else tuple(kinds)
         return self._kinds[like]
 
-    def chain(self, place: Place) -> Chain:
+    def chain(self, place: Place) -> Alone:
         """A pass with nothing beside it."""
         rank, key = self._rank(place)
         if key not in self._chains:
-            self._chains[key] = _frozen(self.job.alone(rank, self._work(place)))
+            self._chains[key] = self.job.alone(rank, self._work(place))
         return self._chains[key]
 
     def steps(self, place: Place) -> list[Cut]:
@@ -209,18 +197,13 @@ class Costs:
         plan = self.job.plan
         return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision))
 
-    def update(self, number: int) -> Chain:
+    def update(self, number: int) -> Alone:
         """The optimizer step of a rank class with nothing beside it."""
         rank = self.job.ranks[number]
         key = (id(rank.profile), self.updated_parameters(rank))
         if key not in self._chains:
-            self._chains[key] = _frozen(self.job.alone(rank, [(self.optimizer(rank), 1)]))
+            self._chains[key] = self.job.alone(rank, [(self.optimizer(rank), 1)])
         return self._chains[key]
-
-
-def _frozen(alone: Alone) -> Chain:
-    parts, sizes, joules = (tuple(each.items()) for each in (alone.parts, alone.sizes, alone.spent.joules))
-    return Chain(alone.seconds, parts, alone.comm, sizes, alone.operations, joules, alone.spent.busy)
 
 
 # --- recipes ----------------------------------------------------------------------------------
@@ -239,12 +222,12 @@ def chain_action(label: str, place: Place, costs: Costs) -> Action:
         Category.COMPUTE,
         (place.rank,),
         chain.seconds,
-        parts=chain.parts,
+        parts=tuple(chain.parts.items()),
         comm=chain.comm,
-        carried=tuple([(flows[group], size) for group, size in chain.sizes]),
+        carried=tuple([(flows[group], size) for group, size in chain.sizes.items()]),
         operations=chain.operations,
-        joules=chain.joules,
-        busy=chain.busy,
+        joules=tuple(chain.spent.joules.items()),
+        busy=chain.spent.busy,
     )
 
 
@@ -299,9 +282,14 @@ def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...]) -> Act
 def optimizer_action(rank: int, costs: Costs) -> Action:
     """The optimizer step of a rank."""
     chain = costs.update(rank)
-    parts = ((Category.OPTIMIZER, chain.seconds),)
     return Action(
-        "optimizer", Category.OPTIMIZER, (rank,), chain.seconds, parts=parts, joules=chain.joules, busy=chain.busy
+        "optimizer",
+        Category.OPTIMIZER,
+        (rank,),
+        chain.seconds,
+        parts=((Category.OPTIMIZER, chain.seconds),),
+        joules=tuple(chain.spent.joules.items()),
+        busy=chain.spent.busy,
     )
 
 

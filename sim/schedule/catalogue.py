@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from sim.errors import PlanError, Problem
 from sim.schedule.course import Course
 from sim.schedule.gpipe import GPIPE
 from sim.schedule.one_forward_one_backward import ONE_FORWARD_ONE_BACKWARD
@@ -26,7 +27,10 @@ def course_of(name: str, stages: int, virtual: int) -> Course:
 
 
 def schedule_of(name: str, stages: int, virtual: int, microbatches: int) -> Schedule:
-    """The table of a schedule that has no objections, the same object each time as long as it is remembered."""
+    """The table of a schedule that has no objections, the same object each time as long as it is remembered.
+
+    Raises PlanError for a table in which tasks are missing or out of order.
+    """
     return _written(SCHEDULES[name], stages, virtual, microbatches)
 
 
@@ -47,7 +51,12 @@ def _course(kind: ScheduleKind, stages: int, virtual: int) -> Course:
 
 @lru_cache(maxsize=KEPT_TABLES)
 def _written(kind: ScheduleKind, stages: int, virtual: int, microbatches: int) -> Schedule:
-    return Schedule(_course(kind, stages, virtual), kind.phases, tuple(kind.order(stages, virtual, microbatches)))
+    tables = tuple(kind.order(stages, virtual, microbatches))
+    schedule = Schedule(_course(kind, stages, virtual), kind.phases, tables)
+    if (stage := schedule.misplaced()) is not None:
+        message = f"stage {stage} does not do each task once, phase after phase and microbatch after microbatch"
+        raise PlanError(Problem("", f"schedule {kind.name}", message, "see sim/schedule/table.py"))
+    return schedule
 
 
 @lru_cache(maxsize=KEPT_ANSWERS)

@@ -56,6 +56,24 @@ class Schedule:
         """Chunks of a stage in the order in which microbatches first come to them."""
         return tuple(dict.fromkeys(self.tables[stage][:, 1].tolist()))
 
+    def misplaced(self) -> int | None:
+        """The first stage that does not do each task once, phase after phase and microbatch after microbatch.
+
+        The engine counts on that order. None if all do; whether stages block one another is seen when they run.
+        """
+        phases, microbatches = np.array(self.phases), np.arange(self.microbatches)
+        for stage, table in enumerate(self.tables):
+            chunks = np.array(self.course.chunks[stage])
+            order = np.lexsort((table[:, 0], table[:, 1]))
+            every = (len(chunks), len(phases), len(microbatches))
+            if len(order) != np.prod(every):
+                return stage
+            place, (phase, chunk, microbatch) = order.reshape(every), table[order].T.reshape(3, *every)
+            wanted = (phase == phases[:, None]) & (chunk == chunks[:, None, None]) & (microbatch == microbatches)
+            if not wanted.all() or (np.diff(place, axis=1) < 0).any():
+                return stage
+        return None
+
     def needs(self, task: Task) -> tuple[Task, ...]:
         """Tasks that must be over before: that of its own microbatch and chunk, and that of the neighbouring chunk."""
         own = (task._replace(phase=Phase(task.phase - 1)),) if task.phase > Phase.FORWARD else ()
