@@ -26,7 +26,8 @@ from workload_samples import (
 from sim.spec.record import Precision
 from sim.spec.records import Software, Transformer
 from sim.workload.activations import layer_activation_bytes
-from sim.workload.operation import Shard
+from sim.workload.kernels import in_phase
+from sim.workload.operation import Phase, Shard
 from sim.workload.optimizer import optimizer_step
 from sim.workload.parameters import hardware_flops_per_token, layer_parameters, model_flops_per_token
 from sim.workload.transformer import head_block, layer_block
@@ -73,7 +74,7 @@ def test_flash_attention_needs_no_recomputation_outside_its_kernel(recompute: Re
 
 def test_full_recomputation_repeats_exactly_the_forward_pass() -> None:
     block = layer_block(GPT, replace(SHARD, recompute="full"))
-    assert block.recompute == block.forward
+    assert block.recompute == in_phase(Phase.RECOMPUTE, block.forward)
     assert len(collectives(block.recompute)) == 2
 
 
@@ -138,6 +139,24 @@ def test_products_of_a_gpt_layer_have_megatron_shapes() -> None:
         ("feed-forward up", 1, tokens, 4 * h // 8, h),
         ("feed-forward down", 1, tokens, h, 4 * h // 8),
     ]
+
+
+@pytest.mark.parametrize("model", [GPT, LLAMA])
+def test_each_operation_says_what_it_is_for(model: Transformer) -> None:
+    block = layer_block(model, replace(SHARD, recompute="full"))
+    assert {each.phase for each in block.forward} == {Phase.FORWARD}
+    assert {each.phase for each in block.recompute} == {Phase.RECOMPUTE}
+    gradients = [each for each in block.backward if each.phase is Phase.WEIGHT_GRADIENT]
+    assert {each.phase for each in block.backward} == {Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT}
+    assert flops(gradients) == flops(each for each in block.forward if each.batch == 1)  # one product for each matrix
+    assert {each.phase for each in optimizer_step(1.0, Software(name="any"))} == {Phase.OPTIMIZER}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_weight_gradient_is_added_up_in_its_own_phase(fused: bool) -> None:
+    backward = layer_block(GPT, replace(SHARD, fused_accumulation=fused)).backward
+    gradients = [each.kind for each in backward if each.phase is Phase.WEIGHT_GRADIENT]
+    assert gradients == (["matmul"] if fused else ["matmul", "elementwise"]) * 4
 
 
 def test_grouped_keys_and_gate_change_the_columns() -> None:

@@ -71,14 +71,9 @@ def matrix_rate(precision: str, accelerator: Accelerator) -> float:
 def attention_share(operation: Operation, accelerator: Accelerator, kernel: str) -> float:
     """Share of the peak that a fused attention kernel reaches at this shape."""
     measured = accelerator.attention.get(kernel, FusedAttention())  # type: ignore[call-overload]
-    share = measured.backward if is_backward(operation) else measured.forward
+    share = measured.backward if operation.phase.differentiates else measured.forward
     mask = operation.masked + (1 - operation.masked) * UNMASKED
     return float(share) * length_share(operation) * width_share(operation, measured) / mask
-
-
-def is_backward(operation: Operation) -> bool:
-    """Which of its two kernels fused attention takes."""
-    return "backward" in operation.name
 
 
 def length_share(operation: Operation) -> float:
@@ -86,7 +81,7 @@ def length_share(operation: Operation) -> float:
 
     Each round of a ring has its part of the keys.
     """
-    start = START_BACKWARD if is_backward(operation) else START_FORWARD
+    start = START_BACKWARD if operation.phase.differentiates else START_FORWARD
     return operation.n / (operation.n + 2 * start * operation.parts)
 
 

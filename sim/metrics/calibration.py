@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.metrics.curves import CurveScore
 from sim.metrics.fit import CollectiveFit
-from sim.workload.operation import Operation
+from sim.workload.operation import Operation, Phase
 
 EXPLAINED = 0.2  # error of the time of its largest message up to which a platform explains a table
 
@@ -131,7 +131,8 @@ class LayerShape:
 
     def attention(self, way: str) -> Operation:
         """The shape of the attention kernel of one pass, "forward" or "backward"."""
-        return Operation(f"attention {way}", "attention", n=self.sequence_length, k=self.hidden // self.heads)
+        phase = Phase.INPUT_GRADIENT if way == "backward" else Phase.FORWARD
+        return Operation("attention", "attention", n=self.sequence_length, k=self.hidden // self.heads, phase=phase)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sim.workload.extent import Extent
-from sim.workload.kernels import Operations, collective, elementwise, matmul, with_random_numbers
-from sim.workload.operation import Operation
+from sim.workload.kernels import Operations, collective, elementwise, in_phase, matmul, with_random_numbers
+from sim.workload.operation import Operation, Phase
 
 FLASH_TILE = 128  # positions; assumption: a causal kernel computes the tiles on the diagonal in full
 
@@ -48,6 +48,10 @@ def attention_forward(extent: Extent) -> Operations:
 
 def attention_backward(extent: Extent) -> Operations:
     """The exchange again, with the gradients of keys and values, and the core backward."""
+    return in_phase(Phase.INPUT_GRADIENT, _attention_backward(extent))
+
+
+def _attention_backward(extent: Extent) -> Operations:
     if not extent.flash:
         return (*_gather_keys(extent, "attention backward", 2 * extent.element), *core_backward(extent))
     if extent.shard.ring_attention == "fused":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sim.workload.extent import Extent
-from sim.workload.operation import CollectiveKind, GroupKind, Operation
+from sim.workload.operation import CollectiveKind, GroupKind, Operation, Phase
 
 Operations = tuple[Operation, ...]
 RANDOM_NUMBER_FLOPS = 2 * 40
@@ -66,13 +66,21 @@ def weight_gradient(extent: Extent, name: str, shape: tuple[int, int, int], prec
     write the product first and add it in a second kernel.
     """
     inputs, outputs, tokens = shape
-    product = matmul(f"{name} weight gradient", (outputs, inputs, tokens), precision, extent.element)
+    product = replace(
+        matmul(f"{name} weight gradient", (outputs, inputs, tokens), precision, extent.element),
+        phase=Phase.WEIGHT_GRADIENT,
+    )
     weights = inputs * outputs
     if extent.shard.fused_accumulation:
         traffic = product.bytes_moved + weights * (2 * extent.gradient_bytes - extent.element)
         return (replace(product, bytes_moved=traffic, output_bytes=extent.gradient_bytes),)
     add = elementwise(extent, f"{name} gradient accumulation", weights * (extent.element + 2 * extent.gradient_bytes))
-    return product, add
+    return product, replace(add, phase=Phase.WEIGHT_GRADIENT)
+
+
+def in_phase(phase: Phase, operations: Operations) -> Operations:
+    """`operations` for `phase`; what computes a gradient of weights is told already, and stays so."""
+    return tuple(each if each.phase is Phase.WEIGHT_GRADIENT else replace(each, phase=phase) for each in operations)
 
 
 def tensor_collective(extent: Extent, name: str, kind: CollectiveKind) -> Operations:

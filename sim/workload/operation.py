@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sim.phase import Phase as Phase  # of the border between models and what is below
 from sim.spec.records import LowRank
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
@@ -45,6 +46,7 @@ class Operation:
     group: GroupKind | None = None
     message: float = 0.0  # B
     hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
+    phase: Phase = Phase.FORWARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.spec.records import Software
-from sim.workload.operation import Operation
+from sim.workload.operation import Operation, Phase
 
 FP8_CAST_BYTES = 4  # per weight: read 2 B, write it plain and transposed, 1 B each
 OPTIMIZER_KERNELS = 4  # unscale and check, norm, update, copy; each over all tensors at once
@@ -23,5 +23,6 @@ def optimizer_step(local_parameters: float, software: Software, precision: str =
             bytes_moved=per_parameter * local_parameters,
             precision="fp32",
             kernels=OPTIMIZER_KERNELS,
+            phase=Phase.OPTIMIZER,
         ),
     )

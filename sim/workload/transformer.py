@@ -25,7 +25,7 @@ from sim.workload.elementwise import (
 )
 from sim.workload.ends import embedding_backward, embedding_forward, head_backward, head_forward
 from sim.workload.extent import Extent, extent_of
-from sim.workload.kernels import Operations, unit_copy
+from sim.workload.kernels import Operations, in_phase, unit_copy
 from sim.workload.linear import (
     Linear,
     column_backward,
@@ -39,7 +39,7 @@ from sim.workload.linear import (
     weight_cast,
 )
 from sim.workload.lora import adapter_parameters
-from sim.workload.operation import Block, Shard
+from sim.workload.operation import Block, Phase, Shard
 from sim.workload.parameters import PASSES, embedding_parameters, head_parameters, layer_parameters, passes_of_weights
 
 
@@ -51,11 +51,14 @@ def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) ->
     return Block(
         name="layer",
         forward=(*gathered, *_layer_forward(extent)),
-        recompute=(*gathered, *_layer_recompute(extent)),
-        backward=(
-            *_feed_forward_backward(extent),
-            *_attention_backward(extent),
-            *unit_copy(extent, "gradients", shard.reduce_copy * parameters),
+        recompute=in_phase(Phase.RECOMPUTE, (*gathered, *_layer_recompute(extent))),
+        backward=in_phase(
+            Phase.INPUT_GRADIENT,
+            (
+                *_feed_forward_backward(extent),
+                *_attention_backward(extent),
+                *unit_copy(extent, "gradients", shard.reduce_copy * parameters),
+            ),
         ),
         model_flops=_layer_flops(extent),
     )
@@ -67,7 +70,8 @@ def embedding_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4
     parameters = embedding_parameters(model, shard.tensor)
     gathered = unit_copy(extent, "weights", shard.gather_copy * parameters)
     reduced = unit_copy(extent, "gradients", shard.reduce_copy * parameters)
-    return Block("embedding", (*gathered, *embedding_forward(extent)), (), (*embedding_backward(extent), *reduced), 0.0)
+    backward = in_phase(Phase.INPUT_GRADIENT, (*embedding_backward(extent), *reduced))
+    return Block("embedding", (*gathered, *embedding_forward(extent)), (), backward, 0.0)
 
 
 def head_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> Block:
@@ -78,7 +82,8 @@ def head_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) -> 
     parameters = head_parameters(model, shard.tensor)
     gathered = unit_copy(extent, "weights", shard.gather_copy * parameters)
     reduced = unit_copy(extent, "gradients", shard.reduce_copy * parameters)
-    return Block("head", (*gathered, *head_forward(extent)), (), (*head_backward(extent), *reduced), flops)
+    backward = in_phase(Phase.INPUT_GRADIENT, (*head_backward(extent), *reduced))
+    return Block("head", (*gathered, *head_forward(extent)), (), backward, flops)
 
 
 def _layer_flops(extent: Extent) -> float:
