@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from sim.errors import PlanError, Problem
+from sim.memo import Memo
 from sim.schedule.course import Course
 from sim.schedule.gpipe import GPIPE
 from sim.schedule.one_forward_one_backward import ONE_FORWARD_ONE_BACKWARD
@@ -17,8 +18,10 @@ from sim.schedule.table import Ends, Schedule, ScheduleKind
 
 SCHEDULES: dict[str, ScheduleKind] = {kind.name: kind for kind in (ONE_FORWARD_ONE_BACKWARD, GPIPE)}
 Held = tuple[tuple[int, ...], ...]
-KEPT_TABLES = 64  # up to some MB each
+KEPT_TASKS = 2_000_000  # of all tables that are kept at a time: 50 MB
 KEPT_ANSWERS = 4096  # a few numbers each
+
+_tables: Memo[Schedule] = Memo(KEPT_TASKS)
 
 
 def course_of(name: str, stages: int, virtual: int) -> Course:
@@ -49,14 +52,16 @@ def _course(kind: ScheduleKind, stages: int, virtual: int) -> Course:
     return Course(stages, kind.place(stages, virtual))
 
 
-@lru_cache(maxsize=KEPT_TABLES)
 def _written(kind: ScheduleKind, stages: int, virtual: int, microbatches: int) -> Schedule:
-    tables = tuple(kind.order(stages, virtual, microbatches))
-    schedule = Schedule(_course(kind, stages, virtual), kind.phases, tables)
-    if (stage := schedule.misplaced()) is not None:
-        message = f"stage {stage} does not do each task once, phase after phase and microbatch after microbatch"
-        raise PlanError(Problem("", f"schedule {kind.name}", message, "see sim/schedule/table.py"))
-    return schedule
+    def write() -> Schedule:
+        tables = tuple(kind.order(stages, virtual, microbatches))
+        schedule = Schedule(_course(kind, stages, virtual), kind.phases, tables)
+        if (stage := schedule.misplaced()) is not None:
+            message = f"stage {stage} does not do each task once, phase after phase and microbatch after microbatch"
+            raise PlanError(Problem("", f"schedule {kind.name}", message, "see sim/schedule/table.py"))
+        return schedule
+
+    return _tables.get((kind, stages, virtual, microbatches), write, lambda made: sum(map(len, made.tables)))
 
 
 @lru_cache(maxsize=KEPT_ANSWERS)

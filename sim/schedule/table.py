@@ -61,16 +61,18 @@ class Schedule:
 
         The engine counts on that order. None if all do; whether stages block one another is seen when they run.
         """
-        phases, microbatches = np.array(self.phases), np.arange(self.microbatches)
-        for stage, table in enumerate(self.tables):
-            chunks = np.array(self.course.chunks[stage])
-            order = np.lexsort((table[:, 0], table[:, 1]))
-            every = (len(chunks), len(phases), len(microbatches))
-            if len(order) != np.prod(every):
+        for stage, (table, chunks) in enumerate(zip(self.tables, self.course.chunks, strict=True)):
+            every = (len(chunks), len(self.phases), self.microbatches)
+            column = np.full(len(self.course.stage_of), len(chunks))  # elsewhere
+            column[list(chunks)] = np.arange(len(chunks))
+            phase, chunk, microbatch = table.T
+            place = np.full(every, -1)
+            try:
+                place[column[chunk], phase, microbatch] = np.arange(len(table))
+            except IndexError:
                 return stage
-            place, (phase, chunk, microbatch) = order.reshape(every), table[order].T.reshape(3, *every)
-            wanted = (phase == phases[:, None]) & (chunk == chunks[:, None, None]) & (microbatch == microbatches)
-            if not wanted.all() or (np.diff(place, axis=1) < 0).any():
+            done = len(table) == place.size and place.min() >= 0
+            if not done or (np.diff(place, axis=1) < 0).any() or (np.diff(place, axis=2) < 0).any():
                 return stage
         return None
 

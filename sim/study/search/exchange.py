@@ -182,9 +182,11 @@ def _size(collective: Collective, segment: Segment) -> float:
 
 def _embedding_seconds(costs: Costs) -> float:
     job = costs.job
-    return _embedding(costs, lambda size: job.seconds(job.ranks[0].flows["embedding"], "all_reduce", size))
+    first, _ = job.plan.course.ends
+    return _embedding(costs, lambda size: job.seconds(job.ranks[first].flows["embedding"], "all_reduce", size))
 
 
 def _embedding(costs: Costs, price: Callable[[float], float]) -> float:
     """What summing the gradients of a tied table takes, if there is one at both ends."""
-    return price(costs.embedding_bytes) if "embedding" in costs.job.ranks[0].flows else 0.0
+    first, _ = costs.job.plan.course.ends
+    return price(costs.embedding_bytes) if "embedding" in costs.job.ranks[first].flows else 0.0
