@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
 from sim.comm.exchange import Exchange
-from sim.comm.pattern import Group, Loads, Members, Pattern, Phase
+from sim.comm.pattern import Group, Leg, Loads, Members, Pattern
 from sim.spec.records import Node
 
 
@@ -21,9 +21,9 @@ class Direct(Pattern):
         return collective == "all_gather"
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         start = node.collectives.ring_hop + group.carrier("direct").latency
-        return (Phase(start, message * (group.size - 1) / group.size, "direct"),)
+        return (Leg(start, message * (group.size - 1) / group.size, "direct"),)
 
     @override
     def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:

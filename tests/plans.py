@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.build import build_cluster
+from sim.engine.costs import given_action
 from sim.engine.executor import Executor
 from sim.engine.network import Network
 from sim.engine.program import Action, Script
 from sim.engine.ranks import Job, build_job
-from sim.engine.recipes import given_action
 from sim.metrics.links import flow_bytes
 from sim.plan.plan import build_plan
 from sim.spec.load import load_experiment
@@ -305,9 +305,9 @@ def run_collectives(job: Job, steps: list[tuple[str, str, float]]) -> float:
     stream = script.new_stream("collectives", "gradient")
     for group, kind, message in steps:
         flow = next(number for number, each in enumerate(job.flows) if each.kind == group)
-        for phase in job.cost(flow, kind, message).phases:
-            way = job.way(flow, phase.carrier)
-            action = Action(kind, "data_comm", flow=way, size=phase.size, latency=phase.latency)
+        for leg in job.cost(flow, kind, message).legs:
+            way = job.way(flow, leg.carrier)
+            action = Action(kind, "data_comm", flow=way, size=leg.size, latency=leg.latency)
             stream.add(script.new_template((), partial(given_action, action)))
     flow_ranks = tuple(flow.members for flow in job.flows)
     return Executor(script.priced(None), Network(job.table, check=True), flow_ranks=flow_ranks).run().time

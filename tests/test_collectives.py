@@ -124,7 +124,7 @@ class TestGradientExchange:
         )  # fmt: skip
         run = simulate_step(experiment)
         weights = 4 * (12 * 1024**2 + 4 * 1024) + 51200 * 1024 + 2 * 1024
-        assert sum(s.parameters for s in run.plan.chunks[0][0].segments) == weights
+        assert sum(s.parameters for s in run.plan.chunks[0].segments) == weights
         expected = kinds * 7 * (HOP + 2 * weights / 8 / NVLINK)  # two bytes a gradient, two a weight
         assert rank_time(run.trace, 0).exposed["data_comm"] == pytest.approx(expected, rel=EXACT)
 
@@ -132,14 +132,14 @@ class TestGradientExchange:
         """Two nodes, tensor 8: eight all-reduces of two ranks at once, each at the rate of its adapter."""
         experiment = small_experiment(nodes=2, node={"collectives": RINGS_ONLY}, parallelism={"tensor": 8})
         run = simulate_step(experiment)
-        size = 2.0 * sum(s.parameters for s in run.plan.chunks[0][0].segments)
+        size = 2.0 * sum(s.parameters for s in run.plan.chunks[0].segments)
         expected = 2 * (NETWORK_HOP + PATH) + size / NIC
         assert rank_time(run.trace, 0).exposed["data_comm"] == pytest.approx(expected, rel=EXACT)
 
     def test_two_groups_on_one_adapter_take_twice_as_long(self) -> None:
         node = {"collectives": RINGS_ONLY, "nics": {"count": 4}}
         run = simulate_step(small_experiment(nodes=2, node=node, parallelism={"tensor": 8}))
-        size = 2.0 * sum(s.parameters for s in run.plan.chunks[0][0].segments)
+        size = 2.0 * sum(s.parameters for s in run.plan.chunks[0].segments)
         expected = 2 * (NETWORK_HOP + PATH) + 2 * size / NIC
         assert rank_time(run.trace, 0).exposed["data_comm"] == pytest.approx(expected, rel=EXACT)
 

@@ -201,8 +201,8 @@ class TestBounds:
         job = expert_job(over)
         flow = next(number for number, each in enumerate(job.flows) if each.kind == "expert")
         seconds = run_collectives(job, [("expert", "all_to_all", 1.28e9)])
-        (phase,) = job.cost(flow, "all_to_all", 1.28e9).phases
-        assert seconds - phase.latency == pytest.approx(line_rate_ms / 1e3 / 0.96, rel=EXACT)
+        (leg,) = job.cost(flow, "all_to_all", 1.28e9).legs
+        assert seconds - leg.latency == pytest.approx(line_rate_ms / 1e3 / 0.96, rel=EXACT)
         assert seconds > line_rate_ms / 1e3
 
     @pytest.mark.parametrize("pattern", ["exchange", "hierarchical"])
@@ -265,11 +265,11 @@ class TestInJobs:
         job = self.small_job(("ring", "exchange"), {"fold": fold})
         flow = next(number for number, each in enumerate(job.flows) if each.kind == "expert")
         seconds = run_collectives(job, [("expert", "all_to_all", 16e9)])
-        (phase,) = job.cost(flow, "all_to_all", 16e9).phases
+        (leg,) = job.cost(flow, "all_to_all", 16e9).legs
         assert job.plan.grid.groups("expert").tolist() == [list(range(16)), list(range(16, 32))]
-        assert seconds - phase.latency == pytest.approx(8 * 1e9 / 25e9, rel=EXACT)  # groups of two nodes a leaf
+        assert seconds - leg.latency == pytest.approx(8 * 1e9 / 25e9, rel=EXACT)  # groups of two nodes a leaf
 
-    def test_phases_of_a_hierarchical_exchange_follow_one_another(self) -> None:
+    def test_legs_of_a_hierarchical_exchange_follow_one_another(self) -> None:
         job = self.small_job(("ring", "exchange", "hierarchical"))
         rank, flow = job.ranks[0], job.ranks[0].flows["expert"]
         cost = job.cost(flow, "all_to_all", 1e6)
@@ -331,7 +331,7 @@ class TestInJobs:
     def test_the_search_knows_the_carriers_of_a_chain(self) -> None:
         job = self.small_job(("ring", "exchange", "hierarchical"))
         experiment, cluster = job.plan.experiment, job.plan.cluster
-        chain = build_chain(experiment, cluster)
+        chain = build_chain(experiment, cluster, job.plan.course.sends)
         flow = chain.ranks[0].flows["expert"]
         found = {carrier: chain.flows[number].carrier for carrier, number in chain.flows[flow].others}
         assert found == {carrier: carrier for carrier in ("exchange", ACROSS, WITHIN)}

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "sim").rglob("*.py"))
 
 LAYERS = (
-    {"", "units", "errors", "rng", "memo", "ragged"},
+    {"", "units", "errors", "rng", "memo", "ragged", "phase"},
+    {"schedule"},
     {"spec"},
     {"cluster", "workload"},
     {"comm"},

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from workload_samples import GPT, LLAMA, SHARD, Recompute, with_
 
 from sim.metrics.memory import memory_by_stage
-from sim.plan.schedule import stage_order
+from sim.plan.pieces import layers_per_chunk
+from sim.schedule.catalogue import held_of
 from sim.spec.load import load_experiment
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.spec.setup import Setup
 from sim.workload.activations import layer_activation_bytes, stage_message_bytes
-from sim.workload.inflight import end_chunks_in_flight, microbatches_in_flight
-from sim.workload.memory import stage_memory, stored_bytes
+from sim.workload.memory import StageMemory, stored_bytes
 from sim.workload.operation import Shard
 from sim.workload.parameters import rank_parameters
 
@@ -51,10 +51,10 @@ def memory(
             "precision": shard.precision,
         }
     )
-    in_flight = microbatches_in_flight(plan.schedule, plan.pipeline, plan.virtual_stages, stage, microbatches)
-    layers = model.layers // plan.pipeline
+    held = held_of(plan.schedule, plan.pipeline, plan.virtual_stages, microbatches, stage)
+    layers = layers_per_chunk(model.layers, plan.pipeline * plan.virtual_stages)[stage :: plan.pipeline]
     stack = software or Software(name="stack", gradient_bytes=4)
-    return stage_memory(model, shard, training, plan, stack, stage, layers, in_flight)
+    return StageMemory(model, shard, training, plan, stack).at(layers, held, stage == 0, stage == plan.pipeline - 1)
 
 
 def figure_1(name: str) -> tuple[Transformer, Shard, Parallelism]:
@@ -135,38 +135,13 @@ def test_messages_between_stages_are_the_hidden_state() -> None:
     assert stage_message_bytes(GPT, replace(SHARD, sequence_parallel=True)) == 2 * 2 * 2048 * 12288 / 8
 
 
-# --- microbatches in flight -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("schedule", "pipeline", "virtual", "stage", "microbatches", "expected"),
-    [
-        ("gpipe", 4, 1, 0, 16, 16),
-        ("1f1b", 4, 1, 0, 16, 4),
-        ("1f1b", 4, 1, 3, 16, 1),
-        ("1f1b", 4, 1, 0, 2, 2),
-        ("1f1b", 8, 3, 0, 64, 8 * 3 + 7),
-        ("1f1b", 8, 3, 7, 64, 17),
-        ("1f1b", 8, 3, 0, 8, 24),
-    ],
-)
-def test_known_depths(schedule: str, pipeline: int, virtual: int, stage: int, microbatches: int, expected: int) -> None:
-    assert microbatches_in_flight(schedule, pipeline, virtual, stage, microbatches) == expected
-
-
-@given(st.sampled_from(["gpipe", "1f1b"]), st.integers(1, 8), st.integers(1, 4), st.integers(1, 5), st.data())
-def test_depth_is_that_of_the_order_a_stage_follows(
-    schedule: str, pipeline: int, virtual: int, rounds: int, data: st.DataObject
-) -> None:
-    stage = data.draw(st.integers(0, pipeline - 1))
-    microbatches = pipeline * rounds
-    depth = 0
-    held: set[tuple[int, int]] = set()
-    for each in stage_order(schedule, pipeline, virtual, stage, microbatches):
-        held ^= {(each.chunk, each.microbatch)}
-        depth = max(depth, len(held))
-    assert microbatches_in_flight(schedule, pipeline, virtual, stage, microbatches) == depth
-    assert 1 <= end_chunks_in_flight(depth, pipeline, virtual) <= depth
+def test_what_the_ends_keep_is_counted_at_the_fullest_moment() -> None:
+    """Of 4 stages with 2 chunks the first holds 11 at its fullest, 8 of them of the chunk with the embedding."""
+    plan = Parallelism(tensor=8, pipeline=4, virtual_stages=2, data=1)
+    parts = memory(GPT, SHARD, plan, 0, 8)
+    embedding = 2 * 2048 * 12288
+    assert parts["ends"] == 8 * embedding
+    assert parts["activations"] == 11 * 12 * layer_activation_bytes(GPT, SHARD)
 
 
 # --- orders -----------------------------------------------------------------------------------

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from plans import FREE, small_experiment
 
 from sim.metrics.breakdown import rank_time
-from sim.plan.schedule import stage_order
+from sim.schedule.catalogue import held_of
 from sim.study.step import Simulated, simulate_step
-from sim.workload.inflight import microbatches_in_flight
 
 EQUAL_STAGES = 1e-6  # the head of a vocabulary of one is this much of a stage, at most
 
@@ -115,22 +112,5 @@ class TestInFlight:
     ) -> None:
         run = ideal(stages, microbatches, virtual, schedule)
         for stage in range(stages):
-            expected = microbatches_in_flight(schedule, stages, virtual, stage, microbatches)
-            assert in_flight(run, stage) == expected
-
-    @given(
-        schedule=st.sampled_from(["gpipe", "1f1b"]),
-        stages=st.integers(1, 9),
-        virtual=st.integers(1, 4),
-        rounds=st.integers(1, 6),
-        extra=st.integers(0, 8),
-    )
-    def test_the_order_holds_as_many_as_memory_counts(
-        self, schedule: str, stages: int, virtual: int, rounds: int, extra: int
-    ) -> None:
-        virtual = virtual if schedule == "1f1b" and stages > 1 else 1
-        microbatches = rounds * stages + (extra if virtual == 1 else 0)
-        for stage in range(stages):
-            steps = [-1 if each.backward else 1 for each in stage_order(schedule, stages, virtual, stage, microbatches)]
-            expected = microbatches_in_flight(schedule, stages, virtual, stage, microbatches)
-            assert max(np.cumsum(steps)) == expected
+            held = held_of(schedule, stages, virtual, microbatches, stage)
+            assert in_flight(run, stage) == max(map(sum, held))

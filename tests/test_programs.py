@@ -16,10 +16,10 @@ from plans import BESIDE, LEAF_SPINE, small_experiment
 from simpy.core import Environment
 
 from sim.engine.clock import Settling, Sleeper
+from sim.engine.costs import given_action
 from sim.engine.executor import Executor, Signals
 from sim.engine.network import FlowTable, Network, solve
 from sim.engine.program import Action, Program, Script, token
-from sim.engine.recipes import given_action
 from sim.errors import Deadlock, PlanError
 from sim.programs.rounds import Rounds
 from sim.programs.trainer import Trainer

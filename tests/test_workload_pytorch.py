@@ -11,7 +11,7 @@ from workload_samples import GPT, LLAMA, SHARD, collectives, flops, named, with_
 from sim.plan.pieces import Segment, build_chunks
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.activations import layer_activation_bytes
-from sim.workload.memory import stage_memory
+from sim.workload.memory import StageMemory
 from sim.workload.operation import Operation, Shard
 from sim.workload.parameters import (
     embedding_parameters,
@@ -155,7 +155,7 @@ def test_a_scale_found_in_a_split_tensor_is_common_to_all_tensor_ranks() -> None
 
 
 def segments_of(model: Transformer, *, root: bool) -> tuple[Segment, ...]:
-    ((chunk,),) = build_chunks(model, Shard(), Software(name="x", root_unit=root), Parallelism(zero_stage=3))
+    (chunk,) = build_chunks(model, Shard(), Software(name="x", root_unit=root), Parallelism(zero_stage=3))
     return chunk.segments
 
 
@@ -175,7 +175,9 @@ def test_the_root_stays_in_memory() -> None:
     training = Training(global_batch=8, sequence_length=2048)
     parallelism = Parallelism(data=8, zero_stage=3)
     plain, root = (
-        stage_memory(LLAMA, Shard(), training, parallelism, Software(name="x", root_unit=root), 0, 32, 1)["temporary"]
+        StageMemory(LLAMA, Shard(), training, parallelism, Software(name="x", root_unit=root)).at(
+            [32], [[1]], True, True
+        )["temporary"]
         for root in (False, True)
     )
     layer, table = layer_parameters(LLAMA).total, embedding_parameters(LLAMA)

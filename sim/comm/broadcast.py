@@ -6,7 +6,7 @@ import numpy as np
 from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
-from sim.comm.pattern import Group, Loads, Members, Pattern, Phase, routed
+from sim.comm.pattern import Group, Leg, Loads, Members, Pattern, routed
 from sim.comm.ring import ring_hops
 from sim.spec.records import Node
 
@@ -22,12 +22,12 @@ class Broadcast(Pattern):
         return collective == "broadcast"
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         tuning = node.collectives
         between = group.nodes - 1
         start = (group.size - 1 - between) * tuning.ring_hop
         start += between * (tuning.ring_hop_network + group.carrier("broadcast").latency)
-        return (Phase(start, message, "broadcast"),)
+        return (Leg(start, message, "broadcast"),)
 
     @override
     def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
-from sim.comm.pattern import Floats, Group, Ints, Loads, Members, Pattern, Phase, sum_loads
+from sim.comm.pattern import Floats, Group, Ints, Leg, Loads, Members, Pattern, sum_loads
 from sim.errors import PlanError, Problem
 from sim.spec.records import Node
 
@@ -33,12 +33,12 @@ class Exchange(Pattern):
         return collective == "all_to_all"
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         """Sends are issued one after the other and overlap. The size is what leaves a member."""
         start = (group.size - 1) * node.collectives.ring_hop
         if group.nodes > 1:
             start += node.collectives.ring_hop_network + group.carrier("exchange").latency
-        return (Phase(start, message * (group.size - 1) / group.size, "exchange"),)
+        return (Leg(start, message * (group.size - 1) / group.size, "exchange"),)
 
     @override
     def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:

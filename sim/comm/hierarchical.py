@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
-from sim.comm.pattern import Group, Ints, Loads, Members, Pattern, Phase, routed
+from sim.comm.pattern import Group, Ints, Leg, Loads, Members, Pattern, routed
 from sim.ragged import ranges
 from sim.spec.records import Node
 
@@ -29,13 +29,13 @@ class Hierarchical(Pattern):
         return collective == "all_to_all" and group.nodes > 1 and group.size > group.nodes
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         """S(N-1)/N leave a member for other nodes, then S(g-1)/g go to the g-1 others of its node."""
         tuning, nodes, width = node.collectives, group.nodes, group.size / group.nodes
         across = (nodes - 1) * tuning.ring_hop + tuning.ring_hop_network + group.carrier(ACROSS).latency
         return (
-            Phase(across, message * (nodes - 1) / nodes, ACROSS),
-            Phase((group.width - 1) * tuning.ring_hop, message * (width - 1) / width, WITHIN),
+            Leg(across, message * (nodes - 1) / nodes, ACROSS),
+            Leg((group.width - 1) * tuning.ring_hop, message * (width - 1) / width, WITHIN),
         )
 
     @override

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing_extensions import override
 
-from sim.comm.pattern import Group, Pattern, Phase
+from sim.comm.pattern import Group, Leg, Pattern
 from sim.spec.records import Node
 
 
@@ -22,8 +22,8 @@ class InNetwork(Pattern):
         return collective == "all_reduce" and group.size > 2 and adds
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
-        return (Phase(node.collectives.in_network, through_switch(message, group.size, node)),)
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
+        return (Leg(node.collectives.in_network, through_switch(message, group.size, node)),)
 
 
 def through_switch(message: float, members: int, node: Node) -> float:

@@ -1,6 +1,6 @@
 """What a pattern of communication is: the links that a group loads, and what a collective costs before it does.
 
-A pattern turns a collective of a group into phases, one after the other. A phase is one flow, because pipelined
+A pattern turns a collective of a group into legs, one after the other. A leg is one flow, because pipelined
 chunks move in lock-step: it starts up, then moves bytes over all links of its carrier at once. A carrier is a set of
 links with coefficients, laid over the true routes; patterns that load the same links in the same proportions share one.
 
@@ -28,7 +28,7 @@ HopColumns = tuple[Ints, Ints, Ints, Floats]  # of hops: group, source and targe
 RING = "ring"  # the carrier that every group has
 
 
-class Phase(NamedTuple):
+class Leg(NamedTuple):
     """Seconds before its flow joins the links of the carrier, and bytes per unit of their coefficients."""
 
     latency: float
@@ -37,24 +37,24 @@ class Phase(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """A collective run by the pattern called `algorithm`: its phases, one after the other."""
+    """A collective run by the pattern called `algorithm`: its legs, one after the other."""
 
     algorithm: str
-    phases: tuple[Phase, ...]
+    legs: tuple[Leg, ...]
 
     @property
     def latency(self) -> float:
-        """Seconds of all phases in which nothing moves."""
-        return sum(phase.latency for phase in self.phases)
+        """Seconds of all legs in which nothing moves."""
+        return sum(leg.latency for leg in self.legs)
 
     @property
     def size(self) -> float:
-        """Bytes of the flows of all phases."""
-        return sum(phase.size for phase in self.phases)
+        """Bytes of the flows of all legs."""
+        return sum(leg.size for leg in self.legs)
 
     def seconds(self, group: Group) -> float:
         """Time with nothing else on the links."""
-        return sum(phase.latency + phase.size / group.rate_of(phase.carrier) for phase in self.phases)
+        return sum(leg.latency + leg.size / group.rate_of(leg.carrier) for leg in self.legs)
 
 
 class Carrier(NamedTuple):
@@ -161,8 +161,8 @@ class Pattern(ABC):
         """Whether it can run that collective in that group."""
 
     @abstractmethod
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
-        """Its phases for `message` bytes, in the convention of nccl-tests."""
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
+        """Its legs for `message` bytes, in the convention of nccl-tests."""
 
     def believed(self, collective: str, message: float, group: Group, node: Node) -> float:
         """Seconds that the library takes it to last when it chooses."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
 from sim.cluster.rings import rings_inside
-from sim.comm.pattern import RING, Group, HopColumns, Ints, Loads, Members, Pattern, Phase, joined, routed
+from sim.comm.pattern import RING, Group, HopColumns, Ints, Leg, Loads, Members, Pattern, joined, routed
 from sim.spec.records import Node
 
 ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "send": 0}  # "send": each member to the next
@@ -28,7 +28,7 @@ class Ring(Pattern):
         return collective in ROUNDS
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         """2(n-1)/n of the message over every hop in 2(n-1) turns, half of it in one round."""
         rounds = ROUNDS[collective]
         turns = rounds * (group.size - 1) if rounds else 1
@@ -36,7 +36,7 @@ class Ring(Pattern):
         start = (turns - between) * node.collectives.ring_hop
         start += between * (node.collectives.ring_hop_network + group.hop_latency)
         size = message * rounds * (group.size - 1) / group.size if rounds else message
-        return (Phase(start, size),)
+        return (Leg(start, size),)
 
     @override
     def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:

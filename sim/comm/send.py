@@ -6,7 +6,7 @@ import numpy as np
 from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
-from sim.comm.pattern import Group, Loads, Members, Pattern, Phase
+from sim.comm.pattern import Group, Leg, Loads, Members, Pattern
 from sim.spec.records import Node
 
 
@@ -21,10 +21,10 @@ class Send(Pattern):
         return False
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         tuning = node.collectives
         hop = tuning.ring_hop_network if group.nodes > 1 else tuning.ring_hop
-        return (Phase(hop + group.hop_latency, message, "send"),)
+        return (Leg(hop + group.hop_latency, message, "send"),)
 
     @override
     def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:

@@ -13,7 +13,7 @@ from math import ceil, log2
 from typing_extensions import override
 
 from sim.comm.in_network import through_switch
-from sim.comm.pattern import Group, Pattern, Phase
+from sim.comm.pattern import Group, Leg, Pattern
 from sim.comm.ring import Ring
 from sim.spec.records import Node
 
@@ -32,17 +32,17 @@ class Tree(Pattern):
         return collective == "all_reduce" and group.size > 2
 
     @override
-    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Phase, ...]:
+    def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         tuning = node.collectives
         levels = ceil(log2(group.nodes)) if group.nodes > 1 else 0
         start = 2 * ((group.width - 1) * tuning.tree_hop + levels * (tuning.tree_hop_network + group.hop_latency))
         local = 2 * message * (group.size - 1) / group.size
         if group.nodes == 1:
-            return (Phase(start, local / tuning.tree_efficiency),)
+            return (Leg(start, local / tuning.tree_efficiency),)
         if node.local.in_network_reduction and group.width > 1:
             local = through_switch(message, group.width, node)
         network = message * busiest_node(group.nodes)
-        return (Phase(start, group.ring_bytes(local, network) / tuning.tree_efficiency),)
+        return (Leg(start, group.ring_bytes(local, network) / tuning.tree_efficiency),)
 
     @override
     def believed(self, collective: str, message: float, group: Group, node: Node) -> float:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from sim.engine.costs import Costs
-from sim.engine.gradients import DataParallel, data_parallel
+from sim.engine.category import Category
+from sim.engine.costs import Costs, embedding_action, given_action, optimizer_action, overhead_action
+from sim.engine.gradients import ExchangeWriter, exchange_writer
+from sim.engine.kinds import kinds_of
 from sim.engine.parts import find_parts
 from sim.engine.passes import PassWriter
 from sim.engine.program import KEPT_VARIANTS, Action, Program, Script, Stream, Token, token
 from sim.engine.ranks import Job
-from sim.engine.recipes import embedding_action, given_action, optimizer_action, overhead_action
-from sim.engine.roles import kinds_of
 from sim.engine.shape import RankShape, Shape, shape_of
 from sim.memo import Memo
-from sim.plan.schedule import period
 
 MIN_PERIODS = 3  # fewer periods than this are not worth looking for
 
@@ -69,11 +68,11 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
     """The script of a job of that shape; costs are asked for the form of passes that are cut, no more."""
     script = Script()
     computes = tuple(script.new_stream(f"rank class {rank.number}", "compute", rank.number) for rank in shape.ranks)
-    exchange = data_parallel(shape, script)
+    exchange = exchange_writer(shape, script)
     exchange.open_step()
     writer = PassWriter(shape, script, exchange, costs.form)
     widths: tuple[int, ...] = ()
-    for stage in range(len(shape.orders)):
+    for stage in range(shape.course.stages):
         widths = writer.write_stage(stage)
         exchange.after_passes(stage)
     exchange.close_step()
@@ -90,16 +89,17 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
 def _beats(shape: Shape, widths: tuple[int, ...]) -> dict[int, int]:
     """Compute streams of the last stage, with their instructions per period of the schedule; none if it is short.
 
-    widths: instructions there of a pass of each kind.
+    widths: instructions there of a task of each kind.
     """
-    passes, microbatches = period(len(shape.orders), shape.virtual_stages)
-    if not shape.switches.skip or shape.microbatches < MIN_PERIODS * microbatches:
+    schedule, stage = shape.schedule, shape.course.stages - 1
+    period = schedule.period(stage) if shape.switches.skip else 0
+    if not period or schedule.microbatches < MIN_PERIODS * period:
         return {}
-    width = kinds_of(shape.orders[-1], shape.rule).beat(widths, passes)
-    return {rank.number: width for rank in shape.stages[-1]}
+    width = kinds_of(schedule, stage, shape.exchange).beat(widths, period)
+    return {rank.number: width for rank in shape.stages[stage]}
 
 
-def _embedding_gradients(shape: Shape, script: Script, exchange: DataParallel) -> dict[int, int]:
+def _embedding_gradients(shape: Shape, script: Script, exchange: ExchangeWriter) -> dict[int, int]:
     """Sum tied embedding gradients of first and last stage; rank class -> token kind to wait for."""
     awaited: dict[int, int] = {}
     for number, flow in enumerate(shape.flows):
@@ -114,10 +114,10 @@ def _embedding_gradients(shape: Shape, script: Script, exchange: DataParallel) -
 
 
 def _write_end(
-    script: Script, compute: Stream, rank: RankShape, exchange: DataParallel, embedding: tuple[Token, ...]
+    script: Script, compute: Stream, rank: RankShape, exchange: ExchangeWriter, embedding: tuple[Token, ...]
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
-    marker = Action("end of backward", "other", (rank.number,))
+    marker = Action("end of backward", Category.OTHER, (rank.number,))
     compute.add(script.new_template((), partial(given_action, marker), token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank) + embedding
     updated = token(exchange.update_tokens[rank.number])
@@ -126,5 +126,6 @@ def _write_end(
 
 
 def _wait_for_input(script: Script, compute: Stream, rank: RankShape, seconds: float) -> None:
-    wait = Action("wait for input", "input_stall", (rank.number,), seconds, parts=(("input_stall", seconds),))
+    parts = ((Category.INPUT_STALL, seconds),)
+    wait = Action("wait for input", Category.INPUT_STALL, (rank.number,), seconds, parts=parts)
     compute.add(script.new_template((), partial(given_action, wait)))

@@ -14,7 +14,7 @@ from math import log
 from statistics import NormalDist
 
 from sim.engine.roots import highest_within
-from sim.plan.pieces import Chunk
+from sim.plan.pieces import Chunks, by_stage
 from sim.spec.records import Accelerator
 
 NORMAL = NormalDist()
@@ -50,9 +50,10 @@ def at_pace(accelerator: Accelerator, pace: float) -> Accelerator:
     return accelerator.model_copy(update={"matrix": matrix.model_copy(update=slower), "attention": attention})
 
 
-def stage_loads(chunks: Sequence[Sequence[Chunk]]) -> tuple[float, ...]:
-    """Matrix FLOPs of one microbatch in both passes, by stage; `chunks` as in `Plan`."""
-    pieces = ([piece for chunk in stage for part in chunk.segments for piece in part.pieces] for stage in chunks)
+def stage_loads(chunks: Chunks) -> tuple[float, ...]:
+    """Matrix FLOPs of one microbatch in all passes, by stage; `chunks` as in `Plan`."""
+    stages = by_stage(chunks)
+    pieces = ([piece for chunk in stage for part in chunk.segments for piece in part.pieces] for stage in stages)
     return tuple(sum(piece.count * piece.passes.matrix_flops for piece in mine) for mine in pieces)
 
 

@@ -1,34 +1,31 @@
-"""Data-parallel traffic of a step: when gradients are summed and weights gathered.
+"""Writes what data-parallel ranks exchange (`exchange.py`) as instructions: who waits for what.
 
-Replicas (ZeRO 0 to 2) exchange gradients after the last microbatch, bucket by bucket beside the
-backward pass if the stack overlaps them, else at once when it is over; ZeRO-2 does so after every
-microbatch if there is one stage. Sharded optimizers send the new weights back, beside the first
-forward pass or at the end. ZeRO-3 (FSDP) gathers each segment before each pass and scatters its
-gradients after.
+Weights that are gathered once come in a row at the start of the step; those that are gathered for every task come
+as soon as the tasks before them are over. Gradients are summed where they are left, or when all passes are over.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 from typing_extensions import override
 
-from sim.engine.costs import Message
+from sim.engine.costs import Message, exchange_action
+from sim.engine.exchange import Collective, Traffic
+from sim.engine.kinds import Role, kinds_of
 from sim.engine.program import Script, Stream, Token, token
-from sim.engine.recipes import exchange_action
-from sim.engine.roles import Role, kinds_of
 from sim.engine.shape import RankShape, Shape
-from sim.plan.schedule import Pass
+from sim.phase import Phase
+from sim.schedule.table import Task
 
 Tokens = tuple[Token, ...]
 
 
-class DataParallel:
+class ExchangeWriter:
     """Shared by both kinds: streams and templates of the gradient communicators."""
 
     def __init__(self, shape: Shape, script: Script) -> None:
-        self.shape, self.script = shape, script
+        self.shape, self.script, self.exchange = shape, script, shape.exchange
         self.groups = [number for number, flow in enumerate(shape.flows) if flow.kind == "gradient"]
         self.streams: dict[int, Stream] = {}
         self.marks = [script.new_kind("end of backward of rank class", rank.number) for rank in shape.ranks]
@@ -77,6 +74,22 @@ class DataParallel:
             self.issue(replica, f"{what} over replicas", "all_reduce", share, waits, total, index)
             self.last[replica] = token(total[0], index)
 
+    def sum_gradients(
+        self, flow: int, collective: Collective, what: str, message: Message, waits: Tokens, index: int
+    ) -> None:
+        """Queue the sum of some gradients, and over replicas."""
+        done = token(self.script.kind("summed", flow, what))
+        self.issue(flow, what, collective.kind, message, waits, done, index)
+        self.last[flow] = token(done[0], index)
+        self.sum_replicas(flow, what, message, index)
+
+    def message(self, collective: Collective, task: Task, position: int) -> Message:
+        """What a collective moves of the segment at a position of a task."""
+        segments = self.shape.segments(task.chunk)
+        segment = position if task.phase is Phase.FORWARD else segments - 1 - position
+        stage = self.shape.course.stage_of[task.chunk]
+        return Message(collective.traffic, stage, task.chunk, segment, collective.parameters)
+
     def gradients_of(self, rank: RankShape) -> Tokens:
         """Tokens the optimizer waits for (absolute: used at loop index 0)."""
         return tuple(
@@ -96,162 +109,145 @@ class DataParallel:
     def after_passes(self, stage: int) -> None:
         """Traffic that the passes of a stage bring with them."""
 
-    def before_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Tokens:
+    def before_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Tokens:
         """Tokens a pass waits for before the segment at `position`, relative to the microbatch."""
         return ()
 
-    def after_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Token | None:
+    def after_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Token | None:
         """Token a pass signals after the segment at `position`, if the exchange waits for it."""
         return None
 
 
-class Replicated(DataParallel):
-    """ZeRO 0, 1 and 2."""
-
-    def __init__(self, shape: Shape, script: Script) -> None:
-        super().__init__(shape, script)
-        self.zero, self.overlaps = shape.switches.zero_stage, shape.switches.gradient_overlap
-        self.gathers_ahead = shape.switches.parameter_prefetch and self.zero > 0
+class Replicated(ExchangeWriter):
+    """Weights are there all the time, or gathered once (ZeRO 0, 1 and 2)."""
 
     @override
-    def before_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Tokens:
-        if role.part != "gather":
+    def before_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Tokens:
+        if not role.traffic & Traffic.WEIGHTS:
             return ()
-        return (token(self.script.kind("weights", rank.flow("gradient"), each.chunk, position)),)
+        return (token(self.script.kind("weights", rank.flow("gradient"), task.chunk, position)),)
 
     @override
-    def after_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Token | None:
-        if role.part != "sum":
+    def after_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Token | None:
+        if not role.traffic & Traffic.GRADIENTS:
             return None
-        return token(self.script.kind("gradients", rank.number, each.chunk, position))
+        return token(self.script.kind("gradients", rank.number, task.chunk, position))
 
     @override
     def open_step(self) -> None:
-        if not self.gathers_ahead:
+        collective = self.exchange.of(Phase.FORWARD, Traffic.WEIGHTS)
+        if collective is None:
             return
         for flow in self.groups:
-            stage = self.stage_of(flow)
-            for chunk in range(self.shape.virtual_stages):
-                for segment in range(self.shape.segments(stage, chunk)):
-                    done = token(self.script.kind("weights", flow, chunk, segment))
-                    self.issue(
-                        flow, "gather weights", "all_gather", Message("weights", stage, chunk, segment), (), done
-                    )
+            for chunk in self.shape.schedule.first_chunks(self.stage_of(flow)):
+                for position in range(self.shape.segments(chunk)):
+                    message = self.message(collective, Task(Phase.FORWARD, chunk, 0), position)
+                    done = token(self.script.kind("weights", flow, chunk, position))
+                    self.issue(flow, "gather weights", collective.kind, message, (), done)
 
     @override
     def after_passes(self, stage: int) -> None:
-        for each in kinds_of(self.shape.orders[stage], self.shape.rule).summed:
-            self._sum_chunk(stage, each)
+        for task in kinds_of(self.shape.schedule, stage, self.exchange).summed:
+            collective = self.exchange.of(task.phase, Traffic.GRADIENTS)
+            assert collective is not None
+            for flow in self.groups_of(stage):
+                self._sum_chunk(flow, collective, task)
 
-    def _sum_chunk(self, stage: int, each: Pass) -> None:
-        for flow in self.groups_of(stage):
-            segments = self.shape.segments(stage, each.chunk)
-            for position in range(segments):
-                waits = tuple(
-                    token(self.script.kind("gradients", member, each.chunk, position))
-                    for member in self.shape.flows[flow].members
-                )
-                message = Message("gradients", stage, each.chunk, segments - 1 - position)
-                self._sum(flow, f"{each.chunk}.{position}", message, waits, each.microbatch)
-
-    def _sum(self, flow: int, what: str, message: Message, waits: Tokens, index: int) -> None:
-        kind = "all_reduce" if self.zero == 0 else "reduce_scatter"
-        done = token(self.script.kind("summed", flow, f"gradients {what}"))
-        self.issue(flow, f"gradients {what}", kind, message, waits, done, index)
-        self.last[flow] = token(done[0], index)
-        self.sum_replicas(flow, f"gradients {what}", message, index)
+    def _sum_chunk(self, flow: int, collective: Collective, task: Task) -> None:
+        for position in range(self.shape.segments(task.chunk)):
+            waits = tuple(
+                token(self.script.kind("gradients", member, task.chunk, position))
+                for member in self.shape.flows[flow].members
+            )
+            message = self.message(collective, task, position)
+            what = f"gradients {task.chunk}.{position}"
+            self.sum_gradients(flow, collective, what, message, waits, task.microbatch)
 
     @override
     def close_step(self) -> None:
+        sums = self.exchange.of(self.shape.schedule.phases[-1], Traffic.GRADIENTS, whole=True)
+        weights = self.exchange.of(Phase.OPTIMIZER, Traffic.WEIGHTS, whole=True)
         for flow in self.groups:
             members, stage = self.shape.flows[flow].members, self.stage_of(flow)
-            if not self.overlaps:
+            if sums:
                 waits = tuple(token(self.marks[member]) for member in members)
-                self._sum(flow, "all", Message("gradients", stage), waits, 0)
-            if self.zero > 0 and not self.gathers_ahead:
+                self.sum_gradients(flow, sums, "gradients all", Message(sums.traffic, stage), waits, 0)
+            if weights:
                 waits = tuple(token(self.update_tokens[member]) for member in members)
                 done = token(self.script.kind("new weights", flow))
-                self.issue(flow, "gather new weights", "all_gather", Message("weights", stage), waits, done)
+                self.issue(flow, "gather new weights", weights.kind, Message(weights.traffic, stage), waits, done)
 
     @override
     def weights_of(self, rank: RankShape) -> Tokens:
-        if self.zero == 0 or self.gathers_ahead or rank.flow("gradient") < 0:
+        if rank.flow("gradient") < 0 or not self.exchange.of(Phase.OPTIMIZER, Traffic.WEIGHTS, whole=True):
             return ()
         return (token(self.script.kind("new weights", rank.flow("gradient"))),)
 
 
-class Sharded(DataParallel):
-    """ZeRO-3: every pass works segment by segment on gathered weights."""
+class Sharded(ExchangeWriter):
+    """Every task works segment by segment on weights that are gathered for it (ZeRO-3)."""
 
     def __init__(self, shape: Shape, script: Script) -> None:
         super().__init__(shape, script)
-        self.ahead = 2 if shape.switches.parameter_prefetch else 1
-        self.history: dict[int, list[tuple[Pass, int]]] = {}  # flow -> segments passed so far
-        self.held_back: dict[int, tuple[Pass, int]] = {}  # flow -> gradients to scatter after the next gather
+        self.history: dict[int, list[tuple[Task, int]]] = {}  # flow -> segments that weights were gathered for so far
+        self.held_back: dict[int, tuple[Task, int]] = {}  # flow -> gradients to scatter after the next gather
 
     @override
-    def before_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Tokens:
-        if role.part != "sharded":
+    def before_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Tokens:
+        if not role.traffic & Traffic.WEIGHTS:
             return ()
-        return (token(self._gathered(rank.flow("gradient"), each, position)),)
+        return (token(self._gathered(rank.flow("gradient"), task, position)),)
 
     @override
-    def after_run(self, rank: RankShape, each: Pass, role: Role, position: int) -> Token | None:
-        return token(self._passed(rank.number, each, position)) if role.part == "sharded" else None
+    def after_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Token | None:
+        return token(self._passed(rank.number, task, position)) if role.traffic else None
 
-    def _gathered(self, flow: int, each: Pass, position: int) -> int:
-        return self.script.kind("gathered", flow, each.backward, each.chunk, position)
+    def _gathered(self, flow: int, task: Task, position: int) -> int:
+        return self.script.kind("gathered", flow, task.phase, task.chunk, position)
 
-    def _passed(self, rank: int, each: Pass, position: int) -> int:
-        return self.script.kind("segment passed", rank, each.backward, each.chunk, position)
+    def _passed(self, rank: int, task: Task, position: int) -> int:
+        return self.script.kind("segment passed", rank, task.phase, task.chunk, position)
 
-    def _tokens(self, flow: int, each: Pass, position: int, index: int) -> Tokens:
+    def _tokens(self, flow: int, task: Task, position: int, index: int) -> Tokens:
         """Tokens of a segment pass on all members, relative to loop index `index`."""
         members = self.shape.flows[flow].members
-        return tuple(token(self._passed(member, each, position), each.microbatch - index) for member in members)
+        return tuple(token(self._passed(member, task, position), task.microbatch - index) for member in members)
 
     @override
     def after_passes(self, stage: int) -> None:
         for flow in self.groups_of(stage):
-            for each in self.shape.orders[stage]:
-                self._exchange_pass(flow, each)
+            for task in self.shape.schedule.tasks(stage):
+                self._exchange_task(flow, task)
 
-    def _exchange_pass(self, flow: int, each: Pass) -> None:
-        for position in range(self.shape.segments(self.stage_of(flow), each.chunk)):
-            self._gather(flow, each, position)
+    def _exchange_task(self, flow: int, task: Task) -> None:
+        weights = self.exchange.of(task.phase, Traffic.WEIGHTS)
+        gradients = self.exchange.of(task.phase, Traffic.GRADIENTS)
+        for position in range(self.shape.segments(task.chunk)):
+            if weights:
+                self._gather(flow, weights, task, position)
             self._scatter_held_back(flow)
-            if each.backward:
-                self.held_back[flow] = (each, position)
+            if gradients:
+                self.held_back[flow] = (task, position)
 
-    def _gather(self, flow: int, each: Pass, position: int) -> None:
+    def _gather(self, flow: int, collective: Collective, task: Task, position: int) -> None:
         """Gather a segment when the one `ahead` places before it has been passed."""
-        history = self.history.setdefault(flow, [])
-        waits: Tokens = ()
-        if len(history) >= self.ahead:
-            waits = self._tokens(flow, *history[-self.ahead], each.microbatch)
-        history.append((each, position))
-        del history[:-2]
-        done = token(self._gathered(flow, each, position))
-        message = self._message("weights", flow, each, position)
-        message = message._replace(parameters="gathered_again" if each.backward else "parameters")
-        self.issue(flow, "gather weights", "all_gather", message, waits, done, each.microbatch)
-
-    def _message(self, what: Literal["gradients", "weights"], flow: int, each: Pass, position: int) -> Message:
-        stage = self.stage_of(flow)
-        last = self.shape.segments(stage, each.chunk) - 1
-        return Message(what, stage, each.chunk, last - position if each.backward else position)
+        history, ahead = self.history.setdefault(flow, []), self.exchange.ahead
+        waits = self._tokens(flow, *history[-ahead], task.microbatch) if len(history) >= ahead else ()
+        history.append((task, position))
+        del history[:-ahead]
+        done = token(self._gathered(flow, task, position))
+        message = self.message(collective, task, position)
+        self.issue(flow, "gather weights", collective.kind, message, waits, done, task.microbatch)
 
     def _scatter_held_back(self, flow: int) -> None:
         if flow not in self.held_back:
             return
-        each, position = self.held_back.pop(flow)
-        index = each.microbatch
-        what = f"gradients {each.chunk}.{position}"
-        done = token(self.script.kind("summed", flow, what))
-        message = self._message("gradients", flow, each, position)
-        self.issue(flow, what, "reduce_scatter", message, self._tokens(flow, each, position, index), done, index)
-        self.last[flow] = token(done[0], index)
-        self.sum_replicas(flow, what, message, index)
+        task, position = self.held_back.pop(flow)
+        collective = self.exchange.of(task.phase, Traffic.GRADIENTS)
+        assert collective is not None
+        waits = self._tokens(flow, task, position, task.microbatch)
+        what = f"gradients {task.chunk}.{position}"
+        self.sum_gradients(flow, collective, what, self.message(collective, task, position), waits, task.microbatch)
 
     @override
     def close_step(self) -> None:
@@ -259,6 +255,6 @@ class Sharded(DataParallel):
             self._scatter_held_back(flow)
 
 
-def data_parallel(shape: Shape, script: Script) -> DataParallel:
-    """The exchange that the plan asks for."""
-    return Sharded(shape, script) if shape.switches.zero_stage == 3 else Replicated(shape, script)
+def exchange_writer(shape: Shape, script: Script) -> ExchangeWriter:
+    """The writer of the exchange of a job."""
+    return Sharded(shape, script) if shape.exchange.gathers_always else Replicated(shape, script)

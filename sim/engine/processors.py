@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sim.engine.category import Category
 from sim.engine.program import Action
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Processors:
 
         Returns the streams whose work goes on at another speed, with the seconds that it still takes.
         """
-        load = self.outer if action.category == "data_comm" else self.inner
+        load = self.outer if action.category == Category.DATA_COMM else self.inner
         self.running += change
         for rank in action.steals:
             load[rank] += change

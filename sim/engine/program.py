@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.engine.category import COMMUNICATION
 from sim.memo import Memo
 
 Ints = NDArray[np.int64]
@@ -59,7 +60,7 @@ class Action(NamedTuple):
     @property
     def is_computation(self) -> bool:
         """Whether it runs on the compute stream's own account, not as communication."""
-        return not self.category.endswith("_comm")
+        return self.category not in COMMUNICATION
 
 
 class Template(NamedTuple):

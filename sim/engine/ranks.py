@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Links
-from sim.comm.pattern import RING, Carrier, Cost, Group, Phase
+from sim.comm.pattern import RING, Carrier, Cost, Group, Leg
 from sim.comm.tuner import collective_cost, send_cost
 from sim.engine.boards import at_pace, slowest_pace, stage_loads
+from sim.engine.category import Category
 from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
@@ -31,10 +32,10 @@ from sim.workload.operation import Operation
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 CATEGORY = {
-    "tensor": "tensor_comm",
-    "context": "context_comm",
-    "expert": "expert_comm",
-    "expert_tensor": "expert_comm",
+    "tensor": Category.TENSOR_COMM,
+    "context": Category.CONTEXT_COMM,
+    "expert": Category.EXPERT_COMM,
+    "expert_tensor": Category.EXPERT_COMM,
 }
 GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
@@ -97,7 +98,7 @@ class RankClass:
     stage: int
     count: int
     speed: float  # relative to a healthy accelerator
-    flows: dict[str, int]  # kind of group (with carrier) -> flow class, where there is one
+    flows: dict[str, int]  # kind of group (with carrier), or of what it sends -> flow class, where there is one
     profile: Profile
 
 
@@ -129,7 +130,7 @@ class Job:
     @cached_property
     def stages(self) -> list[list[RankClass]]:
         """Rank classes by pipeline stage."""
-        by_stage: list[list[RankClass]] = [[] for _ in self.plan.orders]
+        by_stage: list[list[RankClass]] = [[] for _ in range(self.plan.course.stages)]
         for rank in self.ranks:
             by_stage[rank.stage].append(rank)
         return by_stage
@@ -144,11 +145,11 @@ class Job:
 
     def seconds(self, flow: int, kind: str, message: float) -> float:
         """A collective or a send with nothing else on its links."""
-        phases = self.cost(flow, kind, message).phases
-        return sum(phase.latency + phase.size / self.flows[self._carrying(flow, phase)].rate for phase in phases)
+        legs = self.cost(flow, kind, message).legs
+        return sum(leg.latency + leg.size / self.flows[self._carrying(flow, leg)].rate for leg in legs)
 
-    def _carrying(self, flow: int, phase: Phase) -> int:
-        return flow if self.flows[flow].sender >= 0 else self.way(flow, phase.carrier)
+    def _carrying(self, flow: int, leg: Leg) -> int:
+        return flow if self.flows[flow].sender >= 0 else self.way(flow, leg.carrier)
 
     def rivals(self, flow: int) -> frozenset[int]:
         """Flow classes of other communicators that share links with this one, whatever carries either."""
@@ -164,7 +165,7 @@ class Job:
             timed = self._all_timed(rank, operations)
             lag = self._host_lag(rank, operations, timed)
             if lag > 0:
-                timed.append(Timed("host issue", "other", lag))
+                timed.append(Timed("host issue", Category.OTHER, lag))
             self.known.times[key] = timed
         return timed
 
@@ -194,11 +195,11 @@ class Job:
         return [operation for sequence, count in work for _ in range(count) for operation in self.timed(rank, sequence)]
 
     def _all_timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
-        """Operations with their times; a collective of several phases is as many in a row."""
-        phases = [self._time(rank, operation) for operation in operations]
-        ends = list(accumulate(map(len, phases)))
+        """Operations with their times; a collective of several legs is as many in a row."""
+        legs = [self._time(rank, operation) for operation in operations]
+        ends = list(accumulate(map(len, legs)))
         timed: list[Timed] = []
-        for position, (operation, mine) in enumerate(zip(operations, phases, strict=True)):
+        for position, (operation, mine) in enumerate(zip(operations, legs, strict=True)):
             if operation.hidden_by and mine[0].group:
                 last = ends[min(position + operation.hidden_by, len(ends) - 1)]
                 first = ends[position] - len(mine)
@@ -209,13 +210,13 @@ class Job:
     def _time(self, rank: RankClass, operation: Operation) -> list[Timed]:
         if operation.kind != "collective":
             work = self.board.run(operation, rank.speed)
-            return [Timed(operation.name, "compute", work.seconds, joules=work.joules, phase=work.phase)]
+            return [Timed(operation.name, Category.COMPUTE, work.seconds, joules=work.joules, phase=work.phase)]
         kind = operation.group or ""
         flow = rank.flows.get(kind, -1)
         if flow < 0:
-            return [Timed(operation.name, "compute", 0.0)]
+            return [Timed(operation.name, Category.COMPUTE, 0.0)]
         timed = []
-        for latency, size, carrier in self.cost(flow, operation.collective or "", operation.message).phases:
+        for latency, size, carrier in self.cost(flow, operation.collective or "", operation.message).legs:
             key = flow_key(kind, carrier)
             seconds = latency + size / self.flows[rank.flows[key]].rate
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
@@ -328,18 +329,15 @@ def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) ->
 
 
 def _flow_columns(plan: Plan) -> dict[str, Ints]:
-    """Flow class of each rank by the role it plays, (n_ranks,) each."""
+    """Flow class of each rank's group of each kind, and of what it sends, (n_ranks,) each."""
     columns = {
         flow_set.key: plan.flow_classes(flow_set.key)
         for kind in GROUP_KINDS
         for flow_set in plan.flows
         if flow_set.kind == kind
     }
-    for kind in ("forward", "backward"):
-        if kind in plan.flow_sets:
-            columns[f"{kind} out"] = plan.flow_classes(kind, 0)
-            columns[f"{kind} in"] = plan.flow_classes(kind, 1)
-    return columns
+    sends = [flows.kind for flows in plan.flows if flows.ordered]
+    return columns | {kind: plan.flow_classes(kind, 0) for kind in sends}
 
 
 def inner_of(classes: Mapping[str, int], flows: Iterable[FlowClass]) -> tuple[tuple[str, Group, float], ...]:

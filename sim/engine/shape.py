@@ -1,4 +1,4 @@
-"""What the script of a program follows from: who passes what in which order, who meets whom, what is exchanged when.
+"""What the script of a program follows from: the schedule, who meets whom, and what is exchanged when.
 
 There is no number of bytes or seconds in it, and those who write scripts see nothing else of a job: jobs of equal
 shape have equal scripts.
@@ -13,14 +13,15 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from sim.engine.costs import Costs, Kinds
+from sim.engine.exchange import Exchange, exchange_of
 from sim.engine.ranks import CATEGORY, Job, RankClass
-from sim.engine.roles import Rule
 from sim.memo import Memo, Same
-from sim.plan.schedule import Order, Pass
+from sim.schedule.course import Course
+from sim.schedule.table import Schedule
 
 KEPT = 64  # layouts and models whose part of a shape is remembered
 
-Inside = tuple[tuple[tuple[tuple[Kinds, ...], ...], ...], ...]
+Inside = tuple[tuple[tuple[Kinds, ...], ...], ...]
 
 
 class RankShape(NamedTuple):
@@ -67,11 +68,8 @@ class Classes:
 
 
 class Switches(NamedTuple):
-    """What plan, stack and options of the simulation say about the order of things."""
+    """What stack and options of the simulation say about the order of things."""
 
-    zero_stage: int
-    gradient_overlap: bool
-    parameter_prefetch: bool
     pipeline_overlap: bool
     slows: bool  # collectives slow computation beside them
     coalesce: bool
@@ -82,15 +80,14 @@ class Switches(NamedTuple):
 class Shape:
     """The shape of a job.
 
-    inside[stage][chunk][backward]: of each segment of a pass in its order, the kinds of collectives inside. rule: what
-    the exchange does beside the passes.
+    inside[chunk][phase]: of each segment of a pass in its order, the kinds of collectives inside.
     """
 
     classes: Classes
-    orders: tuple[Order, ...]
+    schedule: Schedule
     inside: Inside
     switches: Switches
-    rule: Rule
+    exchange: Exchange
 
     @property
     def ranks(self) -> tuple[RankShape, ...]:
@@ -102,36 +99,19 @@ class Shape:
         """Flow classes."""
         return self.classes.flows
 
+    @property
+    def course(self) -> Course:
+        """Which stage has each chunk."""
+        return self.schedule.course
+
     @cached_property
     def stages(self) -> tuple[tuple[RankShape, ...], ...]:
         """Rank classes by pipeline stage."""
-        return tuple(tuple(rank for rank in self.ranks if rank.stage == s) for s in range(len(self.orders)))
+        return tuple(tuple(rank for rank in self.ranks if rank.stage == s) for s in range(self.course.stages))
 
-    @property
-    def virtual_stages(self) -> int:
-        """Model chunks of a stage."""
-        return len(self.inside[0])
-
-    @property
-    def microbatches(self) -> int:
-        """Microbatches of a step."""
-        return len(self.orders[0]) // (2 * self.virtual_stages)
-
-    def segments(self, stage: int, chunk: int) -> int:
+    def segments(self, chunk: int) -> int:
         """How many segments a chunk has."""
-        return len(self.inside[stage][chunk][0])
-
-    def ends_model(self, stage: int, chunk: int, *, last: bool) -> bool:
-        """Whether a chunk is the first of the model, or the last."""
-        if last:
-            return stage == len(self.orders) - 1 and chunk == self.virtual_stages - 1
-        return stage == chunk == 0
-
-    def next_chunk(self, stage: int, each: Pass) -> int:
-        """The chunk of the neighbouring stage that goes on where a pass ends."""
-        if each.backward:
-            return each.chunk - (stage == 0)
-        return each.chunk + (stage == len(self.orders) - 1)
+        return len(self.inside[chunk][0])
 
 
 def shape_of(costs: Costs) -> Shape:
@@ -139,24 +119,23 @@ def shape_of(costs: Costs) -> Shape:
     plan = costs.job.plan
     software, options = plan.software, plan.experiment.simulation
     switches = Switches(
-        zero_stage=plan.experiment.parallelism.zero_stage,
-        gradient_overlap=software.gradient_overlap,
-        parameter_prefetch=software.parameter_prefetch,
         pipeline_overlap=software.pipeline_overlap,
         slows=software.overlap_slowdown > 0,
         coalesce=options.coalesce == "auto",
         skip=options.skip == "auto",
     )
-    rule = _rule(switches, len(plan.orders)) if "gradient" in plan.flow_sets else Rule()
-    return Shape(_classes_of(costs.job, rule, switches.slows), plan.orders, _inside_of(costs), switches, rule)
+    exchange = job_exchange(costs.job)
+    classes = _classes_of(costs.job, bool(exchange.by_segment), switches.slows)
+    return Shape(classes, plan.schedule, _inside_of(costs), switches, exchange)
 
 
-def _rule(switches: Switches, stages: int) -> Rule:
-    zero = switches.zero_stage
-    if zero == 3:
-        return Rule(sharded=True)
-    gathers = switches.parameter_prefetch and zero > 0
-    return Rule(gathers=gathers, sums=switches.gradient_overlap, every=zero == 2 and stages == 1)
+def job_exchange(job: Job) -> Exchange:
+    """What the data-parallel ranks of a job exchange; nothing if there is one of each."""
+    plan = job.plan
+    if not any("gradient" in rank.flows for rank in job.ranks):
+        return Exchange()
+    zero, software = plan.experiment.parallelism.zero_stage, plan.software
+    return exchange_of(zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases)
 
 
 _classes: Memo[Classes] = Memo(KEPT)
@@ -165,20 +144,19 @@ _insides: Memo[Inside] = Memo(KEPT)
 
 def _inside_of(costs: Costs) -> Inside:
     """The collectives inside the passes of a job, looked for once in a model that is cut into chunks."""
-    chunks = costs.job.plan.chunks
+    chunks, phases = costs.job.plan.chunks, costs.job.plan.phases
 
     def make() -> Inside:
-        return tuple(
-            tuple(tuple(costs.kinds(s, c, backward) for backward in (False, True)) for c in range(len(chunks[s])))
-            for s in range(len(chunks))
-        )
+        return tuple(tuple(costs.kinds(chunk.number, phase) for phase in phases) for chunk in chunks)
 
     return _insides.get((Same(chunks), costs.scatters), make, lambda made: 1.0)
 
 
-def _classes_of(job: Job, rule: Rule, slows: bool) -> Classes:
-    """The classes of a job, made once for all jobs of its layout. Without passes that are not calm, nothing is free."""
-    beside = rule.sharded or rule.gathers or rule.sums
+def _classes_of(job: Job, beside: bool, slows: bool) -> Classes:
+    """The classes of a job, made once for all jobs of its layout.
+
+    beside: whether it exchanges something beside passes; else all passes are calm, and nothing needs to be free.
+    """
 
     def make() -> Classes:
         ranks = []

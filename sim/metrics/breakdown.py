@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.engine.category import COMMUNICATION, Category
 from sim.engine.program import Action
 from sim.engine.trace import Trace
 from sim.metrics.history import Event, History
@@ -15,8 +16,7 @@ from sim.metrics.result import BREAKDOWN
 
 Ints = NDArray[np.int64]
 Cause = tuple[str, float]  # breakdown field with a share or seconds
-COMPUTING = ("compute", "optimizer")
-COMMUNICATING = tuple(name for name in BREAKDOWN if name.endswith("_comm"))
+COMPUTING = (Category.COMPUTE, Category.OPTIMIZER)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RankTime:
     @property
     def comm_exposed(self) -> float:
         """Seconds in which only communication happens."""
-        return sum(self.exposed[name] for name in COMMUNICATING)
+        return sum(self.exposed[name] for name in COMMUNICATION)
 
 
 def critical_rank(trace: Trace) -> int:
@@ -99,7 +99,7 @@ def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, ev
 
 def _cause(trace: Trace, rank: int, action: Action) -> str:
     """What an action is to a rank that waits for it: inner collectives of others are their work."""
-    shared = action.category in ("pipeline_comm", "data_comm")
+    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM)
     return action.category if shared or rank in members_of(trace, action) else "bubble"
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.engine.category import COMMUNICATION
 from sim.engine.program import Action
 from sim.engine.trace import Trace
 from sim.metrics.breakdown import rank_time
@@ -91,7 +92,7 @@ def _divide(action: Action, seconds: float) -> Iterator[tuple[str, str, float]]:
         yield action.category, "work" if action.is_computation else "bandwidth", seconds
     else:
         for category, part in action.parts:
-            yield category, "bandwidth" if category.endswith("_comm") else "work", part
+            yield category, "bandwidth" if category in COMMUNICATION else "work", part
         yield "compute", "work", seconds - sum(part for _, part in action.parts)
 
 
@@ -151,10 +152,10 @@ def overlaps(trace: Trace, rank: int, spans: Sequence[Span]) -> tuple[Overlap, .
     What neither the rank itself computes beside nor waits for hides in the pipeline bubble.
     """
     exposed = rank_time(trace, rank).exposed
-    computing = [span for span in spans if span.track == "compute" and not span.category.endswith("_comm")]
+    computing = [span for span in spans if span.track == "compute" and span.category not in COMMUNICATION]
     begins, ends = (np.array([getattr(span, name) for span in computing]) for name in ("start", "end"))
     found = []
-    for category in dict.fromkeys(span.category for span in spans if span.category.endswith("_comm")):
+    for category in dict.fromkeys(span.category for span in spans if span.category in COMMUNICATION):
         mine = [span for span in spans if span.category == category]
         total = sum(span.end - span.start for span in mine)
         hidden: dict[str, float] = {}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.metrics.result import MemoryResult
-from sim.plan.pieces import shard_of
+from sim.plan.pieces import layers_per_chunk, shard_of
 from sim.plan.plan import Plan
-from sim.plan.schedule import layers_per_chunk
+from sim.schedule.catalogue import course_of, held_of
 from sim.spec.setup import Setup
-from sim.workload.inflight import microbatches_in_flight
 from sim.workload.memory import StageMemory
 
 
@@ -33,12 +32,13 @@ def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:
     """Bytes per accelerator by part, stage after stage."""
     training, software, model = setup.training, setup.software, setup.workload
     parallelism = setup.parallelism.model_copy(update={"data": setup.data})
-    stages, virtual, microbatches = parallelism.pipeline, parallelism.virtual_stages, setup.microbatches
-    reserved = setup.accelerator.memory.reserved
+    shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
+    course = course_of(*shape)
+    layers = layers_per_chunk(model.layers, len(course.stage_of))
     shard = shard_of(parallelism, training, software)
-    layers = layers_per_chunk(model.layers, stages, virtual)
     memory = StageMemory(model, shard, training, parallelism, software)
-    for stage in range(stages):
-        in_flight = microbatches_in_flight(parallelism.schedule, stages, virtual, stage, microbatches)
-        held = sum(layers[stage::stages])
-        yield {**memory.at(stage, held, in_flight), "reserved": reserved}
+    for stage, chunks in enumerate(course.chunks):
+        held = held_of(*shape, setup.microbatches, stage)
+        ends = chunks[0] == 0, chunks[-1] == len(layers) - 1
+        parts = memory.at([layers[chunk] for chunk in chunks], held, *ends)
+        yield {**parts, "reserved": setup.accelerator.memory.reserved}

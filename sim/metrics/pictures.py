@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.engine.category import Category
 from sim.engine.compute import matrix_rate
 from sim.engine.ranks import Job, RankClass
 from sim.engine.trace import Trace
@@ -114,7 +115,7 @@ def _pipeline(stages: Sequence[Sequence[Span]], seconds: float) -> Pipeline:
 
 
 def _label(span: Span) -> str:
-    return "send" if span.category == "pipeline_comm" else span.name
+    return "send" if span.category == Category.PIPELINE_COMM else span.name
 
 
 def _column(
@@ -202,9 +203,9 @@ def _work(job: Job, rank: RankClass) -> Iterator[Work]:
     """Operations of a step of one rank with their times."""
     times: Counter[tuple[str, str, float, float, float]] = Counter()
     microbatches = job.plan.microbatches
-    for chunk in job.plan.chunks[rank.stage]:
+    for chunk in (chunk for chunk in job.plan.chunks if chunk.stage == rank.stage):
         for piece in (piece for segment in chunk.segments for piece in segment.pieces):
-            for sequence in (piece.passes.forward, piece.passes.backward):
+            for sequence in piece.passes.by_phase:
                 for operation, timed in zip(sequence.operations, job.timed(rank, sequence), strict=False):
                     if operation.kind != "collective":
                         key = (operation.name, operation.kind, operation.flops, operation.bytes_moved, timed.seconds)

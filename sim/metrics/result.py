@@ -8,20 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sim.engine.category import Category
 from sim.run.storage_costs import CheckpointCosts, Feeding
 
-BREAKDOWN = (
-    "compute",
-    "tensor_comm",
-    "context_comm",
-    "expert_comm",
-    "pipeline_comm",
-    "data_comm",
-    "bubble",
-    "optimizer",
-    "input_stall",
-    "other",
-)
+BREAKDOWN = tuple(each.value for each in Category)
 
 
 @dataclass(frozen=True)

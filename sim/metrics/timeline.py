@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.engine.category import Category
 from sim.engine.network import Key, solve
 from sim.engine.program import Action
 from sim.engine.trace import Trace
@@ -150,7 +151,7 @@ class _Rows:
             return "compute" if kind == "compute" else "sends"
         if rank not in members_of(self.trace, action):
             return ""
-        return "receives" if action.category == "pipeline_comm" else TRACKS.get(kind, kind)
+        return "receives" if action.category == Category.PIPELINE_COMM else TRACKS.get(kind, kind)
 
 
 def _size(action: Action) -> float:
@@ -164,21 +165,31 @@ def _arrows(rows: _Rows, plan: Plan, ranks: Sequence[int], inside: NDArray[np.bo
     for row in np.flatnonzero(inside).tolist():
         for kind, relative in program.templates[rows.template[row]].waits:
             users.setdefault((kind, int(rows.index[row]) + relative), row)
-    next_rank = {name: plan.grid.shifted("pipeline", step) for name, step in (("forward", 1), ("backward", -1))}
     shown, class_of = set(ranks), plan.partition.rank
+    partner = _partners(plan, ranks)
     for row in np.flatnonzero(inside).tolist():
         action, signal = program.actions[rows.action[row]], program.templates[rows.template[row]].signal
-        if action.category != "pipeline_comm" or signal is None:
+        if action.category != Category.PIPELINE_COMM or signal is None:
             continue
         user = users.get((signal[0], int(rows.index[row]) + signal[1]))
         if user is None:
             continue
         stream = program.streams[rows.stream[row]]
         for rank in (rank for rank in ranks if class_of[rank] == stream.rank):
-            receiver = int(next_rank[action.label.split()[-1]][rank])
+            receiver = partner[action.flow, rank]
             if receiver in shown:
                 track = "compute" if stream.kind == "compute" else "sends"
                 yield Arrow(rank, track, float(rows.start[row]), receiver, float(rows.start[user]))
+
+
+def _partners(plan: Plan, ranks: Sequence[int]) -> dict[tuple[int, int], int]:
+    """Receiver of what each of these ranks sends, by flow class and sender."""
+    partner = {}
+    for flows, classes in zip(plan.flows, plan.partition.flow, strict=True):
+        for row in np.flatnonzero(np.isin(flows.members[:, 0], ranks)).tolist() if flows.ordered else ():
+            sender, receiver = flows.members[row].tolist()
+            partner[int(classes[row]), sender] = receiver
+    return partner
 
 
 def _loads(rows: _Rows, cluster: Cluster, inside: NDArray[np.bool_]) -> Iterator[Load]:

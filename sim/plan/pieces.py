@@ -7,7 +7,8 @@ from functools import cache, cached_property, lru_cache
 from itertools import groupby
 from operator import attrgetter
 
-from sim.plan.schedule import layers_per_chunk
+from sim.phase import Phase
+from sim.schedule.catalogue import SCHEDULES, course_of
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.operation import Block, Operation, Shard
 from sim.workload.parameters import embedding_parameters, head_parameters, rank_parameters, trained_parameters
@@ -37,15 +38,14 @@ Work = list[tuple[Sequence, int]]  # sequences and how often they repeat
 
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """The two passes through a block; the backward pass begins with what is computed again."""
+    """The passes through a block, by phase of the tasks of a schedule; back begins with what is computed again."""
 
-    forward: Sequence
-    backward: Sequence
+    by_phase: tuple[Sequence, ...]
 
     @cached_property
     def matrix_flops(self) -> float:
-        """FLOPs of products and attention in both [FLOP]."""
-        operations = (*self.forward.operations, *self.backward.operations)
+        """FLOPs of products and attention in all of them [FLOP]."""
+        operations = (each for sequence in self.by_phase for each in sequence.operations)
         return sum(each.flops for each in operations if each.kind != "elementwise")
 
 
@@ -72,14 +72,10 @@ class Segment:
         return self.parameters - self.kept
 
     @cached_property
-    def collectives(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Kinds of groups whose collectives are in its forward pass, and in its backward pass."""
-        passes = [piece.passes for piece in self.pieces]
-        forward, backward = (
-            (each.forward.collectives for each in passes),
-            (each.backward.collectives for each in passes),
-        )
-        return frozenset().union(*forward), frozenset().union(*backward)
+    def collectives(self) -> tuple[frozenset[str], ...]:
+        """Kinds of groups whose collectives are in its passes, by phase."""
+        passes = zip(*(piece.passes.by_phase for piece in self.pieces), strict=True)
+        return tuple(frozenset[str]().union(*(each.collectives for each in alike)) for alike in passes)
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,22 @@ class Chunk:
 
     number: int
     stage: int
-    virtual: int
     layers: int
     segments: tuple[Segment, ...]
 
 
-Chunks = tuple[tuple[Chunk, ...], ...]  # by stage and virtual stage
+Chunks = tuple[Chunk, ...]  # in model order
+
+
+def layers_per_chunk(layers: int, chunks: int) -> list[int]:
+    """Layers of each of the model chunks, in model order.
+
+    What does not divide goes to the middle: the ends also hold embedding and head (Llama Team
+    2024, sec. 3.3.2).
+    """
+    base, extra = divmod(layers, chunks)
+    first = (chunks - extra) // 2
+    return [base + (first <= chunk < first + extra) for chunk in range(chunks)]
 
 
 def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
@@ -127,31 +133,52 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
 
 
 def build_chunks(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> Chunks:
-    """The model cut up. Chunk c of the model is virtual stage c // stages of stage c % stages."""
-    stages, virtual = parallelism.pipeline, parallelism.virtual_stages
-    sizes = layers_per_chunk(model.layers, stages, virtual)
+    """The model cut up as the schedule places and splits it."""
+    course = course_of(parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages)
+    phases = SCHEDULES[parallelism.schedule].phases
+    sizes = layers_per_chunk(model.layers, len(course.stage_of))
     blocks = {
-        "embedding": _passes(embedding_block(model, shard, gradient_bytes=software.gradient_bytes)),
-        "layer": _passes(layer_block(model, shard, gradient_bytes=software.gradient_bytes)),
-        "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes)),
+        "embedding": _passes(embedding_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
+        "layer": _passes(layer_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
+        "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
     }
-    bucket = _layers_per_segment(model, shard, software, parallelism)
+    bucket, together = _layers_per_segment(model, shard, software, parallelism), course.ends[0] == course.ends[1]
 
     @cache
     def segments(layers: int, first: bool, last: bool) -> tuple[Segment, ...]:
-        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last)
+        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last, together=together)
         return _with_root(found) if software.root_unit and parallelism.zero_stage == 3 else found
 
     last = len(sizes) - 1
-    chunks = [
-        Chunk(number, number % stages, number // stages, layers, segments(layers, number == 0, number == last))
+    return tuple(
+        Chunk(number, course.stage_of[number], layers, segments(layers, number == 0, number == last))
         for number, layers in enumerate(sizes)
-    ]
-    return tuple(tuple(chunks[stage::stages]) for stage in range(stages))
+    )
 
 
-def _passes(block: Block) -> Passes:
-    return Passes(sequence_of(block.forward), sequence_of(block.recompute + block.backward))
+def by_stage(chunks: Chunks) -> tuple[Chunks, ...]:
+    """The chunks of each stage, in model order."""
+    stages = 1 + max(chunk.stage for chunk in chunks)
+    return tuple(tuple(chunk for chunk in chunks if chunk.stage == stage) for stage in range(stages))
+
+
+def _passes(block: Block, phases: tuple[Phase, ...]) -> Passes:
+    """A block by the phases that are tasks."""
+    back = block.recompute + block.backward
+    if Phase.WEIGHT_GRADIENT not in phases:
+        return Passes((sequence_of(block.forward), sequence_of(back)))
+    apart = [each.phase is Phase.WEIGHT_GRADIENT for each in back]
+    inputs = _chosen(back, [not each for each in apart])
+    return Passes((sequence_of(block.forward), sequence_of(inputs), sequence_of(_chosen(back, apart))))
+
+
+def _chosen(operations: tuple[Operation, ...], chosen: list[bool]) -> tuple[Operation, ...]:
+    """Those of the operations; a collective runs beside what is left of the operations that it ran beside."""
+    return tuple(
+        replace(each, hidden_by=sum(chosen[i + 1 : i + 1 + each.hidden_by])) if each.hidden_by else each
+        for i, each in enumerate(operations)
+        if chosen[i]
+    )
 
 
 def _layers_per_segment(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> int:
@@ -164,9 +191,17 @@ def _layers_per_segment(model: Transformer, shard: Shard, software: Software, pa
 
 
 def _segments(
-    model: Transformer, shard: Shard, blocks: dict[str, Passes], layers: int, bucket: int, *, first: bool, last: bool
+    model: Transformer,
+    shard: Shard,
+    blocks: dict[str, Passes],
+    layers: int,
+    bucket: int,
+    *,
+    first: bool,
+    last: bool,
+    together: bool,
 ) -> tuple[Segment, ...]:
-    """Layers in buckets; the embedding joins the first bucket, the head the last."""
+    """Layers in buckets; the embedding joins the first bucket, the head the last; `together`: on one stage."""
     counts = [min(bucket, layers - done) for done in range(0, layers, bucket)] or [0]
     segments = []
     for number, count in enumerate(counts):
@@ -179,7 +214,7 @@ def _segments(
         parameters = rank_parameters(
             model, shard.tensor, count, first=opens, last=closes, sequence_length=shard.sequence_length
         )
-        if closes and first and not opens:  # one stage: a tied table counts where the model begins
+        if closes and together and not opens:  # a tied table counts where the model begins
             parameters += head_parameters(model, shard.tensor) - embedding_parameters(model, shard.tensor)
         trained = trained_parameters(model, shard.lora, shard.tensor, count, parameters)
         segments.append(Segment(pieces, parameters, trained))
@@ -199,10 +234,11 @@ def _with_root(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     return tuple(bare)
 
 
-def work_of(segments: list[Segment], backward: bool) -> Work:
+def work_of(segments: list[Segment], phase: Phase) -> Work:
     """What a pass through `segments`, given in the order of the pass, runs one after the other."""
-    pieces = [piece for segment in segments for piece in (segment.pieces[::-1] if backward else segment.pieces)]
+    way = 1 if phase is Phase.FORWARD else -1
+    pieces = [piece for segment in segments for piece in segment.pieces[::way]]
     return [
-        (passes.backward if backward else passes.forward, sum(piece.count for piece in alike))
+        (passes.by_phase[phase], sum(piece.count for piece in alike))
         for passes, alike in groupby(pieces, key=attrgetter("passes"))
     ]

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers
+from sim.phase import Phase
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunks, build_chunks, shard_of
 from sim.plan.prune import Covers, distinct, never_full
-from sim.plan.schedule import Order, stage_order
+from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
+from sim.schedule.course import Course, Sends
+from sim.schedule.table import Schedule
 from sim.spec.records import Experiment, Software, Transformer
 from sim.spec.setup import Setup
 from sim.workload.operation import Shard
 
 Ints = NDArray[np.int64]
+SEND_KINDS = {1: "forward", -1: "backward"}
+SEND_KEY = 1_000_000  # of hashed paths, beyond those of groups and of sends to neighbours
+SEND_KEYS = {1: 10, -1: 11}
 JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carrier where that is not the ring
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
@@ -53,12 +61,11 @@ class Layout:
 class Plan:
     """A placed, scheduled and folded job.
 
-    chunks[stage][virtual]: the model chunks. orders[stage]: passes in order. flow_sets: index of each kind
-    of group in flows ("tensor", "context", "gradient", "replica", "forward", "backward", "embedding",
-    "expert", "expert_tensor", "expert_gradient"), with its carrier where that is not the ring. structure: what
-    can hold the job back; links: (n,) cluster link behind each of its links. flows: one FlowSet per kind and
-    carrier, over all links; apart: for each of them, whether none of its groups shares a link that can be full
-    with another.
+    chunks: in model order. flow_sets: index of each kind of group in flows ("tensor", "context", "gradient",
+    "replica", "embedding", "expert", "expert_tensor", "expert_gradient", and sends by `send_kind`), with its carrier
+    where that is not the ring. structure: what can hold the job back; links: (n,) cluster link behind each of its
+    links. flows: one FlowSet per kind and carrier, over all links; apart: for each of them, whether none of its
+    groups shares a link that can be full with another.
     """
 
     experiment: Experiment
@@ -69,13 +76,28 @@ class Plan:
     grid: RankGrid
     microbatches: int
     chunks: Chunks
-    orders: tuple[Order, ...]
     structure: Structure
     flows: tuple[FlowSet, ...]
     apart: tuple[bool, ...]
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
+
+    @cached_property
+    def course(self) -> Course:
+        """Which stage has each chunk."""
+        return course_of_job(self.experiment)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which stage does what when."""
+        plan = self.experiment.parallelism
+        return schedule_of(plan.schedule, plan.pipeline, plan.virtual_stages, self.microbatches)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Phases that are tasks of the schedule."""
+        return SCHEDULES[self.experiment.parallelism.schedule].phases
 
     def stage_of(self, rank: int) -> int:
         """Pipeline stage of a rank."""
@@ -115,7 +137,8 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     setup, options = Setup(experiment), experiment.simulation
     plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
     size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
-    groups = plan.virtual_stages > 1, plan.shard_group, ties
+    course = course_of_job(experiment)
+    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
     place = plan.order, plan.placement, experiment.seed if plan.placement == "random" else None
     return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
 
@@ -130,7 +153,6 @@ def build_plan(
     setup = Setup(experiment)
     model, software = setup.workload, setup.software
     parallelism, training = setup.parallelism, setup.training
-    stages, virtual = parallelism.pipeline, parallelism.virtual_stages
     shard = shard_of(parallelism, training, software)
     layout = layout or lay_out(experiment, cluster)
     return Plan(
@@ -142,7 +164,6 @@ def build_plan(
         grid=layout.grid,
         microbatches=setup.microbatches,
         chunks=chunks or build_chunks(model, shard, software, parallelism),
-        orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, setup.microbatches) for s in range(stages)),
         structure=layout.structure,
         flows=layout.flows,
         apart=layout.apart,
@@ -158,8 +179,8 @@ def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluste
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
         sets = group_flows(kind, grid, cluster, ranks, key)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
-    if experiment.parallelism.pipeline > 1:
-        flows |= _stage_flows(grid, cluster, wrap=experiment.parallelism.virtual_stages > 1)
+    for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
+        flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
     return flows
 
 
@@ -182,13 +203,20 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
-        groups["embedding"] = (grid.groups("pipeline")[:, [0, -1]], 12)
+        groups["embedding"] = (grid.groups("pipeline")[:, list(course_of_job(experiment).ends)], 12)
     return groups
 
 
 def ties_embeddings(experiment: Experiment, model: Transformer) -> bool:
-    """Whether the first and the last stage sum the gradients of one embedding."""
-    return experiment.parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None
+    """Whether two stages, with the first and the last chunk, sum the gradients of one embedding."""
+    first, last = course_of_job(experiment).ends
+    return first != last and model.tied_embeddings and experiment.training.lora is None
+
+
+def course_of_job(experiment: Experiment) -> Course:
+    """Which stage has each chunk of the model."""
+    plan = experiment.parallelism
+    return course_of(plan.schedule, plan.pipeline, plan.virtual_stages)
 
 
 def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
@@ -212,15 +240,16 @@ def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]
     }
 
 
-def _stage_flows(grid: RankGrid, cluster: Cluster, wrap: bool) -> JobFlows:
-    """Sends between neighbouring stages, both directions; round the end too if chunks interleave."""
-    stage = grid.coordinate["pipeline"]
-    sender = np.arange(grid.n_ranks) if wrap else np.flatnonzero(stage < grid.size["pipeline"] - 1)
-    receiver = grid.shifted("pipeline", 1)[sender]
-    return {
-        "forward": send_flows("forward", grid, cluster, sender, receiver, 10),
-        "backward": send_flows("backward", grid, cluster, receiver, sender, 11),
-    }
+def job_sends(sends: Sends, grid: RankGrid) -> Iterator[tuple[str, Ints, Ints, int]]:
+    """Sends between stages by kind: senders and receivers, (n,) each, and the key of their hashed paths."""
+    for hop, stages in sends.items():
+        sender = np.flatnonzero(np.isin(grid.coordinate["pipeline"], stages))
+        yield send_kind(hop), sender, grid.shifted("pipeline", hop)[sender], SEND_KEYS.get(hop, SEND_KEY + hop)
+
+
+def send_kind(hop: int) -> str:
+    """The kind of flow to a stage that is `hop` stages further on."""
+    return SEND_KINDS.get(hop) or f"{hop:+d} stages"
 
 
 def fold_structure(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.plan.plan import Plan
+from sim.plan.pieces import by_stage
+from sim.plan.plan import Plan, ties_embeddings
 from sim.spec.storage import Checkpointing
 from sim.workload.extent import weight_bytes
 from sim.workload.memory import stored_bytes
@@ -54,10 +55,10 @@ def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
 
 def _parameters(plan: Plan) -> Floats:
     """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold."""
-    tensor, stages, lora = plan.grid.size["tensor"], len(plan.chunks), plan.shard.lora
-    held = [float(sum(s.trained for chunk in chunks for s in chunk.segments)) for chunks in plan.chunks]
-    if plan.model.tied_embeddings and stages > 1 and lora is None:
-        held[-1] -= embedding_parameters(plan.model, tensor)
+    tensor, lora = plan.grid.size["tensor"], plan.shard.lora
+    held = [float(sum(s.trained for chunk in chunks for s in chunk.segments)) for chunks in by_stage(plan.chunks)]
+    if ties_embeddings(plan.experiment, plan.model):
+        held[plan.course.ends[1]] -= embedding_parameters(plan.model, tensor)
     every = total_parameters(plan.model, plan.shard.sequence_length)
     trained = trained_parameters(plan.model, lora, 1, plan.model.layers, every)
     share = np.array(held) / sum(held) * trained / tensor
@@ -68,7 +69,7 @@ def _frozen_bytes(plan: Plan) -> Floats:
     """Bytes of frozen weights beside adapters that the rank and its replicas stand for, (n_ranks,)."""
     if plan.shard.lora is None:
         return np.zeros(plan.grid.n_ranks)
-    layers = np.array([sum(chunk.layers for chunk in chunks) for chunks in plan.chunks]) / plan.model.layers
+    layers = np.array([sum(chunk.layers for chunk in chunks) for chunks in by_stage(plan.chunks)]) / plan.model.layers
     every = total_parameters(plan.model, plan.shard.sequence_length) / plan.grid.size["tensor"]
     each = every * weight_bytes(plan.shard.precision, plan.shard.lora)
     return np.asarray(layers[plan.grid.coordinate["pipeline"]] * each)

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sim.engine.category import COMMUNICATION
 from sim.errors import ConfigError, Problem
 from sim.metrics.timeline import Span, Timeline
 from sim.report.files import replacing
@@ -130,7 +131,7 @@ def _comm_stream(streams: dict[str, int]) -> int:
 
 def _kernels(span: Span, stream: int, number: int) -> Iterator[Event]:
     """The kernels of a span, each after the host's call that launched it."""
-    if span.category.endswith("_comm"):
+    if span.category in COMMUNICATION:
         pieces = [(f"ncclDevKernel_{_collective(span.name)}", span.end - span.start)]
     else:
         total = sum(seconds for _, seconds in span.parts) or 1.0

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from sim.errors import Problem
+from sim.schedule.catalogue import SCHEDULES, course_of
 from sim.spec.findings import Check, finding, indivisible, listed
 from sim.spec.setup import Setup
 
@@ -66,9 +67,11 @@ def check_head_shape(setup: Setup) -> Iterator[Problem]:
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
     """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
     parallel, layers = setup.parallelism, setup.workload.layers
-    chunks = parallel.pipeline * parallel.virtual_stages
+    chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
+        if chunks != parallel.pipeline * parallel.virtual_stages:
+            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
 
 
@@ -115,20 +118,12 @@ def check_documents(setup: Setup) -> Iterator[Problem]:
         yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
 
 
-def check_interleaving(setup: Setup) -> Iterator[Problem]:
-    """Interleaved schedules need 1f1b, a pipeline, and microbatches in whole rounds of it."""
+def check_schedule(setup: Setup) -> Iterator[Problem]:
+    """The schedule can order the stages, their chunks and the microbatches."""
     parallel = setup.parallelism
-    if parallel.virtual_stages == 1:
-        return
-    key = "parallelism.virtual_stages"
-    if parallel.schedule == "gpipe":
-        yield finding(key, f"gpipe has no virtual_stages, {parallel.virtual_stages} are given", "use schedule: 1f1b")
-    if parallel.pipeline == 1:
-        message = f"virtual_stages {parallel.virtual_stages} without a pipeline"
-        yield finding(key, message, "set pipeline to 2 or more, or virtual_stages to 1")
-    elif setup.microbatches % parallel.pipeline:
-        message = f"{setup.microbatches} microbatches a replica are no multiple of pipeline {parallel.pipeline}"
-        yield finding(key, f"{message}, as the interleaved schedule needs", "change global_batch or virtual_stages")
+    objections = SCHEDULES[parallel.schedule].objections
+    for problem, way_out in objections(parallel.pipeline, parallel.virtual_stages, setup.microbatches):
+        yield finding("parallelism.virtual_stages", problem, way_out)
 
 
 def check_precision_supported(setup: Setup) -> Iterator[Problem]:
@@ -231,7 +226,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_batch_divides,
     check_sequence_divides,
     check_documents,
-    check_interleaving,
+    check_schedule,
     check_precision_supported,
     check_order_is_complete,
     check_placement,

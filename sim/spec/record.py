@@ -1,19 +1,43 @@
 """The base of every record of the file format, and how one record refers to another.
 
-Public: `Record`, `Reference`, `RecordT`, `Name`, `Precision`, `text_of`.
+Public: `Choice`, `Record`, `Reference`, `RecordT`, `Name`, `Precision`, `text_of`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from sim.memo import Memo, Same
 from sim.units import SI
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
+
+
+class Choice(str):
+    """A text that is one of the names of a table, which may grow; else as a Literal."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Those there are."""
+        raise NotImplementedError
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls._one_of_them)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": list(cls.names()), "type": "string"}
+
+    @classmethod
+    def _one_of_them(cls, value: object) -> object:
+        if value not in cls.names():
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(cls.names())})
+        return value
 
 
 class Record(BaseModel):

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sim.schedule.catalogue import SCHEDULES
 from sim.spec.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
-from sim.spec.record import Name, Precision, Record, Reference
+from sim.spec.record import Choice, Name, Precision, Record, Reference
 from sim.spec.reliability import Failures, Recovery
 from sim.spec.storage import Checkpointing, InputPipeline, Storage
 from sim.units import (
@@ -25,6 +26,16 @@ from sim.units import (
     Seconds,
     Tokens,
 )
+
+
+class ScheduleName(Choice):
+    """The name of a pipeline schedule."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Those in the table of schedules."""
+        return tuple(SCHEDULES)
+
 
 # --- accelerators ---------------------------------------------------------------------------
 
@@ -295,7 +306,7 @@ class Choices(Record):
     context: tuple[Count, ...] = Field(default=(), description="values of parallelism.context; any if empty")
     pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
     virtual_stages: tuple[Count, ...] = Field(default=(), description="values of parallelism.virtual_stages; any if empty")
-    schedule: tuple[Literal["gpipe", "1f1b"], ...] = Field(default=(), description="values of parallelism.schedule; any if empty")
+    schedule: tuple[ScheduleName, ...] = Field(default=(), description="values of parallelism.schedule; any if empty")
     recompute: tuple[Literal["none", "selective", "alternate", "keep_qkv", "full"], ...] = Field(default=(), description="values of training.recompute; any if empty")
     sequence_parallel: tuple[bool, ...] = Field(default=(), description="values of parallelism.sequence_parallel; any if empty")
     zero_stage: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(), description="values of parallelism.zero_stage; any if empty")
@@ -359,7 +370,7 @@ class Parallelism(Record):
     expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
     expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (interleaved schedule)")
-    schedule: Literal["gpipe", "1f1b"] = Field(default="1f1b", description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 from pydantic.fields import FieldInfo
 
-from sim.spec.record import Record
+from sim.spec.record import Choice, Record
 from sim.units import Dimension, Quantity, Share, WholeNumber
 
 
@@ -61,8 +61,14 @@ def dimension_of(field: FieldInfo) -> Dimension | None:
 
 
 def choices(options: Sequence[Any]) -> list[str]:
-    """The literal values among `options`."""
-    return [str(value) for option in options if get_origin(option) is Literal for value in get_args(option)]
+    """The literal values among `options`, and names of tables."""
+    return [str(value) for option in options for value in _values(option)]
+
+
+def _values(option: Any) -> tuple[Any, ...]:
+    if isinstance(option, type) and issubclass(option, Choice):
+        return option.names()
+    return get_args(option) if get_origin(option) is Literal else ()
 
 
 def _markers(annotation: Any) -> list[Any]:

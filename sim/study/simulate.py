@@ -8,7 +8,8 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import sim
-from sim.metrics.breakdown import COMMUNICATING, COMPUTING, RankTime
+from sim.engine.category import COMMUNICATION
+from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
 from sim.run.storage_costs import CheckpointCosts
 from sim.spec.records import Experiment, Measured, Training
@@ -117,7 +118,7 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
 def accelerator_shares(critical: RankTime, seconds: float) -> dict[str, float]:
     """Shares of the step in which the critical rank computes, only communicates, or does neither."""
     compute = sum(critical.exposed[name] for name in COMPUTING) / seconds
-    comm = sum(critical.exposed[name] for name in COMMUNICATING) / seconds
+    comm = sum(critical.exposed[name] for name in COMMUNICATION) / seconds
     return {"compute_busy": compute, "comm_busy": comm, "idle": max(0.0, 1.0 - compute - comm)}
 
 

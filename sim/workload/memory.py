@@ -7,14 +7,15 @@ takes 18 B per parameter: 2 weights, 4 gradients, 4 master weights, 8 moments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import add, mul
 
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.workload.activations import core_bytes, kept_by_embedding, kept_by_head, kept_by_layer
 from sim.workload.ends import LOSSES
 from sim.workload.extent import Extent, element_bytes, extent_of, weight_bytes
-from sim.workload.inflight import end_chunks_in_flight
 from sim.workload.operation import Shard
 from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters, trained_parameters
 
@@ -63,28 +64,11 @@ class _Stage:
         return shard_ranks(self.parallelism) if self.parallelism.zero_stage >= zero_stage else 1
 
 
-def stage_memory(
-    model: Transformer,
-    shard: Shard,
-    training: Training,
-    parallelism: Parallelism,
-    software: Software,
-    stage: int,
-    layers: int,
-    in_flight: int,
-) -> dict[str, float]:
-    """Peak bytes per accelerator of stage `stage` (from 0), by part.
-
-    `layers`: of the stage, all its virtual chunks together; `in_flight`: chunks whose activations
-    it holds at the peak (`microbatches_in_flight`). `parallelism.data` must be known. Parts:
-    weights, gradients, optimizer, activations (layers), ends (embedding and head activations),
-    temporary (the largest working set).
-    """
-    return StageMemory(model, shard, training, parallelism, software).at(stage, layers, in_flight)
-
-
 class StageMemory:
-    """Memory of the stages of one plan; what stages have in common is counted once. Arguments as `stage_memory`."""
+    """Memory of the stages of one plan; what stages have in common is counted once.
+
+    `parallelism.data` must be known.
+    """
 
     def __init__(
         self, model: Transformer, shard: Shard, training: Training, parallelism: Parallelism, software: Software
@@ -95,16 +79,26 @@ class StageMemory:
         self.layer_working_set = _layer_working_set(extent, self.layer_bytes)
         self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
 
-    def at(self, stage: int, layers: int, in_flight: int) -> dict[str, float]:
-        """Peak bytes per accelerator by part, as `stage_memory`."""
-        parallelism = self.plan[2]
-        key = layers, stage == 0, stage == parallelism.pipeline - 1
+    def at(self, layers: Sequence[int], held: Sequence[Sequence[int]], first: bool, last: bool) -> dict[str, float]:
+        """Peak bytes per accelerator of a stage, by part.
+
+        layers: of each chunk of the stage, in model order. held: microbatches of each chunk at the moments that may be
+        the fullest, (moments, chunks) (`Schedule.held`). first, last: whether its first chunk begins the model, and
+        its last one ends it. Parts: weights, gradients, optimizer, activations (layers), ends (embedding and head
+        activations), temporary (the largest working set).
+        """
+        key = sum(layers), first, last
         if key not in self.known:
             part = _Stage(*self.plan, *key)
             self.known[key] = part, _whatever_is_in_flight(part, self.layer_working_set)
         part, parts = self.known[key]
-        activations = in_flight * layers / parallelism.virtual_stages * self.layer_bytes
-        return {**parts, "activations": activations, "ends": _ends(part, in_flight)}
+        kept = [count * self.layer_bytes for count in layers]
+        ends = [0.0] * len(layers)
+        ends[0] += kept_by_embedding(part.extent) if first else 0.0
+        ends[-1] += kept_by_head(part.extent) if last else 0.0
+        whole = list(map(add, kept, ends))
+        fullest = max(held, key=lambda counts: _sum(counts, whole))
+        return {**parts, "activations": _sum(fullest, kept), "ends": _sum(fullest, ends)}
 
 
 def _whatever_is_in_flight(part: _Stage, layer: float) -> dict[str, float]:
@@ -137,6 +131,10 @@ def stored_bytes(precision: str, software: Software) -> tuple[int, int]:
     return weights, 2 * moment + (REMAINDER_BYTES if lacking else moment)
 
 
+def _sum(counts: Sequence[int], sizes: Sequence[float]) -> float:
+    return sum(map(mul, counts, sizes), 0.0)
+
+
 def shard_ranks(parallelism: Parallelism) -> int:
     """Ranks that share one sharded copy: `shard_group`, or all data and context ranks."""
     return parallelism.shard_group or (parallelism.data or 1) * parallelism.context
@@ -151,22 +149,6 @@ def _weights(part: _Stage) -> float:
         return (frozen + trained) / part.shards(3)
     whole = part.trained * element_bytes(precision) if zero in (1, 2) else 0
     return frozen / part.shards(3) + trained / part.shards(1) + whole
-
-
-def _ends(part: _Stage, in_flight: int) -> float:
-    """Activations of embedding and head, for as many microbatches as their chunk holds."""
-    if not (part.first or part.last):
-        return 0.0
-    plan = part.parallelism
-    ahead = end_chunks_in_flight(in_flight, plan.pipeline, plan.virtual_stages)
-    waiting = min(ahead, _microbatches(part.training, plan))
-    first = kept_by_embedding(part.extent) if part.first else 0.0
-    last = kept_by_head(part.extent) if part.last else 0.0
-    return waiting * (first + last)
-
-
-def _microbatches(training: Training, parallelism: Parallelism) -> int:
-    return -(-training.global_batch // (training.microbatch * (parallelism.data or 1)))
 
 
 def _layer_working_set(extent: Extent, kept: float) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
+from sim.phase import Phase as Phase  # of the border between models and what is below
 from sim.spec.records import LowRank
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.errors import ConfigError, Problem
+from sim.schedule.catalogue import SCHEDULES
 from sim.spec.problems import near
 from sim.spec.record import RecordT
 from sim.spec.records import Experiment, Parallelism
@@ -102,16 +103,16 @@ def _always(*values: Any) -> Default:
 
 TENSOR, CONTEXT, PIPELINE, DATA = (f"parallelism.{name}" for name in ("tensor", "context", "pipeline", "data"))
 SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
-SCHEDULE = "parallelism.schedule"
+SCHEDULE, VIRTUAL, MICROBATCH = "parallelism.schedule", "parallelism.virtual_stages", "training.microbatch"
 ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that come first, as a rule
 AXES: tuple[Axis, ...] = (
     Axis(TENSOR, _share()),
     Axis(CONTEXT, _share("tensor"), (TENSOR,)),
     Axis(PIPELINE, _pipeline, (TENSOR, CONTEXT)),
     Axis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
-    Axis("parallelism.virtual_stages", _virtual, (PIPELINE,)),
-    Axis("training.microbatch", _microbatch),
-    Axis(SCHEDULE, _always("1f1b", "gpipe")),
+    Axis(VIRTUAL, _virtual, (PIPELINE,)),
+    Axis(MICROBATCH, _microbatch),
+    Axis(SCHEDULE, lambda base, choice: tuple(SCHEDULES)),
     Axis("training.recompute", _always("none", "selective", "alternate", "full")),
     Axis("parallelism.sequence_parallel", _always(False, True)),
     Axis("parallelism.zero_stage", _always(0, 1, 2, 3)),

@@ -9,6 +9,7 @@ Public: `Bounds`, `Least`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,16 +19,20 @@ from sim.cluster.cluster import Cluster
 from sim.engine.boards import slowest_of
 from sim.engine.power import Board
 from sim.engine.ranks import CATEGORY, Job, build_job
+from sim.phase import Phase
 from sim.plan.pieces import build_chunks, shard_of
-from sim.plan.plan import build_plan
+from sim.plan.plan import build_plan, course_of_job, send_kind
+from sim.schedule.catalogue import SCHEDULES, course_of, ends_of
+from sim.schedule.course import Course, Sends
+from sim.schedule.table import Ends
 from sim.spec.board import transfer_rate
-from sim.spec.records import Experiment
+from sim.spec.records import Experiment, Parallelism
 from sim.spec.setup import Setup
-from sim.study.search.axes import CONTEXT, DATA, ORDER, SCHEDULE, with_values
+from sim.study.search.axes import CONTEXT, DATA, MICROBATCH, ORDER, SCHEDULE, VIRTUAL, with_values
 from sim.study.search.chain import Chain, build_chain
 from sim.study.search.energy import Crew, Meter, build_crew, step_joules
-from sim.study.search.exchange import Exchange, Exchanges, exchange_joules
-from sim.study.search.inside import BESIDE, INSIDE, PASSES, VIRTUAL, ZERO, Inside, Insides
+from sim.study.search.exchange import Exchanges, Spent, exchange_joules
+from sim.study.search.inside import BESIDE, INSIDE, PASSES, ZERO, Inside, Insides
 from sim.study.search.layout import Layout, layout_of
 from sim.study.search.steps import Times, step_bound
 from sim.study.search.table import Ints, Table
@@ -47,7 +52,7 @@ class Least:
     joules: Floats
 
 
-Traffic = tuple[Exchange, tuple[float, float]]  # and what it adds: once, and for each microbatch [J]
+Paid = tuple[Spent[Floats], float, tuple[float, float]]  # of stages and a tied table; joules once, each microbatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,7 @@ class Placed:
 
     chain: Chain
     crew: Crew | None
-    exchanges: dict[object, Traffic] = field(default_factory=dict)
+    exchanges: dict[object, Paid] = field(default_factory=dict)
 
 
 class Bounds:
@@ -75,57 +80,84 @@ class Bounds:
         """What one step of each plan takes at least."""
         least = Least(np.zeros(table.n), np.zeros(table.n))
         software = [key for key in table.column if key.startswith("software.")]
-        own, sharded = {VIRTUAL, ZERO, SCHEDULE, *INSIDE, *software}, table.array(ZERO) == 3
+        own = {VIRTUAL, ZERO, SCHEDULE, *INSIDE, *software}
         for rows in table.groups(key for key in table.column if key not in own):
-            placed = self._place(self._plan(table, int(rows[0])))
-            for alike in table.take(rows).groups(software):
-                for part in (rows[alike][sharded[rows[alike]]], rows[alike][~sharded[rows[alike]]]):
-                    if len(part):
+            for together, sends in self._by_ends(table.take(rows)):
+                mine = rows[together]
+                placed = self._place(self._plan(table, int(mine[0])), sends)
+                for alike in table.take(mine).groups(software):
+                    for part in _by_cut(table.take(mine[alike])):
+                        part = mine[alike][part]
                         bound = self._of_placed(placed, table.take(part))
                         least.seconds[part], least.joules[part] = SAFETY * bound.seconds, SAFETY * bound.joules
         return least
 
+    def _by_ends(self, table: Table) -> Iterator[tuple[Ints, Sends]]:
+        """Plans of one shape whose models begin and end on the same stages, and all sends among their stages."""
+        found: dict[tuple[int, int], list[tuple[Ints, Sends]]] = {}
+        for rows in table.groups((SCHEDULE, VIRTUAL)):
+            course = course_of_job(self._plan(table, int(rows[0])))
+            found.setdefault(course.ends, []).append((rows, course.sends))
+        for alike in found.values():
+            hops = sorted({hop for _, sends in alike for hop in sends}, reverse=True)
+            sends = {hop: tuple(sorted({s for _, each in alike for s in each.get(hop, ())})) for hop in hops}
+            yield np.concatenate([rows for rows, _ in alike]), sends
+
     def _plan(self, table: Table, row: int) -> Experiment:
         return with_values(self.base, table.choice(row))
 
-    def _place(self, plan: Experiment) -> Placed:
-        chain = build_chain(plan, self.cluster)
+    def _place(self, plan: Experiment, sends: Sends) -> Placed:
+        chain = build_chain(plan, self.cluster, sends)
         return Placed(chain, build_crew(plan, self.cluster, chain.grid) if self.energy else None)
 
     def _of_placed(self, placed: Placed, table: Table) -> Least:
-        """Plans that differ only in how the work inside the same groups is cut; ZeRO-3 or not, all of them."""
+        """Plans that differ only in how the work inside the same groups is cut; as `_by_cut`."""
         seconds, added, crew = np.zeros(table.n), np.zeros(table.n), placed.crew
         job = self._job(placed.chain, table, 0)
         which, insides = self.insides.of(job, table)
         passes = self.insides.passes(job, insides)
         joules = self._joules(job, crew, insides) if crew else np.zeros((len(insides), 1))
-        microbatches = table.array("training.microbatch") * (job.plan.experiment.parallelism.data or 1)
-        microbatches = self.base.training.global_batch // microbatches
-        for virtual in table.groups((VIRTUAL,)):
-            part = table.take(virtual)
+        for alike, microbatches, (course, ends) in self._by_turns(table, job.plan.experiment.parallelism):
+            part = table.take(alike)
             layout = self._layout(part, 0)
-            kept, first, place = np.unique(which[virtual], return_index=True, return_inverse=True)
-            times = _times(job, layout, passes[kept], [insides[k] for k in kept], microbatches[virtual][first])
+            kept, first, place = np.unique(which[alike], return_index=True, return_inverse=True)
+            whole = _Whole(job, layout, course, ends, passes[kept], [insides[k] for k in kept], microbatches[first])
+            times = whole.times()
             for rows in part.groups((ZERO,)):
-                exchange, sent = self._exchange(placed, layout, part, int(rows[0]))
-                seconds[virtual[rows]] = step_bound(times, exchange, job)[place[rows]]
+                exchange, embedding, sent = self._exchange(placed, layout, ends, part, int(rows[0]))
+                seconds[alike[rows]] = step_bound(times, exchange, embedding, job)[place[rows]]
                 if crew:
-                    added[virtual[rows]] = _added(job, layout, joules[kept], sent, times)[place[rows]]
+                    added[alike[rows]] = whole.added(joules[kept], sent)[place[rows]]
         if not crew:
             return Least(seconds, added)
         site = step_joules(self.cluster, Setup(self.base).site, job.board, crew, placed.chain.grid.n_ranks)
         return Least(seconds, site(added, SAFETY * seconds))
 
-    def _exchange(self, placed: Placed, layout: Layout, table: Table, row: int) -> Traffic:
+    def _by_turns(self, table: Table, shape: Parallelism) -> Iterator[tuple[Ints, Ints, tuple[Course, Ends]]]:
+        """Rows of plans whose chunks are placed and whose schedules begin and end alike; their microbatches."""
+        found: dict[tuple[Course, Ends], list[tuple[Ints, int]]] = {}
+        for rows in table.groups((SCHEDULE, VIRTUAL, MICROBATCH)):
+            name, virtual, microbatch = table.key(int(rows[0]), (SCHEDULE, VIRTUAL, MICROBATCH))
+            microbatches = self.base.training.global_batch // (microbatch * (shape.data or 1))
+            turns = (
+                course_of(name, shape.pipeline, virtual),
+                ends_of(name, shape.pipeline, virtual, microbatches),
+            )
+            found.setdefault(turns, []).append((rows, microbatches))
+        for turns, alike in found.items():
+            counts = [np.full(len(rows), microbatches) for rows, microbatches in alike]
+            yield np.concatenate([rows for rows, _ in alike]), np.concatenate(counts), turns
+
+    def _exchange(self, placed: Placed, layout: Layout, ends: Ends, table: Table, row: int) -> Paid:
         """What data-parallel ranks exchange, in seconds and joules."""
         software = (key for key in table.column if key.startswith("software.") and key not in PASSES)
-        key = layout, table.key(row, (ZERO, *software))
+        key = layout, ends, table.key(row, (ZERO, *software))
         if key not in placed.exchanges:
             job = self._job(placed.chain, table, row)
             sent = (
                 exchange_joules(job, layout, Meter(placed.crew, job.board, self.cluster)) if placed.crew else (0.0, 0.0)
             )
-            placed.exchanges[key] = self.exchanges.of(job, layout), sent
+            placed.exchanges[key] = (*self.exchanges.of(job, layout, ends), sent)
         return placed.exchanges[key]
 
     def _job(self, chain: Chain, table: Table, row: int) -> Job:
@@ -146,9 +178,10 @@ class Bounds:
     def _layout(self, table: Table, row: int) -> Layout:
         """Chunks of the model and what they hold; their operations are those of any shard."""
         keys = [key for key in table.column if key not in UNCUT]
-        key = table.key(row, keys), table.key(row, (ZERO,)) == (3,)
+        setup = Setup(self._plan(table, row))
+        phases = SCHEDULES[setup.parallelism.schedule].phases
+        key = table.key(row, keys), setup.parallelism.zero_stage == 3, course_of_job(setup.experiment), phases
         if key not in self.known_layouts:
-            setup = Setup(self._plan(table, row))
             shard = shard_of(setup.parallelism, setup.training, setup.software)
             chunks = build_chunks(setup.workload, shard, setup.software, setup.parallelism)
             self.known_layouts[key] = layout_of(chunks)
@@ -162,40 +195,76 @@ class Bounds:
             key = (inside, inner, crew.speeds, job.board.accelerator.matrix.efficiency)
             if key not in self.known_joules:
                 border = meter.send(inside.message) + (meter.sequence(inside.gather) if inside.gather else 0.0)
-                passes = [meter.sequence(each.forward) + meter.sequence(each.backward) for each in inside.blocks]
+                passes = [sum(map(meter.sequence, each.by_phase)) for each in inside.blocks]
                 self.known_joules[key] = np.array([*passes, border])
             rows.append(self.known_joules[key])
         return np.array(rows)
 
 
-def _added(job: Job, layout: Layout, joules: Floats, sent: tuple[float, float], times: Times) -> Floats:
-    """Joules that the step of each of K plans adds to the waiting power of its accelerators, (K,)."""
-    borders, microbatches = 2 * (len(layout.counts) - 1), times.microbatches[:, 0]
-    each = joules[:, :-1] @ layout.counts.sum(axis=0) + borders * joules[:, -1]
-    once, often = sent
-    added: Floats = job.plan.grid.n_ranks / len(job.ranks) * (microbatches * (each + often) + once)
-    return added
+def _by_cut(table: Table) -> Iterator[Ints]:
+    """Plans that gather weights for every task (ZeRO-3), or not, and whose schedules have the same phases."""
+    splits = np.array([SCHEDULES[name].splits for name in table.array(SCHEDULE)])
+    cut = 2 * splits + (table.array(ZERO) == 3)
+    return (np.flatnonzero(cut == each) for each in np.unique(cut))
 
 
-def _times(job: Job, layout: Layout, passes: Floats, insides: list[Inside], microbatches: Ints) -> Times:
-    """Passes and sends of K plans of one shape; `passes` are seconds by kind of block, (K, stages, 4, kinds)."""
-    stages = len(job.ranks)
-    stage = np.arange(len(layout.counts)) % stages
-    forward, backward, exposed = np.einsum("kcqn,cn->qkc", passes[:, stage, :3], layout.counts)
-    gather = passes[:, stage, 3, 0]
-    forward[:, 1:] += gather[:, 1:]
-    backward[:, :-1] += gather[:, :-1]
-    exposed += 2 * gather
-    message = np.array([[inside.message] for inside in insides])
-    ahead, back = (_sends(job, role, message) for role in ("forward out", "backward out"))
-    waits = not job.plan.software.pipeline_overlap
-    return Times(forward, backward, exposed, ahead, back, microbatches[:, None].astype(np.float64), waits)
+@dataclass(frozen=True)
+class _Whole:
+    """K plans of one shape; passes: seconds as of `Insides.passes`, (K, stages, 5, kinds); microbatches: (K,)."""
 
+    job: Job
+    layout: Layout
+    course: Course
+    ends: Ends
+    passes: Floats
+    insides: list[Inside]
+    microbatches: Ints
 
-def _sends(job: Job, role: str, message: Floats) -> Floats:
-    """Seconds that each stage takes to hand its microbatch on, (K, stages)."""
-    flows = [rank.flows.get(role, -1) for rank in job.ranks]
-    start = np.array([job.cost(flow, "send", 0.0).latency if flow >= 0 else 0.0 for flow in flows])
-    rate = np.array([job.flows[flow].rate if flow >= 0 else np.inf for flow in flows])
-    sends: Floats = start + message / rate
-    return sends
+    def times(self) -> Times:
+        """Tasks and sends."""
+        stage = list(self.course.stage_of)
+        by_kind = self.passes[:, stage]
+        forward, backward, weight, exposed = np.einsum("kcqn,cn->qkc", by_kind[:, :, :4], self.layout.counts)
+        ahead, back = (self._hops(phase) for phase in (Phase.FORWARD, Phase.INPUT_GRADIENT))
+        gather = by_kind[:, :, 4, 0]
+        gathers, again = gather * self._arrives(ahead, 1), gather * self._arrives(back, -1)
+        return Times(
+            self.course,
+            self.ends,
+            forward + gathers,
+            backward + again,
+            weight,
+            exposed + gathers + again,
+            self._sends(ahead),
+            self._sends(back),
+            self.microbatches[:, None].astype(np.float64),
+            not self.job.plan.software.pipeline_overlap,
+        )
+
+    def _hops(self, phase: Phase) -> list[int]:
+        """How many stages further on the result of each chunk goes; 0 if nowhere."""
+        targets = [self.course.target(phase, chunk) for chunk in range(len(self.course.stage_of))]
+        return [0 if to is None else self.course.hop(chunk, to) for chunk, to in enumerate(targets)]
+
+    def _arrives(self, hops: list[int], step: int) -> NDArray[np.bool_]:
+        """Whether each chunk gets its input from another stage, given the hops of results to the next chunk."""
+        return np.roll(np.array(hops) != 0, step)
+
+    def _sends(self, hops: list[int]) -> Floats:
+        """Seconds that each chunk takes to hand its microbatch on, (K, chunks)."""
+        job, message = self.job, np.array([[inside.message] for inside in self.insides])
+        ranks = (job.ranks[stage] for stage in self.course.stage_of)
+        flows = [rank.flows[send_kind(hop)] if hop else -1 for rank, hop in zip(ranks, hops, strict=True)]
+        start = np.array([job.cost(flow, "send", 0.0).latency if flow >= 0 else 0.0 for flow in flows])
+        rate = np.array([job.flows[flow].rate if flow >= 0 else np.inf for flow in flows])
+        sends: Floats = start + message / rate
+        return sends
+
+    def added(self, joules: Floats, sent: tuple[float, float]) -> Floats:
+        """Joules that a step adds to the waiting power of its accelerators, (K,)."""
+        borders = 2 * np.count_nonzero(self._hops(Phase.FORWARD))
+        each = joules[:, :-1] @ self.layout.counts.sum(axis=0) + borders * joules[:, -1]
+        once, often = sent
+        ranks = self.job.plan.grid.n_ranks / len(self.job.ranks)
+        added: Floats = ranks * (self.microbatches * (each + often) + once)
+        return added

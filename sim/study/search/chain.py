@@ -18,8 +18,9 @@ from sim.engine.chains import Alone
 from sim.engine.ranks import FlowClass, Job, Known, Profile, RankClass, group_of, inner_of
 from sim.plan.flows import FlowSet, send_flows
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunk, Sequence
-from sim.plan.plan import group_flows, job_groups
+from sim.plan.pieces import Chunks, Sequence
+from sim.plan.plan import group_flows, job_groups, job_sends
+from sim.schedule.course import Sends
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.workload.operation import Shard
@@ -33,7 +34,7 @@ class Chain:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
 
-    def job(self, other: Job, experiment: Experiment, shard: Shard, chunks: tuple[tuple[Chunk, ...], ...]) -> Job:
+    def job(self, other: Job, experiment: Experiment, shard: Shard, chunks: Chunks) -> Job:
         """A job that has just this chain, good for asking what things cost; the rest is borrowed from `other`."""
         setup = Setup(experiment)
         plan = replace(
@@ -53,8 +54,8 @@ def alone(job: Job, rank: RankClass, sequence: Sequence) -> Alone:
     return job.alone(rank, [(sequence, 1)])
 
 
-def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
-    """The pipeline of rank 0 of a valid plan."""
+def build_chain(experiment: Experiment, cluster: Cluster, sends: Sends) -> Chain:
+    """The pipeline of rank 0 of a valid plan, with all these sends."""
     setup = Setup(experiment)
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     column = grid.groups("pipeline")[0]
@@ -62,10 +63,9 @@ def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
     for kind, (groups, key) in job_groups(experiment, setup.workload, grid).items():
         mine = np.flatnonzero(np.isin(groups, column).any(axis=1))
         sets += [flow_set for flow_set, _ in group_flows(kind, grid, cluster, groups[mine], key, mine)]
-    if setup.parallelism.pipeline > 1:
-        after = grid.shifted("pipeline", 1)[column]
-        sets.append(send_flows("forward", grid, cluster, column, after, 10)[0])
-        sets.append(send_flows("backward", grid, cluster, after, column, 11)[0])
+    for kind, sender, receiver, key in job_sends(sends, grid):
+        own = np.isin(sender, column)
+        sets.append(send_flows(kind, grid, cluster, sender[own], receiver[own], key)[0])
     flows, used = _flows(sets, {int(rank): stage for stage, rank in enumerate(column)}, cluster)
     return Chain(
         grid,
@@ -80,11 +80,10 @@ def build_chain(experiment: Experiment, cluster: Cluster) -> Chain:
 def _flows(
     sets: list[FlowSet], stage_of: dict[int, int], cluster: Cluster
 ) -> tuple[list[FlowClass], list[dict[str, int]]]:
-    """One class per flow; and for each stage the flows by the role that they have for it."""
+    """One class per flow; and for each stage the flows of its groups, and of what it sends, by kind."""
     flows: list[FlowClass] = []
     used: list[dict[str, int]] = [{} for _ in stage_of]
     for flow_set in sets:
-        role = f"{flow_set.kind} out" if flow_set.ordered else flow_set.key
         alike = [other for other in sets if other.kind == flow_set.kind]
         begin = len(flows)
         for number, members in enumerate(flow_set.members.tolist()):
@@ -92,7 +91,7 @@ def _flows(
             known = members[:1] if flow_set.ordered else [rank for rank in members if rank in stage_of]
             stages = tuple(stage_of[rank] for rank in known)
             for stage in stages:
-                used[stage][role] = len(flows)
+                used[stage][flow_set.key] = len(flows)
             ends = (stages[0], stages[0]) if flow_set.ordered else (-1, -1)
             ways = enumerate(alike if flow_set.carrier == RING else ())
             others = [(each.carrier, begin + k * flow_set.n + number) for k, each in ways if k]

@@ -13,22 +13,24 @@ from numpy.typing import NDArray
 from sim.engine.chains import Alone
 from sim.engine.costs import Costs
 from sim.engine.ranks import CATEGORY, Job, RankClass
+from sim.phase import Phase
 from sim.plan.pieces import Passes, Sequence, build_chunks, shard_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.study.search.axes import DATA, ORDER, PIPELINE, SCHEDULE, with_values
+from sim.study.search.axes import DATA, MICROBATCH, ORDER, PIPELINE, SCHEDULE, VIRTUAL, with_values
 from sim.study.search.chain import alone
 from sim.study.search.layout import layout_of
 from sim.study.search.table import Ints, Table
 from sim.workload.operation import Shard
 
 Floats = NDArray[np.float64]
-VIRTUAL, ZERO = "parallelism.virtual_stages", "parallelism.zero_stage"
-INSIDE = ("training.microbatch", "training.recompute", "parallelism.sequence_parallel")
+ZERO = "parallelism.zero_stage"
+INSIDE = (MICROBATCH, "training.recompute", "parallelism.sequence_parallel")
 BESIDE = ("software.gradient_overlap", "software.parameter_prefetch", "software.pipeline_overlap")
 PASSES = ("software.tensor_overlap", "software.scatter_gather", "software.pipeline_overlap")  # nothing to the exchange
 GROUPS = (PIPELINE, DATA, VIRTUAL, ZERO, SCHEDULE, ORDER, "parallelism.shard_group", "parallelism.placement")
 ELSEWHERE = frozenset((*GROUPS, *BESIDE))  # keys that ranks need not know for their passes; ZeRO-3 they must
+TASKS = (Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT)
 ALL = 1e18  # bytes of gradients in one bucket: the model as one segment
 
 
@@ -53,16 +55,18 @@ class Insides:
         self.seconds: dict[object, Floats] = {}
 
     def of(self, job: Job, table: Table) -> tuple[Ints, list[Inside]]:
-        """Number of what the ranks of each plan do, (n,), and the list of that. All shard as the job does, or not."""
+        """Number of what the ranks of each plan do, (n,), and the list of that. All shard as the job does, or not; all
+        have the phases of the job."""
         which, insides = np.zeros(table.n, dtype=np.int64), []
         keys = [key for key in table.column if key not in ELSEWHERE]
         sharded = job.plan.experiment.parallelism.zero_stage == 3
         for number, rows in enumerate(table.groups(INSIDE)):
             which[rows] = number
-            key = (sharded, table.key(int(rows[0]), keys))
+            values = table.key(int(rows[0]), keys)
+            key = (sharded, job.plan.phases, values)
             if key not in self.known:
                 software = tuple(
-                    value for name, value in zip(keys, key[1], strict=True) if name.startswith("software.")
+                    value for name, value in zip(keys, values, strict=True) if name.startswith("software.")
                 )
                 self.known[key] = self._inside(with_values(self.base, table.choice(int(rows[0]))), job, software)
             insides.append(self.known[key])
@@ -81,21 +85,23 @@ class Insides:
     # --- seconds ------------------------------------------------------------------------------
 
     def passes(self, job: Job, insides: list[Inside]) -> Floats:
-        """Seconds by inside, stage and kind of block, (K, stages, 4, kinds), as `_seconds`."""
+        """Seconds by inside, stage and kind of block, (K, stages, 5, kinds), as `_seconds`."""
         profiles = {rank.profile: rank for rank in job.ranks}
         number = {profile: place for place, profile in enumerate(profiles)}
         rows = [[self._seconds(job, rank, inside) for rank in profiles.values()] for inside in insides]
         return np.array(rows)[:, [number[rank.profile] for rank in job.ranks]]
 
     def _seconds(self, job: Job, rank: RankClass, inside: Inside) -> Floats:
-        """By kind of block, (4, kinds): passes forward, backward, exposed in both; the gather of a stage's input."""
+        """By kind of block, (5, kinds): passes in the three phases of tasks, what of them all is exposed; the gather of
+        a stage's input."""
         key = (inside, rank.profile, job.board.accelerator.matrix.efficiency)
         if key not in self.seconds:
             gather = self._alone(job, rank, inside, inside.gather)[0] if inside.gather else 0.0
             rows = []
             for each in inside.blocks:
-                ahead, back = (self._alone(job, rank, inside, pass_) for pass_ in (each.forward, each.backward))
-                rows.append((ahead[0], back[0], ahead[1] + back[1], gather))
+                spent = [self._alone(job, rank, inside, sequence) for sequence in each.by_phase]
+                whole = [seconds for seconds, _ in spent] + [0.0] * (len(TASKS) - len(spent))
+                rows.append((*whole, sum(exposed for _, exposed in spent), gather))
             self.seconds[key] = np.array(rows).T
         return self.seconds[key]
 

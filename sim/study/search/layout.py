@@ -10,37 +10,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.plan.pieces import Chunk, Passes
+from sim.plan.pieces import Chunks, Passes
 from sim.spec.records import Software
 
-Sizes = tuple[tuple[tuple[int, int], ...], ...]  # by chunk and segment: parameters, and those with gradients
+Sizes = tuple[tuple[int, int], ...]  # by segment: parameters, and those with gradients
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Chunks by stage; kinds of blocks; counts: (chunks, kinds) in model order; sizes of each stage.
+    """Chunks in model order; kinds of blocks; counts: (chunks, kinds); sizes of each chunk.
 
     Equal only to itself.
     """
 
-    chunks: tuple[tuple[Chunk, ...], ...]
+    chunks: Chunks
     kinds: tuple[Passes, ...]
     counts: NDArray[np.float64]
     sizes: tuple[Sizes, ...]
 
 
-def layout_of(chunks: tuple[tuple[Chunk, ...], ...]) -> Layout:
-    """The layout of chunks given by stage."""
-    ordered = sorted((chunk for stage in chunks for chunk in stage), key=lambda chunk: chunk.number)
-    pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in ordered]
+def layout_of(chunks: Chunks) -> Layout:
+    """The layout of chunks."""
+    pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in chunks]
     kinds = tuple(dict.fromkeys(piece.passes for inside in pieces for piece in inside))
-    counts = np.zeros((len(ordered), len(kinds)))
+    counts = np.zeros((len(chunks), len(kinds)))
     for row, inside in enumerate(pieces):
         for piece in inside:
             counts[row, kinds.index(piece.passes)] += piece.count
-    sizes = tuple(
-        tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in stage) for stage in chunks
-    )
+    sizes = tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in chunks)
     return Layout(chunks, kinds, counts, sizes)
 
 

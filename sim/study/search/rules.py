@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from sim.errors import Problem
+from sim.schedule.catalogue import SCHEDULES
 from sim.spec.checks import CHECKS
 from sim.spec.findings import Check, finding
 from sim.spec.records import Experiment
@@ -37,7 +38,7 @@ def _never(setup: Setup) -> bool:
 WITHOUT_EFFECT: Mapping[str, Callable[[Setup], bool]] = {
     "parallelism.sequence_parallel": lambda setup: setup.parallelism.tensor == 1,
     "parallelism.zero_stage": _one_copy,
-    "parallelism.schedule": lambda setup: setup.microbatches == 1,
+    "parallelism.schedule": lambda setup: setup.microbatches == 1 and not SCHEDULES[setup.parallelism.schedule].splits,
     "parallelism.order": lambda setup: setup.parallelism.pipeline == 1 or setup.data == 1,
     "software.tensor_overlap": lambda setup: setup.parallelism.tensor == 1,
     "software.pipeline_overlap": lambda setup: setup.parallelism.pipeline == 1,
