@@ -196,6 +196,8 @@ def test_every_kernel_moves_bytes(precision: str, activation: str, attention: st
     shard = replace(SHARD, precision=precision, recompute="full", fused_kernels=fused, context=2)
     for build in BLOCKS:
         for operation in everything(build(model, shard)):
+            if operation.name in ("attention dropout", "attention backward dropout") and attention == "flash":
+                continue  # arithmetic inside the kernel of attention
             assert operation.kernels >= 1
             assert (operation.message if operation.kind == "collective" else operation.bytes_moved) > 0
 

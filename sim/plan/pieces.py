@@ -103,7 +103,11 @@ def layers_per_chunk(layers: int, chunks: int) -> list[int]:
 
 
 def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
-    """What one rank holds, as the workload layer wants it."""
+    """What one rank holds, as the workload layer wants it.
+
+    Autocast casts each weight once a pass (read 4 B, write 2), and its gradient back.
+    """
+    cast = 6.0 if software.autocast else 0.0
     return Shard(
         tensor=parallelism.tensor,
         context=parallelism.context,
@@ -117,6 +121,9 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         tensor_overlap=software.tensor_overlap,
         sums_partials=software.sums_partials,
         fused_kernels=software.fused_kernels,
+        written_out=software.written_out,
+        autocast=software.autocast and parallelism.zero_stage < 3,
+        pads_vocabulary=software.pads_vocabulary,
         fused_accumulation=software.fused_accumulation,
         lora=training.lora,
         fp8_scaling=software.fp8_scaling,
@@ -127,8 +134,8 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         stops_recompute=software.stops_recompute,
         repeats_keys=software.repeats_keys,
         ring_attention=software.ring_attention,
-        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else 0.0,
-        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else 0.0,
+        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
+        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
     )
 
 

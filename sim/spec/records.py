@@ -89,7 +89,7 @@ class Accelerator(Record):
     kind: Literal["gpu", "tpu", "cpu", "fpga", "asic"] = Field(default="gpu", description="device family")
     vendor: str = Field(default="", description="who makes it")
     matrix: MatrixUnit = Field(description="matrix arithmetic")
-    vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision")
+    vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision; it counts where random numbers are drawn for dropout, and for heads that tensor cores cannot load, since other elementwise kernels are bound by memory")
     attention: dict[Literal["flash1", "flash2", "cudnn"], FusedAttention] = Field(
         default={}, description="fused attention by kernel: FlashAttention 1 or 2, or the vendor's library"
     )
@@ -341,7 +341,7 @@ class Software(Record):
     ring_attention: Literal["fused", "separate", "compiled"] = Field(default="fused", description="context parallelism: blocks are merged as they are computed, or by 32-bit kernels of their own (PyTorch); compiled, these are fused and all traffic is waited for at once")
     fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
     fp8_scaling: Literal["delayed", "current", "dynamic"] = Field(default="delayed", description="scale of fp8 tensors: from earlier steps, or from a pass over the tensor itself; dynamic also casts weights at each use")
-    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, fused by a compiler, or one each way and PyTorch's forward for two metrics (Composer)")
+    cross_entropy: Literal["vocabulary_parallel", "eager", "eager_16bit", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, the same without a cast to 32 bit, fused by a compiler, or one each way and PyTorch's forward for two metrics (Composer)")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
     gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
     reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
@@ -349,6 +349,9 @@ class Software(Record):
     moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
     optimizer_bytes: float = Field(default=42.0, ge=0, le=10_000, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
+    written_out: bool = Field(default=False, description="layer norms and GELU are written out in elementary operations, a kernel each, as in books and courses")
+    autocast: bool = Field(default=False, description="weights in 32 bit are cast in each pass, and the residual stream stays in 32 bit (torch.autocast without sharding)")
+    pads_vocabulary: Count = Field(default=1, ge=1, le=100_000, description="the vocabulary of each tensor rank is padded to a multiple of this (Megatron, make-vocab-size-divisible-by)")
     host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
     blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
     overlap_slowdown: Fraction = Field(default=0.0, lt=1, description="share of the processors that overlapped collectives take from computation")

@@ -36,13 +36,17 @@ MERGES = {
     "compiled": Merge(10, 10 + 2 * 10, 3),
 }
 GRADIENT = 4  # bytes; gradients of keys and values are added up and sent in 32 bit
+# A call of Philox with 7 rounds of 10 integer operations draws 16 numbers of 8 bit; comparing and selecting take 4 more
+# (flash-attention, csrc/flash_attn/src/philox.cuh and dropout.h). Integer operations count as in `with_random_numbers`.
+FUSED_RANDOM_FLOPS = 2 * (7 * 10 / 16 + 4)
 FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forward (Dao 2023, section 3)
 
 
 def attention_forward(extent: Extent) -> Operations:
     """Exchange of keys and values, then the core."""
     if extent.flash:
-        return _ring(extent, _flash_forward(extent), extent.element, MERGES[extent.shard.ring_attention].forward)
+        forward = MERGES[extent.shard.ring_attention].forward
+        return (*_ring(extent, _flash_forward(extent), extent.element, forward), *_flash_dropout(extent, "attention"))
     return (*_gather_keys(extent, "attention", extent.element), *core_forward(extent))
 
 
@@ -54,8 +58,9 @@ def attention_backward(extent: Extent) -> Operations:
 def _attention_backward(extent: Extent) -> Operations:
     if not extent.flash:
         return (*_gather_keys(extent, "attention backward", 2 * extent.element), *core_backward(extent))
+    dropout = _flash_dropout(extent, "attention backward")
     if extent.shard.ring_attention == "fused":
-        return _ring(extent, _flash_backward(extent), 2 * extent.element, 0)
+        return (*_ring(extent, _flash_backward(extent), 2 * extent.element, 0), *dropout)
     return (
         *_ring(
             extent,
@@ -64,6 +69,7 @@ def _attention_backward(extent: Extent) -> Operations:
             MERGES[extent.shard.ring_attention].backward,
         ),
         *_last_turn(extent),
+        *dropout,
     )
 
 
@@ -79,10 +85,9 @@ def core_forward(extent: Extent) -> Operations:
     """Unfused attention; softmax reads and writes scores, dropout writes a mask too."""
     e = extent.element
     shape = (extent.queries, extent.keys, extent.head_dim)
-    mask = 0 if extent.fused else 2 * e
     return (
         _batched(extent, "scores", shape),
-        _scores(extent, "softmax", 2 * e + mask, 1 if extent.fused else 2),
+        _softmax(extent, "softmax", 2),
         *(with_random_numbers(mask, extent.scores) for mask in _dropout(extent, "attention dropout")),
         _batched(extent, "context", (extent.queries, extent.head_dim, extent.keys)),
     )
@@ -91,12 +96,11 @@ def core_forward(extent: Extent) -> Operations:
 def core_backward(extent: Extent) -> Operations:
     """Two products for each forward product; softmax reads dy and y and writes dx."""
     q, k, d = extent.queries, extent.keys, extent.head_dim
-    mask = 0 if extent.fused else 2 * extent.element
     return (
         _batched(extent, "context score gradient", (q, k, d)),
         _batched(extent, "context value gradient", (k, d, q)),
         *_dropout(extent, "attention dropout backward"),
-        _scores(extent, "softmax backward", 3 * extent.element + mask, 1 if extent.fused else 2),
+        _softmax(extent, "softmax backward", 3),
         _batched(extent, "scores query gradient", (q, d, k)),
         _batched(extent, "scores key gradient", (k, d, q)),
     )
@@ -113,6 +117,21 @@ def _batched(extent: Extent, name: str, shape: tuple[int, int, int]) -> Operatio
 
 def _scores(extent: Extent, name: str, per_score: float, kernels: int = 1) -> Operation:
     return elementwise(extent, name, per_score * extent.scores, kernels)
+
+
+def _softmax(extent: Extent, name: str, passes: int) -> Operation:
+    """Kernels apart scale and mask too; autocast has softmax in 32 bit, so eager code casts to it and back."""
+    apart, cast = (0, 0) if extent.fused else (2 + 2, extent.shard.autocast)
+    traffic = (passes + apart) * extent.element + cast * (2 * (2 + 4) + 2 * passes)
+    return _scores(extent, name, traffic, 1 if extent.fused else 3 + 2 * cast)
+
+
+def _flash_dropout(extent: Extent, name: str) -> Operations:
+    """Numbers are drawn for each score, and drawn again backward; the tensor cores wait meanwhile."""
+    if not extent.model.dropout:
+        return ()
+    flops = FUSED_RANDOM_FLOPS * extent.scores * causal_share(extent)
+    return (Operation(f"{name} dropout", "elementwise", flops, precision="fp32", kernels=0),)
 
 
 def _dropout(extent: Extent, name: str) -> Operations:

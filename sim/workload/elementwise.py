@@ -10,11 +10,22 @@ from sim.workload.extent import Extent
 from sim.workload.kernels import Operations, elementwise, with_random_numbers
 
 
+# Passes over the elements and kernels of what is written out in elementary operations, one term per kernel as reads +
+# writes. Layer norm, forward: mean, variance, difference, quotient, scale, shift, and two kernels of a value a row;
+# backward: shift; scale (2 kernels and a sum), quotient (3 and a sum), difference, variance (2), mean, three gradients.
+NORM, NORM_BACKWARD = (1 + 1 + 2 + 2 + 2 + 2, 8), (1 + (2 + 3 + 1) + (2 + 3 + 1) + 1 + (2 + 2) + 1 + 2 * 3, 20)
+# GELU, forward: cube, times, plus, times, tanh, plus, half, times; backward: two of the last product, half, tanh, times,
+# times, cube (square, times, times), three gradients.
+GELU, GELU_BACKWARD = (2 + 2 + 3 + 2 + 2 + 2 + 2 + 3, 8), (2 * 3 + 2 + 3 + 2 + 2 + (2 + 2 + 3) + 2 * 3, 11)
+
+
 def norm_forward(extent: Extent, name: str) -> Operations:
     """Read x, write y. An eager RMSNorm casts up, squares, averages, scales, casts down, weighs."""
     if _eager_rms(extent):
         return _pass(extent, name, 4 * extent.element + 24, 6)
-    return _pass(extent, name, 2 * extent.element)
+    if _written_out_norm(extent):
+        return _pass(extent, name, NORM[0] * extent.element, NORM[1])
+    return _pass(extent, name, extent.stream + extent.element)
 
 
 def norm_backward(extent: Extent, name: str) -> Operations:
@@ -23,17 +34,20 @@ def norm_backward(extent: Extent, name: str) -> Operations:
         return _pass(extent, f"{name} backward", 3 * extent.element)
     if _eager_rms(extent):
         return _pass(extent, f"{name} backward", 8 * extent.element + 48, 12)
-    return _pass(extent, f"{name} backward", 5 * extent.element, 2)
+    if _written_out_norm(extent):
+        return _pass(extent, f"{name} backward", NORM_BACKWARD[0] * extent.element, NORM_BACKWARD[1])
+    return _pass(extent, f"{name} backward", 3 * extent.stream + 2 * extent.element, 2)
 
 
 def residual_forward(extent: Extent, name: str) -> Operations:
     """Bias, dropout and residual: read x and residual, write the sum and the mask."""
     model, e = extent.model, extent.element
+    moved = e + 2 * extent.stream
     if extent.fused:
-        kernels = _pass(extent, f"{name} residual", 3 * e + model.dropout)
+        kernels = _pass(extent, f"{name} residual", moved + model.dropout)
     else:
         separate = 2 * e * model.bias + (2 * e + 1) * model.dropout
-        kernels = _pass(extent, f"{name} residual", 3 * e + separate, 1 + model.bias + model.dropout)
+        kernels = _pass(extent, f"{name} residual", moved + separate, 1 + model.bias + model.dropout)
     if not model.dropout:
         return kernels
     return tuple(with_random_numbers(kernel, extent.rows * extent.hidden) for kernel in kernels)
@@ -49,7 +63,7 @@ def residual_backward(extent: Extent, name: str) -> Operations:
 
 def residual_gradient(extent: Extent, name: str) -> Operations:
     """Add the gradient of the branch to that of the residual stream."""
-    return _pass(extent, f"{name} residual gradient", 3 * extent.element)
+    return _pass(extent, f"{name} residual gradient", 3 * extent.stream)
 
 
 def activation_forward(extent: Extent) -> Operations:
@@ -57,6 +71,8 @@ def activation_forward(extent: Extent) -> Operations:
     e, bias, gated = extent.element, extent.model.bias, extent.gated
     if extent.fused:
         return _inner(extent, "activation", (3 if gated else 2) * e, 1)
+    if _written_out_gelu(extent):
+        return _inner(extent, "activation", (GELU[0] + 2 * bias) * e, GELU[1] + bias)
     steps = 2 if gated or extent.model.activation == "squared_relu" else 1
     per_element = 2 * e + (3 if gated else 2) * e * (steps - 1) + 2 * e * bias * (1 + gated)
     return _inner(extent, "activation", per_element, steps + bias)
@@ -68,8 +84,19 @@ def activation_backward(extent: Extent) -> Operations:
     bias = e * extent.trains_bias * (1 + gated)
     if extent.fused:
         return _inner(extent, "activation backward", (5 if gated else 3) * e + bias, 1 + extent.trains_bias)
+    if _written_out_gelu(extent):
+        kernels = GELU_BACKWARD[1] + extent.trains_bias
+        return _inner(extent, "activation backward", GELU_BACKWARD[0] * e + bias, kernels)
     steps = 3 if gated else 1 + (extent.model.activation == "squared_relu")
     return _inner(extent, "activation backward", 3 * e * steps + bias, steps + extent.trains_bias)
+
+
+def _written_out_norm(extent: Extent) -> bool:
+    return extent.model.norm == "layernorm" and extent.shard.written_out
+
+
+def _written_out_gelu(extent: Extent) -> bool:
+    return extent.model.activation == "gelu" and extent.shard.written_out
 
 
 def layout_forward(extent: Extent) -> Operations:

@@ -43,6 +43,8 @@ LOSSES = {
     # PyTorch: cast, log-softmax, loss; backward: scattered zeros, log-softmax, cast. The log-softmax is kept, its
     # gradient and that of its input meet it
     "eager": Loss(6 + 8, 4 + 12 + 6, 3, 3, 4, 4 + 4),
+    # PyTorch on 16-bit logits without a cast: log-softmax and loss; backward: scattered zeros and log-softmax
+    "eager_16bit": Loss(4, 2 + 6, 2, 2, 2, 2 + 2),
     # one pass for the normaliser, one that reads the 16-bit logits and writes gradients
     "compiled": Loss(2, 4, 1, 1, 2, 2),
     # LLM Foundry, models/mpt/modeling_mpt.py: flash-attn's kernel each way (fused_crossentropy). After the backward
@@ -50,6 +52,13 @@ LOSSES = {
     # forward
     "with_metrics": Loss(2, 4 + 2 * (6 + 8), 1, 1 + 2 * 3, 2, 2),
 }
+
+
+# Reads more in each pass [B] where rows of 16-bit logits do not start at loads of 16 B: PyTorch then keeps no row in
+# shared memory, and reads it for its maximum, its sum and the result, and backward for a sum and the result (PyTorch,
+# aten/src/ATen/native/cuda/SoftMax.cu, can_use_smem).
+READ_AGAIN = 2 + 2
+LOAD = 8  # logits
 
 
 def embedding_forward(extent: Extent) -> Operations:
@@ -84,7 +93,7 @@ def head_forward(extent: Extent) -> Operations:
     return (
         *norm_forward(extent, "final norm"),
         *column_forward(extent, _head(extent)),
-        elementwise(extent, "cross-entropy", loss.forward * _logits(extent), loss.forward_kernels),
+        elementwise(extent, "cross-entropy", (loss.forward + _again(extent)) * _logits(extent), loss.forward_kernels),
         *_loss_reductions(extent),
     )
 
@@ -92,8 +101,9 @@ def head_forward(extent: Extent) -> Operations:
 def head_backward(extent: Extent) -> Operations:
     """Softmax minus one-hot, then both gradients of the product."""
     loss = LOSSES[extent.shard.cross_entropy]
+    traffic = (loss.backward + _again(extent)) * _logits(extent)
     return (
-        elementwise(extent, "cross-entropy backward", loss.backward * _logits(extent), loss.backward_kernels),
+        elementwise(extent, "cross-entropy backward", traffic, loss.backward_kernels),
         *column_backward(extent, _head(extent)),
         *norm_backward(extent, "final norm"),
     )
@@ -101,6 +111,11 @@ def head_backward(extent: Extent) -> Operations:
 
 def _head(extent: Extent) -> Linear:
     return Linear("head", extent.hidden, (extent.vocab,), extent.precision)
+
+
+def _again(extent: Extent) -> int:
+    """Bytes a logit that each pass reads more."""
+    return READ_AGAIN if extent.shard.cross_entropy == "eager_16bit" and extent.vocab % LOAD else 0
 
 
 def _logits(extent: Extent) -> float:

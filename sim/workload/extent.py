@@ -87,6 +87,11 @@ class Extent:
         return float(self.element * self.tokens * self.hidden)
 
     @property
+    def stream(self) -> int:
+        """Bytes per element of the residual stream: under autocast embeddings are in 32 bit, and so are sums with them."""
+        return 4 if self.shard.autocast else self.element
+
+    @property
     def scores(self) -> float:
         """Elements of the attention scores of this rank."""
         return float(self.batch * self.heads * self.queries * self.keys)
@@ -180,5 +185,5 @@ def extent_of(model: Transformer, shard: Shard, gradient_bytes: int = 4) -> Exte
         kv_heads=share(kv_head_count(model), shard.tensor),
         head_dim=head_width(model),
         ffn=share(model.ffn, shard.tensor),
-        vocab=share(model.vocab, shard.tensor),
+        vocab=shard.pads_vocabulary * share(model.vocab, shard.tensor * shard.pads_vocabulary),
     )

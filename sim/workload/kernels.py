@@ -39,9 +39,13 @@ def elementwise(extent: Extent, name: str, bytes_moved: float, kernels: int = 1)
     )
 
 
-def unit_copy(extent: Extent, what: str, traffic: float) -> Operations:
-    """Copies between the buffer of a collective and the tensors of a sharded unit (ZeRO-3) [B]."""
-    return (elementwise(extent, f"{what} copied", traffic),) if traffic else ()
+def unit_copy(extent: Extent, what: str, traffic: float, matrices: int = 1) -> Operations:
+    """Copies between the buffer of a collective and the tensors of a sharded unit (ZeRO-3), or casts of autocast [B].
+
+    Autocast has a kernel for each of the `matrices`.
+    """
+    kernels = matrices if extent.shard.autocast else 1
+    return (elementwise(extent, f"{what} copied", traffic, kernels),) if traffic else ()
 
 
 def with_random_numbers(operation: Operation, count: float) -> Operation:

@@ -16,6 +16,7 @@ from sim.spec.records import LowRank
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
+Losses = Literal["vocabulary_parallel", "eager", "eager_16bit", "compiled", "with_metrics"]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
 
 
@@ -92,10 +93,13 @@ class Shard:
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True
+    written_out: bool = False  # layer norms and GELU, in elementary operations
+    autocast: bool = False  # residual stream in 32 bit
+    pads_vocabulary: int = 1  # to a multiple on each tensor rank
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "current", "dynamic"] = "delayed"
-    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = "vocabulary_parallel"
+    cross_entropy: Losses = "vocabulary_parallel"
     joins_matrices: bool = True  # matrices with the same input are one product
     batch_first: bool = False  # collectives along the sequence copy
     keeps_gathered: bool = False  # inputs gathered along the sequence, for the weight gradient

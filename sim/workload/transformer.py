@@ -47,7 +47,8 @@ def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) ->
     """One transformer layer; `gradient_bytes` [B] per element of the accumulated weight gradient."""
     extent = extent_of(model, shard, gradient_bytes)
     parameters = layer_parameters(model, shard.tensor).total
-    gathered = unit_copy(extent, "weights", shard.gather_copy * parameters)
+    matrices = len(extent.qkv_widths) + 1 + len(extent.ffn_widths) + 1
+    gathered = unit_copy(extent, "weights", shard.gather_copy * parameters, matrices)
     return Block(
         name="layer",
         forward=(*gathered, *_layer_forward(extent)),
@@ -57,7 +58,7 @@ def layer_block(model: Transformer, shard: Shard, *, gradient_bytes: int = 4) ->
             (
                 *_feed_forward_backward(extent),
                 *_attention_backward(extent),
-                *unit_copy(extent, "gradients", shard.reduce_copy * parameters),
+                *unit_copy(extent, "gradients", shard.reduce_copy * parameters, matrices),
             ),
         ),
         model_flops=_layer_flops(extent),
