@@ -55,6 +55,7 @@ SOURCES = {
     "mlperf_llama31_405b": "MLPerf Llama 3.1 405B (H100, H200)",
     "mpt_llm_foundry": "LLM Foundry (A100, H100)",
     "nemo_24": "NeMo 24.09 (H100)",
+    "small_models": "people's own runs of GPT-2 and Qwen3 (A100, H100, RTX 4090)",
     "torchtitan": "TorchTitan (H100, H200)",
     "vtrain_multi": "vTrain, several nodes (A100)",
     "vtrain_single": "vTrain, one node (A100)",
