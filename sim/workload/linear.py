@@ -67,7 +67,8 @@ def row_forward(extent: Extent, layer: Linear) -> Operations:
     reduce = _sum_over_ranks(extent, f"{layer.name} reduce", hidden)
     work = leaving(products(extent, layer), reduce, hidden)
     casts = (*input_cast(extent, layer), *weight_cast(extent, layer))
-    return (*casts, *work, *_partial_sum(extent, reduce), *adapter_forward(extent, layer.target))
+    summed = _partial_sum(extent, reduce) if hidden else ()
+    return (*casts, *work, *summed, *adapter_forward(extent, layer.target))
 
 
 def column_backward(extent: Extent, layer: Linear) -> Operations:
