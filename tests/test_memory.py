@@ -123,6 +123,13 @@ def test_a_llama_layer_keeps_grouped_keys_and_a_gate() -> None:
     assert layer_activation_bytes(LLAMA, shard) == 8192 * expected
 
 
+def test_keys_repeated_to_every_head_are_what_attention_keeps() -> None:
+    """PyTorch keeps the operands of its attention: Llama-3-8B at 8,192 tokens has 96 MiB more of them a layer."""
+    shard = Shard(sequence_length=8192)
+    more = layer_activation_bytes(LLAMA, replace(shard, repeats_keys=True)) - layer_activation_bytes(LLAMA, shard)
+    assert more == 96 * 2**20
+
+
 @pytest.mark.parametrize("context", [2, 4, 8])
 def test_context_parallelism_divides_activations(context: int) -> None:
     whole, part = (layer_activation_bytes(GPT, replace(SHARD, context=n)) for n in (1, context))

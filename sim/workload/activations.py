@@ -98,7 +98,7 @@ def _adapters(extent: Extent) -> float:
 
 
 def _split(extent: Extent) -> float:
-    """Queries, keys, values, attention output and feed-forward intermediates: 24 s b h / t [B].
+    """Queries, keys and values as attention reads them, its output, feed-forward intermediates: 24 s b h / t [B].
 
     The feed-forward block keeps the inputs and the output of its activation; an eager gate also
     keeps the activated factor. Frozen, it keeps no output. Inputs of fp8 products are kept in fp8, that of the
@@ -106,6 +106,6 @@ def _split(extent: Extent) -> float:
     """
     output = not extent.frozen or extent.adapts("feed_forward_down")
     inner = len(extent.ffn_widths) + (extent.gated and not extent.fused)
-    columns = sum(extent.qkv_widths) + extent.query_width + inner * extent.ffn
+    columns = 2 * extent.query_width + 2 * extent.held_key_width + inner * extent.ffn
     cast = extent.query_width * (extent.kept_input < extent.element) + extent.ffn * output
     return float(extent.tokens * (extent.element * columns + extent.kept_input * cast))
