@@ -15,7 +15,8 @@ from sim.plan.schedule import stage_order
 from sim.spec.load import load_experiment
 from sim.spec.records import Parallelism, Software, Training, Transformer
 from sim.spec.setup import Setup
-from sim.workload.activations import layer_activation_bytes, stage_message_bytes
+from sim.workload.activations import kept_by_head, layer_activation_bytes, stage_message_bytes
+from sim.workload.extent import extent_of
 from sim.workload.inflight import end_chunks_in_flight, microbatches_in_flight
 from sim.workload.memory import stage_memory, stored_bytes
 from sim.workload.operation import Shard
@@ -128,6 +129,13 @@ def test_keys_repeated_to_every_head_are_what_attention_keeps() -> None:
     shard = Shard(sequence_length=8192)
     more = layer_activation_bytes(LLAMA, replace(shard, repeats_keys=True)) - layer_activation_bytes(LLAMA, shard)
     assert more == 96 * 2**20
+
+
+def test_a_head_keeps_what_its_product_read() -> None:
+    """Gathered along the sequence where the stack keeps that: all rows and not the share of one tensor rank."""
+    shard = replace(SHARD, sequence_parallel=True)
+    kept = kept_by_head(extent_of(GPT, replace(shard, keeps_gathered=True)))
+    assert kept - kept_by_head(extent_of(GPT, shard)) == 2 * 2 * 2048 * 12288 * 7 / 8
 
 
 @pytest.mark.parametrize("context", [2, 4, 8])

@@ -41,7 +41,8 @@ def kept_by_embedding(extent: Extent) -> float:
 
 def kept_by_head(extent: Extent) -> float:
     """Inputs of final norm and output product, and what the loss keeps, 32-bit logits in Megatron [B] (4.3)."""
-    return 2 * input_bytes(extent) + LOSSES[extent.shard.cross_entropy].kept * float(extent.tokens * extent.vocab)
+    normed = extent.hidden_bytes if extent.shard.keeps_gathered else input_bytes(extent)
+    return input_bytes(extent) + normed + LOSSES[extent.shard.cross_entropy].kept * float(extent.tokens * extent.vocab)
 
 
 def stage_message_bytes(model: Transformer, shard: Shard) -> float:
