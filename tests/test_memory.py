@@ -13,7 +13,7 @@ from workload_samples import GPT, LLAMA, SHARD, Recompute, with_
 from sim.metrics.memory import memory_by_stage
 from sim.plan.schedule import stage_order
 from sim.spec.load import load_experiment
-from sim.spec.records import Parallelism, Software, Training, Transformer
+from sim.spec.records import LowRank, Parallelism, Software, Training, Transformer
 from sim.spec.setup import Setup
 from sim.workload.activations import kept_by_head, layer_activation_bytes, stage_message_bytes
 from sim.workload.extent import extent_of
@@ -136,6 +136,18 @@ def test_a_head_keeps_what_its_product_read() -> None:
     shard = replace(SHARD, sequence_parallel=True)
     kept = kept_by_head(extent_of(GPT, replace(shard, keeps_gathered=True)))
     assert kept - kept_by_head(extent_of(GPT, shard)) == 2 * 2 * 2048 * 12288 * 7 / 8
+
+
+def test_only_who_reads_the_attention_output_in_16_bit_keeps_it_so() -> None:
+    """Unfused attention does not read its output again, and an fp8 product reads its own copy of 8 bit."""
+    shard = replace(SHARD, precision="fp8", recompute="selective")
+    flash, unfused = (layer_activation_bytes(with_(GPT, attention=way), shard) for way in ("flash", "unfused"))
+    assert flash - unfused == 2 * 2 * 2048 * 12288 / 8
+    frozen = replace(SHARD, recompute="selective", lora=LowRank(rank=8, targets=("qkv",)))
+    adapted = replace(frozen, lora=LowRank(rank=8, targets=("qkv", "attention_output")))
+    inner = 2 * 2 * 2048 * 8
+    more = layer_activation_bytes(GPT, adapted) - layer_activation_bytes(GPT, frozen)
+    assert more == 2 * 2 * 2048 * 12288 / 8 + inner
 
 
 @pytest.mark.parametrize("context", [2, 4, 8])

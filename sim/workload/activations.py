@@ -88,6 +88,12 @@ def _replicated(extent: Extent) -> float:
     return float(extent.hidden * inside)
 
 
+def _keeps_output(extent: Extent) -> bool:
+    """Whether the attention output is kept in 16 bit: for the kernel that made it, a product or an adapter."""
+    product = not extent.frozen and extent.kept_input == extent.element
+    return extent.flash or product or extent.adapts("attention_output")
+
+
 def _adapters(extent: Extent) -> float:
     """The small inner product of each adapter, and with dropout its input and mask [B]."""
     lora = extent.shard.lora
@@ -103,10 +109,10 @@ def _split(extent: Extent) -> float:
 
     The feed-forward block keeps the inputs and the output of its activation; an eager gate also
     keeps the activated factor. Frozen, it keeps no output. Inputs of fp8 products are kept in fp8, that of the
-    attention output beside the 16-bit one that attention keeps.
+    attention output beside the 16-bit one that fused attention keeps.
     """
     output = not extent.frozen or extent.adapts("feed_forward_down")
     inner = len(extent.ffn_widths) + (extent.gated and not extent.fused)
-    columns = 2 * extent.query_width + 2 * extent.held_key_width + inner * extent.ffn
+    columns = (1 + _keeps_output(extent)) * extent.query_width + 2 * extent.held_key_width + inner * extent.ffn
     cast = extent.query_width * (extent.kept_input < extent.element) + extent.ffn * output
     return float(extent.tokens * (extent.element * columns + extent.kept_input * cast))
