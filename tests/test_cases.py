@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workload_samples import (
+    total_parameters,
+)
 
 from sim.errors import ConfigError
+from sim.models.dense import Transformer
 from sim.spec.cases import Case, load_cases, load_table
 from sim.spec.catalogue import catalogue_root
-from sim.spec.records import Measured, Transformer
+from sim.spec.records import Measured
 from sim.spec.setup import Setup
-from sim.workload.parameters import total_parameters
 from support import Cli
 
 FOLDER = catalogue_root() / "experiments" / "validation"

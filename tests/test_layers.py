@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "sim").rglob("*.py"))
 
 LAYERS = (
-    {"", "units", "errors", "rng", "memo", "ragged"},
+    {"", "units", "errors", "rng", "memo", "ragged", "record"},
+    {"graph"},
+    {"transforms"},
+    {"models"},
     {"spec"},
     {"cluster", "workload"},
     {"plan"},

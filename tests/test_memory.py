@@ -8,19 +8,29 @@ from typing import cast, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from workload_samples import GPT, LLAMA, SHARD, Recompute, with_
+from workload_samples import (
+    GPT,
+    LLAMA,
+    SHARD,
+    Recompute,
+    head_activation_bytes,
+    layer_activation_bytes,
+    rank_parameters,
+    stage_memory,
+    with_,
+)
 
+from sim.graph.adapters import LowRank
+from sim.graph.operation import Shard
 from sim.metrics.memory import memory_by_stage
+from sim.models.dense import Transformer
+from sim.models.family import Architecture
 from sim.plan.schedule import stage_order
 from sim.spec.load import load_experiment
-from sim.spec.records import LowRank, Parallelism, Software, Training, Transformer
+from sim.spec.records import Parallelism, Software, Training
 from sim.spec.setup import Setup
-from sim.workload.activations import kept_by_head, layer_activation_bytes, stage_message_bytes
-from sim.workload.extent import extent_of
 from sim.workload.inflight import end_chunks_in_flight, microbatches_in_flight
-from sim.workload.memory import stage_memory, stored_bytes
-from sim.workload.operation import Shard
-from sim.workload.parameters import rank_parameters
+from sim.workload.memory import stored_bytes
 
 GIB = 2.0**30
 STATE = ("weights", "gradients", "optimizer")
@@ -134,8 +144,8 @@ def test_keys_repeated_to_every_head_are_what_attention_keeps() -> None:
 def test_a_head_keeps_what_its_product_read() -> None:
     """Gathered along the sequence where the stack keeps that: all rows and not the share of one tensor rank."""
     shard = replace(SHARD, sequence_parallel=True)
-    kept = kept_by_head(extent_of(GPT, replace(shard, keeps_gathered=True)))
-    assert kept - kept_by_head(extent_of(GPT, shard)) == 2 * 2 * 2048 * 12288 * 7 / 8
+    kept = head_activation_bytes(GPT, replace(shard, keeps_gathered=True))
+    assert kept - head_activation_bytes(GPT, shard) == 2 * 2 * 2048 * 12288 * 7 / 8
 
 
 def test_only_who_reads_the_attention_output_in_16_bit_keeps_it_so() -> None:
@@ -157,9 +167,9 @@ def test_context_parallelism_divides_activations(context: int) -> None:
 
 
 def test_messages_between_stages_are_the_hidden_state() -> None:
-    assert stage_message_bytes(GPT, SHARD) == 2 * 2 * 2048 * 12288
-    assert stage_message_bytes(GPT, replace(SHARD, context=2)) == 2 * 2048 * 12288
-    assert stage_message_bytes(GPT, replace(SHARD, sequence_parallel=True)) == 2 * 2 * 2048 * 12288 / 8
+    assert Architecture(GPT, SHARD).message_bytes == 2 * 2 * 2048 * 12288
+    assert Architecture(GPT, replace(SHARD, context=2)).message_bytes == 2 * 2048 * 12288
+    assert Architecture(GPT, replace(SHARD, sequence_parallel=True)).message_bytes == 2 * 2 * 2048 * 12288 / 8
 
 
 # --- microbatches in flight -------------------------------------------------------------------

@@ -10,12 +10,12 @@ import pytest
 from sim.engine.boards import slowest_of
 from sim.engine.compute import operation_time
 from sim.engine.products import is_misaligned
+from sim.graph.operation import Operation
 from sim.rng import stream
 from sim.spec.load import load_experiment
 from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
 from sim.study.simulate import simulate
-from sim.workload.operation import Operation
 from support import ROOT
 
 

@@ -13,14 +13,16 @@ from workload_samples import (
     SHARD,
     Build,
     collectives,
+    embedding_block,
     everything,
     flops,
+    head_block,
+    layer_block,
     named,
     wire_bytes,
 )
 
-from sim.workload.operation import Operation, Shard
-from sim.workload.transformer import embedding_block, head_block, layer_block
+from sim.graph.operation import Operation, Shard
 
 HIDDEN_BYTES = 2 * 2 * 2048 * 12288
 SPLIT = replace(SHARD, sequence_parallel=True)

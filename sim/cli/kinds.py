@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sim.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from sim.record import Record
     from sim.spec.reader import Node
-    from sim.spec.record import Record
 
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
@@ -54,7 +54,7 @@ def _kind_of_file(path: Path) -> str:
     from sim.spec.reader import read_file
 
     root = read_file(path)
-    return max(ORDER, key=lambda kind: _known_keys(CATALOGUE[kind].record, root))
+    return max(ORDER, key=lambda kind: max(_known_keys(record, root) for record in CATALOGUE[kind].records.values()))
 
 
 def _known_keys(record: type[Record], node: Node) -> int:

@@ -16,13 +16,13 @@ from sim.engine.collectives import Cost, Group, collective_cost, send_cost
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.engine.power import Board
+from sim.graph.operation import Operation
 from sim.memo import Memo
 from sim.plan.flows import FlowSet
 from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
-from sim.spec.record import text_of
-from sim.workload.operation import Operation
+from sim.record import text_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 from sim.metrics.result import MemoryResult
-from sim.plan.pieces import shard_of
+from sim.models.family import Architecture
 from sim.plan.plan import Plan
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.setup import Setup
@@ -16,7 +17,7 @@ from sim.workload.memory import StageMemory
 def memory_result(plan: Plan) -> MemoryResult:
     """Bytes per accelerator by part for each stage; the result shows the fullest."""
     setup = Setup(plan.experiment)
-    stages = tuple(memory_by_stage(setup))
+    stages = tuple(memory_by_stage(setup, plan.architecture))
     fullest = max(stages, key=lambda parts: sum(parts.values()))
     peak, capacity = sum(fullest.values()), setup.accelerator.memory.capacity
     return MemoryResult(peak, capacity, peak <= capacity, fullest, stages)
@@ -29,16 +30,16 @@ def lacking_bytes(setup: Setup) -> float:
     return next((each for each in lacking if each > 0), 0.0)
 
 
-def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:
-    """Bytes per accelerator by part, stage after stage."""
-    training, software, model = setup.training, setup.software, setup.workload
+def memory_by_stage(setup: Setup, architecture: Architecture | None = None) -> Iterator[dict[str, float]]:
+    """Bytes per accelerator by part, stage after stage; of the `architecture` if the model was split already."""
     parallelism = setup.parallelism.model_copy(update={"data": setup.data})
     stages, virtual, microbatches = parallelism.pipeline, parallelism.virtual_stages, setup.microbatches
     reserved = setup.accelerator.memory.reserved
-    shard = shard_of(parallelism, training, software)
-    layers = layers_per_chunk(model.layers, stages, virtual)
-    memory = StageMemory(model, shard, training, parallelism, software)
+    architecture = architecture or Architecture(setup.workload, setup.shard)
+    ends = list(accumulate(layers_per_chunk(len(architecture.layers), stages, virtual), initial=0))
+    chunks = [range(start, stop) for start, stop in pairwise(ends)]
+    memory = StageMemory(architecture, setup.training, parallelism, setup.software)
     for stage in range(stages):
         in_flight = microbatches_in_flight(parallelism.schedule, stages, virtual, stage, microbatches)
-        held = sum(layers[stage::stages])
-        yield {**memory.at(stage, held, in_flight), "reserved": reserved}
+        held = memory.at(tuple(chunks[stage::stages]), in_flight, first=stage == 0, last=stage == stages - 1)
+        yield {**held, "reserved": reserved}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
-from itertools import groupby
+from functools import cached_property, lru_cache
+from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 
+from sim.graph.operation import Block, Operation
+from sim.models.family import Architecture
 from sim.plan.schedule import layers_per_chunk
-from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.operation import Block, Operation, Shard
-from sim.workload.parameters import embedding_parameters, head_parameters, rank_parameters, trained_parameters
-from sim.workload.transformer import embedding_block, head_block, layer_block
+from sim.spec.records import Parallelism, Software
+from sim.transforms.derive import block_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,94 +96,72 @@ class Chunk:
 Chunks = tuple[tuple[Chunk, ...], ...]  # by stage and virtual stage
 
 
-def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
-    """What one rank holds, as the workload layer wants it."""
-    return Shard(
-        tensor=parallelism.tensor,
-        context=parallelism.context,
-        expert=parallelism.expert,
-        sequence_parallel=parallelism.sequence_parallel,
-        microbatch=training.microbatch,
-        sequence_length=training.sequence_length,
-        document_length=training.document_length,
-        precision=training.precision,
-        recompute=training.recompute,
-        tensor_overlap=software.tensor_overlap,
-        sums_partials=software.sums_partials,
-        fused_kernels=software.fused_kernels,
-        fused_accumulation=software.fused_accumulation,
-        lora=training.lora,
-        fp8_scaling=software.fp8_scaling,
-        cross_entropy=software.cross_entropy,
-        joins_matrices=software.joins_matrices,
-        batch_first=software.batch_first,
-        keeps_gathered=software.keeps_gathered,
-        stops_recompute=software.stops_recompute,
-        repeats_keys=software.repeats_keys,
-        ring_attention=software.ring_attention,
-        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else 0.0,
-        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else 0.0,
-    )
+@dataclass(frozen=True)
+class _Scissors:
+    """Cuts a model: blocks of each graph, and parameters that fill a segment."""
+
+    architecture: Architecture
+    blocks: dict[int, Passes]  # by identity of a graph
+    bucket: float  # parameters with gradients; 0: each layer is a segment
+
+    def segments(self, layers: range, *, first: bool, last: bool) -> tuple[Segment, ...]:
+        """Layers in buckets; the embedding joins the first bucket, the head the last."""
+        buckets = self._buckets(layers)
+        segments = []
+        for number, part in enumerate(buckets):
+            opens, closes = first and number == 0, last and number == len(buckets) - 1
+            # one stage: a tied table counts where the model begins
+            held = self.architecture.stage(part, first=opens, last=closes, table=not first)
+            segments.append(Segment(self._pieces(part, opens, closes), held.parameters, held.trained))
+        return tuple(segments)
+
+    def _pieces(self, layers: range, opens: bool, closes: bool) -> tuple[Piece, ...]:
+        model = self.architecture
+        runs = [*([(model.first, 1)] if opens else []), *model.runs(layers), *([(model.last, 1)] if closes else [])]
+        return tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs if graph)
+
+    def _buckets(self, layers: range) -> list[range]:
+        """Layers join a bucket while that brings it nearer to its size."""
+        ends, filled = [layers.start], 0.0
+        for number in layers:
+            trained = self.architecture.held(self.architecture.layers[number]).trained
+            if number > ends[-1] and not nearer(filled, trained, self.bucket):
+                ends.append(number)
+                filled = 0.0
+            filled += trained
+        return [range(start, stop) for start, stop in pairwise([*ends, layers.stop])]
 
 
-def build_chunks(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> Chunks:
+def nearer(filled: float, more: float, size: float) -> bool:
+    """Whether `more` brings what is `filled` nearer to `size`."""
+    return abs(filled + more - size) < abs(filled - size)
+
+
+def build_chunks(architecture: Architecture, software: Software, parallelism: Parallelism) -> Chunks:
     """The model cut up. Chunk c of the model is virtual stage c // stages of stage c % stages."""
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
-    sizes = layers_per_chunk(model.layers, stages, virtual)
-    blocks = {
-        "embedding": _passes(embedding_block(model, shard, gradient_bytes=software.gradient_bytes)),
-        "layer": _passes(layer_block(model, shard, gradient_bytes=software.gradient_bytes)),
-        "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes)),
-    }
-    bucket = _layers_per_segment(model, shard, software, parallelism)
+    sizes = layers_per_chunk(len(architecture.layers), stages, virtual)
+    starts = [0, *accumulate(sizes)]
+    shard, gradients = architecture.shard, software.gradient_bytes
+    blocks = {id(graph): _passes(block_of(graph, shard, gradients)) for graph in architecture.graphs}
+    alone = parallelism.zero_stage == 3  # each layer is wrapped
+    bucket = 0.0 if alone else software.gradient_bucket / software.gradient_comm_bytes
+    scissors = _Scissors(architecture, blocks, bucket)
 
-    @cache
-    def segments(layers: int, first: bool, last: bool) -> tuple[Segment, ...]:
-        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last)
-        return _with_root(found) if software.root_unit and parallelism.zero_stage == 3 else found
-
-    last = len(sizes) - 1
-    chunks = [
-        Chunk(number, number % stages, number // stages, layers, segments(layers, number == 0, number == last))
-        for number, layers in enumerate(sizes)
-    ]
+    last, chunks = len(sizes) - 1, []
+    known: dict[object, tuple[Segment, ...]] = {}
+    for number, layers in enumerate(sizes):
+        part = range(starts[number], starts[number] + layers)
+        alike = tuple((id(graph), count) for graph, count in architecture.runs(part)), number == 0, number == last
+        if alike not in known:
+            found = scissors.segments(part, first=number == 0, last=number == last)
+            known[alike] = _with_root(found) if software.root_unit and alone else found
+        chunks.append(Chunk(number, number % stages, number // stages, layers, known[alike]))
     return tuple(tuple(chunks[stage::stages]) for stage in range(stages))
 
 
 def _passes(block: Block) -> Passes:
     return Passes(sequence_of(block.forward), sequence_of(block.recompute + block.backward))
-
-
-def _layers_per_segment(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> int:
-    """Layers in one bucket of gradients; one under ZeRO-3, which wraps each layer."""
-    if parallelism.zero_stage == 3 or software.gradient_bucket == 0:
-        return 1
-    layer = rank_parameters(model, shard.tensor, 1, first=False, last=False)
-    trained = trained_parameters(model, shard.lora, shard.tensor, 1, layer)
-    return max(1, round(software.gradient_bucket / (trained * software.gradient_comm_bytes)))
-
-
-def _segments(
-    model: Transformer, shard: Shard, blocks: dict[str, Passes], layers: int, bucket: int, *, first: bool, last: bool
-) -> tuple[Segment, ...]:
-    """Layers in buckets; the embedding joins the first bucket, the head the last."""
-    counts = [min(bucket, layers - done) for done in range(0, layers, bucket)] or [0]
-    segments = []
-    for number, count in enumerate(counts):
-        opens, closes = first and number == 0, last and number == len(counts) - 1
-        pieces = (
-            *((Piece(blocks["embedding"], 1),) if opens else ()),
-            *((Piece(blocks["layer"], count),) if count else ()),
-            *((Piece(blocks["head"], 1),) if closes else ()),
-        )
-        parameters = rank_parameters(
-            model, shard.tensor, count, first=opens, last=closes, sequence_length=shard.sequence_length
-        )
-        if closes and first and not opens:  # one stage: a tied table counts where the model begins
-            parameters += head_parameters(model, shard.tensor) - embedding_parameters(model, shard.tensor)
-        trained = trained_parameters(model, shard.lora, shard.tensor, count, parameters)
-        segments.append(Segment(pieces, parameters, trained))
-    return tuple(segments)
 
 
 def _with_root(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:

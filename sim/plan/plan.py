@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.graph.operation import Shard
+from sim.models.family import Architecture, Workload
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunks, build_chunks, shard_of
+from sim.plan.pieces import Chunks, build_chunks
 from sim.plan.prune import Covers, never_full
 from sim.plan.schedule import Order, stage_order
-from sim.spec.records import Experiment, Software, Transformer
+from sim.spec.records import Experiment, Software
 from sim.spec.setup import Setup
-from sim.workload.operation import Shard
 
 Ints = NDArray[np.int64]
 JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group
@@ -39,6 +40,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A model as one rank runs it, and its chunks."""
+
+    architecture: Architecture
+    chunks: Chunks
+
+
+@dataclass(frozen=True)
 class Plan:
     """A placed, scheduled and folded job.
 
@@ -51,7 +60,8 @@ class Plan:
 
     experiment: Experiment
     cluster: Cluster
-    model: Transformer
+    model: Workload
+    architecture: Architecture
     software: Software
     shard: Shard
     grid: RankGrid
@@ -107,28 +117,25 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     return size, place, groups, options.prune, options.fold
 
 
-def build_plan(
-    experiment: Experiment, cluster: Cluster, layout: Layout | None = None, chunks: Chunks | None = None
-) -> Plan:
+def build_plan(experiment: Experiment, cluster: Cluster, layout: Layout | None = None, cut: Cut | None = None) -> Plan:
     """Order the passes, lay out the ranks and cut the model unless that is given.
 
     `experiment` is resolved and checked.
     """
     setup = Setup(experiment)
-    model, software = setup.workload, setup.software
-    parallelism, training = setup.parallelism, setup.training
+    parallelism = setup.parallelism
     stages, virtual = parallelism.pipeline, parallelism.virtual_stages
-    shard = shard_of(parallelism, training, software)
-    layout = layout or lay_out(experiment, cluster)
+    layout, cut = layout or lay_out(experiment, cluster), cut or cut_model(setup)
     return Plan(
         experiment=experiment,
         cluster=cluster,
-        model=model,
-        software=software,
-        shard=shard,
+        model=setup.workload,
+        architecture=cut.architecture,
+        software=setup.software,
+        shard=cut.architecture.shard,
         grid=layout.grid,
         microbatches=setup.microbatches,
-        chunks=chunks or build_chunks(model, shard, software, parallelism),
+        chunks=cut.chunks,
         orders=tuple(stage_order(parallelism.schedule, stages, virtual, s, setup.microbatches) for s in range(stages)),
         structure=layout.structure,
         flows=layout.flows,
@@ -139,7 +146,13 @@ def build_plan(
     )
 
 
-def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> JobFlows:
+def cut_model(setup: Setup) -> Cut:
+    """The model of a setup, split over ranks and cut into chunks."""
+    architecture = Architecture(setup.workload, setup.shard)
+    return Cut(architecture, build_chunks(architecture, setup.software, setup.parallelism))
+
+
+def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: Cluster) -> JobFlows:
     """Everything of the job that communicates, by kind."""
     flows = {
         kind: collective_flows(kind, grid, cluster, ranks, key)
@@ -150,7 +163,7 @@ def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluste
     return flows
 
 
-def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
+def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
     """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
     kinds: dict[str, Ints] = {
@@ -164,9 +177,9 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
     return groups
 
 
-def ties_embeddings(experiment: Experiment, model: Transformer) -> bool:
+def ties_embeddings(experiment: Experiment, model: Workload) -> bool:
     """Whether the first and the last stage sum the gradients of one embedding."""
-    return experiment.parallelism.pipeline > 1 and model.tied_embeddings and experiment.training.lora is None
+    return experiment.parallelism.pipeline > 1 and model.ties and experiment.training.lora is None
 
 
 def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:

@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sim.graph.adapters import LowRank
+from sim.models.catalogue import AnyWorkload
+from sim.record import Name, Precision, Record, Reference
 from sim.spec.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
-from sim.spec.record import Name, Precision, Record, Reference
 from sim.spec.reliability import Failures, Recovery
 from sim.spec.storage import Checkpointing, InputPipeline, Storage
 from sim.units import (
@@ -257,30 +259,7 @@ class ClusterSpec(Record):
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
-# --- workloads --------------------------------------------------------------------------------
-
-
-class Transformer(Record):
-    """A dense decoder-only transformer of the GPT or Llama kind."""
-
-    kind: Literal["transformer"]
-    name: Name = Field(default="inline", description="the name it is found by")
-    layers: Count = Field(ge=1, le=10_000, description="transformer layers")
-    hidden: Count = Field(ge=1, description="width of the residual stream")
-    heads: Count = Field(ge=1, description="query heads")
-    kv_heads: Count | None = Field(default=None, ge=1, description="key and value heads; heads if absent (1: multi-query)")
-    head_dim: Count | None = Field(default=None, ge=1, description="width of a head; hidden/heads if absent")
-    ffn: Count = Field(ge=1, description="inner width of the feed-forward block")
-    vocab: Count = Field(ge=1, description="vocabulary entries, as padded")
-    activation: Literal["gelu", "swiglu", "geglu", "relu", "squared_relu"] = Field(default="gelu", description="feed-forward activation; swiglu and geglu have a third matrix")
-    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="normalisation")
-    positions: Literal["learned", "rotary", "alibi", "none"] = Field(default="learned", description="position encoding")
-    max_positions: Count | None = Field(default=None, ge=1, description="rows of a learned position table; the sequence length if absent")
-    tied_embeddings: bool = Field(default=True, description="input and output embedding share weights")
-    attention: Literal["flash", "unfused"] = Field(default="flash", description="fused attention, or scores written to memory")
-    bias: bool = Field(default=True, description="linear layers have a bias")
-    dropout: bool = Field(default=False, description="dropout after attention and feed-forward")
-    sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+# --- software ---------------------------------------------------------------------------------
 
 
 class Choices(Record):
@@ -363,16 +342,6 @@ class Parallelism(Record):
     )
 
 
-class LowRank(Record):
-    """Low-rank adaptation (LoRA): all weights are frozen, small matrices beside some of them are trained."""
-
-    rank: Count = Field(ge=1, description="inner width of an adapter")
-    targets: tuple[Literal["qkv", "attention_output", "feed_forward_up", "feed_forward_down"], ...] = Field(
-        default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
-    )
-    dropout: bool = Field(default=False, description="dropout on the input of an adapter")
-
-
 class Training(Record):
     """What is trained and how."""
 
@@ -426,7 +395,7 @@ class Experiment(Record):
     description: str = Field(default="", description="one line for people")
     cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
     nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
-    workload: Reference[Transformer] = Field(description="workload by name, path or inline")
+    workload: AnyWorkload = Field(description="workload by name, path or inline")
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 import sim
 from sim.errors import ConfigError, Problem, SimError
-from sim.spec.record import Record, text_of
+from sim.record import Record, text_of
 from sim.spec.records import Experiment
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup

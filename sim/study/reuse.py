@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.memo import Memo
-from sim.plan.pieces import Chunks, build_chunks, shard_of
-from sim.plan.plan import Layout, Plan, build_plan, lay_out, layout_key
-from sim.spec.record import text_of
+from sim.plan.plan import Cut, Layout, Plan, build_plan, cut_model, lay_out, layout_key
+from sim.record import text_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
@@ -46,7 +45,7 @@ class Wired(NamedTuple):
 _wirings: Memo[Cluster] = Memo(KEPT_RANKS)
 _clusters: Memo[Wired] = Memo(KEPT_RANKS)
 _layouts: Memo[Layout] = Memo(KEPT_RANKS)
-_chunks: Memo[Chunks] = Memo(KEPT_MODELS)
+_cuts: Memo[Cut] = Memo(KEPT_MODELS)
 
 
 def plan_step(experiment: Experiment) -> Plan:
@@ -76,12 +75,10 @@ def _cluster_size(cluster: Cluster) -> float:
     return OWN_RANKS + cluster.n_accelerators
 
 
-def _cut(setup: Setup) -> Chunks:
+def _cut(setup: Setup) -> Cut:
     """The model of an experiment in chunks."""
-    model, software, parallelism = setup.workload, setup.software, setup.parallelism
-    shard = shard_of(parallelism, setup.training, software)
-    key = text_of(model), text_of(software), parallelism, shard
-    return _chunks.get(key, lambda: build_chunks(model, shard, software, parallelism), lambda _: 1.0)
+    key = text_of(setup.workload), text_of(setup.software), setup.parallelism, setup.shard
+    return _cuts.get(key, lambda: cut_model(setup), lambda _: 1.0)
 
 
 def wiring_key(setup: Setup) -> tuple[str, str]:

@@ -16,13 +16,13 @@ from math import ceil
 from sim.errors import ConfigError, PlanError, Problem, SimError
 from sim.metrics.result import Result
 from sim.metrics.scaling import ScalePoint, ScalingStudy, critical_batch, optimal_tokens, tokens_at
+from sim.models.family import Architecture
 from sim.spec.load import validate_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.batch import first_line
 from sim.study.search.search import search_plans, winner_of
 from sim.study.simulate import simulate
-from sim.workload.parameters import total_parameters
 
 MODES = {"strong": ("strong",), "weak": ("weak",), "both": ("strong", "weak")}
 
@@ -67,7 +67,7 @@ def scale(
     """
     setup = Setup(experiment)
     length = setup.training.sequence_length
-    parameters = float(total_parameters(setup.workload, length))
+    parameters = float(Architecture(setup.workload, setup.shard).undivided.whole.parameters)
     target, origin = _target(tokens, setup.training.tokens, parameters)
     own = float(setup.training.global_batch * length)
     critical = critical or critical_batch(parameters, target)

@@ -16,7 +16,6 @@ from sim.spec.setup import Setup
 from sim.study.accounts import Accounts, open_accounts
 from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.trust import trust_of
-from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
 if TYPE_CHECKING:
     from sim.study.lives import Lived
@@ -90,11 +89,8 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
     setup, seconds = run.setup, run.trace.time
     training = setup.training
     tokens = training.global_batch * training.sequence_length
-    per_accelerator = tokens / seconds / setup.ranks
-    shape = (run.plan.model, training.document_length or training.sequence_length)
-    model = model_flops_per_token(*shape, training.lora) * per_accelerator
-    stops = run.plan.shard.stops_recompute
-    hardware = hardware_flops_per_token(*shape, training.recompute, training.lora, stops=stops) * per_accelerator
+    per_accelerator = training.global_batch / seconds / setup.ranks
+    model, hardware = (flops * per_accelerator for flops in run.plan.architecture.undivided.flops)
     peak = getattr(setup.accelerator.matrix.peak, training.precision)
     return StepResult(
         time_s=seconds,

@@ -67,14 +67,15 @@ def plan_of(experiment: Experiment) -> Plan:
     """What tells the run from others."""
     setup = Setup(experiment)
     parallelism, training = setup.parallelism, setup.training
+    hidden, head = setup.workload.widths
     return Plan(
         accelerator=setup.accelerator.name,
         accelerators=setup.ranks,
         per_node=setup.node.accelerators,
         model=setup.workload.name,
-        hidden=setup.workload.hidden,
+        hidden=hidden,
         layers=setup.workload.layers,
-        head_dim=setup.workload.head_dim or setup.workload.hidden // setup.workload.heads,
+        head_dim=head,
         precision=training.precision,
         recompute=training.recompute,
         software=setup.software.name,

@@ -1,7 +1,7 @@
 """Device memory of one rank of a pipeline stage, by part.
 
 State: Rajbhandari 2020 (ZeRO, arXiv 1910.02054) section 3; activations: Korthikanti 2022
-section 4, in `activations.py`. With 16-bit weights and 32-bit accumulated gradients the state
+section 4, as graphs say. With 16-bit weights and 32-bit accumulated gradients the state
 takes 18 B per parameter: 2 weights, 4 gradients, 4 master weights, 8 moments.
 """
 
@@ -10,13 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.activations import core_bytes, kept_by_embedding, kept_by_head, kept_by_layer
-from sim.workload.ends import LOSSES
-from sim.workload.extent import Extent, element_bytes, extent_of, weight_bytes
+from sim.graph.adapters import LowRank
+from sim.graph.attention import CORE, Scores
+from sim.graph.ends import CrossEntropy
+from sim.graph.graph import Graph
+from sim.graph.operation import Shard
+from sim.graph.pointwise import Activation
+from sim.graph.work import Work, element_bytes
+from sim.models.family import NOTHING, Architecture, Held
+from sim.spec.records import Parallelism, Software, Training
+from sim.transforms.derive import kept_bytes
 from sim.workload.inflight import end_chunks_in_flight
-from sim.workload.operation import Shard
-from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters, trained_parameters
 
 WHOLE_BYTES = 4  # of a 32-bit weight
 REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
@@ -26,99 +30,81 @@ REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
 class _Stage:
     """One rank's part of one pipeline stage and how its state is sharded."""
 
-    extent: Extent
+    architecture: Architecture
     training: Training
     parallelism: Parallelism
     software: Software
-    layers: int
+    layers: tuple[range, ...]
     first: bool
     last: bool
 
     @property
-    def model(self) -> Transformer:
-        return self.extent.model
-
-    @property
     def shard(self) -> Shard:
-        return self.extent.shard
+        return self.architecture.shard
 
     @cached_property
-    def parameters(self) -> int:
-        return rank_parameters(
-            self.model,
-            self.shard.tensor,
-            self.layers,
-            first=self.first,
-            last=self.last,
-            sequence_length=self.shard.sequence_length,
-        )
+    def inner(self) -> Held:
+        """What the rank holds of layers."""
+        return sum((self.architecture.stage(part, first=False, last=False) for part in self.layers), NOTHING)
 
     @cached_property
-    def trained(self) -> int:
-        """Parameters with gradients and optimizer state."""
-        return trained_parameters(self.model, self.shard.lora, self.shard.tensor, self.layers, self.parameters)
+    def held(self) -> Held:
+        """What the rank holds: parameters, and those with gradients and optimizer state."""
+        return self.inner + self.architecture.stage(range(0), first=self.first, last=self.last)
+
+    @cached_property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The kinds of layers."""
+        return tuple(graph for part in self.layers for graph, _ in self.architecture.runs(part))
 
     def shards(self, zero_stage: int) -> int:
         """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
         return shard_ranks(self.parallelism) if self.parallelism.zero_stage >= zero_stage else 1
 
 
-def stage_memory(
-    model: Transformer,
-    shard: Shard,
-    training: Training,
-    parallelism: Parallelism,
-    software: Software,
-    stage: int,
-    layers: int,
-    in_flight: int,
-) -> dict[str, float]:
-    """Peak bytes per accelerator of stage `stage` (from 0), by part.
-
-    `layers`: of the stage, all its virtual chunks together; `in_flight`: chunks whose activations
-    it holds at the peak (`microbatches_in_flight`). `parallelism.data` must be known. Parts:
-    weights, gradients, optimizer, activations (layers), ends (embedding and head activations),
-    temporary (the largest working set).
-    """
-    return StageMemory(model, shard, training, parallelism, software).at(stage, layers, in_flight)
-
-
 class StageMemory:
-    """Memory of the stages of one plan; what stages have in common is counted once. Arguments as `stage_memory`."""
+    """Peak bytes per accelerator of the stages of one plan, by part; what stages have in common is counted once.
+
+    `parallelism.data` must be known. Parts: weights, gradients, optimizer, activations (layers), ends (embedding and
+    head activations), temporary (the largest working set).
+    """
 
     def __init__(
-        self, model: Transformer, shard: Shard, training: Training, parallelism: Parallelism, software: Software
+        self, architecture: Architecture, training: Training, parallelism: Parallelism, software: Software
     ) -> None:
-        extent = extent_of(model, shard)
-        self.plan = extent, training, parallelism, software
-        self.layer_bytes = kept_by_layer(extent)
-        self.layer_working_set = _layer_working_set(extent, self.layer_bytes)
-        self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
+        self.plan = architecture, training, parallelism, software
+        self.known: dict[object, tuple[_Stage, dict[str, float]]] = {}
 
-    def at(self, stage: int, layers: int, in_flight: int) -> dict[str, float]:
-        """Peak bytes per accelerator by part, as `stage_memory`."""
-        parallelism = self.plan[2]
-        key = layers, stage == 0, stage == parallelism.pipeline - 1
+    def at(self, layers: tuple[range, ...], in_flight: int, *, first: bool, last: bool) -> dict[str, float]:
+        """A stage with the `layers` of its virtual chunks; `in_flight`: chunks whose activations it holds at the peak.
+
+        See `microbatches_in_flight`.
+        """
+        architecture, _, parallelism, _ = self.plan
+        runs = tuple((id(graph), count) for part in layers for graph, count in architecture.runs(part))
+        key = runs, first, last
         if key not in self.known:
-            part = _Stage(*self.plan, *key)
-            self.known[key] = part, _whatever_is_in_flight(part, self.layer_working_set)
+            part = _Stage(*self.plan, layers, first, last)
+            self.known[key] = part, _whatever_is_in_flight(part)
         part, parts = self.known[key]
-        activations = in_flight * layers / parallelism.virtual_stages * self.layer_bytes
+        activations = in_flight / parallelism.virtual_stages * part.inner.kept
         return {**parts, "activations": activations, "ends": _ends(part, in_flight)}
 
 
-def _whatever_is_in_flight(part: _Stage, layer: float) -> dict[str, float]:
+def _whatever_is_in_flight(part: _Stage) -> dict[str, float]:
     """All parts; those that depend on the chunks in flight are still empty.
 
-    Temporary is the largest set of tensors that live inside one backward pass: of a `layer`, or of the head.
+    Temporary is the largest set of tensors that live inside one backward pass: of a layer, or of the last piece.
     """
+    ends = [part.architecture.last] if part.last and part.architecture.last else []
+    working = [_working_set(part.shard, graph) for graph in (*part.graphs, *ends)]
     return {
         "weights": _weights(part),
-        "gradients": part.trained * part.software.gradient_bytes / part.shards(2),
-        "optimizer": part.trained * stored_bytes(part.training.precision, part.software)[1] / part.shards(1),
+        "gradients": part.held.trained * part.software.gradient_bytes / part.shards(2),
+        "optimizer": part.held.trained * stored_bytes(part.training.precision, part.software)[1] / part.shards(1),
         "activations": 0.0,
         "ends": 0.0,
-        "temporary": max(layer, _head_working_set(part) if part.last else 0.0) + _gathered(part),
+        "temporary": max(working) + _gathered(part),
     }
 
 
@@ -137,6 +123,11 @@ def stored_bytes(precision: str, software: Software) -> tuple[int, int]:
     return weights, 2 * moment + (REMAINDER_BYTES if lacking else moment)
 
 
+def weight_bytes(precision: str, lora: LowRank | None) -> int:
+    """Bytes of a stored weight; frozen weights under fp8 need no 16-bit copy."""
+    return 1 if lora and precision == "fp8" else element_bytes(precision)
+
+
 def shard_ranks(parallelism: Parallelism) -> int:
     """Ranks that share one sharded copy: `shard_group`, or all data and context ranks."""
     return parallelism.shard_group or (parallelism.data or 1) * parallelism.context
@@ -145,11 +136,11 @@ def shard_ranks(parallelism: Parallelism) -> int:
 def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer, and the whole ones kept in 16 bit."""
     precision, lora, zero = part.training.precision, part.shard.lora, part.parallelism.zero_stage
-    frozen = part.parameters * weight_bytes(precision, lora) if lora else 0
-    trained = part.trained * stored_bytes(precision, part.software)[0]
+    frozen = part.held.parameters * weight_bytes(precision, lora) if lora else 0
+    trained = part.held.trained * stored_bytes(precision, part.software)[0]
     if part.software.master_weights != "sole":
         return (frozen + trained) / part.shards(3)
-    whole = part.trained * element_bytes(precision) if zero in (1, 2) else 0
+    whole = part.held.trained * element_bytes(precision) if zero in (1, 2) else 0
     return frozen / part.shards(3) + trained / part.shards(1) + whole
 
 
@@ -160,29 +151,31 @@ def _ends(part: _Stage, in_flight: int) -> float:
     plan = part.parallelism
     ahead = end_chunks_in_flight(in_flight, plan.pipeline, plan.virtual_stages)
     waiting = min(ahead, _microbatches(part.training, plan))
-    first = kept_by_embedding(part.extent) if part.first else 0.0
-    last = kept_by_head(part.extent) if part.last else 0.0
-    return waiting * (first + last)
+    return float(waiting * part.architecture.stage(range(0), first=part.first, last=part.last).kept)
 
 
 def _microbatches(training: Training, parallelism: Parallelism) -> int:
     return -(-training.global_batch // (training.microbatch * (parallelism.data or 1)))
 
 
-def _layer_working_set(extent: Extent, kept: float) -> float:
-    """What recomputation brings back beside the bytes kept, the widest gradients, a gathered input, score gradients."""
-    whole = replace(extent, shard=replace(extent.shard, recompute="none"))
-    again = kept_by_layer(whole) - kept
-    wide = extent.element * extent.tokens * extent.ffn * (len(extent.ffn_widths) + 1)
-    gathered = extent.hidden_bytes if extent.splits_sequence else 0.0
-    scores = 0.0 if extent.flash else min(core_bytes(extent), extent.element * extent.scores)
-    return again + max(wide + gathered, scores) + extent.hidden_bytes
+def _working_set(shard: Shard, graph: Graph) -> float:
+    """What recomputation brings back beside the bytes kept, the widest gradients, a gathered input, score gradients.
 
-
-def _head_working_set(part: _Stage) -> float:
-    """Copies of the logits beside those that are kept, and the gathered input."""
-    extent = part.extent
-    return LOSSES[part.shard.cross_entropy].working * float(extent.tokens * extent.vocab) + extent.hidden_bytes
+    At the end copies of the logits beside those that are kept, and the gathered input.
+    """
+    work = Work(graph, shard)
+    losses = [each.working(work) for each in graph.operators if isinstance(each, CrossEntropy)]
+    whole = work.element * graph.sizes["tokens"] * graph.sizes["hidden"]
+    if losses:
+        return float(sum(map(work.bytes, losses)) + whole)
+    again = kept_bytes(Work(graph, replace(shard, recompute="none"))) - kept_bytes(work)
+    acts = [each for each in graph.operators if isinstance(each, Activation)]
+    wide = max(sum(map(work.bytes, (*each.reads, *each.writes))) for each in acts)
+    gathered = whole if work.splits else 0
+    core = [each for each in graph.operators if each.region == CORE]
+    scores = [work.bytes(each.result) for each in core if isinstance(each, Scores)]
+    kept = {id(t): work.bytes(t) for each in core for t in each.needs(work)}
+    return float(again + max(wide + gathered, min(sum(kept.values()), *scores) if scores else 0) + whole)
 
 
 def _gathered(part: _Stage) -> float:
@@ -193,13 +186,16 @@ def _gathered(part: _Stage) -> float:
     """
     if part.shards(2) == 1:
         return 0.0
-    tensor, lora = part.shard.tensor, part.shard.lora
+    lora, model = part.shard.lora, part.architecture
     element = weight_bytes(part.training.precision, lora)
-    layer = layer_parameters(part.model, tensor).total
-    root = part.parameters - part.layers * layer if part.software.root_unit and part.shards(3) > 1 else 0
-    table = embedding_parameters(part.model, tensor) if (part.first or part.last) and not root else 0
-    unit = max(layer, table)
-    weights = unit * element * (1 + part.software.parameter_prefetch) + root * element if part.shards(3) > 1 else 0.0
-    trained = trained_parameters(part.model, lora, tensor, 1, unit)
+    layer = max((model.held(graph) for graph in part.graphs), key=lambda held: held.parameters)
+    root = part.held.parameters - part.inner.parameters if part.software.root_unit and part.shards(3) > 1 else 0
+    table = model.table if (part.first or part.last) and not root else NOTHING
+    unit = max(layer, table, key=lambda held: held.parameters)
+    weights = (
+        unit.parameters * element * (1 + part.software.parameter_prefetch) + root * element
+        if part.shards(3) > 1
+        else 0.0
+    )
     waiting = 0 if lora else root * element
-    return weights + trained * part.software.gradient_bytes + waiting
+    return weights + unit.trained * part.software.gradient_bytes + waiting

@@ -18,8 +18,7 @@ from sim.cluster.cluster import Cluster
 from sim.engine.boards import slowest_of
 from sim.engine.power import Board
 from sim.engine.ranks import CATEGORY, Job, build_job
-from sim.plan.pieces import build_chunks, shard_of
-from sim.plan.plan import build_plan
+from sim.plan.plan import build_plan, cut_model
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import CONTEXT, DATA, ORDER, SCHEDULE, with_values
@@ -130,9 +129,8 @@ class Bounds:
     def _job(self, chain: Chain, table: Table, row: int) -> Job:
         experiment = self._plan(table, row)
         setup = Setup(experiment)
-        shard = shard_of(setup.parallelism, setup.training, setup.software)
         board = self._board(chain.grid.n_ranks // setup.parallelism.pipeline, setup.software.attention_kernel)
-        return replace(chain.job(self.template, experiment, shard, self._layout(table, row).chunks), board=board)
+        return replace(chain.job(self.template, experiment, setup.shard, self._layout(table, row).cut), board=board)
 
     def _board(self, ranks: int, kernel: str) -> Board:
         """The slowest of the `ranks` of one stage: a job waits for no faster one."""
@@ -147,9 +145,7 @@ class Bounds:
         key = table.key(row, keys), table.key(row, (ZERO,)) == (3,)
         if key not in self.known_layouts:
             setup = Setup(self._plan(table, row))
-            shard = shard_of(setup.parallelism, setup.training, setup.software)
-            chunks = build_chunks(setup.workload, shard, setup.software, setup.parallelism)
-            self.known_layouts[key] = layout_of(chunks)
+            self.known_layouts[key] = layout_of(cut_model(setup))
         return self.known_layouts[key]
 
     def _joules(self, job: Job, crew: Crew, insides: list[Inside]) -> Floats:

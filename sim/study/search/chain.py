@@ -15,13 +15,13 @@ import numpy as np
 from sim.cluster.cluster import Cluster
 from sim.engine.chains import Alone
 from sim.engine.ranks import CATEGORY, FlowClass, Job, Known, Profile, RankClass, group_of
+from sim.graph.operation import Shard
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunk, Sequence
-from sim.plan.plan import job_groups
+from sim.plan.pieces import Sequence
+from sim.plan.plan import Cut, job_groups
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.workload.operation import Shard
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Chain:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
 
-    def job(self, other: Job, experiment: Experiment, shard: Shard, chunks: tuple[tuple[Chunk, ...], ...]) -> Job:
+    def job(self, other: Job, experiment: Experiment, shard: Shard, cut: Cut) -> Job:
         """A job that has just this chain, good for asking what things cost; the rest is borrowed from `other`."""
         setup = Setup(experiment)
         plan = replace(
@@ -42,7 +42,8 @@ class Chain:
             grid=self.grid,
             shard=shard,
             microbatches=setup.microbatches,
-            chunks=chunks,
+            architecture=cut.architecture,
+            chunks=cut.chunks,
         )
         return replace(other, plan=plan, ranks=self.ranks, flows=self.flows, known=Known())
 

@@ -20,6 +20,7 @@ from sim.cluster.cluster import Cluster
 from sim.engine.collectives import Group, collective_cost
 from sim.engine.power import Board
 from sim.engine.ranks import group_of
+from sim.graph.operation import Operation
 from sim.metrics.energy_plant import Plant
 from sim.plan.flows import collective_flows
 from sim.plan.grid import RankGrid
@@ -28,7 +29,6 @@ from sim.plan.plan import job_groups
 from sim.spec.energy import Site, Supply
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.workload.operation import Operation
 
 Floats = NDArray[np.float64]
 

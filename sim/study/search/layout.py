@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.plan.pieces import Chunk, Passes
+from sim.plan.pieces import Passes
+from sim.plan.plan import Cut
 from sim.spec.records import Software
 
 Sizes = tuple[tuple[tuple[int, int], ...], ...]  # by chunk and segment: parameters, and those with gradients
@@ -18,20 +19,20 @@ Sizes = tuple[tuple[tuple[int, int], ...], ...]  # by chunk and segment: paramet
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Chunks by stage; kinds of blocks; counts: (chunks, kinds) in model order; sizes of each stage.
+    """The model in chunks; kinds of blocks; counts: (chunks, kinds) in model order; sizes of each stage.
 
     Equal only to itself.
     """
 
-    chunks: tuple[tuple[Chunk, ...], ...]
+    cut: Cut
     kinds: tuple[Passes, ...]
     counts: NDArray[np.float64]
     sizes: tuple[Sizes, ...]
 
 
-def layout_of(chunks: tuple[tuple[Chunk, ...], ...]) -> Layout:
-    """The layout of chunks given by stage."""
-    ordered = sorted((chunk for stage in chunks for chunk in stage), key=lambda chunk: chunk.number)
+def layout_of(cut: Cut) -> Layout:
+    """The layout of a model that is cut into chunks."""
+    ordered = sorted((chunk for stage in cut.chunks for chunk in stage), key=lambda chunk: chunk.number)
     pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in ordered]
     kinds = tuple(dict.fromkeys(piece.passes for inside in pieces for piece in inside))
     counts = np.zeros((len(ordered), len(kinds)))
@@ -39,9 +40,10 @@ def layout_of(chunks: tuple[tuple[Chunk, ...], ...]) -> Layout:
         for piece in inside:
             counts[row, kinds.index(piece.passes)] += piece.count
     sizes = tuple(
-        tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in stage) for stage in chunks
+        tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in stage)
+        for stage in cut.chunks
     )
-    return Layout(chunks, kinds, counts, sizes)
+    return Layout(cut, kinds, counts, sizes)
 
 
 def stack(software: Software) -> tuple[object, ...]:

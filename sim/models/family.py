@@ -1,0 +1,177 @@
+"""What a family of models tells: its record in the file format, and the graphs of its pieces.
+
+A family is one file of this folder with one `Workload`; nothing else knows it by name.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, ClassVar
+
+from sim.errors import Problem
+from sim.graph.graph import Graph
+from sim.graph.operation import Shard
+from sim.graph.work import Work
+from sim.record import Record
+from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
+
+
+class Workload(Record):
+    """The base of the records of all families."""
+
+    if TYPE_CHECKING:  # fields of every family
+
+        @property
+        def kind(self) -> str:
+            """Name of the family in the file format."""
+
+        @property
+        def name(self) -> str:
+            """The name it is found by."""
+
+        @property
+        def layers(self) -> int:
+            """Pieces between which a pipeline may be cut."""
+
+    @property
+    def ties(self) -> bool:
+        """Whether the last piece multiplies by the table of the first."""
+        return False
+
+    tokens: ClassVar[bool] = True  # a sample is a sequence of tokens, and the training says how long it is
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns of the residual stream and of a head, 0 where there is no such thing."""
+        return 0, 0
+
+    @property
+    @abstractmethod
+    def line(self) -> str:
+        """What it is, in one line for people."""
+
+    @abstractmethod
+    def pieces(self, shard: Shard) -> Pieces:
+        """The graphs of one rank and one microbatch, as they are written before any pass."""
+
+    @abstractmethod
+    def problems(self, shard: Shard, stages: int) -> Iterator[Problem]:
+        """What of a plan with `stages` pipeline stages does not suit the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What comes before the layers, the layers one by one (equal ones are one graph), what comes after."""
+
+    first: Graph | None
+    layers: Sequence[Graph]
+    last: Graph | None
+
+
+class Architecture:
+    """A model as one rank runs it, and what follows from its graphs. Made once for a job."""
+
+    def __init__(self, model: Workload, shard: Shard) -> None:
+        pieces = model.pieces(shard)
+        self.model, self.shard, self.tied = model, shard, model.ties
+        self.first, self.layers, self.last = pieces.first, tuple(pieces.layers), pieces.last
+        for graph in self.graphs:
+            transform(graph, shard)
+        self._known: dict[int, Held] = {}
+
+    @cached_property
+    def graphs(self) -> tuple[Graph, ...]:
+        """Each kind of piece once, in the order in which they first come."""
+        every = [graph for graph in (self.first, *self.layers, self.last) if graph]
+        return tuple({id(graph): graph for graph in every}.values())
+
+    def held(self, graph: Graph | None) -> Held:
+        """What a rank holds of a piece, nothing of none."""
+        if graph is None:
+            return NOTHING
+        if id(graph) not in self._known:
+            work = Work(graph, self.shard)
+            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
+        return self._known[id(graph)]
+
+    def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
+        """What a rank holds of some layers and of the ends.
+
+        A last stage that is not the first has its own copy of a tied `table` (Narayanan 2021, 2.2).
+        """
+        table = not first if table is None else table
+        parts = [self.held(graph).times(count) for graph, count in self.runs(layers)]
+        if first:
+            parts.append(self.held(self.first))
+        if last:
+            parts.append(self.held(self.last))
+            if self.tied and table:
+                parts.append(self.table)
+        return sum(parts, NOTHING)
+
+    def runs(self, layers: range) -> list[tuple[Graph, int]]:
+        """Equal layers in a row, and how many."""
+        alike = groupby((self.layers[number] for number in layers), key=id)
+        return [(each[0], len(each)) for each in (list(group) for _, group in alike)]
+
+    @property
+    def table(self) -> Held:
+        """The table that both ends multiply by."""
+        table = next(self.first.weights()) if self.first else None
+        count = self.first.elements(table) if self.first and table else 0
+        return Held(count, 0 if self.shard.lora else count, 0)
+
+    @cached_property
+    def undivided(self) -> Architecture:
+        """The model as one rank alone would run a microbatch of one sample."""
+        return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
+
+    @cached_property
+    def whole(self) -> Held:
+        """What a rank of a job without stages holds."""
+        return self.stage(range(len(self.layers)), first=True, last=True)
+
+    @property
+    def message_bytes(self) -> float:
+        """What one rank hands to the next stage [B]: its share under sequence parallelism."""
+        graph = self.layers[0]
+        return float(graph.bytes(graph.source))
+
+    @cached_property
+    def flops(self) -> tuple[float, float]:
+        """FLOPs of one microbatch on one rank: of the model, and with what is computed again [FLOP]."""
+        counts = [(Work(graph, self.shard), count) for graph, count in self._counted()]
+        model = sum(count * model_flops(work) for work, count in counts)
+        return model, model + sum(count * repeated_flops(work) for work, count in counts)
+
+    def _counted(self) -> list[tuple[Graph, int]]:
+        ends = [(graph, 1) for graph in (self.first, self.last) if graph]
+        return [*self.runs(range(len(self.layers))), *ends]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass."""
+
+    parameters: int
+    trained: int
+    kept: int
+
+    def __add__(self, other: Held) -> Held:
+        return Held(self.parameters + other.parameters, self.trained + other.trained, self.kept + other.kept)
+
+    def times(self, count: int) -> Held:
+        """The same of `count` equal pieces."""
+        return Held(self.parameters * count, self.trained * count, self.kept * count)
+
+
+NOTHING = Held(0, 0, 0)
+
+
+def share(count: int, ranks: int) -> int:
+    """Part of `count` on the fullest of `ranks` ranks."""
+    return -(-count // ranks)
