@@ -21,7 +21,7 @@ from sim.study.simulate import simulate
 from sim.study.trust import RESIDUALS, plan_of, read_residuals, residuals_of, shipped_bands, write_residuals
 
 PLAN = Plan(
-    "h100-sxm", 64, 8, "m", 4096, 32, 128, "bf16", "none", "megatron-core", 8, 2, 1, 4, 1, 1, 8, 4096
+    "h100-sxm", 64, 8, "transformer", "m", 4096, 32, 128, "bf16", "none", "megatron-core", 8, 2, 1, 4, 1, 1, 8, 4096
 )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ class TestScores:
         assert scores([Row("s", "x", "", problem="no")]) == {"s": Score(1, 1, None, None, None, None, None)}
 
 
-PLAN = Plan("a100", 64, 8, "m", 8192, 48, 128, "fp16", "full", "fsdp", 8, 1, 1, 8, 0, 4, 8, 2048)
+PLAN = Plan("a100", 64, 8, "transformer", "m", 8192, 48, 128, "fp16", "full", "fsdp", 8, 1, 1, 8, 0, 4, 8, 2048)
 WIDE = replace(PLAN, hidden=16384)
 
 

@@ -166,6 +166,10 @@ class Scores(Operator):
         return self.reads
 
     @override
+    def working(self, work: Work) -> int:
+        return work.bytes(self.result)
+
+    @override
     def products(self, work: Work) -> float:
         return 2.0 * scores(work) * work.graph.sizes["width"]
 

@@ -97,6 +97,7 @@ class CrossEntropy(Operator):
     def needs(self, work: Work) -> Iterable[Tensor]:
         return (Tensor("softmax", self.reads[0].axes, LOSSES[work.shard.cross_entropy].kept),)
 
-    def working(self, work: Work) -> Tensor:
+    @override
+    def working(self, work: Work) -> int:
         """Copies of the logits beside what is kept, at the fullest moment."""
-        return Tensor("logits", self.reads[0].axes, LOSSES[work.shard.cross_entropy].working)
+        return LOSSES[work.shard.cross_entropy].working * work.elements(self.reads[0])

@@ -62,6 +62,10 @@ class Operator:
         """What the backward pass reads of the forward pass."""
         return ()
 
+    def working(self, work: Work) -> int:
+        """Gradients and copies that live at once while the backward pass goes through it [B], where they are wide."""
+        return 0
+
     def products(self, work: Work) -> float:
         """FLOPs of one forward pass as a model counts them: matrix products, attention in full [FLOP]."""
         return 0.0

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Operator, Tensor
-from sim.graph.work import Work
+from sim.graph.work import Work, whole_bytes
 
 GATED = ("swiglu", "geglu")
 
@@ -91,6 +91,12 @@ class Activation(Operator):
         if self.gated and not work.fused:
             return (*self.reads, Tensor(f"{self.name} factor", self.result.axes, self.result.width))
         return self.reads
+
+    @override
+    def working(self, work: Work) -> int:
+        """Gradients of all it reads and writes, and the gathered input of the products before it."""
+        gathered = whole_bytes(work) if work.splits else 0
+        return sum(map(work.bytes, (*self.reads, *self.writes))) + gathered
 
 
 class Dropout(Operator):

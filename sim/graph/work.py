@@ -154,3 +154,10 @@ class Work:
     def elements(self, tensor: Tensor) -> int:
         """Local elements of `tensor`."""
         return self.graph.elements(tensor)
+
+
+def whole_bytes(work: Work) -> int:
+    """What the graph reads, all rows of it [B]."""
+    source = work.graph.source
+    axes = tuple("tokens" if axis == "rows" else axis for axis in source.axes)
+    return work.bytes(Tensor(source.name, axes, source.width))

@@ -124,7 +124,7 @@ class Bands:
     @cached_property
     def _values(self) -> dict[str, set[str]]:
         """What was validated, by field of a plan."""
-        names = ("accelerator", "software", "precision")
+        names = ("family", "accelerator", "software", "precision")
         return {name: {getattr(residual.plan, name) for residual in self.residuals} for name in names}
 
     @cached_property

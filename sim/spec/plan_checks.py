@@ -37,6 +37,20 @@ def check_model(setup: Setup) -> Iterator[Problem]:
     yield from setup.workload.problems(setup.shard, setup.parallelism.pipeline)
 
 
+def check_samples(setup: Setup) -> Iterator[Problem]:
+    """Samples have a length if they are sequences of tokens, and the training has one end at most."""
+    model, training = setup.workload, setup.training
+    if model.tokens and training.sequence_length is None:
+        message = f"this key is required: tokens per sequence, of which samples of {model.kind} {model.name} are"
+        yield finding("training.sequence_length", message, "")
+    for name in ("sequence_length", "document_length", "tokens"):
+        if not model.tokens and getattr(training, name) is not None:
+            message = f"samples of {model.kind} {model.name} have no tokens"
+            yield finding(f"training.{name}", message, "use samples" if name == "tokens" else "leave it out")
+    if training.tokens is not None and training.samples is not None:
+        yield finding("training.samples", "tokens and samples both say when the training ends", "give one of them")
+
+
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
     """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
     parallel, layers = setup.parallelism, setup.workload.layers
@@ -59,7 +73,9 @@ def check_batch_divides(setup: Setup) -> Iterator[Problem]:
 
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
-    parallel, length = setup.parallelism, setup.training.sequence_length
+    parallel, length = setup.parallelism, setup.shard.sequence_length
+    if not setup.workload.tokens:
+        return
     pieces = 2 * parallel.context if parallel.context > 1 else 1
     if length % pieces:
         message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
@@ -75,7 +91,7 @@ def check_documents(setup: Setup) -> Iterator[Problem]:
     length, where = training.document_length, "training.document_length"
     if length is None:
         return
-    if length > training.sequence_length:
+    if training.sequence_length is not None and length > training.sequence_length:
         yield finding(
             where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
         )
@@ -156,6 +172,7 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
 
 PLAN_CHECKS: tuple[Check, ...] = (
     check_ranks_fit_cluster,
+    check_samples,
     check_model,
     check_layers_fill_pipeline,
     check_batch_divides,

@@ -345,14 +345,15 @@ class Parallelism(Record):
 class Training(Record):
     """What is trained and how."""
 
-    global_batch: Count = Field(ge=1, description="sequences per step over all replicas")
-    microbatch: Count = Field(default=1, ge=1, description="sequences per rank and forward pass")
-    sequence_length: Count = Field(ge=1, description="tokens per sequence")
+    global_batch: Count = Field(ge=1, description="samples (sequences, images) per step over all replicas")
+    microbatch: Count = Field(default=1, ge=1, description="samples per rank and forward pass")
+    sequence_length: Count | None = Field(default=None, ge=1, description="tokens per sequence; required where samples are sequences of tokens")
     document_length: Count | None = Field(default=None, ge=1, description="tokens per document, where several are packed into a sequence and attention stays inside each; for unequal ones sum of squares over sum; the sequence is one document if absent")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
+    samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
     time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
 
 
@@ -368,6 +369,7 @@ class Measured(Record):
     """A published or own measurement of the same run."""
 
     step_time: Seconds | None = Field(default=None, gt=0, description="seconds per step")
+    samples_per_s: float | None = Field(default=None, gt=0, description="samples (sequences, images) per second, whole job")
     tokens_per_s: float | None = Field(default=None, gt=0, description="tokens per second, whole job")
     tokens_per_s_per_accelerator: float | None = Field(default=None, gt=0, description="tokens per second and accelerator")
     model_tflops_per_accelerator: float | None = Field(default=None, gt=0, description="model TFLOP/s per accelerator, as the source counts them")

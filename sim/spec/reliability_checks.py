@@ -23,7 +23,8 @@ PLACES = {  # components that an effect makes sense for
 def check_training_ends(setup: Setup) -> Iterator[Problem]:
     """What fails over time needs a training with an end."""
     training = setup.training
-    if setup.experiment.failures is not None and training.tokens is None and training.time_limit is None:
+    ends = (training.tokens, training.samples, training.time_limit)
+    if setup.experiment.failures is not None and ends == (None, None, None):
         message = "failures of a training without an end"
         yield finding("failures", message, "give training.tokens or training.time_limit")
 

@@ -5,6 +5,7 @@ Public: `Setup`, `data_parallel`, `shard_of`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -109,6 +110,18 @@ class Setup:
         return self.parallelism.data is not None or self.ranks == self.accelerators
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens of one step over all replicas; 0 where samples have none."""
+        return self.training.global_batch * (self.training.sequence_length or 0)
+
+    @property
+    def target_steps(self) -> int | None:
+        """Steps of the whole training, if its tokens or samples are said."""
+        if self.training.samples is not None:
+            return math.ceil(self.training.samples / self.training.global_batch)
+        return None if self.training.tokens is None else math.ceil(self.training.tokens / self.step_tokens)
+
+    @property
     def microbatches(self) -> int:
         """Microbatches that one replica runs in a step."""
         return self.training.global_batch // (self.data * self.training.microbatch)
@@ -122,7 +135,7 @@ def shard_of(parallelism: Parallelism, training: Training, software: Software) -
         expert=parallelism.expert,
         sequence_parallel=parallelism.sequence_parallel,
         microbatch=training.microbatch,
-        sequence_length=training.sequence_length,
+        sequence_length=training.sequence_length or 1,
         document_length=training.document_length,
         precision=training.precision,
         recompute=training.recompute,

@@ -29,7 +29,7 @@ NOT_WIRING: dict[str, Any] = {
 }  # what the links and paths of a cluster do not depend on; `kind` of the accelerator names vertices
 NOT_STEP: dict[str, Any] = {
     **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
-    "training": {"tokens": True, "time_limit": True},
+    "training": {"tokens": True, "samples": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
 NOT_OWN = NOT_STEP | dict.fromkeys(SHARED, True)  # what a step does not depend on, or shares with others

@@ -67,6 +67,9 @@ def scale(
     """
     setup = Setup(experiment)
     length = setup.training.sequence_length
+    if length is None:
+        message = f"samples of {setup.workload.kind} {setup.workload.name} have no tokens, on which scaling laws rest"
+        raise ConfigError(Problem("", "workload", message, "take a language model"))
     parameters = float(Architecture(setup.workload, setup.shard).undivided.whole.parameters)
     target, origin = _target(tokens, setup.training.tokens, parameters)
     own = float(setup.training.global_batch * length)
@@ -158,7 +161,7 @@ def _best(experiment: Experiment, jobs: int | None) -> Experiment:
 def _measured(blank: ScalePoint, result: Result) -> ScalePoint:
     return replace(
         blank,
-        plan=result.setup["parallelism"],
+        plan=str(result.setup["parallelism"]),
         step_s=result.step.time_s,
         tokens_per_s=result.step.tokens_per_s,
         mfu=result.step.mfu,

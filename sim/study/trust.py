@@ -72,6 +72,7 @@ def plan_of(experiment: Experiment) -> Plan:
         accelerator=setup.accelerator.name,
         accelerators=setup.ranks,
         per_node=setup.node.accelerators,
+        family=setup.workload.kind,
         model=setup.workload.name,
         hidden=hidden,
         layers=setup.workload.layers,
@@ -86,5 +87,5 @@ def plan_of(experiment: Experiment) -> Plan:
         zero_stage=parallelism.zero_stage,
         microbatch=training.microbatch,
         microbatches=setup.microbatches,
-        sequence_length=training.sequence_length,
+        sequence_length=training.sequence_length or 0,
     )

@@ -158,12 +158,11 @@ def _follows_sum(operator: Operator) -> bool:
 def _stopped(work: Work, operators: list[Operator]) -> list[Operator]:
     """`operators` until the last product where the stack stops there, unless something behind it is needed again."""
     masks = any(isinstance(each, Dropout) or (isinstance(each, Residual) and each.dropout) for each in operators)
-    if not work.shard.stops_recompute or masks or _products(work.graph)[-1].adapter:
+    products = [each for each in operators if isinstance(each, Product)]
+    if not work.shard.stops_recompute or masks or not products or products[-1].adapter:
         return operators
-    last = max(number for number, each in enumerate(operators) if isinstance(each, Product))
-    return [
-        each for each in operators[:last] if not isinstance(each, WeightCast) or each.product is not operators[last]
-    ]
+    last = operators.index(products[-1])
+    return [each for each in operators[:last] if not (isinstance(each, WeightCast) and each.product is products[-1])]
 
 
 def _products(graph: Graph) -> list[Product]:

@@ -11,12 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.graph.adapters import LowRank
-from sim.graph.attention import CORE, Scores
-from sim.graph.ends import CrossEntropy
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
-from sim.graph.pointwise import Activation
-from sim.graph.work import Work, element_bytes
+from sim.graph.work import Work, element_bytes, whole_bytes
 from sim.models.family import NOTHING, Architecture, Held
 from sim.spec.records import Parallelism, Software, Training
 from sim.transforms.derive import kept_bytes
@@ -159,23 +156,10 @@ def _microbatches(training: Training, parallelism: Parallelism) -> int:
 
 
 def _working_set(shard: Shard, graph: Graph) -> float:
-    """What recomputation brings back beside the bytes kept, the widest gradients, a gathered input, score gradients.
-
-    At the end copies of the logits beside those that are kept, and the gathered input.
-    """
+    """What recomputation brings back beside the bytes kept, the widest gradients, and the hidden state of all rows."""
     work = Work(graph, shard)
-    losses = [each.working(work) for each in graph.operators if isinstance(each, CrossEntropy)]
-    whole = work.element * graph.sizes["tokens"] * graph.sizes["hidden"]
-    if losses:
-        return float(sum(map(work.bytes, losses)) + whole)
     again = kept_bytes(Work(graph, replace(shard, recompute="none"))) - kept_bytes(work)
-    acts = [each for each in graph.operators if isinstance(each, Activation)]
-    wide = max(sum(map(work.bytes, (*each.reads, *each.writes))) for each in acts)
-    gathered = whole if work.splits else 0
-    core = [each for each in graph.operators if each.region == CORE]
-    scores = [work.bytes(each.result) for each in core if isinstance(each, Scores)]
-    kept = {id(t): work.bytes(t) for each in core for t in each.needs(work)}
-    return float(again + max(wide + gathered, min(sum(kept.values()), *scores) if scores else 0) + whole)
+    return float(again + max(each.working(work) for each in graph.operators) + whole_bytes(work))
 
 
 def _gathered(part: _Stage) -> float:
