@@ -92,7 +92,10 @@ class Bands:
     residuals: tuple[Residual, ...]
 
     def trust(self, plan: Plan) -> Trust | None:
-        """How runs like `plan` were predicted; None if no run was validated."""
+        """How runs like `plan` were predicted, of its family if any was; None if no run was validated."""
+        return self._families.get(plan.family, self)._trust(plan)
+
+    def _trust(self, plan: Plan) -> Trust | None:
         if not self.residuals:
             return None
         group = self._like(plan)
@@ -122,6 +125,12 @@ class Bands:
             yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {self._longest:,}"
 
     @cached_property
+    def _families(self) -> dict[str, Bands]:
+        """The bands of each family of models: what one is off by says little of another."""
+        families = dict.fromkeys(residual.plan.family for residual in self.residuals)
+        return {name: Bands(tuple(r for r in self.residuals if r.plan.family == name)) for name in families}
+
+    @cached_property
     def _values(self) -> dict[str, set[str]]:
         """What was validated, by field of a plan."""
         names = ("family", "accelerator", "software", "precision")
@@ -143,10 +152,14 @@ class Bands:
         return max(1.0, _weighted_quantile(ratios, weights, COVERAGE)) if len(ratios) else 1.0
 
     def coverage(self) -> dict[str, float]:
-        """Share of the runs of each source inside the bands that the other sources alone give.
+        """Share of the runs of each source inside the bands that the other sources of its family alone give.
 
-        Empty with fewer than two sources.
+        Nothing of a family with fewer than two sources.
         """
+        shares = [family._coverage() for family in self._families.values()]
+        return {source: share for each in shares for source, share in each.items()}
+
+    def _coverage(self) -> dict[str, float]:
         ratios, _ = self._ratios
         if not len(ratios):
             return {}
