@@ -144,7 +144,7 @@ def test_the_documentation_tells_the_coverage_of_this_version() -> None:
     page = (catalogue_root() / "docs" / "models.md").read_text(encoding="utf-8")
     for source, share in shipped_bands().coverage().items():
         assert f"| {source} | {share:.0%} |" in page
-    assert f"The factor is {shipped_bands().factor:.2f}." in page
+    assert f"The factor is {shipped_bands().families['transformer'].factor:.2f}." in page
 
 
 def test_residuals_come_back_from_their_file(tmp_path: Path) -> None:

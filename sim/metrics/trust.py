@@ -93,7 +93,7 @@ class Bands:
 
     def trust(self, plan: Plan) -> Trust | None:
         """How runs like `plan` were predicted, of its family if any was; None if no run was validated."""
-        return self._families.get(plan.family, self)._trust(plan)
+        return self.families.get(plan.family, self)._trust(plan)
 
     def _trust(self, plan: Plan) -> Trust | None:
         if not self.residuals:
@@ -125,7 +125,7 @@ class Bands:
             yield f"sequences of {plan.sequence_length:,} tokens; validated were up to {self._longest:,}"
 
     @cached_property
-    def _families(self) -> dict[str, Bands]:
+    def families(self) -> dict[str, Bands]:
         """The bands of each family of models: what one is off by says little of another."""
         families = dict.fromkeys(residual.plan.family for residual in self.residuals)
         return {name: Bands(tuple(r for r in self.residuals if r.plan.family == name)) for name in families}
@@ -156,7 +156,7 @@ class Bands:
 
         Nothing of a family with fewer than two sources.
         """
-        shares = [family._coverage() for family in self._families.values()]
+        shares = [family._coverage() for family in self.families.values()]
         return {source: share for each in shares for source, share in each.items()}
 
     def _coverage(self) -> dict[str, float]:

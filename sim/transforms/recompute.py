@@ -26,12 +26,19 @@ def repeated(work: Work) -> list[Operator]:
 def kept(work: Work) -> list[Tensor]:
     """Tensors from the forward pass to the backward pass, each once.
 
-    A region that is repeated as a whole hands its output on as any operator does, so others keep it.
+    What the graph hands on is kept by the next, if at all. A region that is repeated as a whole hands its output on
+    too, so others keep it.
     """
+    tensors = {id(tensor): tensor for tensor in _kept(work)}
+    tensors.pop(id(work.graph.output), None)
+    return list(tensors.values())
+
+
+def _kept(work: Work) -> list[Tensor]:
     graph, again = work.graph, repeated(work)
     needs = [(operator, tuple(operator.needs(work))) for operator in graph.operators]
     if not again:
-        return list({id(tensor): tensor for _, tensors in needs for tensor in tensors}.values())
+        return [tensor for _, tensors in needs for tensor in tensors]
     whole = {id(operator) for operator in again}
     handed = {id(tensor) for operator in graph.operators for tensor in operator.writes} | {id(graph.source)}
     made = {id(tensor) for operator in again for tensor in operator.writes}
@@ -42,7 +49,7 @@ def kept(work: Work) -> list[Tensor]:
         held += [tensor for tensor in tensors if outside or id(tensor) not in made]
     if work.shard.recompute == "alternate":
         held += _kept_results(graph)
-    return list({id(tensor): tensor for tensor in held}.values())
+    return held
 
 
 def _kept_results(graph: Graph) -> list[Tensor]:
