@@ -31,6 +31,7 @@ CASES = {
     "mlperf_llama31_405b": (5, 4),
     "mpt_llm_foundry": (140, 0),
     "nemo_24": (8, 0),
+    "resnet50": (27, 0),
     "torchtitan": (20, 1),
     "vtrain_multi": (71, 0),
     "vtrain_single": (39, 0),
@@ -75,7 +76,9 @@ def test_every_case_passes_the_checks_and_says_what_was_measured(table: str) -> 
         measured = case.load().experiment.measured
         assert isinstance(measured, Measured)
         assert measured.source
-        assert measured.model_dump(include={"step_time", "tokens_per_s"}, exclude_none=True) or rate(measured)
+        assert measured.model_dump(include={"step_time", "tokens_per_s", "samples_per_s"}, exclude_none=True) or rate(
+            measured
+        )
 
 
 def rate(measured: Measured) -> float | None:
@@ -102,6 +105,7 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
         "mlperf_gpt3": {"nemo", "nemo-flash2", "nemo-flash1"},
         "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
         "nemo_24": {"nemo-flash2", "nemo-flash2-bf16-adam"},
+        "resnet50": {"pytorch-ddp", "mxnet-ngc"},
         "torchtitan": {
             "fsdp",
             "fsdp-compile",

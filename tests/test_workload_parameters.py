@@ -17,6 +17,7 @@ from workload_samples import (
 )
 
 from sim.models.dense import Transformer
+from sim.models.family import Workload
 from sim.spec.load import load_definition
 from sim.spec.reader import plain, read_file
 from sim.spec.records import Software
@@ -60,13 +61,16 @@ PUBLISHED = {
     "llama3-8b": (8.030261248, 1e-9),
     "llama3-70b": (70.553706496, 1e-9),
     "llama3-405b": (405.853388800, 1e-9),
+    "resnet-50": (0.025557032, 1e-9),  # torchvision, resnet50
 }
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_shipped_models_have_their_published_size(name: str) -> None:
     billions, tolerance = PUBLISHED[name]
-    assert total_parameters(load(name)) / 1e9 == pytest.approx(billions, rel=tolerance)
+    model = load_definition("workload", name)
+    assert isinstance(model, Workload)
+    assert total_parameters(model) / 1e9 == pytest.approx(billions, rel=tolerance)
 
 
 def test_every_shipped_model_is_checked() -> None:
