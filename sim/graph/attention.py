@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
-from sim.graph.graph import Operator, Tensor
+from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.operation import Operation
 from sim.graph.work import Work
 
@@ -262,6 +262,10 @@ class Repeat(Operator):
     @override
     def backward(self, work: Work) -> None:
         self._copy(work, f"{self.name} backward")
+
+    @override
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        return tuple(Step((x,), (y,), ()) for x, y in zip(self.reads, self.writes, strict=True))
 
     def _copy(self, work: Work, name: str) -> None:
         work.memory(name, work.element * sum(map(work.elements, (*self.reads, *self.writes))), 2)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
-from sim.graph.graph import Operator, Tensor
+from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.products import Leave
 from sim.graph.work import Work
 
@@ -96,6 +96,15 @@ class CrossEntropy(Operator):
     @override
     def needs(self, work: Work) -> Iterable[Tensor]:
         return (Tensor("softmax", self.reads[0].axes, LOSSES[work.shard.cross_entropy].kept),)
+
+    @override
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        """PyTorch casts to 32 bit and keeps the log-softmax; others keep what they say."""
+        (kept,) = self.needs(work)
+        if work.shard.cross_entropy != "eager":
+            return (Step(self.reads, (*self.writes, kept), (kept,)),)
+        wide = Tensor("logits in 32 bit", self.reads[0].axes, 4)
+        return Step(self.reads, (wide,), ()), Step((wide,), (kept,), (kept,)), Step((kept,), self.writes, ())
 
     @override
     def working(self, work: Work) -> int:

@@ -8,7 +8,7 @@ the axis: tokens are whole inside a product and may be split outside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from sim.graph.work import Work
@@ -25,6 +25,19 @@ class Tensor:
 
     def __init__(self, name: str, axes: tuple[Axis, ...], width: int = 2, role: Role = "activation") -> None:
         self.name, self.axes, self.width, self.role = name, axes, width, role
+
+
+class Step(NamedTuple):
+    """What one eager operator reads, writes and keeps, and the weights that get a gradient.
+
+    An alias hands on the gradient of its result as that of what it read, without a copy.
+    """
+
+    reads: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...] = ()
+    alias: bool = False
 
 
 class Operator:
@@ -65,6 +78,10 @@ class Operator:
     def working(self, work: Work) -> int:
         """Gradients and copies that live at once while the backward pass goes through it [B], where they are wide."""
         return 0
+
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        """What an eager framework makes of it, for the liveness of tensors; nothing where no storage changes hands."""
+        return (Step(self.reads, self.writes, tuple(self.needs(work)), self.weights),) if self.writes else ()
 
     def products(self, work: Work) -> float:
         """FLOPs of one forward pass as a model counts them: matrix products, attention in full [FLOP]."""

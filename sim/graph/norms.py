@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from typing_extensions import override
 
-from sim.graph.graph import Operator, Tensor
+from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.work import Work
 
 
@@ -44,6 +44,12 @@ class Norm(Operator):
     @override
     def needs(self, work: Work) -> Iterable[Tensor]:
         return self.reads
+
+    @override
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        """A statistic of 4 B a row is kept beside the input."""
+        statistic = Tensor(f"{self.name} statistic", self.reads[0].axes[:-1], 4)
+        return (Step(self.reads, (*self.writes, statistic), (*self.reads, statistic), self.weights),)
 
     def _eager_rms(self, work: Work) -> bool:
         return self.form == "rmsnorm" and not work.fused

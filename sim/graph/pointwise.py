@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from typing_extensions import override
 
-from sim.graph.graph import Operator, Tensor
+from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.work import Work, whole_bytes
 
 GATED = ("swiglu", "geglu")
@@ -45,6 +45,11 @@ class Residual(Operator):
     @override
     def needs(self, work: Work) -> Iterable[Tensor]:
         return (mask_of(self),) if self.dropout else ()
+
+    @override
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        """Without dropout both gradients are that of the sum."""
+        return (Step(self.reads, self.writes, tuple(self.needs(work)), alias=not self.dropout),)
 
 
 class Activation(Operator):
@@ -91,6 +96,14 @@ class Activation(Operator):
         if self.gated and not work.fused:
             return (*self.reads, Tensor(f"{self.name} factor", self.result.axes, self.result.width))
         return self.reads
+
+    @override
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        """An eager gate is two."""
+        if work.fused or not self.gated:
+            return super().steps(work)
+        gate, up, factor = self.needs(work)
+        return Step((gate,), (factor,), (gate,)), Step((factor, up), self.writes, (factor, up))
 
     @override
     def working(self, work: Work) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import override
 
-from sim.graph.graph import Axis, Operator, Tensor
+from sim.graph.graph import Axis, Operator, Step, Tensor
 from sim.graph.work import Work
 
 if TYPE_CHECKING:
@@ -212,6 +212,16 @@ class Product(Operator):
     def keeps_cast(self, work: Work) -> bool:
         """Whether the input is kept as it was cast to 8 bit."""
         return self.cast is not None and not work.frozen and work.shard.fp8_scaling != "dynamic"
+
+    @override
+    def steps(self, work: Work) -> tuple[Step, ...]:
+        """One for each matrix, if they are apart."""
+        kept = tuple(self.needs(work))
+        if work.shard.joins_matrices or len(self.writes) == 1:
+            return (Step(self.reads, self.writes, kept, self.weights),)
+        matrices = len(self.columns)
+        weights = (self.weights[number::matrices] for number in range(matrices))
+        return tuple(Step(self.reads, (y,), kept, each) for y, each in zip(self.writes, weights, strict=True))
 
     @override
     def products(self, work: Work) -> float:
