@@ -77,7 +77,7 @@ def test_flash_attention_needs_no_recomputation_outside_its_kernel(recompute: Re
 
 def test_full_recomputation_repeats_exactly_the_forward_pass() -> None:
     block = layer_block(GPT, replace(SHARD, recompute="full"))
-    assert block.recompute == tuple(replace(each, phase=Phase.RECOMPUTE) for each in block.forward)
+    assert block.recompute == tuple(each._replace(phase=Phase.RECOMPUTE) for each in block.forward)
     assert len(collectives(block.recompute)) == 2
 
 

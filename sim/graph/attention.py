@@ -11,7 +11,6 @@ whole sequence, or a document of it), width (of a head), tokens (batch x queries
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 from typing_extensions import override
@@ -125,7 +124,7 @@ class FusedAttention(Operator):
         gather_keys(work, whole.name, per_element * key_elements(work, self.reads[1]), 0 if how == "compiled" else 1)
         work.operations.append(_part(whole, ranks - 1, ranks, masked=1 / (ranks - 1)))
         last = _part(whole, 1, ranks, masked=0.0)
-        work.operations.append(replace(last, name=f"{whole.name} last block"))
+        work.operations.append(last._replace(name=f"{whole.name} last block"))
         if how != "fused":
             traffic = (ranks - 1) * merge * work.elements(self.reads[0])
             work.memory(f"{whole.name} merge", traffic, MERGES[how].kernels * (ranks - 1))
@@ -302,8 +301,7 @@ def batched(work: Work, name: str, m: str, n: str, k: str) -> None:
 
 def _part(whole: Operation, blocks: int, ranks: int, masked: float) -> Operation:
     """`blocks` of `ranks` blocks; queries and output cross memory again for each block."""
-    return replace(
-        whole,
+    return whole._replace(
         flops=whole.flops * blocks / ranks,
         bytes_moved=whole.bytes_moved * blocks,
         n=whole.n * blocks // ranks,

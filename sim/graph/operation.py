@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from sim.graph.adapters import LowRank
@@ -34,8 +34,7 @@ class Phase(IntEnum):
         return self in (Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT)
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One kernel of one rank, or one collective that this rank takes part in.
 
     matmul and attention: `batch` products of (m x k) by (k x n); flops = 2*batch*m*n*k unless the

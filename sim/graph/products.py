@@ -8,7 +8,6 @@ reduce-scatter and an all-gather, and the backward pass gathers the input once m
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import override
@@ -361,7 +360,7 @@ def sum_partials(work: Work, name: str, message: float) -> None:
 
 def hide(work: Work, at: int) -> None:
     """Let the collective at `at` run beside all that was written after it."""
-    work.operations[at] = replace(work.operations[at], hidden_by=len(work.operations) - at - 1)
+    work.operations[at] = work.operations[at]._replace(hidden_by=len(work.operations) - at - 1)
 
 
 def _sum_kind(work: Work) -> Literal["reduce_scatter", "all_reduce"]:
