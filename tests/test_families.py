@@ -29,7 +29,7 @@ MINE = """
 
     from sim.graph.graph import Graph, Tensor
     from sim.graph.pointwise import Activation
-    from sim.graph.products import Product
+    from sim.graph.products import Linear
     from sim.models.family import Pieces, Workload
     from sim.units import Count
 
@@ -52,7 +52,7 @@ MINE = """
         def pieces(self, shard):
             x = Tensor("input", ("samples", "width"))
             graph = Graph("layer", x, {"samples": shard.microbatch, "width": self.width}, repeated=True)
-            y = graph.add(Product("layer", x, ("width",))).result
+            y = graph.add(Linear("layer", x, ("width",))).result
             graph.add(Activation("activation", (y,), "relu", bias=False))
             return Pieces(None, (graph,) * self.depth, None)
 

@@ -11,11 +11,11 @@ from workload_samples import GPT, LLAMA, SHARD
 
 from sim.graph.liveness import moments_of
 from sim.graph.operation import Shard
-from sim.graph.work import Work
+from sim.graph.work import Writer
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
 from sim.spec.reader import plain, read_file
-from sim.workload.moments import State, step_peaks
+from sim.workload.moments import TrainedState, step_peaks
 
 DATA = plain(read_file(Path(__file__).parent / "data" / "memory_moments.yaml"))
 EAGER = Shard(joins_matrices=False, repeats_keys=True, fused_kernels=False, cross_entropy="eager", keeps_gathered=True)
@@ -32,7 +32,7 @@ def test_moments_are_those_of_the_trackers_of_pytorch(entry: dict[str, Any]) -> 
     batch, length = entry["tokens"]
     shard = replace(EAGER, microbatch=batch, sequence_length=length, recompute=entry["recompute"])
     weights, optimizer, copies = entry["state"]
-    peaks = step_peaks(Architecture(model, shard), State(weights, optimizer, copies, entry["ranks"]))
+    peaks = step_peaks(Architecture(model, shard), TrainedState(weights, optimizer, copies, entry["ranks"]))
     forward, backward, update = (peak / 2**30 / known for peak, known in zip(peaks, entry["peaks"], strict=True))
     assert forward == pytest.approx(1, abs=5e-4)
     assert update == pytest.approx(1, abs=5e-4)
@@ -45,7 +45,7 @@ def test_moments_are_those_of_the_trackers_of_pytorch(entry: dict[str, Any]) -> 
 def test_moments_hold_what_is_kept_and_made(model: Transformer, fused: bool, tensor: int) -> None:
     shard = replace(SHARD, tensor=tensor, fused_kernels=fused)
     graph = Architecture(model, shard).layers[0]
-    plain_, again = (moments_of(graph, Work(graph, shard), repeats=repeats) for repeats in (False, True))
+    plain_, again = (moments_of(graph, Writer(graph, shard), repeats=repeats) for repeats in (False, True))
     assert plain_.kept >= Architecture(model, shard).held(graph).kept
     assert plain_.backward >= plain_.kept + plain_.output
     assert plain_.backward >= plain_.weights + plain_.input

@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from sim.graph.graph import Tensor
 from sim.graph.operation import CollectiveKind
-from sim.graph.products import Product, Serving
-from sim.graph.work import Work
+from sim.graph.products import Linear, Serving
+from sim.graph.work import Writer
 from sim.record import Record
 from sim.units import Count
 
@@ -39,12 +39,12 @@ class Adapter(Serving):
 
     in_place = True
 
-    def __init__(self, target: str, product: Product, lora: LowRank, *, column: bool) -> None:
+    def __init__(self, target: str, product: Linear, lora: LowRank, *, column: bool) -> None:
         super().__init__(f"{target} adapter", (), (), product)
         self.lora, self.column = lora, column
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Dropout of the input, both small products, and the sum with the frozen product."""
         tokens, inputs, outputs = self._sizes(work)
         inner, rows, kind = self._split(work)
@@ -56,7 +56,7 @@ class Adapter(Serving):
         work.product(f"{self.name} up", (rows, outputs, self.lora.rank))
         work.memory(f"{self.name} sum", 3 * work.element * rows * outputs)
 
-    def backward_beside(self, work: Work) -> None:
+    def backward_beside(self, work: Writer) -> None:
         """Gradients of both small matrices and of the input, added to that of the frozen product."""
         tokens, inputs, outputs = self._sizes(work)
         inner, rows, kind = self._split(work)
@@ -71,7 +71,7 @@ class Adapter(Serving):
         work.memory(f"{name} gradient sum", 3 * work.element * tokens * inputs)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         """The small inner product, and with dropout the input that it left, and its mask."""
         assert self.product
         read = self.product.reads[0]
@@ -80,24 +80,24 @@ class Adapter(Serving):
             return (inner,)
         return inner, Tensor(f"{self.name} input", read.axes, work.element), Tensor(f"{self.name} mask", read.axes, 1)
 
-    def parameters(self, work: Work) -> int:
+    def parameters(self, work: Writer) -> int:
         """Trained parameters on one rank: rank x (inputs + outputs); of a split matrix A has a share of the rank."""
         _, inputs, outputs = self._sizes(work)
         inner, _, _ = self._split(work)
         return inner * inputs + self.lora.rank * outputs
 
     @override
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         tokens, _, _ = self._sizes(work)
         return 2.0 * tokens * self.parameters(work)
 
-    def _sizes(self, work: Work) -> tuple[int, int, int]:
+    def _sizes(self, work: Writer) -> tuple[int, int, int]:
         """Rows, inputs and outputs of the product."""
         assert self.product
         count = work.graph.count
         return work.graph.rows(self.product.reads[0]), count(self.product.inputs), sum(map(count, self.product.columns))
 
-    def _split(self, work: Work) -> tuple[int, int, CollectiveKind]:
+    def _split(self, work: Writer) -> tuple[int, int, CollectiveKind]:
         """Columns of A's product, rows of B's, and what happens between them, on one rank."""
         assert self.product
         rank, tensor, tokens = self.lora.rank, work.shard.tensor, work.graph.rows(self.product.reads[0])
@@ -107,7 +107,7 @@ class Adapter(Serving):
         rows = work.graph.rows(leave.result) if leave else tokens
         return rank, rows, "reduce_scatter" if work.splits else "all_reduce"
 
-    def _exchange(self, work: Work, kind: CollectiveKind) -> None:
+    def _exchange(self, work: Writer, kind: CollectiveKind) -> None:
         if work.shard.tensor > 1:
             tokens, _, _ = self._sizes(work)
             work.collective(f"{self.name} exchange", kind, work.element * tokens * self.lora.rank)

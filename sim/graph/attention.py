@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.operation import Operation
-from sim.graph.work import Work
+from sim.graph.work import Writer
 
 CORE = "core"  # the region that selective recomputation repeats
 FLASH_TILE = 128  # positions; assumption: a causal kernel computes the tiles on the diagonal in full
@@ -56,7 +56,7 @@ class Attention(Operator):
         self.fused, self.dropout = fused, dropout
 
 
-class FusedAttention(Operator):
+class FlashAttention(Operator):
     """One kernel: scores never reach device memory. Selective recomputation is what it does inside anyway."""
 
     __slots__ = ()
@@ -66,14 +66,14 @@ class FusedAttention(Operator):
         super().__init__("attention", reads, (output, normaliser), region=CORE)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
         traffic = sum(map(work.bytes, (*self.reads, *self.writes)))
         kernel = self._kernel(work, self.name, 1.0, traffic, 1)
         self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Reads q, k, v, output and its gradient; writes three gradients, that of q through 32 bit."""
         queries, keys, values = self.reads
         read = (*self.reads, *self.writes, self.result)
@@ -86,15 +86,15 @@ class FusedAttention(Operator):
             self._last_turn(work)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         """Operands and output; the normaliser where it is not computed again."""
         return (*self.reads, self.result) if work.shard.recompute == "selective" else (*self.reads, *self.writes)
 
     @override
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         return 4.0 * scores(work) * work.graph.sizes["width"]
 
-    def _kernel(self, work: Work, name: str, factor: float, traffic: float, kernels: int) -> Operation:
+    def _kernel(self, work: Writer, name: str, factor: float, traffic: float, kernels: int) -> Operation:
         sizes = work.graph.sizes
         return Operation(
             name,
@@ -110,7 +110,7 @@ class FusedAttention(Operator):
             phase=work.phase,
         )
 
-    def _ring(self, work: Work, whole: Operation, per_element: int, merge: int) -> None:
+    def _ring(self, work: Writer, whole: Operation, per_element: int, merge: int) -> None:
         """The kernel once per block of the ring: the last waits for the exchange. Only the own block has a mask.
 
         Separate kernels add each block after the first to the result: `merge` bytes per element of the queries.
@@ -129,7 +129,7 @@ class FusedAttention(Operator):
             traffic = (ranks - 1) * merge * work.elements(self.reads[0])
             work.memory(f"{whole.name} merge", traffic, MERGES[how].kernels * (ranks - 1))
 
-    def _last_turn(self, work: Work) -> None:
+    def _last_turn(self, work: Writer) -> None:
         """Gradients of keys and values go home when the last block has been added: one more turn, beside nothing.
 
         An all-gather moves the share of one rank n-1 times; this moves it once.
@@ -150,26 +150,26 @@ class Scores(Operator):
         super().__init__("scores", (queries, keys), (result,), region=CORE)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Keys and values of the whole sequence arrive before."""
         gather_keys(work, "attention", work.element * key_elements(work, self.reads[1]))
         batched(work, self.name, "queries", "keys", "width")
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         batched(work, f"{self.name} query gradient", "queries", "width", "keys")
         batched(work, f"{self.name} key gradient", "keys", "width", "queries")
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.reads
 
     @override
-    def working(self, work: Work) -> int:
+    def working(self, work: Writer) -> int:
         return work.bytes(self.result)
 
     @override
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         return 2.0 * scores(work) * work.graph.sizes["width"]
 
 
@@ -182,19 +182,19 @@ class Softmax(Operator):
         super().__init__("softmax", (x,), (Tensor("probabilities", x.axes, x.width),), region=CORE)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         self._pass(work, self.name, 2)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Reads dy and y and writes dx."""
         self._pass(work, f"{self.name} backward", 3)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.writes
 
-    def _pass(self, work: Work, name: str, passes: int) -> None:
+    def _pass(self, work: Writer, name: str, passes: int) -> None:
         masked = 0 if work.fused else 2
         work.memory(name, (passes + masked) * work.element * work.elements(self.result), 1 if work.fused else 2)
 
@@ -209,26 +209,26 @@ class Context(Operator):
         self.keys = keys
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         batched(work, self.name, "queries", "width", "keys")
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Keys and values arrive again before, as the first backward pass of the core needs them."""
         gather_keys(work, "attention backward", 2 * work.element * key_elements(work, self.keys))
         batched(work, f"{self.name} score gradient", "queries", "keys", "width")
         batched(work, f"{self.name} value gradient", "keys", "width", "queries")
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.reads
 
     @override
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         return 2.0 * scores(work) * work.graph.sizes["width"]
 
 
-class Layout(Operator):
+class LayoutCopy(Operator):
     """Columns into heads, or back, by a copy; fused attention reads and writes columns as they are."""
 
     __slots__ = ()
@@ -236,18 +236,18 @@ class Layout(Operator):
     in_place = True
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         self._copy(work, self.name)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         self._copy(work, f"{self.name} backward")
 
-    def _copy(self, work: Work, name: str) -> None:
+    def _copy(self, work: Writer, name: str) -> None:
         work.memory(name, 2 * work.element * sum(map(work.elements, self.reads)))
 
 
-class Repeat(Operator):
+class KeyRepetition(Operator):
     """Keys and values from their own heads to every query head; backward, gradients summed the other way."""
 
     __slots__ = ()
@@ -255,18 +255,18 @@ class Repeat(Operator):
     in_place = True
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         self._copy(work, self.name)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         self._copy(work, f"{self.name} backward")
 
     @override
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         return tuple(Step((x,), (y,), ()) for x, y in zip(self.reads, self.writes, strict=True))
 
-    def _copy(self, work: Work, name: str) -> None:
+    def _copy(self, work: Writer, name: str) -> None:
         work.memory(name, work.element * sum(map(work.elements, (*self.reads, *self.writes))), 2)
 
 
@@ -275,25 +275,25 @@ def causal_share(keys: int) -> float:
     return min(1.0, 0.5 * (1 + FLASH_TILE / keys))
 
 
-def scores(work: Work) -> float:
+def scores(work: Writer) -> float:
     """Elements of the attention scores of this rank."""
     sizes = work.graph.sizes
     return float(sizes["batch"] * sizes["heads"] * sizes["queries"] * sizes["keys"])
 
 
-def key_elements(work: Work, keys: Tensor) -> float:
+def key_elements(work: Writer, keys: Tensor) -> float:
     """Elements of the keys and values of the whole sequence, as wide as attention reads `keys`."""
     sizes = work.graph.sizes
     return 2.0 * sizes["batch"] * sizes["keys"] * work.graph.count(keys.axes[-1])
 
 
-def gather_keys(work: Work, name: str, message: float, hidden_by: int = 0) -> None:
+def gather_keys(work: Writer, name: str, message: float, hidden_by: int = 0) -> None:
     """Keys and values of the whole sequence, `message` bytes as held after an all-gather."""
     if work.shard.context > 1:
         work.collective(f"{name} ring exchange", "all_gather", message, "context", hidden_by)
 
 
-def batched(work: Work, name: str, m: str, n: str, k: str) -> None:
+def batched(work: Writer, name: str, m: str, n: str, k: str) -> None:
     """A product for each sequence and head, of the shape of three axes."""
     sizes = work.graph.sizes
     work.product(name, (sizes[m], sizes[n], sizes[k]), sizes["batch"] * sizes["heads"])

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.products import Leave
-from sim.graph.work import Work
+from sim.graph.work import Writer
 
 
 class Loss(NamedTuple):
@@ -54,11 +54,11 @@ class Lookup(Operator):
         self.leave: Leave | None = None
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         work.memory(f"{self.name} lookup", 2 * work.element * work.elements(self.result))
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Gather the gradient (sequence parallelism only) and add its rows to the table's gradient.
 
         A dense gradient is cleared, filled and added: write e, read e and g, write g per weight.
@@ -79,7 +79,7 @@ class CrossEntropy(Operator):
         super().__init__("cross-entropy", (logits,), (Tensor("loss", logits.axes[:-1], 4),))
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Largest logit, predicted logit and sum of exponentials go over ranks, 4 B per token each."""
         loss, logits = LOSSES[work.shard.cross_entropy], work.elements(self.reads[0])
         work.memory(self.name, loss.forward * logits, loss.forward_kernels)
@@ -88,17 +88,17 @@ class CrossEntropy(Operator):
                 work.collective(f"loss {name}", "all_reduce", work.bytes(self.result))
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Softmax minus one-hot."""
         loss, logits = LOSSES[work.shard.cross_entropy], work.elements(self.reads[0])
         work.memory(f"{self.name} backward", loss.backward * logits, loss.backward_kernels)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return (Tensor("softmax", self.reads[0].axes, LOSSES[work.shard.cross_entropy].kept),)
 
     @override
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         """PyTorch casts to 32 bit and keeps the log-softmax; others keep what they say."""
         (kept,) = self.needs(work)
         if work.shard.cross_entropy != "eager":
@@ -107,6 +107,6 @@ class CrossEntropy(Operator):
         return Step(self.reads, (wide,), ()), Step((wide,), (kept,), (kept,)), Step((kept,), self.writes, ())
 
     @override
-    def working(self, work: Work) -> int:
+    def working(self, work: Writer) -> int:
         """Copies of the logits beside what is kept, at the fullest moment."""
         return LOSSES[work.shard.cross_entropy].working * work.elements(self.reads[0])

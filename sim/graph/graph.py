@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from sim.graph.work import Work
+    from sim.graph.work import Writer
 
 Axis = str | int | tuple[str, ...]
 Role = Literal["activation", "weight", "index"]
@@ -65,29 +65,29 @@ class Operator:
         """The tensor it writes, or the first of them."""
         return self.writes[0]
 
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Write the operations of the forward pass."""
 
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Write those of the backward pass: gradients of what was read, and of weights."""
 
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         """What the backward pass reads of the forward pass."""
         return ()
 
-    def working(self, work: Work) -> int:
+    def working(self, work: Writer) -> int:
         """Gradients and copies that live at once while the backward pass goes through it [B], where they are wide."""
         return 0
 
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         """What an eager framework makes of it, for the liveness of tensors; nothing where no storage changes hands."""
         return (Step(self.reads, self.writes, tuple(self.needs(work)), self.weights),) if self.writes else ()
 
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         """FLOPs of one forward pass as a model counts them: matrix products, attention in full [FLOP]."""
         return 0.0
 
-    def trained_passes(self, work: Work) -> int:
+    def trained_passes(self, work: Writer) -> int:
         """How often these are done in a step: forward, for the gradient of the input, and of weights."""
         return 3
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sim.graph.graph import Axis, Graph, Operator, Tensor
-from sim.graph.products import Product
+from sim.graph.products import Linear
 
 MeshAxis = Literal["replica", "expert", "context", "tensor"]
 MESH: tuple[MeshAxis, ...] = ("replica", "expert", "context", "tensor")
@@ -43,7 +43,7 @@ def gradient_group(graph: Graph, weight: Tensor) -> tuple[MeshAxis, ...]:
 
 def _met(operator: Operator, weight: Tensor) -> tuple[Axis, ...]:
     """Axes of what the weight is multiplied with, or added to: a bias to a result that was summed over ranks."""
-    if isinstance(operator, Product) and operator.leave and len(weight.axes) == 1:
+    if isinstance(operator, Linear) and operator.leave and len(weight.axes) == 1:
         return operator.leave.result.axes
     return operator.reads[0].axes
 

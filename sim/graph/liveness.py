@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sim.graph.graph import Graph, Step, Tensor
-from sim.graph.work import Work
+from sim.graph.work import Writer
 
 
 class Moments(NamedTuple):
@@ -29,7 +29,7 @@ class Moments(NamedTuple):
     input: int
 
 
-def moments_of(graph: Graph, work: Work, *, repeats: bool) -> Moments:
+def moments_of(graph: Graph, work: Writer, *, repeats: bool) -> Moments:
     """The moments of a transformed graph; a graph that `repeats` keeps its input and runs again before going back."""
     steps = [step for operator in graph.operators for step in operator.steps(work)]
     source, output = graph.bytes(steps[0].reads[0]), graph.bytes(steps[-1].writes[0])

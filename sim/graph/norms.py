@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
-from sim.graph.work import Work
+from sim.graph.work import Writer
 
 
 class Norm(Operator):
@@ -22,7 +22,7 @@ class Norm(Operator):
         self.form = form
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Read x, write y. An eager RMS norm casts up, squares, averages, scales, casts down, weighs."""
         elements = work.elements(self.reads[0])
         if self._eager_rms(work):
@@ -31,7 +31,7 @@ class Norm(Operator):
             work.memory(self.name, 2 * work.element * elements)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Read x and dy, write dx; read x and dy once more for the weight gradient, unless it is frozen."""
         elements, name = work.elements(self.reads[0]), f"{self.name} backward"
         if work.frozen:
@@ -42,14 +42,14 @@ class Norm(Operator):
             work.memory(name, 5 * work.element * elements, 2)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.reads
 
     @override
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         """A statistic of 4 B a row is kept beside the input."""
         statistic = Tensor(f"{self.name} statistic", self.reads[0].axes[:-1], 4)
         return (Step(self.reads, (*self.writes, statistic), (*self.reads, statistic), self.weights),)
 
-    def _eager_rms(self, work: Work) -> bool:
+    def _eager_rms(self, work: Writer) -> bool:
         return self.form == "rmsnorm" and not work.fused

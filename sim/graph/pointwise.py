@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
-from sim.graph.work import Work, whole_bytes
+from sim.graph.work import Writer, whole_bytes
 
 GATED = ("swiglu", "geglu")
 
 
-class Residual(Operator):
+class ResidualSum(Operator):
     """Bias and dropout of a branch, added to the residual stream."""
 
     __slots__ = ("bias", "dropout")
@@ -26,7 +26,7 @@ class Residual(Operator):
         self.bias, self.dropout = bias, dropout
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Read branch and stream, write the sum and the mask."""
         e, elements = work.element, work.elements(self.result)
         separate = 0 if work.fused else 2 * e * self.bias + 2 * e * self.dropout
@@ -35,7 +35,7 @@ class Residual(Operator):
         work.memory(self.name, traffic, kernels, random=elements * self.dropout)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Dropout: read dy and mask, write dx. Bias: read dy once more."""
         bias, e = self.bias and not work.frozen, work.element
         if self.dropout or bias:
@@ -43,11 +43,11 @@ class Residual(Operator):
             work.memory(f"{self.name} backward", traffic, self.dropout + bias)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return (mask_of(self),) if self.dropout else ()
 
     @override
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         """Without dropout both gradients are that of the sum."""
         return (Step(self.reads, self.writes, tuple(self.needs(work)), alias=not self.dropout),)
 
@@ -68,7 +68,7 @@ class Activation(Operator):
         return self.form in GATED
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Read the products (two if gated), write one."""
         e, gated, elements = work.element, self.gated, work.elements(self.result)
         if work.fused:
@@ -79,7 +79,7 @@ class Activation(Operator):
         work.memory(self.name, per_element * elements, steps + self.bias)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Read dy and the inputs, write their gradients; the bias gradient reads these once more."""
         e, gated, elements = work.element, self.gated, work.elements(self.result)
         trains = self.bias and not work.frozen
@@ -91,14 +91,14 @@ class Activation(Operator):
         work.memory(name, (3 * e * steps + bias) * elements, steps + trains)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         """Its inputs; an eager gate also the activated factor."""
         if self.gated and not work.fused:
             return (*self.reads, Tensor(f"{self.name} factor", self.result.axes, self.result.width))
         return self.reads
 
     @override
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         """An eager gate is two."""
         if work.fused or not self.gated:
             return super().steps(work)
@@ -106,7 +106,7 @@ class Activation(Operator):
         return Step((gate,), (factor,), (gate,)), Step((factor, up), self.writes, (factor, up))
 
     @override
-    def working(self, work: Work) -> int:
+    def working(self, work: Writer) -> int:
         """Gradients of all it reads and writes, and the gathered input of the products before it."""
         gathered = whole_bytes(work) if work.splits else 0
         return sum(map(work.bytes, (*self.reads, *self.writes))) + gathered
@@ -121,17 +121,17 @@ class Dropout(Operator):
         super().__init__(name, (x,), (Tensor(f"{name} output", x.axes, x.width),), region=region)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         elements = work.elements(self.result)
         work.memory(self.name, (2 * work.element + 1) * elements, random=elements)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Read dy and the mask, write dx."""
         work.memory(f"{self.name} backward", (2 * work.element + 1) * work.elements(self.result))
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return (mask_of(self),)
 
 
@@ -144,7 +144,7 @@ class Positions(Operator):
         super().__init__(name, (x,), (Tensor(f"{name} output", x.axes, x.width),), (table,))
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         work.memory(self.name, 3 * work.element * work.elements(self.result))
 
 
@@ -159,14 +159,14 @@ class Rotation(Operator):
         super().__init__("rotary", (queries, keys), ())
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         self._rotate(work, self.name)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         self._rotate(work, f"{self.name} backward")
 
-    def _rotate(self, work: Work, name: str) -> None:
+    def _rotate(self, work: Writer, name: str) -> None:
         """Read and written; eager code multiplies 32-bit complex numbers."""
         per_element = 2 * work.element + (0 if work.fused else 16)
         work.memory(name, per_element * sum(map(work.elements, self.reads)), 1 if work.fused else 6)
@@ -183,7 +183,7 @@ class ProductBias(Operator):
         super().__init__(name, results, ())
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         if not work.frozen:
             work.memory(f"{self.name} gradient", work.element * sum(map(work.elements, self.reads)))
 

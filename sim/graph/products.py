@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from typing_extensions import override
 
 from sim.graph.graph import Axis, Operator, Step, Tensor
-from sim.graph.work import Work
+from sim.graph.work import Writer
 
 if TYPE_CHECKING:
     from sim.graph.adapters import Adapter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SPLITS = 4  # parts in which the result of a product leaves
 
 
-class Product(Operator):
+class Linear(Operator):
     """Matrices that share an input: (rows x inputs) by (inputs x columns) each, as one product if the stack joins them.
 
     What passes put around it: `cast` of its input to 8 bit, `enter` that gathers its rows, whether its input gradient
@@ -44,13 +44,13 @@ class Product(Operator):
         self.leave: Leave | None = None
         self.adapter: Adapter | None = None
 
-    def narrowed(self, numbers: tuple[int, ...]) -> Product:
+    def narrowed(self, numbers: tuple[int, ...]) -> Linear:
         """The same product with some of its matrices."""
-        part = Product(self.name, self.reads[0], tuple(self.columns[number] for number in numbers), wide=self.wide)
+        part = Linear(self.name, self.reads[0], tuple(self.columns[number] for number in numbers), wide=self.wide)
         part.cast, part.enter, part.writes = self.cast, self.enter, tuple(self.writes[number] for number in numbers)
         return part
 
-    def widths(self, work: Work) -> tuple[int, ...]:
+    def widths(self, work: Writer) -> tuple[int, ...]:
         """Columns of each product that runs."""
         each = tuple(map(work.graph.count, self.columns))
         return (sum(each),) if work.shard.joins_matrices else each
@@ -61,7 +61,7 @@ class Product(Operator):
         return "fp8" if self.cast else None
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Multiply; beside traffic in parts: one for each rank whose rows arrive, or for each that leaves.
 
         Rows arrive one rank at a time (Transformer Engine user buffers, ring exchange; PyTorch,
@@ -78,7 +78,7 @@ class Product(Operator):
             work.product(self.name, (rows, width, inputs), precision=self.precision, parts=parts)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Input gradients beside the second gather, or that of the gradient; weight gradients beside the sum."""
         if self.leave:
             self._gather_gradient(work)
@@ -89,7 +89,7 @@ class Product(Operator):
         self._lay_out_again(work)
         self._weight_gradients(work)
 
-    def _gather_gradient(self, work: Work) -> None:
+    def _gather_gradient(self, work: Writer) -> None:
         """Input gradients of rows that arrive. A gradient in 8 bit is cast before it is gathered."""
         assert self.leave
         name, elements = f"{self.name} gradient", work.elements(self.leave.partial)
@@ -109,7 +109,7 @@ class Product(Operator):
         if work.splits:
             self._transpose(work, name, elements)
 
-    def _gather_again(self, work: Work) -> None:
+    def _gather_again(self, work: Writer) -> None:
         """Input gradients beside the second gather of the input, which weight gradients need."""
         turned = self.cast is not None and self.cast.turns
         elements = work.graph.rows(self.reads[0]) * sum(map(work.graph.count, self.columns))
@@ -128,11 +128,11 @@ class Product(Operator):
         if again and hidden:
             hide(work, at)
 
-    def _gathers_again(self, work: Work) -> bool:
+    def _gathers_again(self, work: Writer) -> bool:
         read = not work.frozen or self.adapter is not None
         return self.enter is not None and read and not work.shard.keeps_gathered
 
-    def _input_gradients(self, work: Work, parts: int = 1) -> None:
+    def _input_gradients(self, work: Writer, parts: int = 1) -> None:
         """The products (rows x width) by (width x inputs); gradients are summed by twos, or all at once."""
         rows, inputs, widths = work.graph.rows(self.reads[0]), work.graph.count(self.inputs), self.widths(work)
         for width in widths:
@@ -143,7 +143,7 @@ class Product(Operator):
             passes, kernels = (more + 2, 1) if work.fused else (3 * more, more)
             work.memory(f"{self.name} gradient sum", passes * work.element * rows * inputs, kernels)
 
-    def _weight_gradients(self, work: Work) -> None:
+    def _weight_gradients(self, work: Writer) -> None:
         """The products (width x rows) by (rows x inputs), beside the sum of the input gradient; none if frozen.
 
         PyTorch runs that sum beside a product only if it is the sum of that product, not of several
@@ -162,7 +162,7 @@ class Product(Operator):
             hide(work, at)
             sum_partials(work, f"{self.name} gradient reduce", message)
 
-    def _lay_out_again(self, work: Work) -> None:
+    def _lay_out_again(self, work: Writer) -> None:
         """What arrived beside a product lies sequence first; weight gradients need it as their other operand lies.
 
         PyTorch, distributed/_symmetric_memory, fused_all_gather_matmul. The transposed copy in fp8 sees to it.
@@ -173,12 +173,12 @@ class Product(Operator):
             what, tensor = ("gradient", self.leave.partial) if self.leave else ("input", self.reads[0])
             work.memory(f"{self.name} {what} copy", 2 * work.element * work.elements(tensor))
 
-    def cast_gradient(self, work: Work, elements: int, *, transposed: bool) -> None:
+    def cast_gradient(self, work: Writer, elements: int, *, transposed: bool) -> None:
         """The gradient of the result to 8 bit."""
         if self.cast:
             cast_to_8_bit(work, f"{self.name} gradient", elements, transposed=transposed)
 
-    def cast_weights(self, work: Work) -> None:
+    def cast_weights(self, work: Writer) -> None:
         """Dynamic scaling casts weights at each use (torchao); else they are cast once per step, with the optimizer."""
         if not self.cast or work.frozen or work.shard.fp8_scaling != "dynamic":
             return
@@ -187,13 +187,13 @@ class Product(Operator):
             common_scale(work, f"{self.name} weight")
         work.memory(f"{self.name} weight cast", 5 * work.graph.count(self.inputs) * sum(widths), 2)
 
-    def _transpose(self, work: Work, name: str, elements: int) -> None:
+    def _transpose(self, work: Writer, name: str, elements: int) -> None:
         """The transposed copy of what was gathered, or kept, in 8 bit: read and write 1 B."""
         if self.cast and not work.frozen:
             work.memory(f"{name} transpose", 2 * elements)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         """Its input for weight gradients, or for its adapter.
 
         Transformer Engine (pytorch/module/linear.py) keeps what it has cast to fp8; torchao, which casts again in
@@ -208,12 +208,12 @@ class Product(Operator):
             return (self.reads[0] if whole else self.cast.result,)
         return (self.enter.writes[-1] if self.enter and whole else self.cast.reads[0],)
 
-    def keeps_cast(self, work: Work) -> bool:
+    def keeps_cast(self, work: Writer) -> bool:
         """Whether the input is kept as it was cast to 8 bit."""
         return self.cast is not None and not work.frozen and work.shard.fp8_scaling != "dynamic"
 
     @override
-    def steps(self, work: Work) -> tuple[Step, ...]:
+    def steps(self, work: Writer) -> tuple[Step, ...]:
         """One for each matrix, if they are apart."""
         kept = tuple(self.needs(work))
         if work.shard.joins_matrices or len(self.writes) == 1:
@@ -223,12 +223,12 @@ class Product(Operator):
         return tuple(Step(self.reads, (y,), kept, each) for y, each in zip(self.writes, weights, strict=True))
 
     @override
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         columns = sum(map(work.graph.count, self.columns))
         return 2.0 * work.graph.rows(self.reads[0]) * work.graph.count(self.inputs) * columns
 
     @override
-    def trained_passes(self, work: Work) -> int:
+    def trained_passes(self, work: Writer) -> int:
         return 2 if work.frozen else 3
 
 
@@ -238,7 +238,7 @@ class Serving(Operator):
     __slots__ = ("product",)
 
     def __init__(
-        self, name: str, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], product: Product | None
+        self, name: str, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], product: Linear | None
     ) -> None:
         super().__init__(name, reads, writes)
         self.product = product
@@ -249,12 +249,12 @@ class Enter(Serving):
 
     __slots__ = ()
 
-    def beside(self, product: Product | None) -> Enter:
+    def beside(self, product: Linear | None) -> Enter:
         """The same gather beside another product, or beside none."""
         return Enter(self.name, self.reads, self.writes, product)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """In fp8 if the product is."""
         message = work.bytes(self.result)
         if self.product and work.hidden("forward"):
@@ -273,13 +273,13 @@ class Leave(Serving):
         """What each rank holds before."""
         return self.reads[0]
 
-    def early(self, work: Work, products: int) -> None:
+    def early(self, work: Writer, products: int) -> None:
         """What leaves beside the `products` that make it."""
         message = work.element * work.elements(self.partial)
         work.collective(self.name, _sum_kind(work), message * (1 - 1 / SPLITS), hidden_by=products)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         message = work.element * work.elements(self.partial)
         if self.product and work.hidden("forward"):  # the last part
             work.collective(self.name, _sum_kind(work), message / SPLITS)
@@ -297,12 +297,12 @@ class Cast(Serving):
 
     __slots__ = ("turns",)
 
-    def __init__(self, product: Product, x: Tensor, *, normed: bool) -> None:
+    def __init__(self, product: Linear, x: Tensor, *, normed: bool) -> None:
         super().__init__(f"{product.name} input", (x,), (Tensor(f"{x.name} in 8 bit", x.axes, 1),), product)
         self.turns = not normed
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         elements = work.elements(self.result)
         if self.turns:
             cast_to_8_bit(work, self.name, elements, transposed=True)
@@ -316,16 +316,16 @@ class WeightCast(Serving):
 
     __slots__ = ()
 
-    def __init__(self, product: Product) -> None:
+    def __init__(self, product: Linear) -> None:
         super().__init__(f"{product.name} weight", (), (), product)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         assert self.product
         self.product.cast_weights(work)
 
 
-def cast_to_8_bit(work: Work, name: str, elements: int, *, transposed: bool) -> None:
+def cast_to_8_bit(work: Writer, name: str, elements: int, *, transposed: bool) -> None:
     """Read 2 B, write 1 B, and 1 B more for the transposed copy that weight gradients need.
 
     Hopper multiplies fp8 operands in one layout only (Transformer Engine, cast_transpose). Delayed
@@ -337,18 +337,18 @@ def cast_to_8_bit(work: Work, name: str, elements: int, *, transposed: bool) -> 
     work.memory(f"{name} cast", (3 + more) * elements, 1 + finds)
 
 
-def common_scale(work: Work, name: str) -> None:
+def common_scale(work: Writer, name: str) -> None:
     """The largest value of a tensor over all tensor ranks, if it is found in the tensor (torchao, tensor_to_amax)."""
     if work.shard.tensor > 1 and work.shard.fp8_scaling == "dynamic":
         work.collective(f"{name} maximum", "all_reduce", 4)
 
 
-def sum_over_ranks(work: Work, name: str, message: float, *, laid_out: bool = False) -> None:
+def sum_over_ranks(work: Writer, name: str, message: float, *, laid_out: bool = False) -> None:
     """The sum of `message` bytes that each tensor rank holds, of which each gets its rows, or all."""
     work.along_sequence(name, _sum_kind(work), message, laid_out=laid_out)
 
 
-def sum_partials(work: Work, name: str, message: float) -> None:
+def sum_partials(work: Writer, name: str, message: float) -> None:
     """Read the partial results of all ranks for the own rows, write their sum.
 
     PyTorch, distributed/_symmetric_memory: fused_matmul_reduce_scatter stacks what copies bring and reduces
@@ -358,10 +358,10 @@ def sum_partials(work: Work, name: str, message: float) -> None:
         work.memory(f"{name} sum", message * (1 + 1 / work.shard.tensor))
 
 
-def hide(work: Work, at: int) -> None:
+def hide(work: Writer, at: int) -> None:
     """Let the collective at `at` run beside all that was written after it."""
     work.operations[at] = work.operations[at]._replace(hidden_by=len(work.operations) - at - 1)
 
 
-def _sum_kind(work: Work) -> Literal["reduce_scatter", "all_reduce"]:
+def _sum_kind(work: Writer) -> Literal["reduce_scatter", "all_reduce"]:
     return "reduce_scatter" if work.splits else "all_reduce"

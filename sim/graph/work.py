@@ -14,7 +14,7 @@ def element_bytes(precision: str) -> int:
     return ELEMENT_BYTES[precision]
 
 
-class Work:
+class Writer:
     """The operations written so far, with what their costs depend on.
 
     element: bytes of an activation; precision: number format outside fp8 products. gradient_bytes: per element
@@ -156,7 +156,7 @@ class Work:
         return self.graph.elements(tensor)
 
 
-def whole_bytes(work: Work) -> int:
+def whole_bytes(work: Writer) -> int:
     """What the graph reads, all rows of it [B]."""
     source = work.graph.source
     axes = tuple("tokens" if axis == "rows" else axis for axis in source.axes)

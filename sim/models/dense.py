@@ -14,8 +14,8 @@ from sim.graph.ends import CrossEntropy, Lookup
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
-from sim.graph.pointwise import GATED, Activation, Dropout, Positions, ProductBias, Residual, Rotation
-from sim.graph.products import Product
+from sim.graph.pointwise import GATED, Activation, Dropout, Positions, ProductBias, ResidualSum, Rotation
+from sim.graph.products import Linear
 from sim.graph.work import element_bytes
 from sim.models.family import Pieces, Workload, share
 from sim.record import Name
@@ -161,15 +161,15 @@ def attention(graph: Graph, model: Transformer, x: Tensor) -> Tensor:
     """The residual stream behind attention."""
     add, bias = graph.add, model.bias
     normed = add(Norm("attention norm", x, model.norm)).result
-    queries, keys, values = add(Product("qkv", normed, ("query", "key", "key"), bias=bias)).writes
+    queries, keys, values = add(Linear("qkv", normed, ("query", "key", "key"), bias=bias)).writes
     if bias:
         add(ProductBias("qkv bias", (queries, keys, values)))
     if model.positions == "rotary":
         add(Rotation(queries, keys))
     fused = model.attention == "flash"
     context = add(Attention(queries, keys, values, fused=fused, dropout=model.dropout)).result
-    output = add(Product("attention output", context, ("hidden",), bias=bias)).result
-    return add(Residual("attention", output, x, bias=bias, dropout=model.dropout)).result
+    output = add(Linear("attention output", context, ("hidden",), bias=bias)).result
+    return add(ResidualSum("attention", output, x, bias=bias, dropout=model.dropout)).result
 
 
 def feed_forward(graph: Graph, model: Transformer, x: Tensor) -> Tensor:
@@ -177,10 +177,10 @@ def feed_forward(graph: Graph, model: Transformer, x: Tensor) -> Tensor:
     add, bias = graph.add, model.bias
     normed = add(Norm("feed-forward norm", x, model.norm)).result
     columns = ("ffn", "ffn") if model.activation in GATED else ("ffn",)
-    inner = add(Product("feed-forward up", normed, columns, bias=bias)).writes
+    inner = add(Linear("feed-forward up", normed, columns, bias=bias)).writes
     activated = add(Activation("activation", inner, model.activation, bias=bias)).result
-    output = add(Product("feed-forward down", activated, ("hidden",), bias=bias)).result
-    return add(Residual("feed-forward", output, x, bias=bias, dropout=model.dropout)).result
+    output = add(Linear("feed-forward down", activated, ("hidden",), bias=bias)).result
+    return add(ResidualSum("feed-forward", output, x, bias=bias, dropout=model.dropout)).result
 
 
 def embedding(model: Transformer, shard: Shard, sizes: Sizes) -> Graph:
@@ -202,7 +202,7 @@ def head(model: Transformer, shard: Shard, sizes: Sizes) -> Graph:
     x = Tensor("head input", ("tokens", "hidden"), element_bytes(shard.precision))
     graph = Graph("head", x, sizes, SPLIT)
     normed = graph.add(Norm("final norm", x, model.norm)).result
-    product = graph.add(Product("head", normed, ("vocabulary",), wide=True))
+    product = graph.add(Linear("head", normed, ("vocabulary",), wide=True))
     if model.tied_embeddings:
         product.weights = ()  # the token table, which stands in the embedding
     graph.add(CrossEntropy(product.result))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sim.errors import Problem
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
-from sim.graph.work import Work
+from sim.graph.work import Writer
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
 
@@ -94,7 +94,7 @@ class Architecture:
         if graph is None:
             return NOTHING
         if id(graph) not in self._known:
-            work = Work(graph, self.shard)
+            work = Writer(graph, self.shard)
             self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
         return self._known[id(graph)]
 
@@ -144,7 +144,7 @@ class Architecture:
     @cached_property
     def flops(self) -> tuple[float, float]:
         """FLOPs of one microbatch on one rank: of the model, and with what is computed again [FLOP]."""
-        counts = [(Work(graph, self.shard), count) for graph, count in self._counted()]
+        counts = [(Writer(graph, self.shard), count) for graph, count in self._counted()]
         model = sum(count * model_flops(work) for work, count in counts)
         return model, model + sum(count * repeated_flops(work) for work, count in counts)
 

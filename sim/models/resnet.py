@@ -1,4 +1,4 @@
-"""Residual convolution networks (He 2015, arXiv 1512.03385), with the stride in the middle of a block (v1.5).
+"""ResidualSum convolution networks (He 2015, arXiv 1512.03385), with the stride in the middle of a block (v1.5).
 
 Kernels as cuDNN has them: a convolution is an implicit matrix product that unrolls nothing in memory; batch norm
 reads its input twice, for the statistics and for the result. Tensors lie samples, channels, height, width.
@@ -17,8 +17,8 @@ from sim.errors import Problem, finding
 from sim.graph.ends import CrossEntropy
 from sim.graph.graph import Axis, Graph, Operator, Tensor
 from sim.graph.operation import Operation, Phase, Shard
-from sim.graph.products import Product
-from sim.graph.work import Work, element_bytes
+from sim.graph.products import Linear
+from sim.graph.work import Writer, element_bytes
 from sim.models.family import Pieces, Workload
 from sim.record import Name
 from sim.units import Count
@@ -82,7 +82,7 @@ class ResNet(Workload):
 def _stem(model: ResNet, shard: Shard, x: Tensor) -> Graph:
     graph = Graph("stem", x, {"samples": shard.microbatch})
     y = _unit(graph, "stem", x, model.width, 7, 2)
-    graph.add(Pool("pool", y, -(-_side(y) // 2)))
+    graph.add(Pooling("pool", y, -(-_side(y) // 2)))
     return graph
 
 
@@ -102,8 +102,8 @@ def _block(x: Tensor, shard: Shard, width: int, stride: int) -> Graph:
 def _classifier(model: ResNet, shard: Shard, x: Tensor) -> Graph:
     x = Tensor(x.name, x.axes, x.width)
     graph = Graph("classifier", x, {"samples": shard.microbatch})
-    pooled = graph.add(Pool("average", x, None)).result
-    logits = graph.add(Product("classes", pooled, (model.classes,), bias=True)).result
+    pooled = graph.add(Pooling("average", x, None)).result
+    logits = graph.add(Linear("classes", pooled, (model.classes,), bias=True)).result
     graph.add(CrossEntropy(logits))
     return graph
 
@@ -139,13 +139,13 @@ class Convolution(Operator):
         self.inputs, self.channels, self.kernel, self.stride, self.side = inputs, channels, kernel, stride, side
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Input, weights and output cross memory once."""
         shape = (self._positions(work), self.channels, self.inputs * self.kernel**2)
         self._product(work, self.name, shape, sum(map(work.bytes, (*self.reads, *self.weights, *self.writes))))
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Gradient of the input, unless that is the image; of weights, added to what earlier microbatches left."""
         x, weight, y = self.reads[0], self.weights[0], self.result
         if x.role != "index":
@@ -163,25 +163,25 @@ class Convolution(Operator):
         work.phase = before
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.reads
 
     @override
-    def products(self, work: Work) -> float:
+    def products(self, work: Writer) -> float:
         return 2.0 * self._positions(work) * self.channels * self.inputs * self.kernel**2
 
     @override
-    def trained_passes(self, work: Work) -> int:
+    def trained_passes(self, work: Writer) -> int:
         return 2 if self.reads[0].role == "index" else 3
 
     @override
-    def working(self, work: Work) -> int:
+    def working(self, work: Writer) -> int:
         return sum(map(work.bytes, (*self.reads, *self.writes)))
 
-    def _positions(self, work: Work) -> int:
+    def _positions(self, work: Writer) -> int:
         return work.graph.sizes["samples"] * self.side**2
 
-    def _product(self, work: Work, name: str, shape: tuple[int, int, int], traffic: float) -> None:
+    def _product(self, work: Writer, name: str, shape: tuple[int, int, int], traffic: float) -> None:
         m, n, k = shape
         work.operations.append(
             Operation(name, "matmul", self.products(work), float(traffic), work.precision, 1, m, n, k, phase=work.phase)
@@ -198,17 +198,17 @@ class BatchNorm(Operator):
         super().__init__(name, (x,), (Tensor(f"{name} output", x.axes, x.width),), weights)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Read x for its statistics, read it again, write y."""
         work.memory(self.name, 3 * work.bytes(self.reads[0]), 2)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Read x and dy for two sums, read both again, write dx."""
         work.memory(f"{self.name} backward", 5 * work.bytes(self.reads[0]), 2)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.reads
 
 
@@ -222,7 +222,7 @@ class Rectifier(Operator):
         super().__init__(f"{name} rectifier", inputs, (Tensor(f"{name} output", x.axes, x.width),))
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Sum: read two, write one; rectify: read, write. Fused, the shortcut is one more read, the mask one bit."""
         size, shortcuts = work.bytes(self.result), len(self.reads) - 1
         if not work.fused:
@@ -231,7 +231,7 @@ class Rectifier(Operator):
             work.memory(self.name, shortcuts * size + work.elements(self.result) / 8, 0)
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Read dy and the result, write dx; fused, read the mask."""
         if not work.fused:
             work.memory(f"{self.name} backward", 3 * work.bytes(self.result))
@@ -239,7 +239,7 @@ class Rectifier(Operator):
             work.memory(f"{self.name} backward", work.elements(self.result) / 8, 0)
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         """Its result; fused, a mask of a bit per element."""
         if not work.fused:
             return self.writes
@@ -247,7 +247,7 @@ class Rectifier(Operator):
         return (Tensor(f"{self.name} mask", (samples, -(-prod(map(_plain, inner)) // 8)), 1),)
 
 
-class Pool(Operator):
+class Pooling(Operator):
     """The largest of each neighbourhood, by whose index gradients go back; or the mean of all, where `side` is None."""
 
     __slots__ = ("index",)
@@ -258,15 +258,15 @@ class Pool(Operator):
         self.index = () if side is None else (Tensor(f"{name} index", axes, 4),)
 
     @override
-    def forward(self, work: Work) -> None:
+    def forward(self, work: Writer) -> None:
         """Read x, write y and the index."""
         work.memory(self.name, sum(map(work.bytes, (*self.reads, *self.writes, *self.index))))
 
     @override
-    def backward(self, work: Work) -> None:
+    def backward(self, work: Writer) -> None:
         """Read dy and the index, write dx."""
         work.memory(f"{self.name} backward", sum(map(work.bytes, (*self.reads, *self.writes, *self.index))))
 
     @override
-    def needs(self, work: Work) -> Iterable[Tensor]:
+    def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.index

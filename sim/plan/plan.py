@@ -40,7 +40,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutModel:
     """A model as one rank runs it, and its chunks."""
 
     architecture: Architecture
@@ -117,7 +117,9 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     return size, place, groups, options.prune, options.fold
 
 
-def build_plan(experiment: Experiment, cluster: Cluster, layout: Layout | None = None, cut: Cut | None = None) -> Plan:
+def build_plan(
+    experiment: Experiment, cluster: Cluster, layout: Layout | None = None, cut: CutModel | None = None
+) -> Plan:
     """Order the passes, lay out the ranks and cut the model unless that is given.
 
     `experiment` is resolved and checked.
@@ -146,10 +148,10 @@ def build_plan(experiment: Experiment, cluster: Cluster, layout: Layout | None =
     )
 
 
-def cut_model(setup: Setup) -> Cut:
+def cut_model(setup: Setup) -> CutModel:
     """The model of a setup, split over ranks and cut into chunks."""
     architecture = Architecture(setup.workload, setup.shard)
-    return Cut(architecture, build_chunks(architecture, setup.software, setup.parallelism))
+    return CutModel(architecture, build_chunks(architecture, setup.software, setup.parallelism))
 
 
 def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: Cluster) -> JobFlows:

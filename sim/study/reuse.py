@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.memo import Memo
-from sim.plan.plan import Cut, Layout, Plan, build_plan, cut_model, lay_out, layout_key
+from sim.plan.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
 from sim.record import text_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
@@ -45,7 +45,7 @@ class Wired(NamedTuple):
 _wirings: Memo[Cluster] = Memo(KEPT_RANKS)
 _clusters: Memo[Wired] = Memo(KEPT_RANKS)
 _layouts: Memo[Layout] = Memo(KEPT_RANKS)
-_cuts: Memo[Cut] = Memo(KEPT_MODELS)
+_cuts: Memo[CutModel] = Memo(KEPT_MODELS)
 
 
 def plan_step(experiment: Experiment) -> Plan:
@@ -75,7 +75,7 @@ def _cluster_size(cluster: Cluster) -> float:
     return OWN_RANKS + cluster.n_accelerators
 
 
-def _cut(setup: Setup) -> Cut:
+def _cut(setup: Setup) -> CutModel:
     """The model of an experiment in chunks."""
     key = text_of(setup.workload), text_of(setup.software), setup.parallelism, setup.shard
     return _cuts.get(key, lambda: cut_model(setup), lambda _: 1.0)

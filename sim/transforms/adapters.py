@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.graph.adapters import Adapter
 from sim.graph.graph import Graph, Operator
 from sim.graph.operation import Shard
-from sim.graph.products import Leave, Product
+from sim.graph.products import Leave, Linear
 
 
 def adapt(graph: Graph, shard: Shard) -> None:
@@ -16,7 +16,7 @@ def adapt(graph: Graph, shard: Shard) -> None:
     operators: list[Operator] = []
     for operator in graph.operators:
         operators.append(operator)
-        if isinstance(operator, Product):
+        if isinstance(operator, Linear):
             target = operator.name.replace(" ", "_").replace("-", "_")
             if target in lora.targets:
                 column = graph.is_split(operator.columns[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.graph.attention import Attention, Context, FusedAttention, Layout, Repeat, Scores, Softmax
+from sim.graph.attention import Attention, Context, FlashAttention, KeyRepetition, LayoutCopy, Scores, Softmax
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Dropout, Rotation
@@ -18,16 +18,16 @@ def choose_attention_kernels(graph: Graph, shard: Shard) -> None:
         queries, keys, values = operator.reads
         if not operator.fused:  # rotation reads heads, so copies come before
             at = len(operators) - isinstance(operators[-1], Rotation)
-            operators.insert(at, Layout("qkv layout", operator.reads, ()))
+            operators.insert(at, LayoutCopy("qkv layout", operator.reads, ()))
         if shard.repeats_keys and graph.count(keys.axes[-1]) != graph.count(queries.axes[-1]):
             every = tuple(Tensor(f"every {each.name}", queries.axes, each.width) for each in (keys, values))
-            operators.append(Repeat("key repetition", (keys, values), every))
+            operators.append(KeyRepetition("key repetition", (keys, values), every))
             keys, values = every
         output = operator.result
         if operator.fused:
-            operators.append(FusedAttention((queries, keys, values), output))
+            operators.append(FlashAttention((queries, keys, values), output))
         else:
-            operators += [*_core(operator, queries, keys, values), Layout("context layout", (output,), ())]
+            operators += [*_core(operator, queries, keys, values), LayoutCopy("context layout", (output,), ())]
     graph.operators = operators
 
 

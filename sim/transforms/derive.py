@@ -9,7 +9,7 @@ from __future__ import annotations
 from sim.graph.adapters import Adapter
 from sim.graph.graph import Graph, Operator
 from sim.graph.operation import Block, Operation, Phase, Shard
-from sim.graph.work import Work
+from sim.graph.work import Writer
 from sim.transforms.adapters import adapt
 from sim.transforms.attention_kernel import choose_attention_kernels
 from sim.transforms.precision import cast_operands
@@ -30,7 +30,7 @@ def transform(graph: Graph, shard: Shard) -> Graph:
 
 def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
     """Operations of a transformed graph; `gradient_bytes` [B] per element of the accumulated weight gradient."""
-    work = Work(graph, shard, gradient_bytes)
+    work = Writer(graph, shard, gradient_bytes)
     gathered = shard.gather_copy * unit_parameters(graph)
     reduced = shard.reduce_copy * unit_parameters(graph)
     return Block(
@@ -42,7 +42,7 @@ def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
     )
 
 
-def model_flops(work: Work) -> float:
+def model_flops(work: Writer) -> float:
     """FLOPs of both passes of one microbatch: matrix products with full (not causal) attention, as Megatron counts.
 
     Narayanan 2021, appendix; Korthikanti 2022, appendix A. Two products backward for each forward one, or one for a
@@ -51,24 +51,24 @@ def model_flops(work: Work) -> float:
     return sum(each.trained_passes(work) * each.products(work) for each in work.graph.operators)
 
 
-def repeated_flops(work: Work) -> float:
+def repeated_flops(work: Writer) -> float:
     """FLOPs of what is computed again, counted alike."""
     return sum(each.products(work) for each in repeated(work))
 
 
-def kept_bytes(work: Work) -> int:
+def kept_bytes(work: Writer) -> int:
     """What the graph keeps from its forward to its backward pass [B]."""
     return sum(map(work.bytes, kept(work)))
 
 
-def trained_parameters(work: Work) -> int:
+def trained_parameters(work: Writer) -> int:
     """Parameters with gradients on one rank: all, or those of adapters."""
     if not work.frozen:
         return work.graph.parameters()
     return sum(each.parameters(work) for each in work.graph.operators if isinstance(each, Adapter))
 
 
-def _forward(work: Work, phase: Phase, operators: list[Operator], copied: float) -> Operations:
+def _forward(work: Writer, phase: Phase, operators: list[Operator], copied: float) -> Operations:
     work.operations, work.phase = [], phase
     _copy_unit(work, "weights", copied)
     for operator in operators:
@@ -76,7 +76,7 @@ def _forward(work: Work, phase: Phase, operators: list[Operator], copied: float)
     return tuple(work.operations)
 
 
-def _backward(work: Work, copied: float) -> Operations:
+def _backward(work: Writer, copied: float) -> Operations:
     """Operators in reverse; a tensor that several read gets the sum of their gradients.
 
     Frozen operators with nothing trained before them are left out.
@@ -95,7 +95,7 @@ def _backward(work: Work, copied: float) -> Operations:
     return tuple(work.operations)
 
 
-def _copy_unit(work: Work, what: str, traffic: float) -> None:
+def _copy_unit(work: Writer, what: str, traffic: float) -> None:
     """Copies between the buffer of a collective and the tensors of a sharded unit (ZeRO-3) [B]."""
     if traffic:
         work.memory(f"{what} copied", traffic)

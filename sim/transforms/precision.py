@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
-from sim.graph.products import Cast, Enter, Product, WeightCast
+from sim.graph.products import Cast, Enter, Linear, WeightCast
 
 
 def cast_operands(graph: Graph, shard: Shard) -> None:
@@ -22,7 +22,7 @@ def cast_operands(graph: Graph, shard: Shard) -> None:
             whole.width = 1
             operator.reads = (cast.result,)
             operators += [cast, WeightCast(operator.product)]
-        elif isinstance(operator, Product) and not operator.wide and not operator.enter:
+        elif isinstance(operator, Linear) and not operator.wide and not operator.enter:
             cast = _cast(operator, makers)
             operator.reads = (cast.result,)
             operators += [cast, WeightCast(operator)]
@@ -30,7 +30,7 @@ def cast_operands(graph: Graph, shard: Shard) -> None:
     graph.operators = operators
 
 
-def _cast(product: Product, makers: dict[int, Operator]) -> Cast:
+def _cast(product: Linear, makers: dict[int, Operator]) -> Cast:
     source = product.enter.reads[0] if product.enter else product.reads[0]
     product.cast = Cast(product, source, normed=isinstance(makers.get(id(source)), Norm))
     return product.cast

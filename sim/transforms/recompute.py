@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.graph.adapters import Adapter
-from sim.graph.attention import CORE, FusedAttention, Layout
+from sim.graph.attention import CORE, FlashAttention, LayoutCopy
 from sim.graph.graph import Graph, Operator, Tensor
-from sim.graph.pointwise import Activation, Dropout, Residual
-from sim.graph.products import Cast, Enter, Leave, Product, Serving, WeightCast
-from sim.graph.work import Work
+from sim.graph.pointwise import Activation, Dropout, ResidualSum
+from sim.graph.products import Cast, Enter, Leave, Linear, Serving, WeightCast
+from sim.graph.work import Writer
 
-Numbers = dict[Product, tuple[int, ...]]  # those matrices of each product that are multiplied again
+Numbers = dict[Linear, tuple[int, ...]]  # those matrices of each product that are multiplied again
 
 
-def repeated(work: Work) -> list[Operator]:
+def repeated(work: Writer) -> list[Operator]:
     """Forward operators that run again before the backward pass of the graph."""
     return DISCIPLINES[work.shard.recompute](work) if work.graph.repeated else []
 
 
-def kept(work: Work) -> list[Tensor]:
+def kept(work: Writer) -> list[Tensor]:
     """Tensors from the forward pass to the backward pass, each once.
 
     What the graph hands on is kept by the next, if at all. A region that is repeated as a whole hands its output on
@@ -34,7 +34,7 @@ def kept(work: Work) -> list[Tensor]:
     return list(tensors.values())
 
 
-def _kept(work: Work) -> list[Tensor]:
+def _kept(work: Writer) -> list[Tensor]:
     graph, again = work.graph, repeated(work)
     needs = [(operator, tuple(operator.needs(work))) for operator in graph.operators]
     if not again:
@@ -73,29 +73,29 @@ def _odd_ones(graph: Graph) -> Numbers:
     return numbers
 
 
-def _nothing(_: Work) -> list[Operator]:
+def _nothing(_: Writer) -> list[Operator]:
     return []
 
 
-def _all(work: Work) -> list[Operator]:
+def _all(work: Writer) -> list[Operator]:
     """The forward pass with its collectives, dead products included, or until the last product."""
     return _stopped(work, work.graph.operators)
 
 
-def _core(work: Work) -> list[Operator]:
+def _core(work: Writer) -> list[Operator]:
     """Selective recomputation (Korthikanti 2022, section 5); fused attention does this inside its backward kernel."""
     core = [each for each in work.graph.operators if each.region == CORE]
-    return [] if any(isinstance(each, FusedAttention) for each in core) else core
+    return [] if any(isinstance(each, FlashAttention) for each in core) else core
 
 
-def _after_first_product(work: Work) -> list[Operator]:
+def _after_first_product(work: Writer) -> list[Operator]:
     """All but the products of query, key and value (save_qkv_proj of MaxText)."""
     first, *others = _products(work.graph)
     numbers = {first: (), **{each: tuple(range(len(each.columns))) for each in others}}
     return _stopped(work, _without(work, numbers))
 
 
-def _every_other_product(work: Work) -> list[Operator]:
+def _every_other_product(work: Writer) -> list[Operator]:
     """All but the attention core, sums over ranks and every other product.
 
     In issue order (query, key, value, output, gate, up, down) the first product and every second one
@@ -109,24 +109,24 @@ def _every_other_product(work: Work) -> list[Operator]:
         _unsummed(each)
         for each in _without(work, numbers)
         if not (each.region == CORE or isinstance(each, Leave) or _follows_sum(each))
-        and not (isinstance(each, Layout) and id(each.reads[0]) in core)
+        and not (isinstance(each, LayoutCopy) and id(each.reads[0]) in core)
     ]
     last = max(number for number, each in enumerate(operators) if isinstance(each, Activation | Cast))
     return operators[: last + 1]
 
 
-def _without(work: Work, numbers: Numbers) -> list[Operator]:
+def _without(work: Writer, numbers: Numbers) -> list[Operator]:
     """Forward operators with those matrices alone; of the others, what makes the input of their weight gradients."""
     last = list(numbers)[-1]
     parts = {each: _part(each, of) for each, of in numbers.items() if of}
     operators: list[Operator] = []
 
-    def gathers(product: Product) -> bool:
+    def gathers(product: Linear) -> bool:
         return product.enter is not None and work.shard.keeps_gathered
 
     for operator in work.graph.operators:
         product = operator.product if isinstance(operator, Serving) else operator
-        if not isinstance(product, Product):
+        if not isinstance(product, Linear):
             operators.append(operator)
         elif product in parts:
             part = parts[product]
@@ -140,43 +140,43 @@ def _without(work: Work, numbers: Numbers) -> list[Operator]:
 
 def _unsummed(operator: Operator) -> Operator:
     """A product alone, without the sum of its result over ranks."""
-    if isinstance(operator, Product) and operator.leave:
+    if isinstance(operator, Linear) and operator.leave:
         return operator.narrowed(tuple(range(len(operator.columns))))
     return operator
 
 
-def _part(product: Product, numbers: tuple[int, ...]) -> Product:
+def _part(product: Linear, numbers: tuple[int, ...]) -> Linear:
     return product if len(numbers) == len(product.columns) else product.narrowed(numbers)
 
 
-def _serving(operator: Operator, part: Product) -> Operator:
+def _serving(operator: Operator, part: Linear) -> Operator:
     """What serves a product, for a part of it."""
     if isinstance(operator, Enter):
         return operator.beside(part)
     if isinstance(operator, WeightCast):
         return WeightCast(part)
-    return part if isinstance(operator, Product) else operator
+    return part if isinstance(operator, Linear) else operator
 
 
 def _follows_sum(operator: Operator) -> bool:
     return isinstance(operator, Adapter) and operator.product is not None and operator.product.leave is not None
 
 
-def _stopped(work: Work, operators: list[Operator]) -> list[Operator]:
+def _stopped(work: Writer, operators: list[Operator]) -> list[Operator]:
     """`operators` until the last product where the stack stops there, unless something behind it is needed again."""
-    masks = any(isinstance(each, Dropout) or (isinstance(each, Residual) and each.dropout) for each in operators)
-    products = [each for each in operators if isinstance(each, Product)]
+    masks = any(isinstance(each, Dropout) or (isinstance(each, ResidualSum) and each.dropout) for each in operators)
+    products = [each for each in operators if isinstance(each, Linear)]
     if not work.shard.stops_recompute or masks or not products or products[-1].adapter:
         return operators
     last = operators.index(products[-1])
     return [each for each in operators[:last] if not (isinstance(each, WeightCast) and each.product is products[-1])]
 
 
-def _products(graph: Graph) -> list[Product]:
-    return [each for each in graph.operators if isinstance(each, Product)]
+def _products(graph: Graph) -> list[Linear]:
+    return [each for each in graph.operators if isinstance(each, Linear)]
 
 
-DISCIPLINES: dict[str, Callable[[Work], list[Operator]]] = {
+DISCIPLINES: dict[str, Callable[[Writer], list[Operator]]] = {
     "none": _nothing,
     "selective": _core,
     "alternate": _every_other_product,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.graph.ends import Lookup
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Shard
-from sim.graph.products import Enter, Leave, Product
+from sim.graph.products import Enter, Leave, Linear
 
 
 def split_over_tensor_ranks(graph: Graph, shard: Shard) -> None:
@@ -20,12 +20,12 @@ def split_over_tensor_ranks(graph: Graph, shard: Shard) -> None:
         _split_rows(graph)
     operators: list[Operator] = []
     for operator in graph.operators:
-        if isinstance(operator, Product) and graph.is_split(operator.columns[0]):
+        if isinstance(operator, Linear) and graph.is_split(operator.columns[0]):
             operator.summed = True
             if splits:
                 operators.append(_enter(operator))
         operators.append(operator)
-        if (isinstance(operator, Product) and graph.is_split(operator.inputs)) or (
+        if (isinstance(operator, Linear) and graph.is_split(operator.inputs)) or (
             isinstance(operator, Lookup) and graph.is_split(operator.weights[0].axes[0])
         ):
             operators.append(_leave(operator))
@@ -40,7 +40,7 @@ def _split_rows(graph: Graph) -> None:
                 tensor.axes = ("rows", *tensor.axes[1:])
 
 
-def _enter(product: Product) -> Enter:
+def _enter(product: Linear) -> Enter:
     x = product.reads[0]
     whole = Tensor(f"{x.name} gathered", ("tokens", *x.axes[1:]), x.width)
     product.enter = Enter(f"{product.name} gather", (x,), (whole,), product)
@@ -48,10 +48,10 @@ def _enter(product: Product) -> Enter:
     return product.enter
 
 
-def _leave(operator: Product | Lookup) -> Leave:
+def _leave(operator: Linear | Lookup) -> Leave:
     total = operator.result
     partial = Tensor(f"{total.name} partial", ("tokens", *total.axes[1:]), total.width)
     operator.writes = (partial,)
-    product = operator if isinstance(operator, Product) else None
+    product = operator if isinstance(operator, Linear) else None
     operator.leave = Leave(f"{operator.name} reduce", (partial,), (total,), product)
     return operator.leave

@@ -13,7 +13,7 @@ from functools import cached_property
 from sim.graph.adapters import LowRank
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
-from sim.graph.work import Work, element_bytes, whole_bytes
+from sim.graph.work import Writer, element_bytes, whole_bytes
 from sim.models.family import NOTHING, Architecture, Held
 from sim.spec.records import Parallelism, Software, Training
 from sim.transforms.derive import kept_bytes
@@ -157,8 +157,8 @@ def _microbatches(training: Training, parallelism: Parallelism) -> int:
 
 def _working_set(shard: Shard, graph: Graph) -> float:
     """What recomputation brings back beside the bytes kept, the widest gradients, and the hidden state of all rows."""
-    work = Work(graph, shard)
-    again = kept_bytes(Work(graph, replace(shard, recompute="none"))) - kept_bytes(work)
+    work = Writer(graph, shard)
+    again = kept_bytes(Writer(graph, replace(shard, recompute="none"))) - kept_bytes(work)
     return float(again + max(each.working(work) for each in graph.operators) + whole_bytes(work))
 
 

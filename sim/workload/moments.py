@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from sim.graph.graph import Graph
 from sim.graph.liveness import Moments, moments_of
-from sim.graph.work import Work, element_bytes
+from sim.graph.work import Writer, element_bytes
 from sim.models.family import Architecture
 
 REDUCED = 4  # bytes of a gradient on its way (FSDP)
 
 
-class State(NamedTuple):
+class TrainedState(NamedTuple):
     """How a rank holds what it trains: bytes per parameter of weights, optimizer state, and working copies of its step.
 
     ranks: that share it (FSDP, units by layer), 1 if nobody does.
@@ -38,7 +38,7 @@ class Peaks(NamedTuple):
     optimizer: float
 
 
-def step_peaks(architecture: Architecture, state: State) -> Peaks:
+def step_peaks(architecture: Architecture, state: TrainedState) -> Peaks:
     """Live bytes at the fullest moments of a step with one microbatch, of what PyTorch allocates.
 
     The model has a first piece, equal layers and a last piece.
@@ -49,7 +49,7 @@ def step_peaks(architecture: Architecture, state: State) -> Peaks:
 class _Step:
     """Moments of each piece, and bytes that the state of its parameters takes."""
 
-    def __init__(self, architecture: Architecture, state: State) -> None:
+    def __init__(self, architecture: Architecture, state: TrainedState) -> None:
         if not (architecture.first and architecture.last):
             raise ValueError("a step has two ends")
         self.architecture, self.state = architecture, state
@@ -83,7 +83,7 @@ class _Step:
 
     def _moments(self, graph: Graph) -> Moments:
         shard = self.architecture.shard
-        return moments_of(graph, Work(graph, shard), repeats=graph.repeated and shard.recompute == "full")
+        return moments_of(graph, Writer(graph, shard), repeats=graph.repeated and shard.recompute == "full")
 
     @property
     def _gradient_bytes(self) -> int:

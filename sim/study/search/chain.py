@@ -19,7 +19,7 @@ from sim.graph.operation import Shard
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Sequence
-from sim.plan.plan import Cut, job_groups
+from sim.plan.plan import CutModel, job_groups
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
@@ -32,7 +32,7 @@ class Chain:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
 
-    def job(self, other: Job, experiment: Experiment, shard: Shard, cut: Cut) -> Job:
+    def job(self, other: Job, experiment: Experiment, shard: Shard, cut: CutModel) -> Job:
         """A job that has just this chain, good for asking what things cost; the rest is borrowed from `other`."""
         setup = Setup(experiment)
         plan = replace(

@@ -16,7 +16,7 @@ from sim.engine.ranks import CATEGORY, Job, RankClass
 from sim.graph.operation import Shard
 from sim.models.family import Architecture
 from sim.plan.pieces import Passes, Sequence, build_chunks
-from sim.plan.plan import Cut
+from sim.plan.plan import CutModel
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import DATA, ORDER, PIPELINE, SCHEDULE, with_values
@@ -76,7 +76,7 @@ class Insides:
         whole = setup.parallelism.model_copy(update={"pipeline": 1, "virtual_stages": 1, "zero_stage": 0})
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})
         architecture = Architecture(setup.workload, shard)
-        layout = layout_of(Cut(architecture, build_chunks(architecture, at_once, whole)))
+        layout = layout_of(CutModel(architecture, build_chunks(architecture, at_once, whole)))
         plan = replace(job.plan, experiment=experiment, shard=shard, architecture=architecture)
         job = replace(job, plan=plan)
         costs = Costs(job)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.plan.pieces import Passes
-from sim.plan.plan import Cut
+from sim.plan.plan import CutModel
 from sim.spec.records import Software
 
 Sizes = tuple[tuple[tuple[int, int], ...], ...]  # by chunk and segment: parameters, and those with gradients
@@ -24,13 +24,13 @@ class Layout:
     Equal only to itself.
     """
 
-    cut: Cut
+    cut: CutModel
     kinds: tuple[Passes, ...]
     counts: NDArray[np.float64]
     sizes: tuple[Sizes, ...]
 
 
-def layout_of(cut: Cut) -> Layout:
+def layout_of(cut: CutModel) -> Layout:
     """The layout of a model that is cut into chunks."""
     ordered = sorted((chunk for stage in cut.chunks for chunk in stage), key=lambda chunk: chunk.number)
     pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in ordered]
