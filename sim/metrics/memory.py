@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
+from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
 from sim.plan.plan import Plan
 from sim.plan.schedule import layers_per_chunk
+from sim.record import text_of
 from sim.spec.setup import Setup
 from sim.workload.inflight import microbatches_in_flight
 from sim.workload.memory import StageMemory
+
+_architectures: Memo[Architecture] = Memo(
+    limit=64
+)  # three times as long to make as to ask; plans of a search share them
 
 
 def memory_result(plan: Plan) -> MemoryResult:
@@ -26,7 +32,9 @@ def memory_result(plan: Plan) -> MemoryResult:
 def lacking_bytes(setup: Setup) -> float:
     """What the accelerators of the first stage that does not fit lack at least; 0 if the valid plan fits [B]."""
     capacity = setup.accelerator.memory.capacity
-    lacking = (sum(parts.values()) - capacity for parts in memory_by_stage(setup))
+    key = text_of(setup.workload), setup.shard
+    architecture = _architectures.get(key, lambda: Architecture(setup.workload, setup.shard), lambda _: 1.0)
+    lacking = (sum(parts.values()) - capacity for parts in memory_by_stage(setup, architecture))
     return next((each for each in lacking if each > 0), 0.0)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sim.errors import Problem
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
-from sim.graph.work import Writer
+from sim.graph.work import Writer, whole_bytes
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
 
@@ -82,6 +82,12 @@ class Architecture:
         for graph in self.graphs:
             transform(graph, shard)
         self._known: dict[int, Held] = {}
+        self._working: dict[int, float] = {}
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether all layers are equal."""
+        return len(set(map(id, self.layers))) == 1
 
     @cached_property
     def graphs(self) -> tuple[Graph, ...]:
@@ -97,6 +103,16 @@ class Architecture:
             work = Writer(graph, self.shard)
             self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
         return self._known[id(graph)]
+
+    def working_bytes(self, graph: Graph) -> float:
+        """What recomputation brings back beside the bytes kept, the widest gradients, and the input of all rows [B]."""
+        if id(graph) not in self._working:
+            work = Writer(graph, self.shard)
+            wide = max(each.working(work) for each in graph.operators)
+            everything = Writer(graph, replace(self.shard, recompute="none"))
+            again = 0 if self.shard.recompute == "none" else kept_bytes(everything) - self.held(graph).kept
+            self._working[id(graph)] = float(again + wide + whole_bytes(work))
+        return self._working[id(graph)]
 
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.
@@ -115,6 +131,8 @@ class Architecture:
 
     def runs(self, layers: range) -> list[tuple[Graph, int]]:
         """Equal layers in a row, and how many."""
+        if self._alike:
+            return [(self.layers[0], len(layers))] if layers else []
         alike = groupby((self.layers[number] for number in layers), key=id)
         return [(each[0], len(each)) for each in (list(group) for _, group in alike)]
 

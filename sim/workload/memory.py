@@ -7,16 +7,15 @@ takes 18 B per parameter: 2 weights, 4 gradients, 4 master weights, 8 moments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from sim.graph.adapters import LowRank
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
-from sim.graph.work import Writer, element_bytes, whole_bytes
+from sim.graph.work import element_bytes
 from sim.models.family import NOTHING, Architecture, Held
 from sim.spec.records import Parallelism, Software, Training
-from sim.transforms.derive import kept_bytes
 from sim.workload.inflight import end_chunks_in_flight
 
 WHOLE_BYTES = 4  # of a 32-bit weight
@@ -94,7 +93,7 @@ def _whatever_is_in_flight(part: _Stage) -> dict[str, float]:
     Temporary is the largest set of tensors that live inside one backward pass: of a layer, or of the last piece.
     """
     ends = [part.architecture.last] if part.last and part.architecture.last else []
-    working = [_working_set(part.shard, graph) for graph in (*part.graphs, *ends)]
+    working = [part.architecture.working_bytes(graph) for graph in (*part.graphs, *ends)]
     return {
         "weights": _weights(part),
         "gradients": part.held.trained * part.software.gradient_bytes / part.shards(2),
@@ -153,13 +152,6 @@ def _ends(part: _Stage, in_flight: int) -> float:
 
 def _microbatches(training: Training, parallelism: Parallelism) -> int:
     return -(-training.global_batch // (training.microbatch * (parallelism.data or 1)))
-
-
-def _working_set(shard: Shard, graph: Graph) -> float:
-    """What recomputation brings back beside the bytes kept, the widest gradients, and the hidden state of all rows."""
-    work = Writer(graph, shard)
-    again = kept_bytes(Writer(graph, replace(shard, recompute="none"))) - kept_bytes(work)
-    return float(again + max(each.working(work) for each in graph.operators) + whole_bytes(work))
 
 
 def _gathered(part: _Stage) -> float:
