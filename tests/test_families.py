@@ -17,7 +17,9 @@ from sim.graph.operation import Phase, Shard
 from sim.models.catalogue import FAMILIES
 from sim.models.family import Architecture, Workload
 from sim.models.resnet import ResNet
+from sim.plan.pieces import build_chunks
 from sim.spec.load import load_definition, load_experiment
+from sim.spec.records import Parallelism, Software
 from sim.study.simulate import simulate
 from sim.transforms.derive import block_of
 from support import ROOT
@@ -154,6 +156,29 @@ def test_fused_rectifiers_launch_nothing_and_keep_a_bit() -> None:
     assert fused.whole.kept == eager.whole.kept + masks - stem
     kernels = [sum(each.kernels for each in block_of(a.layers[1], a.shard).forward) for a in (eager, fused)]
     assert kernels[0] - kernels[1] == 4  # three rectifiers, one sum
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_sharded_units_of_unequal_layers_hold_the_model(root: bool) -> None:
+    architecture = Architecture(resnet_50(), Shard(precision="bf16"))
+    stack = Software(name="x", root_unit=root, gradient_bytes=4)
+    ((chunk,),) = build_chunks(architecture, stack, Parallelism(zero_stage=3))
+    assert len(chunk.segments) == 16
+    assert sum(each.parameters for each in chunk.segments) == architecture.whole.parameters
+    ends = architecture.stage(range(0), first=True, last=True).parameters
+    assert [each.kept for each in chunk.segments] == [ends * root, *[0] * 15]
+    inner = [architecture.held(layer).parameters for layer in architecture.layers]
+    assert [each.gathered_again for each in chunk.segments][1:15] == inner[1:15]
+
+
+@pytest.mark.parametrize("mebibytes", [1, 25, 1000])
+def test_buckets_are_as_full_as_layers_allow(mebibytes: int) -> None:
+    architecture = Architecture(resnet_50(), Shard(precision="bf16"))
+    stack = Software.from_si({"name": "x", "gradient_bucket": mebibytes * 2.0**20, "gradient_comm_bytes": 4})
+    ((chunk,),) = build_chunks(architecture, stack, Parallelism())
+    sizes = [4 * each.trained / 2**20 for each in chunk.segments]
+    assert sum(sizes) == pytest.approx(4 * 25_557_032 / 2**20)
+    assert len(sizes) == {1: 14, 25: 4, 1000: 1}[mebibytes]
 
 
 def test_images_have_no_tokens_and_are_trained_by_their_number() -> None:

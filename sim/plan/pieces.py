@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 
 from sim.graph.operation import Block, Operation
-from sim.models.family import Architecture
+from sim.models.family import NOTHING, Architecture
 from sim.plan.schedule import layers_per_chunk
 from sim.spec.records import Parallelism, Software
 from sim.transforms.derive import block_of
@@ -103,16 +103,27 @@ class _Scissors:
     architecture: Architecture
     blocks: dict[int, Passes]  # by identity of a graph
     bucket: float  # parameters with gradients; 0: each layer is a segment
+    root: bool  # what is in no layer is a unit of its own
 
     def segments(self, layers: range, *, first: bool, last: bool) -> tuple[Segment, ...]:
-        """Layers in buckets; the embedding joins the first bucket, the head the last."""
-        buckets = self._buckets(layers)
+        """Layers in buckets; the embedding joins the first bucket, the head the last.
+
+        With a root unit what is in no layer (at both ends) travels with the first bucket: it is gathered before the
+        first pass, kept, and reduced when the backward pass is over.
+        """
+        model, buckets = self.architecture, self._buckets(layers)
+        ends = model.stage(range(0), first=first, last=last, table=not first)
         segments = []
         for number, part in enumerate(buckets):
             opens, closes = first and number == 0, last and number == len(buckets) - 1
-            # one stage: a tied table counts where the model begins
-            held = self.architecture.stage(part, first=opens, last=closes, table=not first)
-            segments.append(Segment(self._pieces(part, opens, closes), held.parameters, held.trained))
+            pieces = self._pieces(part, opens, closes)
+            if not self.root:  # one stage: a tied table counts where the model begins
+                held = model.stage(part, first=opens, last=closes, table=not first)
+                segments.append(Segment(pieces, held.parameters, held.trained))
+                continue
+            inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
+            held = inner + rooted
+            segments.append(Segment(pieces, held.parameters, held.trained, rooted.parameters))
         return tuple(segments)
 
     def _pieces(self, layers: range, opens: bool, closes: bool) -> tuple[Piece, ...]:
@@ -146,7 +157,7 @@ def build_chunks(architecture: Architecture, software: Software, parallelism: Pa
     blocks = {id(graph): _passes(block_of(graph, shard, gradients)) for graph in architecture.graphs}
     alone = parallelism.zero_stage == 3  # each layer is wrapped
     bucket = 0.0 if alone else software.gradient_bucket / software.gradient_comm_bytes
-    scissors = _Scissors(architecture, blocks, bucket)
+    scissors = _Scissors(architecture, blocks, bucket, root=alone and software.root_unit)
 
     last, chunks = len(sizes) - 1, []
     known: dict[object, tuple[Segment, ...]] = {}
@@ -154,27 +165,13 @@ def build_chunks(architecture: Architecture, software: Software, parallelism: Pa
         part = range(starts[number], starts[number] + layers)
         alike = tuple((id(graph), count) for graph, count in architecture.runs(part)), number == 0, number == last
         if alike not in known:
-            found = scissors.segments(part, first=number == 0, last=number == last)
-            known[alike] = _with_root(found) if software.root_unit and alone else found
+            known[alike] = scissors.segments(part, first=number == 0, last=number == last)
         chunks.append(Chunk(number, number % stages, number // stages, layers, known[alike]))
     return tuple(tuple(chunks[stage::stages]) for stage in range(stages))
 
 
 def _passes(block: Block) -> Passes:
     return Passes(sequence_of(block.forward), sequence_of(block.recompute + block.backward))
-
-
-def _with_root(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """What is in no layer (at both ends) travels with the first one, the root of the model.
-
-    It is gathered before the first pass, kept, and reduced when the backward pass is over. Segments are of one layer.
-    """
-    layer = min(segments, key=lambda segment: segment.parameters)
-    bare = [replace(segment, parameters=layer.parameters, trained=layer.trained) for segment in segments]
-    kept = sum(segment.parameters for segment in segments) - len(segments) * layer.parameters
-    trained = sum(segment.trained for segment in segments) - len(segments) * layer.trained
-    bare[0] = replace(bare[0], parameters=layer.parameters + kept, trained=layer.trained + trained, kept=kept)
-    return tuple(bare)
 
 
 def work_of(segments: list[Segment], backward: bool) -> Work:
