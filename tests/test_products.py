@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from sim.engine.boards import slowest_of
 from sim.engine.compute import operation_time
 from sim.engine.products import is_misaligned
+from sim.graph.operation import Operation
 from sim.rng import stream
 from sim.spec.load import load_experiment
 from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
 from sim.study.simulate import simulate
-from sim.workload.operation import Operation
 from support import ROOT
 
 
@@ -99,7 +97,7 @@ def test_what_a_pipeline_waits_for_is_the_mean_over_random_boards() -> None:
 
 
 def test_a_memory_bound_operation_does_not_wait_for_the_slowest_board() -> None:
-    copy = replace(product(1, 1, 1), kind="elementwise", flops=0.0, bytes_moved=1e9)
+    copy = product(1, 1, 1)._replace(kind="elementwise", flops=0.0, bytes_moved=1e9)
     assert operation_time(copy, slowest_of(H100, 4096)) == operation_time(copy, H100)
 
 
@@ -123,5 +121,5 @@ def test_elementwise_arithmetic_without_a_rate_of_its_own_takes_the_slowest_told
             "matrix": H100.matrix.model_copy(update={"peak": only}),
         }
     )
-    drawing = replace(product(1, 1, 1, precision="fp32"), kind="elementwise", flops=1e12, bytes_moved=0.0, kernels=0)
+    drawing = product(1, 1, 1, precision="fp32")._replace(kind="elementwise", flops=1e12, bytes_moved=0.0, kernels=0)
     assert operation_time(drawing, bare) == pytest.approx(1e12 / min(only.fp16 or 0.0, only.bf16 or 0.0))

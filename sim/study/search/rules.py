@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from sim.errors import Problem
+from sim.errors import Problem, finding
 from sim.schedule.catalogue import SCHEDULES
 from sim.spec.checks import CHECKS
-from sim.spec.findings import Check, finding
+from sim.spec.findings import Check
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import NEAREST, ORDER, SCHEDULE, Axis

@@ -8,18 +8,19 @@ backward pass, and the backward pass of one piece of the model (embedding, layer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sim.phase import Phase as Phase  # of the border between models and what is below
-from sim.spec.records import LowRank
+
+if TYPE_CHECKING:
+    from sim.graph.adapters import LowRank
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One kernel of one rank, or one collective that this rank takes part in.
 
     matmul and attention: `batch` products of (m x k) by (k x n); flops = 2*batch*m*n*k unless the
