@@ -54,6 +54,7 @@ def memory(
     software: Software | None = None,
 ) -> dict[str, float]:
     data = plan.data or 1
+    microbatches -= microbatches % plan.pipeline if plan.virtual_stages > 1 else 0
     training = Training.model_validate(
         {
             "global_batch": microbatches * shard.microbatch * data,
