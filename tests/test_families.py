@@ -58,8 +58,9 @@ MINE = """
             graph.add(Activation("activation", (y,), "relu", bias=False))
             return Pieces(None, (graph,) * self.depth, None)
 
-        def problems(self, shard, stages):
-            return iter(())
+        @property
+        def rules(self):
+            return ()
 """
 RUN = """
     import json, sys

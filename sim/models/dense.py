@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -17,7 +17,7 @@ from sim.graph.operation import Shard
 from sim.graph.pointwise import GATED, Activation, Dropout, Positions, ProductBias, ResidualSum, Rotation
 from sim.graph.products import Linear
 from sim.graph.work import element_bytes
-from sim.models.family import Pieces, Workload, share
+from sim.models.family import Divided, Pieces, Trained, Workload, share
 from sim.record import Name
 from sim.units import Count
 
@@ -89,17 +89,31 @@ class Transformer(Workload):
         layers = (layer(self, shard, sizes),) * self.layers
         return Pieces(embedding(self, shard, sizes), layers, head(self, shard, sizes))
 
+    @property
     @override
-    def problems(self, shard: Shard, stages: int) -> Iterator[Problem]:
-        yield from _shape(self)
-        yield from _splits(self, shard)
-        yield from _lengths(self, shard)
-        if shard.lora and shard.lora.rank >= self.hidden:
-            message = f"rank {shard.lora.rank} is no less than hidden {self.hidden}"
-            yield finding("training.lora.rank", message, "an adapter saves nothing then; 8 to 64 is usual")
+    def rules(self) -> tuple[Rule, ...]:
+        return RULES
 
 
-def _shape(model: Transformer) -> Iterator[Problem]:
+Rule = Callable[[Transformer, Divided, Trained], Iterator[Problem]]
+
+
+def check_heads_divide(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Tensor ranks share the heads evenly; more ranks than key-value heads hold copies of them."""
+    kv_heads, tensor = model.kv_heads or model.heads, plan.tensor
+    if model.heads % tensor:
+        yield indivisible("parallelism.tensor", "heads", model.heads, "tensor", tensor)
+    elif kv_heads % tensor and tensor % kv_heads:
+        yield indivisible("parallelism.tensor", "kv_heads", kv_heads, "tensor", tensor)
+
+
+def check_matrices_divide(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Tensor ranks share the feed-forward width evenly; a vocabulary is padded instead."""
+    if model.ffn % plan.tensor:
+        yield indivisible("parallelism.tensor", "ffn", model.ffn, "tensor", plan.tensor)
+
+
+def check_head_shape(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Heads make up the hidden width, and query heads share key-value heads evenly."""
     if model.head_dim is None and model.hidden % model.heads:
         way_out = "give head_dim, or change one of them"
@@ -109,29 +123,36 @@ def _shape(model: Transformer) -> Iterator[Problem]:
         yield finding("workload.kv_heads", message, "each group of query heads shares one")
 
 
-def _splits(model: Transformer, shard: Shard) -> Iterator[Problem]:
-    """Tensor ranks share heads and feed-forward width evenly; a vocabulary is padded instead.
-
-    More ranks than key-value heads hold copies of them.
-    """
-    tensor, kv_heads = shard.tensor, model.kv_heads or model.heads
-    if model.heads % tensor:
-        yield indivisible("parallelism.tensor", "heads", model.heads, "tensor", tensor)
-    elif kv_heads % tensor and tensor % kv_heads:
-        yield indivisible("parallelism.tensor", "kv_heads", kv_heads, "tensor", tensor)
-    if model.ffn % tensor:
-        yield indivisible("parallelism.tensor", "ffn", model.ffn, "tensor", tensor)
+def check_attention_of_documents(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Only a fused kernel skips the scores between documents of a sequence."""
+    if training.document_length is not None and model.attention != "flash":
+        message = "unfused attention computes all scores and masks them"
+        yield finding("training.document_length", message, "use workload.attention flash, or leave it out")
 
 
-def _lengths(model: Transformer, shard: Shard) -> Iterator[Problem]:
-    """A learned position table has a row for each token; only a fused kernel skips scores between documents."""
-    length = shard.sequence_length
+def check_positions(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """A learned position table has a row for each token of a sequence."""
+    length = training.sequence_length or 0
     if model.positions == "learned" and model.max_positions and model.max_positions < length:
         message = f"sequence_length {length} is more than max_positions {model.max_positions} of {model.name}"
         yield finding("training.sequence_length", message, "shorten it, or use another position encoding")
-    if shard.document_length is not None and model.attention != "flash":
-        message = "unfused attention computes all scores and masks them"
-        yield finding("training.document_length", message, "use workload.attention flash, or leave it out")
+
+
+def check_adapters_are_narrow(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """An adapter is narrower than the hidden state."""
+    if training.lora and training.lora.rank >= model.hidden:
+        message = f"rank {training.lora.rank} is no less than hidden {model.hidden}"
+        yield finding("training.lora.rank", message, "an adapter saves nothing then; 8 to 64 is usual")
+
+
+RULES: tuple[Rule, ...] = (
+    check_heads_divide,
+    check_matrices_divide,
+    check_head_shape,
+    check_attention_of_documents,
+    check_positions,
+    check_adapters_are_narrow,
+)
 
 
 def sizes_of(model: Transformer, shard: Shard) -> Sizes:

@@ -6,18 +6,63 @@ A family is one file of this folder with one `Workload`; nothing else knows it b
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sim.errors import Problem
+from sim.graph.adapters import LowRank
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
 from sim.graph.work import Writer, whole_bytes
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
+
+
+class Divided(Protocol):
+    """The part of a plan that families look at (`Parallelism`)."""
+
+    @property
+    def tensor(self) -> int:
+        """Ranks that share each matrix."""
+
+    @property
+    def pipeline(self) -> int:
+        """Pipeline stages."""
+
+    @property
+    def context(self) -> int:
+        """Ranks that share each sequence."""
+
+    @property
+    def expert(self) -> int:
+        """Ranks that share experts."""
+
+
+class Trained(Protocol):
+    """The part of a training that families look at (`Training`)."""
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens per sequence."""
+
+    @property
+    def document_length(self) -> int | None:
+        """Tokens that attention sees, if not all."""
+
+    @property
+    def precision(self) -> str:
+        """Number format of matrix products."""
+
+    @property
+    def recompute(self) -> str:
+        """Discipline of recomputation."""
+
+    @property
+    def lora(self) -> LowRank | None:
+        """Adapters, if only they are trained."""
 
 
 class Workload(Record):
@@ -68,9 +113,10 @@ class Workload(Record):
     def pieces(self, shard: Shard) -> Pieces:
         """The graphs of one rank and one microbatch, as they are written before any pass."""
 
+    @property
     @abstractmethod
-    def problems(self, shard: Shard, stages: int) -> Iterator[Problem]:
-        """What of a plan with `stages` pipeline stages does not suit the model."""
+    def rules(self) -> Sequence[Callable[[Any, Divided, Trained], Iterator[Problem]]]:
+        """What a plan has to meet to suit the model, one small function of model, plan and training for each rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ reads its input twice, for the statistics and for the result. Tensors lie sample
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import ClassVar, Literal
 
@@ -19,7 +19,7 @@ from sim.graph.graph import Axis, Graph, Operator, Tensor
 from sim.graph.operation import Operation, Phase, Shard
 from sim.graph.products import Linear
 from sim.graph.work import Writer, element_bytes
-from sim.models.family import Pieces, Workload
+from sim.models.family import Divided, Pieces, Trained, Workload
 from sim.record import Name
 from sim.units import Count
 
@@ -65,20 +65,44 @@ class ResNet(Workload):
                 y = blocks[-1].output
         return Pieces(stem, blocks, _classifier(self, shard, y))
 
+    @property
     @override
-    def problems(self, shard: Shard, stages: int) -> Iterator[Problem]:
-        ranks = {"tensor": shard.tensor, "context": shard.context, "expert": shard.expert, "pipeline": stages}
-        for name, count in ranks.items():
-            if count > 1:
-                message = f"{name} {count}: {self.name} runs data parallel only"
-                yield finding(f"parallelism.{name}", message, f"set {name} to 1")
-        if shard.recompute not in ("none", "full"):
-            message = f"{shard.recompute} recomputation is one of transformers"
-            yield finding("training.recompute", message, "use none or full")
-        if shard.precision == "fp8":
-            yield finding("training.precision", "convolutions in fp8 are not modelled", "use bf16 or fp16")
-        if shard.lora:
-            yield finding("training.lora", f"{self.name} has no matrices to adapt", "leave it out")
+    def rules(self) -> tuple[Rule, ...]:
+        return RULES
+
+
+Rule = Callable[[ResNet, Divided, Trained], Iterator[Problem]]
+
+
+def check_data_parallel(model: ResNet, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """A convolution network runs data parallel only."""
+    for name in ("tensor", "context", "pipeline"):
+        count = getattr(plan, name)
+        if count > 1:
+            message = f"{name} {count}: {model.name} runs data parallel only"
+            yield finding(f"parallelism.{name}", message, f"set {name} to 1")
+
+
+def check_recomputation(model: ResNet, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Blocks of a convolution network are recomputed whole, or not."""
+    if training.recompute not in ("none", "full"):
+        message = f"{training.recompute} recomputation is one of transformers"
+        yield finding("training.recompute", message, "use none or full")
+
+
+def check_precision(model: ResNet, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Convolutions compute in 16 bit or more."""
+    if training.precision == "fp8":
+        yield finding("training.precision", "convolutions in fp8 are not modelled", "use bf16 or fp16")
+
+
+def check_no_adapters(model: ResNet, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Convolutions have no adapters."""
+    if training.lora:
+        yield finding("training.lora", f"{model.name} has no matrices to adapt", "leave it out")
+
+
+RULES: tuple[Rule, ...] = (check_data_parallel, check_recomputation, check_precision, check_no_adapters)
 
 
 def _stem(model: ResNet, shard: Shard, x: Tensor) -> Graph:

@@ -37,8 +37,9 @@ def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
 
 
 def check_model(setup: Setup) -> Iterator[Problem]:
-    """The family of the model has no objections."""
-    yield from setup.workload.problems(setup.shard, setup.parallelism.pipeline)
+    """The plan suits the model, as its family sees it."""
+    for rule in setup.workload.rules:
+        yield from rule(setup.workload, setup.parallelism, setup.training)
 
 
 def check_samples(setup: Setup) -> Iterator[Problem]:
@@ -79,8 +80,8 @@ def check_batch_divides(setup: Setup) -> Iterator[Problem]:
 
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
-    parallel, length = setup.parallelism, setup.shard.sequence_length
-    if not setup.workload.tokens:
+    parallel, length = setup.parallelism, setup.training.sequence_length
+    if length is None:
         return
     pieces = 2 * parallel.context if parallel.context > 1 else 1
     if length % pieces:
