@@ -80,7 +80,7 @@ def sample_result() -> Result:
             "training": "global batch 1,536, microbatch 1, sequence 2,048, fp16, full recomputation",
             "software": "megatron-lm-2021",
         },
-        step=StepResult(32.0, 98304.0, 138.2, 0.331, 0.442, breakdown, 4.9, 0.5),
+        step=StepResult(32.0, 48.0, 98304.0, 138.2, 0.331, 0.442, breakdown, 4.9, 0.5),
         memory=MemoryResult(sum(memory.values()), 80 * GIB, True, memory, (memory, {"weights": 20 * GIB})),
         utilization=UtilizationResult(
             {"compute_busy": 0.768, "comm_busy": 0.15, "idle": 0.08},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from workload_samples import layer_block
 
 from sim.engine.compute import operation_time
+from sim.graph.operation import Shard
+from sim.models.dense import Transformer
 from sim.spec.load import load_experiment
-from sim.spec.records import Accelerator, Transformer
+from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
-from sim.workload.attention import attention_backward, attention_forward
-from sim.workload.extent import extent_of
-from sim.workload.operation import Shard
 from support import ROOT
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -32,12 +32,12 @@ def rates(device: Accelerator, kernel: str, width: int, passes: str) -> list[flo
         model = Transformer(
             kind="transformer", layers=1, hidden=HIDDEN, heads=HIDDEN // width, ffn=HIDDEN, vocab=HIDDEN
         )
-        extent = extent_of(model, Shard(sequence_length=length, microbatch=TOKENS // length))
+        block = layer_block(model, Shard(sequence_length=length, microbatch=TOKENS // length))
         forward = 2.0 * TOKENS * length * HIDDEN
-        work = {"forward": (1.0, attention_forward(extent)), "both": (3.5, attention_forward(extent))}[passes]
-        operations = (*work[1], *(attention_backward(extent) if passes == "both" else ()))
-        seconds = sum(operation_time(operation, device, kernel) for operation in operations)
-        found.append(work[0] * forward / seconds / 1e12)
+        factor, operations = {"forward": (1.0, block.forward), "both": (3.5, block.forward + block.backward)}[passes]
+        core = [operation for operation in operations if operation.kind == "attention"]
+        seconds = sum(operation_time(operation, device, kernel) for operation in core)
+        found.append(factor * forward / seconds / 1e12)
     return found
 
 
@@ -65,7 +65,7 @@ def test_a_ring_starts_its_kernel_in_each_round() -> None:
     alone, ring = (
         sum(
             operation_time(operation, H100.model_copy(update={"launch": 0.0}))
-            for operation in attention_forward(extent_of(model, Shard(sequence_length=32768, context=context)))
+            for operation in layer_block(model, Shard(sequence_length=32768, context=context)).forward
             if operation.kind == "attention"
         )
         for context in (1, 8)

@@ -14,6 +14,7 @@ import pytest
 
 from sim.cli.app import call
 from sim.engine.compute import length_share, operation_time
+from sim.graph.operation import Operation
 from sim.metrics.calibration import DeviceMeasurement, LayerShape
 from sim.spec.load import load_definition
 from sim.spec.records import Accelerator
@@ -21,7 +22,6 @@ from sim.spec.sources import uncovered_numbers
 from sim.study import torch_device
 from sim.study.calibrate_device import KERNEL, calibrate_device
 from sim.study.device import ADAM_BYTES, PLANS, Kernel, measure_device
-from sim.workload.operation import Operation
 
 KNOWN = {"efficiency": 0.71, "fp8_efficiency": 0.62, "memory": 0.83, "forward": 0.5, "backward": 0.4, "launch": 4e-6}
 BYTES = {"fp8": 1, "tf32": 4}

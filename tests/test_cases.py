@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workload_samples import (
+    total_parameters,
+)
 
 from sim.errors import ConfigError
+from sim.models.dense import Transformer
 from sim.spec.cases import Case, load_cases, load_table
 from sim.spec.catalogue import catalogue_root
-from sim.spec.records import Measured, Transformer
+from sim.spec.records import Measured
 from sim.spec.setup import Setup
-from sim.workload.parameters import total_parameters
 from support import Cli
 
 FOLDER = catalogue_root() / "experiments" / "validation"
@@ -28,6 +31,7 @@ CASES = {
     "mlperf_llama31_405b": (5, 4),
     "mpt_llm_foundry": (140, 0),
     "nemo_24": (8, 0),
+    "resnet50": (27, 0),
     "torchtitan": (20, 1),
     "vtrain_multi": (71, 0),
     "vtrain_single": (39, 0),
@@ -72,7 +76,9 @@ def test_every_case_passes_the_checks_and_says_what_was_measured(table: str) -> 
         measured = case.load().experiment.measured
         assert isinstance(measured, Measured)
         assert measured.source
-        assert measured.model_dump(include={"step_time", "tokens_per_s"}, exclude_none=True) or rate(measured)
+        assert measured.model_dump(include={"step_time", "tokens_per_s", "samples_per_s"}, exclude_none=True) or rate(
+            measured
+        )
 
 
 def rate(measured: Measured) -> float | None:
@@ -99,6 +105,7 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
         "mlperf_gpt3": {"nemo", "nemo-flash2", "nemo-flash1"},
         "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
         "nemo_24": {"nemo-flash2", "nemo-flash2-bf16-adam"},
+        "resnet50": {"pytorch-ddp", "mxnet-ngc"},
         "torchtitan": {
             "fsdp",
             "fsdp-compile",
@@ -120,7 +127,7 @@ def test_models_have_as_many_parameters_as_the_source_prints(name: str, billions
     experiment = find(name).load().experiment
     model = experiment.workload
     assert isinstance(model, Transformer)
-    assert total_parameters(model, experiment.training.sequence_length) / 1e9 == pytest.approx(
+    assert total_parameters(model, experiment.training.sequence_length or 0) / 1e9 == pytest.approx(
         billions, rel=0.02, abs=0.05
     )
 

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import CASES, LEAF_SPINE, Fields, small_experiment
+from workload_samples import (
+    total_parameters,
+)
 
 from sim.cluster.build import build_cluster
 from sim.errors import ConfigError
@@ -23,7 +26,6 @@ from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.spec.storage import Checkpointing
 from sim.study.step import simulate_step
-from sim.workload.parameters import total_parameters, trained_parameters
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}
 SAVE: Fields = {"interval": 1800.0, "host_copy_bandwidth": 1e10, "serialization_bandwidth": 1e15}
@@ -138,8 +140,8 @@ def test_who_writes_under_zero() -> None:
 def test_adapters_are_saved_and_frozen_weights_read_again() -> None:
     lora = {"rank": 8}
     plan = plan_of(experiment({}, {}, parallelism={"tensor": 2}, training={"lora": lora}))
-    layers, n = 4, total_parameters(plan.model, 512)
-    trained = trained_parameters(plan.model, plan.shard.lora, 1, layers, n)
+    n = plan.architecture.undivided.whole.parameters
+    trained = plan.architecture.undivided.whole.trained
     assert 0 < trained < 0.05 * n
     assert saved_bytes(plan, Checkpointing()).sum() == pytest.approx(14 * trained)
     assert needed_bytes(plan, Checkpointing()).sum() == pytest.approx(4 * (14 * trained + 2 * n))

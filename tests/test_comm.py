@@ -21,16 +21,17 @@ from sim.comm.tuner import PATTERNS, carriers, collective_cost, layer_of
 from sim.engine.chains import run_alone
 from sim.engine.ranks import Job, group_of
 from sim.errors import EngineError, PlanError
+from sim.graph.operation import Block, Operation
 from sim.metrics.breakdown import rank_time
 from sim.plan.flows import collective_flows
 from sim.plan.grid import row_of_ranks
 from sim.plan.pieces import sequence_of
+from sim.plan.plan import CutModel
 from sim.spec.load import load_experiment
 from sim.spec.records import Degradation, Experiment, Node
 from sim.study.search.chain import build_chain
 from sim.study.step import simulate_step
-from sim.workload.operation import Block, Operation
-from sim.workload.transformer import layer_block
+from sim.transforms.derive import block_of
 
 EXACT = 1e-9
 OVERSUBSCRIBED = dict.fromkeys(("leaf_oversubscription", "spine_oversubscription"), 2.0)
@@ -297,13 +298,15 @@ class TestInJobs:
         """Tokens go to the experts and back in every layer: the same with all shortcuts and with none."""
 
         def layer(*given: Any, **named: Any) -> Block:
-            block = layer_block(*given, **named)
+            block = block_of(*given, **named)
+            if block.name != "layer":
+                return block
             tokens = Operation("tokens", "collective", collective="all_to_all", group="expert", message=2e6)
-            there = (tokens, replace(tokens, message=3e6, hidden_by=hidden))
+            there = (tokens, tokens._replace(message=3e6, hidden_by=hidden))
             forward = (*block.forward[:3], *there, *block.forward[3:])
             return replace(block, forward=forward, backward=(*there, *block.backward))
 
-        monkeypatch.setattr("sim.plan.pieces.layer_block", layer)
+        monkeypatch.setattr("sim.plan.pieces.block_of", layer)
         times, moved = [], []
         for switch in ("auto", "off"):
             shortcuts = dict.fromkeys(("fold", "coalesce", "skip", "prune", "foresee"), switch)
@@ -335,7 +338,7 @@ class TestInJobs:
         flow = chain.ranks[0].flows["expert"]
         found = {carrier: chain.flows[number].carrier for carrier, number in chain.flows[flow].others}
         assert found == {carrier: carrier for carrier in ("exchange", ACROSS, WITHIN)}
-        one = chain.job(job, experiment, job.plan.shard, job.plan.chunks)
+        one = chain.job(job, experiment, job.plan.shard, CutModel(job.plan.architecture, job.plan.chunks))
         assert one.seconds(flow, "all_to_all", 1e9) <= job.seconds(job.ranks[0].flows["expert"], "all_to_all", 1e9)
 
     def test_gradients_of_experts_are_summed_by_those_that_hold_the_same(self) -> None:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine.power import Board, Work
+from sim.graph.operation import Operation
 from sim.spec.board import lowest_limit
 from sim.spec.energy import PowerSetting
 from sim.spec.load import load_definition
 from sim.spec.records import Accelerator
-from sim.workload.operation import Operation
 
 
 def board(name: str, **setting: float) -> Board:

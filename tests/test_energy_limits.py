@@ -16,11 +16,11 @@ from statistics import mean
 import pytest
 
 from sim.engine.power import Board
+from sim.graph.operation import Operation
 from sim.spec.energy import PowerSetting
 from sim.spec.load import load_definition, load_experiment
 from sim.spec.records import Accelerator, FusedAttention
 from sim.study.simulate import simulate
-from sim.workload.operation import Operation
 
 TABLE = Path(__file__).parent / "data" / "zeus_power_limits.csv"
 BOARDS = {"v100": "v100-pcie-16gb", "a40": "a40"}

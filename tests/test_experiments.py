@@ -42,12 +42,13 @@ def check_step(result: Result) -> None:
     assert sum(step.breakdown_s.values()) == pytest.approx(step.time_s, rel=1e-9)
     assert 0 <= step.comm_overlapped_s <= step.comm_total_s
     assert 0 < step.mfu <= step.hfu < 1
-    assert step.tokens_per_s * step.time_s == pytest.approx(tokens_per_step(result), rel=1e-9)
+    assert step.samples_per_s * step.time_s == pytest.approx(result.manifest["training"]["global_batch"], rel=1e-9)
+    assert (step.tokens_per_s or 0.0) * step.time_s == pytest.approx(tokens_per_step(result), rel=1e-9)
 
 
 def tokens_per_step(result: Result) -> float:
     training = result.manifest["training"]
-    return float(training["global_batch"] * training["sequence_length"])
+    return float(training["global_batch"] * (training.get("sequence_length") or 0))
 
 
 def check_memory(result: Result) -> None:

@@ -12,8 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "sim").rglob("*.py"))
 
 LAYERS = (
-    {"", "units", "errors", "rng", "memo", "ragged", "phase"},
+    {"", "units", "errors", "rng", "memo", "ragged", "phase", "record"},
     {"schedule"},
+    {"graph"},
+    {"transforms"},
+    {"models"},
     {"spec"},
     {"cluster", "workload"},
     {"comm"},

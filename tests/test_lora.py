@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from workload_samples import LLAMA, SHARD, everything, flops
+from workload_samples import (
+    LLAMA,
+    SHARD,
+    embedding_block,
+    everything,
+    flops,
+    head_block,
+    layer_activation_bytes,
+    layer_block,
+    model_flops_per_token,
+)
 
+from sim.graph.adapters import LowRank
+from sim.models.family import Architecture
 from sim.spec.load import load_experiment
-from sim.spec.records import LowRank
 from sim.study.simulate import simulate
-from sim.workload.activations import layer_activation_bytes
-from sim.workload.lora import adapter_parameters
-from sim.workload.parameters import model_flops_per_token
-from sim.workload.transformer import embedding_block, head_block, layer_block
 from support import ROOT
 
 ATTENTION = LowRank(rank=16)
@@ -22,9 +29,15 @@ FULL = replace(SHARD, tensor=1, microbatch=1, precision="bf16")
 ADAPTED = replace(FULL, lora=ATTENTION)
 
 
+def adapter_parameters(lora: LowRank) -> int:
+    """Trained parameters of one layer."""
+    architecture = Architecture(LLAMA, replace(FULL, lora=lora))
+    return architecture.held(architecture.layers[0]).trained
+
+
 def test_parameters_are_rank_times_both_sides() -> None:
     # Hu 2021, section 4.2: r (d_in + d_out) for each adapted matrix; qkv 4096 -> 6144, output 4096 -> 4096
-    assert adapter_parameters(LLAMA, ATTENTION) == 16 * (4096 + 6144) + 16 * (4096 + 4096)
+    assert adapter_parameters(ATTENTION) == 16 * (4096 + 6144) + 16 * (4096 + 4096)
 
 
 def test_frozen_matrices_have_two_products_and_adapters_three() -> None:
@@ -32,7 +45,7 @@ def test_frozen_matrices_have_two_products_and_adapters_three() -> None:
     assert [name for name in names if "weight gradient" in name and "adapter" not in name] == []
     assert sum("adapter" in name and "weight gradient" in name for name in names) == 4
     full, adapted = (flops(everything(layer_block(LLAMA, shard))) for shard in (FULL, ADAPTED))
-    trained = 6 * FULL.sequence_length * adapter_parameters(LLAMA, ATTENTION)
+    trained = 6 * FULL.sequence_length * adapter_parameters(ATTENTION)
     assert adapted == pytest.approx(full * 2 / 3 + trained, rel=1e-12)
 
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import cast, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from workload_samples import GPT, LLAMA, SHARD, Recompute, with_
+from workload_samples import (
+    GPT,
+    LLAMA,
+    SHARD,
+    Recompute,
+    head_activation_bytes,
+    layer_activation_bytes,
+    rank_parameters,
+    with_,
+)
 
+from sim.graph.adapters import LowRank
+from sim.graph.operation import Shard
 from sim.metrics.memory import memory_by_stage
+from sim.models.dense import Transformer
+from sim.models.family import Architecture
 from sim.plan.pieces import layers_per_chunk
 from sim.schedule.catalogue import held_of
 from sim.spec.load import load_experiment
-from sim.spec.records import Parallelism, Software, Training, Transformer
+from sim.spec.records import Parallelism, Software, Training
 from sim.spec.setup import Setup
-from sim.workload.activations import layer_activation_bytes, stage_message_bytes
 from sim.workload.memory import StageMemory, stored_bytes
-from sim.workload.operation import Shard
-from sim.workload.parameters import rank_parameters
 
 GIB = 2.0**30
 STATE = ("weights", "gradients", "optimizer")
@@ -43,6 +54,7 @@ def memory(
     software: Software | None = None,
 ) -> dict[str, float]:
     data = plan.data or 1
+    microbatches -= microbatches % plan.pipeline if plan.virtual_stages > 1 else 0
     training = Training.model_validate(
         {
             "global_batch": microbatches * shard.microbatch * data,
@@ -52,9 +64,11 @@ def memory(
         }
     )
     held = held_of(plan.schedule, plan.pipeline, plan.virtual_stages, microbatches, stage)
-    layers = layers_per_chunk(model.layers, plan.pipeline * plan.virtual_stages)[stage :: plan.pipeline]
+    ends = list(accumulate(layers_per_chunk(model.layers, plan.pipeline * plan.virtual_stages), initial=0))
+    layers = tuple(range(start, stop) for start, stop in pairwise(ends))[stage :: plan.pipeline]
     stack = software or Software(name="stack", gradient_bytes=4)
-    return StageMemory(model, shard, training, plan, stack).at(layers, held, stage == 0, stage == plan.pipeline - 1)
+    stages = StageMemory(Architecture(model, shard), training, plan, stack)
+    return stages.at(layers, held, first=stage == 0, last=stage == plan.pipeline - 1)
 
 
 def figure_1(name: str) -> tuple[Transformer, Shard, Parallelism]:
@@ -123,6 +137,32 @@ def test_a_llama_layer_keeps_grouped_keys_and_a_gate() -> None:
     assert layer_activation_bytes(LLAMA, shard) == 8192 * expected
 
 
+def test_keys_repeated_to_every_head_are_what_attention_keeps() -> None:
+    """PyTorch keeps the operands of its attention: Llama-3-8B at 8,192 tokens has 96 MiB more of them a layer."""
+    shard = Shard(sequence_length=8192)
+    more = layer_activation_bytes(LLAMA, replace(shard, repeats_keys=True)) - layer_activation_bytes(LLAMA, shard)
+    assert more == 96 * 2**20
+
+
+def test_a_head_keeps_what_its_product_read() -> None:
+    """Gathered along the sequence where the stack keeps that: all rows and not the share of one tensor rank."""
+    shard = replace(SHARD, sequence_parallel=True)
+    kept = head_activation_bytes(GPT, replace(shard, keeps_gathered=True))
+    assert kept - head_activation_bytes(GPT, shard) == 2 * 2 * 2048 * 12288 * 7 / 8
+
+
+def test_only_who_reads_the_attention_output_in_16_bit_keeps_it_so() -> None:
+    """Unfused attention does not read its output again, and an fp8 product reads its own copy of 8 bit."""
+    shard = replace(SHARD, precision="fp8", recompute="selective")
+    flash, unfused = (layer_activation_bytes(with_(GPT, attention=way), shard) for way in ("flash", "unfused"))
+    assert flash - unfused == 2 * 2 * 2048 * 12288 / 8
+    frozen = replace(SHARD, recompute="selective", lora=LowRank(rank=8, targets=("qkv",)))
+    adapted = replace(frozen, lora=LowRank(rank=8, targets=("qkv", "attention_output")))
+    inner = 2 * 2 * 2048 * 8
+    more = layer_activation_bytes(GPT, adapted) - layer_activation_bytes(GPT, frozen)
+    assert more == 2 * 2 * 2048 * 12288 / 8 + inner
+
+
 @pytest.mark.parametrize("context", [2, 4, 8])
 def test_context_parallelism_divides_activations(context: int) -> None:
     whole, part = (layer_activation_bytes(GPT, replace(SHARD, context=n)) for n in (1, context))
@@ -130,9 +170,9 @@ def test_context_parallelism_divides_activations(context: int) -> None:
 
 
 def test_messages_between_stages_are_the_hidden_state() -> None:
-    assert stage_message_bytes(GPT, SHARD) == 2 * 2 * 2048 * 12288
-    assert stage_message_bytes(GPT, replace(SHARD, context=2)) == 2 * 2048 * 12288
-    assert stage_message_bytes(GPT, replace(SHARD, sequence_parallel=True)) == 2 * 2 * 2048 * 12288 / 8
+    assert Architecture(GPT, SHARD).message_bytes == 2 * 2 * 2048 * 12288
+    assert Architecture(GPT, replace(SHARD, context=2)).message_bytes == 2 * 2048 * 12288
+    assert Architecture(GPT, replace(SHARD, sequence_parallel=True)).message_bytes == 2 * 2 * 2048 * 12288 / 8
 
 
 def test_what_the_ends_keep_is_counted_at_the_fullest_moment() -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from sim.engine.boards import slowest_of
 from sim.engine.compute import operation_time
 from sim.engine.products import alignment_share, is_misaligned
+from sim.graph.operation import Operation, Phase
 from sim.rng import stream
 from sim.spec.load import load_definition, load_experiment
 from sim.spec.records import Accelerator
 from sim.spec.setup import Setup
 from sim.study.simulate import simulate
-from sim.workload.operation import Operation, Phase
 from support import ROOT
 
 
@@ -114,15 +112,15 @@ def test_rows_that_start_between_loads_halve_the_rate_of_a_product() -> None:
 def test_only_sizes_along_rows_count_for_alignment() -> None:
     forward = product(8191, 768, 3072)
     assert alignment_share(forward) == 1.0
-    assert alignment_share(replace(forward, m=8192, k=3071)) == alignment_share(replace(forward, n=767)) == 0.5
-    gradient = replace(forward, m=3072, k=8191, phase=Phase.WEIGHT_GRADIENT)  # of tokens by outputs, and by inputs
+    assert alignment_share(forward._replace(m=8192, k=3071)) == alignment_share(forward._replace(n=767)) == 0.5
+    gradient = forward._replace(m=3072, k=8191, phase=Phase.WEIGHT_GRADIENT)  # of tokens by outputs, and by inputs
     assert alignment_share(gradient) == 1.0
-    assert alignment_share(replace(gradient, m=3071)) == 0.5
+    assert alignment_share(gradient._replace(m=3071)) == 0.5
 
 
 def test_alignment_counts_in_bytes() -> None:
     odd_fours = product(8192, 772, 768)
-    shares = [alignment_share(replace(odd_fours, precision=name)) for name in ("fp32", "tf32", "bf16", "fp8")]
+    shares = [alignment_share(odd_fours._replace(precision=name)) for name in ("fp32", "tf32", "bf16", "fp8")]
     assert shares == [1.0, 0.9, 0.5, 0.5]  # 32-bit products do not run on tensor cores
 
 
@@ -130,7 +128,7 @@ def test_a_vocabulary_off_the_grid_costs_what_was_measured() -> None:
     # LLMs-from-scratch, ch05/10: three products of the head take 8.8 ms longer with 50,257 words than with 50,304
     def head(words: int) -> float:
         forward, inputs = product(8192, words, 768), product(8192, 768, words)
-        weights = replace(product(words, 768, 8192), phase=Phase.WEIGHT_GRADIENT)
+        weights = product(words, 768, 8192)._replace(phase=Phase.WEIGHT_GRADIENT)
         return sum(operation_time(each, A100) for each in (forward, inputs, weights))
 
     # 20 %: part of what was measured are the loads of the loss, which no product explains
@@ -177,7 +175,7 @@ def test_what_a_pipeline_waits_for_is_the_mean_over_random_boards() -> None:
 
 
 def test_a_memory_bound_operation_does_not_wait_for_the_slowest_board() -> None:
-    copy = replace(product(1, 1, 1), kind="elementwise", flops=0.0, bytes_moved=1e9)
+    copy = product(1, 1, 1)._replace(kind="elementwise", flops=0.0, bytes_moved=1e9)
     assert operation_time(copy, slowest_of(H100, 4096)) == operation_time(copy, H100)
 
 
@@ -201,5 +199,5 @@ def test_elementwise_arithmetic_without_a_rate_of_its_own_takes_the_slowest_told
             "matrix": H100.matrix.model_copy(update={"peak": only}),
         }
     )
-    drawing = replace(product(1, 1, 1, precision="fp32"), kind="elementwise", flops=1e12, bytes_moved=0.0, kernels=0)
+    drawing = product(1, 1, 1, precision="fp32")._replace(kind="elementwise", flops=1e12, bytes_moved=0.0, kernels=0)
     assert operation_time(drawing, bare) == pytest.approx(1e12 / min(only.fp16 or 0.0, only.bf16 or 0.0))

@@ -32,7 +32,7 @@ class TestText:
     def test_loses_no_word_at_any_width(self, sample_result: Result, width: int) -> None:
         flat = "".join(report_text(sample_result, width).split())
         for value in (*sample_result.setup.values(), *sample_result.notes):
-            assert "".join(value.split()) in flat
+            assert "".join(str(value).split()) in flat
 
     def test_says_what_was_predicted_and_measured(self, sample_result: Result) -> None:
         text = report_text(sample_result)

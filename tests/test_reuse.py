@@ -13,15 +13,15 @@ from sim.comm.pattern import Carrier, Group
 from sim.comm.tuner import collective_cost
 from sim.engine.assemble import assemble
 from sim.engine.ranks import build_job
+from sim.graph.operation import CollectiveKind
 from sim.memo import Memo
 from sim.metrics.result import Result
 from sim.plan.plan import layout_key
+from sim.record import text_of
 from sim.spec.load import load_experiment
-from sim.spec.record import text_of
 from sim.spec.records import Experiment
 from sim.study.reuse import plan_step, step_key
 from sim.study.simulate import simulate
-from sim.workload.operation import CollectiveKind
 
 BASE: dict[str, Any] = {
     "nodes": 4,

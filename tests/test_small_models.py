@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from workload_samples import traffic, with_
+from workload_samples import embedding_block, head_block, layer_block, traffic, with_
 
-from sim.plan.pieces import shard_of
+from sim.graph.operation import Block, Operation, Shard
+from sim.models.dense import Transformer
 from sim.spec.load import load_definition
-from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.operation import Block, Operation, Shard
-from sim.workload.transformer import embedding_block, head_block, layer_block
+from sim.spec.records import Parallelism, Software, Training
+from sim.spec.setup import shard_of
 
 GPT2 = Transformer(
     kind="transformer", layers=12, hidden=768, heads=12, ffn=3072, vocab=50257, positions="learned", bias=True

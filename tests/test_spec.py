@@ -17,7 +17,6 @@ from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.document import entries, explain, json_schema, reference_markdown
 from sim.spec.load import LoadedExperiment, load_definition, load_experiment, validate_experiment
 from sim.spec.reader import from_python, plain, read_file
-from sim.spec.record import Record
 from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node
 from sim.spec.resolve import merge
 from sim.spec.setup import Setup, data_parallel
@@ -398,7 +397,9 @@ def test_reference_lists_every_key() -> None:
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_schema_knows_every_key(kind: str) -> None:
     schema = json_schema(kind)
-    record: type[Record] = CATALOGUE[kind].record
-    assert set(schema["properties"]) == {"extends", *record.model_fields}
+    records = CATALOGUE[kind].records.values()
+    variants = [schema] if len(records) == 1 else [schema["$defs"][record.__name__] for record in records]
+    for record, variant in zip(records, variants, strict=True):
+        assert set(variant["properties"]) == {"extends", *record.model_fields}
     assert schema["$schema"].startswith("https://json-schema.org/")
     json.dumps(schema)

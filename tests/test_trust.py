@@ -126,6 +126,16 @@ def test_what_nobody_validated_is_said(change: dict[str, Any], words: str) -> No
     assert any(words in respect for respect in trust.extrapolates)
 
 
+def test_a_family_is_judged_by_its_own_runs() -> None:
+    runs = (*residuals("one", [0.1] * 20), *residuals("two", [0.1] * 20), *residuals("images", [0.5] * 20, family="x"))
+    bands = Bands(runs)
+    without, known, unknown = Bands(runs[:40]).trust(PLAN), bands.trust(PLAN), bands.trust(replace(PLAN, family="y"))
+    assert known == without
+    assert bands.coverage() == Bands(runs[:40]).coverage()
+    assert unknown is not None
+    assert "no run with family y was validated" in unknown.extrapolates
+
+
 def test_without_validated_runs_there_is_no_band() -> None:
     assert Bands(()).trust(PLAN) is None
 

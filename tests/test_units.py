@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
+from sim.record import Record
 from sim.rng import stream
-from sim.spec.record import Record
 from sim.units import (
     CARBON_INTENSITY,
     COUNT,

@@ -26,6 +26,7 @@ RUNS = {  # source: mean absolute error of the step time on these runs at most, 
                              "speedrun-2x4090-baseline")),
     "torchtitan": (0.03, ("llama8b-fsdp-8-compile", "llama8b-fsdp-128-eager", "llama8b-fsdp-128-compile-fp8",
                           "llama70b-256-2d", "70b-256-asynctp-bf16", "8b-64-asynctp-bf16", "h200-llama8b-32")),
+    "resnet50": (0.08, ("mx-a100-80-1-amp", "mx-v100-16-2-amp", "dgxh100_n8_ngc", "dgxh100_n96", "h200")),
     "vtrain_multi": (0.045, ("001", "017", "038", "066", "095")),
     "vtrain_single": (0.04, ("0024", "0192", "0360", "0672", "0840", "1152")),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from workload_samples import (
@@ -12,14 +13,16 @@ from workload_samples import (
     SHARD,
     Build,
     collectives,
+    embedding_block,
     everything,
     flops,
+    head_block,
+    layer_block,
     named,
     wire_bytes,
 )
 
-from sim.workload.operation import Operation, Shard
-from sim.workload.transformer import embedding_block, head_block, layer_block
+from sim.graph.operation import Operation, Shard
 
 HIDDEN_BYTES = 2 * 2 * 2048 * 12288
 SPLIT = replace(SHARD, sequence_parallel=True)
@@ -176,3 +179,12 @@ def test_partial_results_are_summed_by_a_kernel_where_the_stack_does_so() -> Non
     sums = [each for each in block.forward + block.backward if each.name.endswith("reduce sum")]
     assert len(sums) == 4
     assert {each.bytes_moved for each in sums} == {HIDDEN_BYTES * (1 + 1 / shard.tensor)}
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("overlap", "hidden"), [("none", 0), ("backward", 2), ("full", 4)])
+def test_only_what_runs_beside_a_product_leaves_partial_results(
+    overlap: Literal["none", "backward", "full"], hidden: int, batch_first: bool
+) -> None:
+    block = layer_block(GPT, replace(SPLIT, tensor_overlap=overlap, sums_partials=True, batch_first=batch_first))
+    assert len([each for each in block.forward + block.backward if each.name.endswith("reduce sum")]) == hidden

@@ -18,19 +18,22 @@ from workload_samples import (
     collectives,
     everything,
     flops,
+    hardware_flops_per_token,
+    head_block,
+    layer_activation_bytes,
+    layer_block,
+    layer_parameters,
+    model_flops_per_token,
     named,
     traffic,
     with_,
 )
 
-from sim.spec.record import Precision
-from sim.spec.records import Software, Transformer
-from sim.workload.activations import layer_activation_bytes
-from sim.workload.kernels import in_phase
-from sim.workload.operation import Phase, Shard
+from sim.graph.operation import Phase, Shard
+from sim.models.dense import Transformer
+from sim.record import Precision
+from sim.spec.records import Software
 from sim.workload.optimizer import optimizer_step
-from sim.workload.parameters import hardware_flops_per_token, layer_parameters, model_flops_per_token
-from sim.workload.transformer import head_block, layer_block
 
 # --- FLOPs ------------------------------------------------------------------------------------
 
@@ -74,7 +77,7 @@ def test_flash_attention_needs_no_recomputation_outside_its_kernel(recompute: Re
 
 def test_full_recomputation_repeats_exactly_the_forward_pass() -> None:
     block = layer_block(GPT, replace(SHARD, recompute="full"))
-    assert block.recompute == in_phase(Phase.RECOMPUTE, block.forward)
+    assert block.recompute == tuple(each._replace(phase=Phase.RECOMPUTE) for each in block.forward)
     assert len(collectives(block.recompute)) == 2
 
 
@@ -181,7 +184,7 @@ def test_layer_products_use_each_matrix_weight_once(model: Transformer) -> None:
     dense = [o for o in layer_block(model, shard).forward if o.kind == "matmul" and o.batch == 1]
     biases = sum(o.n for o in dense) if model.bias else 0
     norms = 2 * model.hidden * (2 if model.norm == "layernorm" else 1)
-    assert sum(o.n * o.k for o in dense) + biases + norms == layer_parameters(model).total
+    assert sum(o.n * o.k for o in dense) + biases + norms == layer_parameters(model)
 
 
 # --- traffic ----------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ def test_a_norm_that_finds_the_scale_cannot_cast(scaling: Literal["current", "dy
 
 def test_copies_of_sharded_units_move_their_bytes_per_parameter() -> None:
     block = layer_block(GPT, replace(SHARD, gather_copy=4.0, reduce_copy=6.0))
-    parameters = layer_parameters(GPT, 8).total
+    parameters = layer_parameters(GPT, 8)
     assert named(block.forward, "weights copied").bytes_moved == 4 * parameters
     assert named(block.recompute, "weights copied").bytes_moved == 4 * parameters
     assert named(block.backward, "gradients copied").bytes_moved == 6 * parameters

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from sim.spec.load import load_definition
-from sim.spec.reader import plain, read_file
-from sim.spec.records import Software, Transformer
-from sim.workload.parameters import (
+from workload_samples import (
+    copied_parameters,
     embedding_parameters,
     layer_parameters,
     model_flops_per_token,
-    position_parameters,
     rank_parameters,
     total_parameters,
 )
+
+from sim.models.dense import Transformer
+from sim.models.family import Workload
+from sim.spec.load import load_definition
+from sim.spec.reader import plain, read_file
+from sim.spec.records import Software
 
 WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
 MODELS = sorted(WORKLOADS.glob("*.yaml"))
@@ -59,13 +61,16 @@ PUBLISHED = {
     "llama3-8b": (8.030261248, 1e-9),
     "llama3-70b": (70.553706496, 1e-9),
     "llama3-405b": (405.853388800, 1e-9),
+    "resnet-50": (0.025557032, 1e-9),  # torchvision, resnet50
 }
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_shipped_models_have_their_published_size(name: str) -> None:
     billions, tolerance = PUBLISHED[name]
-    assert total_parameters(load(name)) / 1e9 == pytest.approx(billions, rel=tolerance)
+    model = load_definition("workload", name)
+    assert isinstance(model, Workload)
+    assert total_parameters(model) / 1e9 == pytest.approx(billions, rel=tolerance)
 
 
 def test_every_shipped_model_is_checked() -> None:
@@ -95,7 +100,7 @@ def test_stacks_decode(path: Path) -> None:
 
 def test_a_gpt_layer_has_12_h_squared_plus_13_h() -> None:
     h = 12288
-    assert layer_parameters(load("gpt3-175b")).total == 12 * h**2 + 13 * h
+    assert layer_parameters(load("gpt3-175b")) == 12 * h**2 + 13 * h
 
 
 @given(
@@ -110,8 +115,7 @@ def test_ranks_together_hold_the_model_and_its_copies(pipeline: int, tensor: int
         rank_parameters(model, tensor, layers, first=stage == 0, last=stage == pipeline - 1)
         for stage in range(pipeline)
     )
-    copies = model.layers * layer_parameters(model).copied + position_parameters(model)
-    copies += model.hidden * (2 if model.norm == "layernorm" else 1)
+    copies = copied_parameters(model)
     second_table = embedding_parameters(model) if model.tied_embeddings and pipeline > 1 else 0
     assert tensor * held == total_parameters(model) + second_table + (tensor - 1) * copies
 
@@ -123,10 +127,12 @@ def test_tied_table_is_held_twice_only_by_a_pipeline() -> None:
 
 
 def test_small_tables_follow_the_position_encoding() -> None:
-    assert position_parameters(load("gpt3-175b")) == 2048 * 12288
-    assert position_parameters(load("llama3-8b")) == 0
-    unbounded = load("gpt3-175b").model_copy(update={"max_positions": None})
-    assert position_parameters(unbounded, 4096) == 4096 * 12288
+    rows = {"gpt3-175b": (2048, 2048), "llama3-8b": (0, 0)}
+    for name, expected in rows.items():
+        model = load(name).model_copy(update={"max_positions": None})
+        none = model.model_copy(update={"positions": "none"})
+        found = [total_parameters(model, length) - total_parameters(none, length) for length in (2048, 4096)]
+        assert found == [model.hidden * rows * scale for rows, scale in zip(expected, (1, 2), strict=True)]
 
 
 def test_flops_per_token_are_about_six_per_parameter() -> None:

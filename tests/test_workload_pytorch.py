@@ -6,21 +6,28 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from workload_samples import GPT, LLAMA, SHARD, collectives, flops, named, with_
-
-from sim.plan.pieces import Segment, build_chunks
-from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.activations import layer_activation_bytes
-from sim.workload.memory import StageMemory
-from sim.workload.operation import Operation, Shard
-from sim.workload.parameters import (
+from workload_samples import (
+    GPT,
+    LLAMA,
+    SHARD,
+    collectives,
     embedding_parameters,
+    flops,
     hardware_flops_per_token,
+    layer_activation_bytes,
+    layer_block,
     layer_parameters,
     model_flops_per_token,
-    norm_parameters,
+    named,
+    stage_memory,
+    with_,
 )
-from sim.workload.transformer import layer_block
+
+from sim.graph.operation import Operation, Shard
+from sim.models.dense import Transformer
+from sim.models.family import Architecture
+from sim.plan.pieces import Segment, build_chunks
+from sim.spec.records import Parallelism, Software, Training
 
 SPLIT = replace(SHARD, sequence_parallel=True, precision="bf16")
 APART = replace(SPLIT, joins_matrices=False)
@@ -155,7 +162,7 @@ def test_a_scale_found_in_a_split_tensor_is_common_to_all_tensor_ranks() -> None
 
 
 def segments_of(model: Transformer, *, root: bool) -> tuple[Segment, ...]:
-    (chunk,) = build_chunks(model, Shard(), Software(name="x", root_unit=root), Parallelism(zero_stage=3))
+    (chunk,) = build_chunks(Architecture(model, Shard()), Software(name="x", root_unit=root), Parallelism(zero_stage=3))
     return chunk.segments
 
 
@@ -165,9 +172,9 @@ def test_the_root_holds_what_is_in_no_layer_and_is_gathered_once(tied: bool) -> 
     root, plain = segments_of(model, root=True), segments_of(model, root=False)
     assert sum(each.parameters for each in root) == sum(each.parameters for each in plain)
     assert sum(each.trained for each in root) == sum(each.trained for each in plain)
-    ends = (2 - tied) * embedding_parameters(model) + norm_parameters(model)
+    ends = (2 - tied) * embedding_parameters(model) + model.hidden * (2 if model.norm == "layernorm" else 1)
     assert root[0].kept == root[0].parameters - root[0].gathered_again == ends
-    assert {each.gathered_again for each in root} == {layer_parameters(model).total}
+    assert {each.gathered_again for each in root} == {layer_parameters(model)}
 
 
 def test_the_root_stays_in_memory() -> None:
@@ -175,11 +182,9 @@ def test_the_root_stays_in_memory() -> None:
     training = Training(global_batch=8, sequence_length=2048)
     parallelism = Parallelism(data=8, zero_stage=3)
     plain, root = (
-        StageMemory(LLAMA, Shard(), training, parallelism, Software(name="x", root_unit=root)).at(
-            [32], [[1]], True, True
-        )["temporary"]
+        stage_memory(LLAMA, Shard(), training, parallelism, Software(name="x", root_unit=root), 0, 32, 1)["temporary"]
         for root in (False, True)
     )
-    layer, table = layer_parameters(LLAMA).total, embedding_parameters(LLAMA)
-    ends = 2 * table + norm_parameters(LLAMA)
+    layer, table = layer_parameters(LLAMA), embedding_parameters(LLAMA)
+    ends = 2 * table + LLAMA.hidden
     assert root - plain == ends * (2 + 2) + (2 * 2 + 4) * (layer - table)

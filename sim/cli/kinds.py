@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sim.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from sim.record import Record
     from sim.spec.reader import Node
-    from sim.spec.record import Record
 
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
@@ -58,7 +58,7 @@ def _kind_of_file(path: Path, depth: int = 0) -> str:
 
     root = read_file(path)
     kinds = _kinds_of_base(root, path, depth) or ORDER
-    known = {kind: _known_keys(CATALOGUE[kind].record, root) for kind in kinds}
+    known = {kind: max(_known_keys(record, root) for record in CATALOGUE[kind].records.values()) for kind in kinds}
     if not any(known.values()) and "experiment" in kinds:
         return "experiment"
     return max(kinds, key=lambda kind: known[kind])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.engine.products import matmul_time
+from sim.graph.operation import Operation
 from sim.spec.board import streaming_rate
 from sim.spec.records import Accelerator, FusedAttention
-from sim.workload.operation import Operation
 
 STORAGE_OF_RATE = {"tf32": "fp32"}  # a format without its own vector rate uses this one
 # A tile of queries starts and finishes in the time of so many keys (fits to Shah 2024, figures 5 and 6: 80 to 130

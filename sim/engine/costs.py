@@ -16,11 +16,10 @@ from sim.engine.chains import Alone, Cut, cut
 from sim.engine.exchange import Traffic
 from sim.engine.program import Action
 from sim.engine.ranks import Job, RankClass
+from sim.graph.operation import Operation
 from sim.phase import Phase
 from sim.plan.pieces import Segment, Sequence, Work, by_stage, sequence_of, work_of
-from sim.workload.activations import stage_message_bytes
-from sim.workload.extent import weight_bytes
-from sim.workload.operation import Operation
+from sim.workload.memory import weight_bytes
 from sim.workload.optimizer import optimizer_step
 
 WHOLE = -1  # instead of the number of a chunk or a segment: all of them
@@ -80,14 +79,13 @@ class Costs:
     @cached_property
     def stage_message(self) -> float:
         """Bytes from a rank to the next stage."""
-        shard = self.job.plan.shard
-        message = stage_message_bytes(self.job.plan.model, shard)
-        return message / shard.tensor if self.scatters else message
+        message = self.job.plan.architecture.message_bytes
+        return message / self.job.plan.shard.tensor if self.scatters else message
 
     @cached_property
     def gather(self) -> Sequence:
         """The gather of the input of a stage, where tensor ranks send a share each."""
-        whole = stage_message_bytes(self.job.plan.model, self.job.plan.shard)
+        whole = self.job.plan.architecture.message_bytes
         name = "gather of stage input"
         return sequence_of((Operation(name, "collective", collective="all_gather", group="tensor", message=whole),))
 
@@ -179,8 +177,7 @@ class Costs:
     @cached_property
     def embedding_bytes(self) -> float:
         """Bytes on the network for the gradients of a tied embedding."""
-        plan = self.job.plan
-        return plan.model.vocab / plan.shard.tensor * plan.model.hidden * plan.software.gradient_comm_bytes
+        return self.bytes_of(Traffic.GRADIENTS, self.job.plan.architecture.table.parameters)
 
     def message(self, message: Message) -> float:
         """Size of a message [B], in the convention of nccl-tests [B]."""

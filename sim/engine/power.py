@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from sim.engine.compute import Times, matrix_rate, operation_times, sustained_share
 from sim.engine.roots import highest_within
+from sim.graph.operation import Operation
 from sim.spec.board import base_power, byte_energy, clocked_power, sent_byte_energy, voltage
 from sim.spec.energy import PowerSetting
 from sim.spec.records import Accelerator
-from sim.workload.operation import Operation
 
 MATRIX, MEMORY = "matrix", "memory"  # phases of computation
 KNOWN_OPERATIONS = 20_000  # that a board remembers

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from math import ceil
 
+from sim.graph.operation import Operation, Phase
 from sim.spec.records import Accelerator
-from sim.workload.operation import Operation, Phase
 
 STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
 LOAD = {"fp8": 16, "fp16": 8, "bf16": 8, "tf32": 4}  # elements that a tensor core loads at once (16 B)

@@ -20,14 +20,14 @@ from sim.engine.chains import Alone, Timed, run_alone
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.engine.power import Board
+from sim.graph.operation import Operation
 from sim.memo import Memo
 from sim.plan.flows import FlowSet, flow_key
 from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
+from sim.record import text_of
 from sim.spec.board import transfer_rate
-from sim.spec.record import text_of
-from sim.workload.operation import Operation
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sim.graph.operation import Operation, Phase
 from sim.metrics.curves import CurveScore
 from sim.metrics.fit import CollectiveFit
-from sim.workload.operation import Operation, Phase
 
 EXPLAINED = 0.2  # error of the time of its largest message up to which a platform explains a table
 

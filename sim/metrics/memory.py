@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
+from sim.memo import Memo
 from sim.metrics.result import MemoryResult
-from sim.plan.pieces import layers_per_chunk, shard_of
+from sim.models.family import Architecture
+from sim.plan.pieces import layers_per_chunk
 from sim.plan.plan import Plan
+from sim.record import text_of
 from sim.schedule.catalogue import course_of, held_of
 from sim.spec.setup import Setup
 from sim.workload.memory import StageMemory
+
+_architectures: Memo[Architecture] = Memo(
+    limit=64
+)  # three times as long to make as to ask; plans of a search share them
 
 
 def memory_result(plan: Plan) -> MemoryResult:
     """Bytes per accelerator by part for each stage; the result shows the fullest."""
     setup = Setup(plan.experiment)
-    stages = tuple(memory_by_stage(setup))
+    stages = tuple(memory_by_stage(setup, plan.architecture))
     fullest = max(stages, key=lambda parts: sum(parts.values()))
     peak, capacity = sum(fullest.values()), setup.accelerator.memory.capacity
     return MemoryResult(peak, capacity, peak <= capacity, fullest, stages)
@@ -24,21 +32,23 @@ def memory_result(plan: Plan) -> MemoryResult:
 def lacking_bytes(setup: Setup) -> float:
     """What the accelerators of the first stage that does not fit lack at least; 0 if the valid plan fits [B]."""
     capacity = setup.accelerator.memory.capacity
-    lacking = (sum(parts.values()) - capacity for parts in memory_by_stage(setup))
+    key = text_of(setup.workload), setup.shard
+    architecture = _architectures.get(key, lambda: Architecture(setup.workload, setup.shard), lambda _: 1.0)
+    lacking = (sum(parts.values()) - capacity for parts in memory_by_stage(setup, architecture))
     return next((each for each in lacking if each > 0), 0.0)
 
 
-def memory_by_stage(setup: Setup) -> Iterator[dict[str, float]]:
-    """Bytes per accelerator by part, stage after stage."""
-    training, software, model = setup.training, setup.software, setup.workload
+def memory_by_stage(setup: Setup, architecture: Architecture | None = None) -> Iterator[dict[str, float]]:
+    """Bytes per accelerator by part, stage after stage; of the `architecture` if the model was split already."""
     parallelism = setup.parallelism.model_copy(update={"data": setup.data})
     shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
     course = course_of(*shape)
-    layers = layers_per_chunk(model.layers, len(course.stage_of))
-    shard = shard_of(parallelism, training, software)
-    memory = StageMemory(model, shard, training, parallelism, software)
+    architecture = architecture or Architecture(setup.workload, setup.shard)
+    ends = list(accumulate(layers_per_chunk(len(architecture.layers), len(course.stage_of)), initial=0))
+    parts = [range(start, stop) for start, stop in pairwise(ends)]
+    memory = StageMemory(architecture, setup.training, parallelism, setup.software)
     for stage, chunks in enumerate(course.chunks):
         held = held_of(*shape, setup.microbatches, stage)
-        ends = chunks[0] == 0, chunks[-1] == len(layers) - 1
-        parts = memory.at([layers[chunk] for chunk in chunks], held, *ends)
-        yield {**parts, "reserved": setup.accelerator.memory.reserved}
+        opens, closes = chunks[0] == 0, chunks[-1] == len(parts) - 1
+        found = memory.at(tuple(parts[chunk] for chunk in chunks), held, first=opens, last=closes)
+        yield {**found, "reserved": setup.accelerator.memory.reserved}

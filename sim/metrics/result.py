@@ -19,7 +19,8 @@ class StepResult:
     """One training step. Times in seconds on the critical rank; the breakdown is exposed time."""
 
     time_s: float
-    tokens_per_s: float
+    samples_per_s: float
+    tokens_per_s: float | None  # None: samples have no tokens
     model_tflops_per_accelerator: float
     mfu: float  # model FLOP rate over peak
     hfu: float  # the same with recomputation counted
@@ -141,7 +142,7 @@ class EnergyResult:
     parts_kwh: dict[str, float]  # sums to total_kwh
     tdp_kwh: float  # what model cards print: board limit x accelerator hours
     mean_power_w: float
-    tokens_per_joule: float
+    tokens_per_joule: float  # 0: samples have no tokens, or none was trained
     carbon_kg: float | None = None  # None: no grid is known
     embodied_kg: float | None = None  # share of the carbon of making the hardware; None: not known
     phases_kwh: dict[str, float] = field(default_factory=dict)  # of the accelerators; sums to their part
@@ -209,7 +210,7 @@ class Result:
     name: str
     description: str
     accelerators: int
-    setup: dict[str, str]  # headline of the plan for people: cluster, workload, parallelism, ...
+    setup: dict[str, str | int]  # headline of the plan: cluster, workload, its parameters, parallelism, ...
     step: StepResult
     memory: MemoryResult
     utilization: UtilizationResult

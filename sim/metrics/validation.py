@@ -207,7 +207,7 @@ def _too_little(row: Row) -> Iterator[str]:
 
 def attention_share(plan: Plan) -> float:
     """Share of a layer's FLOPs in the causal attention core: 2sh beside the 24h^2 of its matrices, per token."""
-    return plan.sequence_length / (plan.sequence_length + 12 * plan.hidden)
+    return plan.sequence_length / max(1, plan.sequence_length + 12 * plan.hidden)
 
 
 def _plan_causes(row: Row) -> Iterator[str]:
@@ -225,7 +225,7 @@ def _plan_causes(row: Row) -> Iterator[str]:
         yield f"attention is {share:.0%} of the arithmetic: sequences of {plan.sequence_length} tokens"
     if plan.context > 2:
         yield f"sequences split over {plan.context} ranks, taken as balanced and exchanged beside the attention"
-    if plan.hidden // plan.tensor <= 1024:
+    if plan.hidden and plan.hidden // plan.tensor <= 1024:
         yield f"small matrices: hidden {plan.hidden} over tensor {plan.tensor}"
-    if plan.microbatch * plan.sequence_length // plan.context <= 2048:
+    if 0 < plan.microbatch * plan.sequence_length // plan.context <= 2048:
         yield f"few rows in each product: microbatch {plan.microbatch} of {plan.sequence_length} tokens"

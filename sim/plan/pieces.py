@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
-from itertools import groupby
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 
+from sim.graph.operation import Block, Operation
+from sim.models.family import NOTHING, Architecture
 from sim.phase import Phase
 from sim.schedule.catalogue import SCHEDULES, course_of
-from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.operation import Block, Operation, Shard
-from sim.workload.parameters import embedding_parameters, head_parameters, rank_parameters, trained_parameters
-from sim.workload.transformer import embedding_block, head_block, layer_block
+from sim.spec.records import Parallelism, Software
+from sim.transforms.derive import block_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,65 +102,82 @@ def layers_per_chunk(layers: int, chunks: int) -> list[int]:
     return [base + (first <= chunk < first + extra) for chunk in range(chunks)]
 
 
-def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
-    """What one rank holds, as the workload layer wants it.
+@dataclass(frozen=True)
+class _Scissors:
+    """Cuts a model: blocks of each graph, and parameters that fill a segment."""
 
-    Autocast casts each weight once a pass (read 4 B, write 2), and its gradient back.
-    """
-    cast = 6.0 if software.autocast else 0.0
-    return Shard(
-        tensor=parallelism.tensor,
-        context=parallelism.context,
-        expert=parallelism.expert,
-        sequence_parallel=parallelism.sequence_parallel,
-        microbatch=training.microbatch,
-        sequence_length=training.sequence_length,
-        document_length=training.document_length,
-        precision=training.precision,
-        recompute=training.recompute,
-        tensor_overlap=software.tensor_overlap,
-        sums_partials=software.sums_partials,
-        fused_kernels=software.fused_kernels,
-        written_out=software.written_out,
-        autocast=software.autocast and parallelism.zero_stage < 3,
-        pads_vocabulary=software.pads_vocabulary,
-        fused_accumulation=software.fused_accumulation,
-        lora=training.lora,
-        fp8_scaling=software.fp8_scaling,
-        cross_entropy=software.cross_entropy,
-        joins_matrices=software.joins_matrices,
-        batch_first=software.batch_first,
-        keeps_gathered=software.keeps_gathered,
-        stops_recompute=software.stops_recompute,
-        repeats_keys=software.repeats_keys,
-        ring_attention=software.ring_attention,
-        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
-        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
-    )
+    architecture: Architecture
+    blocks: dict[int, Passes]  # by identity of a graph
+    bucket: float  # parameters with gradients; 0: each layer is a segment
+    root: bool  # what is in no layer is a unit of its own
+    together: bool  # both ends of the model are on one stage: a tied table counts where the model begins
+
+    def segments(self, layers: range, *, first: bool, last: bool) -> tuple[Segment, ...]:
+        """Layers in buckets; the embedding joins the first bucket, the head the last.
+
+        With a root unit what is in no layer (at both ends) travels with the first bucket: it is gathered before the
+        first pass, kept, and reduced when the backward pass is over.
+        """
+        model, buckets = self.architecture, self._buckets(layers)
+        table = not (first or self.together)
+        ends = model.stage(range(0), first=first, last=last, table=table)
+        segments = []
+        for number, part in enumerate(buckets):
+            opens, closes = first and number == 0, last and number == len(buckets) - 1
+            pieces = self._pieces(part, opens, closes)
+            if not self.root:
+                held = model.stage(part, first=opens, last=closes, table=table)
+                segments.append(Segment(pieces, held.parameters, held.trained))
+                continue
+            inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
+            held = inner + rooted
+            segments.append(Segment(pieces, held.parameters, held.trained, rooted.parameters))
+        return tuple(segments)
+
+    def _pieces(self, layers: range, opens: bool, closes: bool) -> tuple[Piece, ...]:
+        model = self.architecture
+        runs = [*([(model.first, 1)] if opens else []), *model.runs(layers), *([(model.last, 1)] if closes else [])]
+        return tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs if graph)
+
+    def _buckets(self, layers: range) -> list[range]:
+        """Layers join a bucket while that brings it nearer to its size."""
+        ends, filled = [layers.start], 0.0
+        for number in layers:
+            trained = self.architecture.held(self.architecture.layers[number]).trained
+            if number > ends[-1] and not nearer(filled, trained, self.bucket):
+                ends.append(number)
+                filled = 0.0
+            filled += trained
+        return [range(start, stop) for start, stop in pairwise([*ends, layers.stop])]
 
 
-def build_chunks(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> Chunks:
+def nearer(filled: float, more: float, size: float) -> bool:
+    """Whether `more` brings what is `filled` nearer to `size`."""
+    return abs(filled + more - size) < abs(filled - size)
+
+
+def build_chunks(architecture: Architecture, software: Software, parallelism: Parallelism) -> Chunks:
     """The model cut up as the schedule places and splits it."""
     course = course_of(parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages)
     phases = SCHEDULES[parallelism.schedule].phases
-    sizes = layers_per_chunk(model.layers, len(course.stage_of))
-    blocks = {
-        "embedding": _passes(embedding_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
-        "layer": _passes(layer_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
-        "head": _passes(head_block(model, shard, gradient_bytes=software.gradient_bytes), phases),
-    }
-    bucket, together = _layers_per_segment(model, shard, software, parallelism), course.ends[0] == course.ends[1]
+    sizes = layers_per_chunk(len(architecture.layers), len(course.stage_of))
+    starts = [0, *accumulate(sizes)]
+    shard, gradients = architecture.shard, software.gradient_bytes
+    blocks = {id(graph): _passes(block_of(graph, shard, gradients), phases) for graph in architecture.graphs}
+    alone = parallelism.zero_stage == 3  # each layer is wrapped
+    bucket = 0.0 if alone else software.gradient_bucket / software.gradient_comm_bytes
+    together = course.ends[0] == course.ends[1]
+    scissors = _Scissors(architecture, blocks, bucket, root=alone and software.root_unit, together=together)
 
-    @cache
-    def segments(layers: int, first: bool, last: bool) -> tuple[Segment, ...]:
-        found = _segments(model, shard, blocks, layers, bucket, first=first, last=last, together=together)
-        return _with_root(found) if software.root_unit and parallelism.zero_stage == 3 else found
-
-    last = len(sizes) - 1
-    return tuple(
-        Chunk(number, course.stage_of[number], layers, segments(layers, number == 0, number == last))
-        for number, layers in enumerate(sizes)
-    )
+    last, chunks = len(sizes) - 1, []
+    known: dict[object, tuple[Segment, ...]] = {}
+    for number, layers in enumerate(sizes):
+        part = range(starts[number], starts[number] + layers)
+        alike = tuple((id(graph), count) for graph, count in architecture.runs(part)), number == 0, number == last
+        if alike not in known:
+            known[alike] = scissors.segments(part, first=number == 0, last=number == last)
+        chunks.append(Chunk(number, course.stage_of[number], layers, known[alike]))
+    return tuple(chunks)
 
 
 def by_stage(chunks: Chunks) -> tuple[Chunks, ...]:
@@ -182,63 +199,10 @@ def _passes(block: Block, phases: tuple[Phase, ...]) -> Passes:
 def _chosen(operations: tuple[Operation, ...], chosen: list[bool]) -> tuple[Operation, ...]:
     """Those of the operations; a collective runs beside what is left of the operations that it ran beside."""
     return tuple(
-        replace(each, hidden_by=sum(chosen[i + 1 : i + 1 + each.hidden_by])) if each.hidden_by else each
+        each._replace(hidden_by=sum(chosen[i + 1 : i + 1 + each.hidden_by])) if each.hidden_by else each
         for i, each in enumerate(operations)
         if chosen[i]
     )
-
-
-def _layers_per_segment(model: Transformer, shard: Shard, software: Software, parallelism: Parallelism) -> int:
-    """Layers in one bucket of gradients; one under ZeRO-3, which wraps each layer."""
-    if parallelism.zero_stage == 3 or software.gradient_bucket == 0:
-        return 1
-    layer = rank_parameters(model, shard.tensor, 1, first=False, last=False)
-    trained = trained_parameters(model, shard.lora, shard.tensor, 1, layer)
-    return max(1, round(software.gradient_bucket / (trained * software.gradient_comm_bytes)))
-
-
-def _segments(
-    model: Transformer,
-    shard: Shard,
-    blocks: dict[str, Passes],
-    layers: int,
-    bucket: int,
-    *,
-    first: bool,
-    last: bool,
-    together: bool,
-) -> tuple[Segment, ...]:
-    """Layers in buckets; the embedding joins the first bucket, the head the last; `together`: on one stage."""
-    counts = [min(bucket, layers - done) for done in range(0, layers, bucket)] or [0]
-    segments = []
-    for number, count in enumerate(counts):
-        opens, closes = first and number == 0, last and number == len(counts) - 1
-        pieces = (
-            *((Piece(blocks["embedding"], 1),) if opens else ()),
-            *((Piece(blocks["layer"], count),) if count else ()),
-            *((Piece(blocks["head"], 1),) if closes else ()),
-        )
-        parameters = rank_parameters(
-            model, shard.tensor, count, first=opens, last=closes, sequence_length=shard.sequence_length
-        )
-        if closes and together and not opens:  # a tied table counts where the model begins
-            parameters += head_parameters(model, shard.tensor) - embedding_parameters(model, shard.tensor)
-        trained = trained_parameters(model, shard.lora, shard.tensor, count, parameters)
-        segments.append(Segment(pieces, parameters, trained))
-    return tuple(segments)
-
-
-def _with_root(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """What is in no layer (at both ends) travels with the first one, the root of the model.
-
-    It is gathered before the first pass, kept, and reduced when the backward pass is over. Segments are of one layer.
-    """
-    layer = min(segments, key=lambda segment: segment.parameters)
-    bare = [replace(segment, parameters=layer.parameters, trained=layer.trained) for segment in segments]
-    kept = sum(segment.parameters for segment in segments) - len(segments) * layer.parameters
-    trained = sum(segment.trained for segment in segments) - len(segments) * layer.trained
-    bare[0] = replace(bare[0], parameters=layer.parameters + kept, trained=layer.trained + trained, kept=kept)
-    return tuple(bare)
 
 
 def work_of(segments: list[Segment], phase: Phase) -> Work:

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers
+from sim.graph.operation import Shard
+from sim.models.family import Architecture, Workload
 from sim.phase import Phase
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunks, build_chunks, shard_of
+from sim.plan.pieces import Chunks, build_chunks
 from sim.plan.prune import Covers, distinct, never_full
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
-from sim.spec.records import Experiment, Software, Transformer
+from sim.spec.records import Experiment, Software
 from sim.spec.setup import Setup
-from sim.workload.operation import Shard
 
 Ints = NDArray[np.int64]
 SEND_KINDS = {1: "forward", -1: "backward"}
@@ -58,6 +59,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class CutModel:
+    """A model as one rank runs it, and its chunks."""
+
+    architecture: Architecture
+    chunks: Chunks
+
+
+@dataclass(frozen=True)
 class Plan:
     """A placed, scheduled and folded job.
 
@@ -70,7 +79,8 @@ class Plan:
 
     experiment: Experiment
     cluster: Cluster
-    model: Transformer
+    model: Workload
+    architecture: Architecture
     software: Software
     shard: Shard
     grid: RankGrid
@@ -144,26 +154,24 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
 
 
 def build_plan(
-    experiment: Experiment, cluster: Cluster, layout: Layout | None = None, chunks: Chunks | None = None
+    experiment: Experiment, cluster: Cluster, layout: Layout | None = None, cut: CutModel | None = None
 ) -> Plan:
     """Order the passes, lay out the ranks and cut the model unless that is given.
 
     `experiment` is resolved and checked.
     """
     setup = Setup(experiment)
-    model, software = setup.workload, setup.software
-    parallelism, training = setup.parallelism, setup.training
-    shard = shard_of(parallelism, training, software)
-    layout = layout or lay_out(experiment, cluster)
+    layout, cut = layout or lay_out(experiment, cluster), cut or cut_model(setup)
     return Plan(
         experiment=experiment,
         cluster=cluster,
-        model=model,
-        software=software,
-        shard=shard,
+        model=setup.workload,
+        architecture=cut.architecture,
+        software=setup.software,
+        shard=cut.architecture.shard,
         grid=layout.grid,
         microbatches=setup.microbatches,
-        chunks=chunks or build_chunks(model, shard, software, parallelism),
+        chunks=cut.chunks,
         structure=layout.structure,
         flows=layout.flows,
         apart=layout.apart,
@@ -173,7 +181,13 @@ def build_plan(
     )
 
 
-def job_flows(experiment: Experiment, model: Transformer, grid: RankGrid, cluster: Cluster) -> JobFlows:
+def cut_model(setup: Setup) -> CutModel:
+    """The model of a setup, split over ranks and cut into chunks."""
+    architecture = Architecture(setup.workload, setup.shard)
+    return CutModel(architecture, build_chunks(architecture, setup.software, setup.parallelism))
+
+
+def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: Cluster) -> JobFlows:
     """Everything of the job that communicates, by kind."""
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
@@ -192,7 +206,7 @@ def group_flows(
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
 
 
-def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
+def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
     """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
     kinds: dict[str, Ints] = {
@@ -207,10 +221,10 @@ def job_groups(experiment: Experiment, model: Transformer, grid: RankGrid) -> di
     return groups
 
 
-def ties_embeddings(experiment: Experiment, model: Transformer) -> bool:
+def ties_embeddings(experiment: Experiment, model: Workload) -> bool:
     """Whether two stages, with the first and the last chunk, sum the gradients of one embedding."""
     first, last = course_of_job(experiment).ends
-    return first != last and model.tied_embeddings and experiment.training.lora is None
+    return first != last and model.ties and experiment.training.lora is None
 
 
 def course_of_job(experiment: Experiment) -> Course:

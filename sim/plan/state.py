@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from sim.plan.pieces import by_stage
 from sim.plan.plan import Plan, ties_embeddings
 from sim.spec.storage import Checkpointing
-from sim.workload.extent import weight_bytes
-from sim.workload.memory import stored_bytes
-from sim.workload.parameters import embedding_parameters, total_parameters, trained_parameters
+from sim.workload.memory import stored_bytes, weight_bytes
 
 Floats = NDArray[np.float64]
 
@@ -55,13 +53,10 @@ def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
 
 def _parameters(plan: Plan) -> Floats:
     """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold."""
-    tensor, lora = plan.grid.size["tensor"], plan.shard.lora
     held = [float(sum(s.trained for chunk in chunks for s in chunk.segments)) for chunks in by_stage(plan.chunks)]
     if ties_embeddings(plan.experiment, plan.model):
-        held[plan.course.ends[1]] -= embedding_parameters(plan.model, tensor)
-    every = total_parameters(plan.model, plan.shard.sequence_length)
-    trained = trained_parameters(plan.model, lora, 1, plan.model.layers, every)
-    share = np.array(held) / sum(held) * trained / tensor
+        held[plan.course.ends[1]] -= plan.architecture.table.parameters
+    share = np.array(held) / sum(held) * plan.architecture.undivided.whole.trained / plan.grid.size["tensor"]
     return np.asarray(share[plan.grid.coordinate["pipeline"]])
 
 
@@ -70,7 +65,7 @@ def _frozen_bytes(plan: Plan) -> Floats:
     if plan.shard.lora is None:
         return np.zeros(plan.grid.n_ranks)
     layers = np.array([sum(chunk.layers for chunk in chunks) for chunks in by_stage(plan.chunks)]) / plan.model.layers
-    every = total_parameters(plan.model, plan.shard.sequence_length) / plan.grid.size["tensor"]
+    every = plan.architecture.undivided.whole.parameters / plan.grid.size["tensor"]
     each = every * weight_bytes(plan.shard.precision, plan.shard.lora)
     return np.asarray(layers[plan.grid.coordinate["pipeline"]] * each)
 

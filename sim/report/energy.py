@@ -32,7 +32,8 @@ def energy_rows(result: Result) -> Iterator[Row]:
     yield "modelled", human.energy(energy.total_kwh), span if sited else f"{span}, cooling left out"
     yield "TDP x hours", human.energy(energy.tdp_kwh), f"as model cards count; modelled {more}"
     yield "power", human.power(energy.mean_power_w), _power(energy)
-    yield "tokens", f"{human.digits(energy.tokens_per_joule)} /J", _per_token(energy)
+    if energy.tokens_per_joule:
+        yield "tokens", f"{human.digits(energy.tokens_per_joule)} /J", _per_token(energy)
     if not sited:
         return
     yield from _carbon(energy)

@@ -101,3 +101,8 @@ def carbon(kilograms: float) -> str:
 def money(usd: float) -> str:
     """A sum of money, in millions where it is large."""
     return scaled(usd, SUMS)
+
+
+def throughput(samples_per_s: float, tokens_per_s: float | None) -> str:
+    """The rate of a training: tokens where samples have them."""
+    return f"{digits(samples_per_s)} samples/s" if tokens_per_s is None else f"{digits(tokens_per_s)} tokens/s"

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from sim.models.family import Workload
+from sim.record import Record
 from sim.report import human
 from sim.spec.energy import Prices, Site
-from sim.spec.record import Record
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software, Transformer
+from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software
 from sim.spec.reliability import Failures
 from sim.spec.storage import Storage
 from sim.spec.study import Study
@@ -85,9 +86,8 @@ def _(record: ClusterSpec) -> str:
 
 
 @one_line.register
-def _(record: Transformer) -> str:
-    heads = f"{record.heads} heads" + (f" ({record.kv_heads} key-value)" if record.kv_heads else "")
-    return f"{record.layers} layers, hidden {record.hidden}, {heads}, {record.activation}, vocabulary {record.vocab}"
+def _(record: Workload) -> str:
+    return record.line
 
 
 @one_line.register

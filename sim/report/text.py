@@ -41,6 +41,7 @@ LABELS = {
 }
 METRICS = {
     "step_time_s": ("step time", human.step_time),
+    "samples_per_s": ("samples/s", human.digits),
     "tokens_per_s": ("tokens/s", human.digits),
     "tokens_per_s_per_accelerator": ("tokens/s per accelerator", human.digits),
     "model_tflops_per_accelerator": ("TFLOP/s per accelerator", human.digits),
@@ -105,11 +106,18 @@ def _headline(result: Result) -> Iterator[RenderableType]:
     table.add_row("accelerators", human.count(result.accelerators))
     if result.accelerators_idle:
         table.add_row("IDLE", idle_warning(result), style="bold red")
-    for label, value in result.setup.items():
-        table.add_row(label.replace("_", " "), value)
+    for label, value in settings(result):
+        table.add_row(label, value)
     if result.stacks:
         table.add_row("", stack_range(result.stacks))
     yield Padding(table, (0, 0, 0, 2))
+
+
+def settings(result: Result) -> Iterator[tuple[str, str]]:
+    """The plan, each setting with its label; active parameters where they are not all."""
+    for label, value in result.setup.items():
+        if label != "active_parameters" or value != result.setup["parameters"]:
+            yield label.replace("_", " "), value if isinstance(value, str) else human.count(value)
 
 
 def stack_range(stacks: StackRange) -> str:
@@ -129,7 +137,7 @@ def idle_warning(result: Result) -> str:
 
 
 def _device(result: Result) -> str:
-    return result.setup.get("accelerator", "accelerator")
+    return str(result.setup.get("accelerator", "accelerator"))
 
 
 # --- key figures ----------------------------------------------------------------------------
@@ -139,7 +147,7 @@ def _key_figures(result: Result) -> RenderableType:
     step = result.step
     table = grid("left", "fold")
     table.add_row("step time", Text(human.step_time(step.time_s), style="bold"))
-    table.add_row("throughput", f"{human.digits(step.tokens_per_s)} tokens/s")
+    table.add_row("throughput", human.throughput(step.samples_per_s, step.tokens_per_s))
     table.add_row("per accelerator", _per_accelerator(step))
     if result.run:
         table.add_row("time to train", _time_to_train(result.run))

@@ -15,6 +15,7 @@ from sim.report import human
 
 METRICS = {
     "step_time_s": "s/step",
+    "samples_per_s": "samples/s",
     "tokens_per_s": "tokens/s",
     "tokens_per_s_per_accelerator": "tokens/s each",
     "model_tflops_per_accelerator": "TFLOP/s each",

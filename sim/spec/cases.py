@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import Field
 
 from sim.errors import ConfigError, Problem
+from sim.record import Record
 from sim.spec.load import LoadedExperiment, load_node
 from sim.spec.problems import decode
 from sim.spec.reader import Mark, Node, plain, read_file
-from sim.spec.record import Record
 from sim.spec.resolve import merge
 
 

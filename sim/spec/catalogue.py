@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem
+from sim.models.catalogue import FAMILIES
+from sim.record import Record
 from sim.spec.energy import Prices, Site
-from sim.spec.record import Record
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software, Transformer
+from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software
 from sim.spec.reliability import Failures
 from sim.spec.storage import Storage
 from sim.spec.study import Study
@@ -22,27 +23,34 @@ from sim.spec.study import Study
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of definition: its folder in the catalogue, its record, and the keys that refer to others."""
+    """One kind of definition: its folder in the catalogue, its records, and the keys that refer to others.
+
+    Where there are several records, `kind` in a file says which it fills.
+    """
 
     name: str
     folder: str
-    record: type[Record]
+    records: Mapping[str, type[Record]]
     references: Mapping[str, str] = field(default_factory=dict)  # key to kind
+
+
+def _kind(name: str, folder: str, record: type[Record], references: Mapping[str, str] | None = None) -> Kind:
+    return Kind(name, folder, {name: record}, references or {})
 
 
 CATALOGUE: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("accelerator", "topologies/accelerators", Accelerator),
-        Kind("node", "topologies/nodes", Node, {"accelerator": "accelerator"}),
-        Kind("storage", "topologies/storage", Storage),
-        Kind("cluster", "topologies", ClusterSpec, {"node": "node", "storage": "storage"}),
-        Kind("workload", "workloads", Transformer),
-        Kind("software", "workloads/software", Software),
-        Kind("failures", "topologies/failures", Failures),
-        Kind("site", "topologies/sites", Site),
-        Kind("prices", "topologies/prices", Prices),
-        Kind(
+        _kind("accelerator", "topologies/accelerators", Accelerator),
+        _kind("node", "topologies/nodes", Node, {"accelerator": "accelerator"}),
+        _kind("storage", "topologies/storage", Storage),
+        _kind("cluster", "topologies", ClusterSpec, {"node": "node", "storage": "storage"}),
+        Kind("workload", "workloads", FAMILIES),
+        _kind("software", "workloads/software", Software),
+        _kind("failures", "topologies/failures", Failures),
+        _kind("site", "topologies/sites", Site),
+        _kind("prices", "topologies/prices", Prices),
+        _kind(
             "experiment",
             "experiments",
             Experiment,
@@ -55,7 +63,7 @@ CATALOGUE: dict[str, Kind] = {
                 "prices": "prices",
             },
         ),
-        Kind("study", "experiments/studies", Study, {"base": "experiment"}),
+        _kind("study", "experiments/studies", Study, {"base": "experiment"}),
     )
 }
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sim.errors import Problem
-from sim.spec.findings import Check, finding
+from sim.errors import Problem, finding
+from sim.spec.findings import Check
 from sim.spec.records import ClusterSpec, DragonflyFabric, FatTreeFabric, GraphFabric, SwitchFabric, TorusFabric
 from sim.spec.setup import Setup
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sim.errors import ConfigError, Problem
+from sim.record import Record
 from sim.spec.cases import LeftOut
 from sim.spec.problems import decode
 from sim.spec.reader import Node, read_file
-from sim.spec.record import Record
 from sim.spec.records import ClusterSpec
 from sim.spec.resolve import Resolver
 from sim.units import Count

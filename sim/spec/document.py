@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from textwrap import fill
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from sim.errors import ConfigError, Problem
+from sim.record import Record
 from sim.spec.catalogue import CATALOGUE
-from sim.spec.record import Record
 from sim.spec.records import Experiment
 from sim.spec.study import Study
 from sim.spec.walk import choices, dimension_of, is_record, kind_of, members
@@ -106,8 +107,10 @@ def explain(key_path: str = "") -> str:
 
 def json_schema(kind: str = "experiment") -> dict[str, Any]:
     """JSON Schema (2020-12) of the files of one kind in `CATALOGUE`; `extends` included."""
-    schema: dict[str, Any] = _without_bounds(CATALOGUE[kind].record.model_json_schema())
-    names = {item.record.__name__ for item in CATALOGUE.values()}
+    records = tuple(CATALOGUE[kind].records.values())
+    adapter: TypeAdapter[Any] = TypeAdapter(Union[records])  # type: ignore[arg-type]  # noqa: UP007
+    schema: dict[str, Any] = _without_bounds(adapter.json_schema())
+    names = {record.__name__ for item in CATALOGUE.values() for record in item.records.values()}
     for definition in (schema, *(value for name, value in schema.get("$defs", {}).items() if name in names)):
         _allow_extends(definition)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": f"clustersim {kind}"}
@@ -272,7 +275,9 @@ def _without_bounds(schema: Any) -> Any:
 
 
 def _allow_extends(definition: dict[str, Any]) -> None:
-    """Accept `extends`, beside which no other key is required."""
+    """Accept `extends`, beside which no other key is required; nothing in a choice among records."""
+    if "properties" not in definition:
+        return
     text = {"type": "string", "description": "name or path of the definition to start from"}
     definition["properties"] = {"extends": text, **definition["properties"]}
     required = definition.pop("required", [])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.errors import Problem
+from sim.errors import Problem, finding
 from sim.spec.board import lowest_limit, transfer_rate
-from sim.spec.findings import Check, finding
+from sim.spec.findings import Check
 from sim.spec.setup import Setup
 from sim.units import FREQUENCY, POWER, format_quantity
 

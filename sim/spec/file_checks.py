@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sim.errors import ConfigError, Problem
+from sim.errors import ConfigError, Problem, finding
 from sim.spec.carbon import grid_of
 from sim.spec.fault_log import read_fault_log
-from sim.spec.findings import Check, finding
+from sim.spec.findings import Check
 from sim.spec.named_files import drawn_by
 from sim.spec.reliability import Failures
 from sim.spec.setup import Setup

@@ -15,6 +15,7 @@ from typing import Any
 
 from sim.errors import ConfigError, Problem
 from sim.memo import Memo, Same
+from sim.record import Record, RecordT
 from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
 from sim.spec.checks import CHECKS, check_experiment
 from sim.spec.findings import Check
@@ -22,10 +23,10 @@ from sim.spec.medians import with_medians
 from sim.spec.overrides import Override, apply_overrides, set_value
 from sim.spec.problems import decode, mark_at
 from sim.spec.reader import Mark, Node, from_python, plain
-from sim.spec.record import Record, RecordT
 from sim.spec.records import ClusterSpec, Experiment
 from sim.spec.resolve import Resolver, real_path
 from sim.spec.setup import Setup
+from sim.units import show_value
 
 __all__ = [
     "CATALOGUE", "Base", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
@@ -164,7 +165,21 @@ def load_definition(kind: str, source: Source, overrides: Sequence[Override] = (
     root, _ = open_definition(resolver, kind, source)
     root = apply_overrides(resolver, root, kind, overrides)
     root = _with_file_paths(resolver, resolver.resolve(kind, root))
-    return with_medians(_decoded(resolver, CATALOGUE[kind].record, root, si=False))
+    return with_medians(_decoded(resolver, _record_of(kind, root), root, si=False))
+
+
+def _record_of(kind: str, root: Node) -> type[Record]:
+    """The record that a definition fills; where `kind` says which, raises ConfigError if it says none that there is."""
+    records = CATALOGUE[kind].records
+    if len(records) == 1:
+        return next(iter(records.values()))
+    written = root.value.get("kind")
+    if written is None:
+        raise ConfigError(Problem(str(root.mark), "kind", f"this key is required: one of {', '.join(records)}"))
+    if written.value not in records:
+        message = f"must be one of {', '.join(records)}, not {show_value(plain(written))}"
+        raise ConfigError(Problem(str(written.mark), "kind", message))
+    return records[written.value]
 
 
 def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:

@@ -15,10 +15,10 @@ from statistics import median_low
 from typing import Any, Literal, cast
 
 from sim.memo import Memo, Same
+from sim.record import Record, RecordT
 from sim.spec.catalogue import list_catalogue
 from sim.spec.problems import decode
 from sim.spec.reader import read_file
-from sim.spec.record import Record, RecordT
 from sim.spec.records import Accelerator, FusedAttention, Rates
 
 MATRIX = ("efficiency", "compute_units", "tile", "quantization_floor", "spread")

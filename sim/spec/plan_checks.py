@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sim.errors import Problem
+from sim.errors import Problem, finding, indivisible, listed
 from sim.schedule.catalogue import SCHEDULES, course_of
-from sim.spec.findings import Check, finding, indivisible, listed
+from sim.spec.findings import Check
 from sim.spec.setup import Setup
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
@@ -36,32 +36,24 @@ def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
         )
 
 
-def check_heads_divide(setup: Setup) -> Iterator[Problem]:
-    """Tensor ranks share the heads evenly; more ranks than key-value heads hold copies of them."""
-    model, tensor = setup.workload, setup.parallelism.tensor
-    kv_heads = model.kv_heads or model.heads
-    if model.heads % tensor:
-        yield indivisible("parallelism.tensor", "heads", model.heads, "tensor", tensor)
-    elif kv_heads % tensor and tensor % kv_heads:
-        yield indivisible("parallelism.tensor", "kv_heads", kv_heads, "tensor", tensor)
+def check_model(setup: Setup) -> Iterator[Problem]:
+    """The plan suits the model, as its family sees it."""
+    for rule in setup.workload.rules:
+        yield from rule(setup.workload, setup.parallelism, setup.training)
 
 
-def check_matrices_divide(setup: Setup) -> Iterator[Problem]:
-    """Tensor ranks share the feed-forward width evenly; a vocabulary is padded instead."""
-    ffn, tensor = setup.workload.ffn, setup.parallelism.tensor
-    if ffn % tensor:
-        yield indivisible("parallelism.tensor", "ffn", ffn, "tensor", tensor)
-
-
-def check_head_shape(setup: Setup) -> Iterator[Problem]:
-    """Heads make up the hidden width, and query heads share key-value heads evenly."""
-    model = setup.workload
-    if model.head_dim is None and model.hidden % model.heads:
-        way_out = "give head_dim, or change one of them"
-        yield finding("workload.heads", f"heads {model.heads} do not divide hidden {model.hidden}", way_out)
-    if model.kv_heads and model.heads % model.kv_heads:
-        message = f"kv_heads {model.kv_heads} do not divide heads {model.heads}"
-        yield finding("workload.kv_heads", message, "each group of query heads shares one")
+def check_samples(setup: Setup) -> Iterator[Problem]:
+    """Samples have a length if they are sequences of tokens, and the training has one end at most."""
+    model, training = setup.workload, setup.training
+    if model.tokens and training.sequence_length is None:
+        message = f"this key is required: tokens per sequence, of which samples of {model.kind} {model.name} are"
+        yield finding("training.sequence_length", message, "")
+    for name in ("sequence_length", "document_length", "tokens"):
+        if not model.tokens and getattr(training, name) is not None:
+            message = f"samples of {model.kind} {model.name} have no tokens"
+            yield finding(f"training.{name}", message, "use samples" if name == "tokens" else "leave it out")
+    if training.tokens is not None and training.samples is not None:
+        yield finding("training.samples", "tokens and samples both say when the training ends", "give one of them")
 
 
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
@@ -89,6 +81,8 @@ def check_batch_divides(setup: Setup) -> Iterator[Problem]:
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
     parallel, length = setup.parallelism, setup.training.sequence_length
+    if length is None:
+        return
     pieces = 2 * parallel.context if parallel.context > 1 else 1
     if length % pieces:
         message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
@@ -99,20 +93,14 @@ def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
 
 
 def check_documents(setup: Setup) -> Iterator[Problem]:
-    """Documents are no longer than a sequence; only a fused kernel skips the scores between them, on one rank."""
+    """Documents are no longer than a sequence, and lie on one rank."""
     training = setup.training
     length, where = training.document_length, "training.document_length"
     if length is None:
         return
-    if length > training.sequence_length:
+    if training.sequence_length is not None and length > training.sequence_length:
         yield finding(
             where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
-        )
-    if setup.workload.attention != "flash":
-        yield finding(
-            where,
-            "unfused attention computes all scores and masks them",
-            "use workload.attention flash, or leave it out",
         )
     if setup.parallelism.context > 1:
         yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
@@ -171,37 +159,26 @@ def check_shard_group(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.shard_group", "zero_stage 0 shards nothing", "set zero_stage, or remove it")
 
 
-def check_positions(setup: Setup) -> Iterator[Problem]:
-    """A learned position table has a row for each token of a sequence."""
-    model, length = setup.workload, setup.training.sequence_length
-    if model.positions == "learned" and model.max_positions and model.max_positions < length:
-        message = f"sequence_length {length} is more than max_positions {model.max_positions} of {model.name}"
-        yield finding("training.sequence_length", message, "shorten it, or use another position encoding")
-
-
 def check_expert(setup: Setup) -> Iterator[Problem]:
-    """A dense model has no experts to divide; they divide the ranks of a stage."""
+    """What has no experts has none to divide; they divide the ranks of a stage."""
     plan, ranks = setup.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
     for key, value in (("expert", plan.expert), ("expert_tensor", plan.expert_tensor)):
-        if value != 1:
-            message = f"{setup.workload.name} is dense, {key} is {value}"
-            yield finding(f"parallelism.{key}", message, f"set {key} to 1; models with experts are not there yet")
+        if value != 1 and not setup.workload.experts:
+            message = f"{setup.workload.name} has no experts, {key} is {value}"
+            yield finding(f"parallelism.{key}", message, f"set {key} to 1")
     if ranks % (plan.expert * plan.expert_tensor):
         name, parts = "tensor * context * data", plan.expert * plan.expert_tensor
         yield indivisible("parallelism.expert", name, ranks, "expert * expert_tensor", parts)
 
 
 def check_adapters(setup: Setup) -> Iterator[Problem]:
-    """Each matrix has one adapter, narrower than the hidden state."""
+    """Each matrix has one adapter."""
     lora = setup.training.lora
     if lora is None:
         return
     twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
     if twice:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
-    if lora.rank >= setup.workload.hidden:
-        message = f"rank {lora.rank} is no less than hidden {setup.workload.hidden}"
-        yield finding("training.lora.rank", message, "an adapter saves nothing then; 8 to 64 is usual")
 
 
 def check_passes(setup: Setup) -> Iterator[Problem]:
@@ -219,9 +196,8 @@ def check_passes(setup: Setup) -> Iterator[Problem]:
 PLAN_CHECKS: tuple[Check, ...] = (
     check_passes,
     check_ranks_fit_cluster,
-    check_heads_divide,
-    check_matrices_divide,
-    check_head_shape,
+    check_samples,
+    check_model,
     check_layers_fill_pipeline,
     check_batch_divides,
     check_sequence_divides,
@@ -231,7 +207,5 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_order_is_complete,
     check_placement,
     check_shard_group,
-    check_positions,
-    check_expert,
     check_adapters,
 )

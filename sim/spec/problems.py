@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from sim.errors import Problem
+from sim.record import Record, RecordT
 from sim.spec.reader import Mark, Node, plain
-from sim.spec.record import Record, RecordT
 from sim.spec.walk import Place, choices, dimension_of, is_record, kind_of, locate, members
 from sim.units import COUNT, FRACTION, SI, show_value
 

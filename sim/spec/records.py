@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sim.graph.adapters import LowRank
+from sim.models.catalogue import AnyWorkload
+from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
 from sim.spec.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
-from sim.spec.record import Choice, Name, Precision, Record, Reference
 from sim.spec.reliability import Failures, Recovery
 from sim.spec.storage import Checkpointing, InputPipeline, Storage
 from sim.units import (
@@ -273,30 +275,7 @@ class ClusterSpec(Record):
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 
 
-# --- workloads --------------------------------------------------------------------------------
-
-
-class Transformer(Record):
-    """A dense decoder-only transformer of the GPT or Llama kind."""
-
-    kind: Literal["transformer"]
-    name: Name = Field(default="inline", description="the name it is found by")
-    layers: Count = Field(ge=1, le=10_000, description="transformer layers")
-    hidden: Count = Field(ge=1, le=10_000_000, description="width of the residual stream")
-    heads: Count = Field(ge=1, le=100_000, description="query heads")
-    kv_heads: Count | None = Field(default=None, ge=1, le=100_000, description="key and value heads; heads if absent (1: multi-query)")
-    head_dim: Count | None = Field(default=None, ge=1, le=100_000, description="width of a head; hidden/heads if absent")
-    ffn: Count = Field(ge=1, le=100_000_000, description="inner width of the feed-forward block")
-    vocab: Count = Field(ge=1, le=1_000_000_000, description="vocabulary entries, as padded")
-    activation: Literal["gelu", "swiglu", "geglu", "relu", "squared_relu"] = Field(default="gelu", description="feed-forward activation; swiglu and geglu have a third matrix")
-    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="normalisation")
-    positions: Literal["learned", "rotary", "alibi", "none"] = Field(default="learned", description="position encoding")
-    max_positions: Count | None = Field(default=None, ge=1, le=1_000_000_000, description="rows of a learned position table; the sequence length if absent")
-    tied_embeddings: bool = Field(default=True, description="input and output embedding share weights")
-    attention: Literal["flash", "unfused"] = Field(default="flash", description="fused attention, or scores written to memory")
-    bias: bool = Field(default=True, description="linear layers have a bias")
-    dropout: bool = Field(default=False, description="dropout after attention and feed-forward")
-    sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+# --- software ---------------------------------------------------------------------------------
 
 
 class Choices(Record):
@@ -385,27 +364,18 @@ class Parallelism(Record):
     )
 
 
-class LowRank(Record):
-    """Low-rank adaptation (LoRA): all weights are frozen, small matrices beside some of them are trained."""
-
-    rank: Count = Field(ge=1, le=10_000_000, description="inner width of an adapter")
-    targets: tuple[Literal["qkv", "attention_output", "feed_forward_up", "feed_forward_down"], ...] = Field(
-        default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
-    )
-    dropout: bool = Field(default=False, description="dropout on the input of an adapter")
-
-
 class Training(Record):
     """What is trained and how."""
 
-    global_batch: Count = Field(ge=1, le=1_000_000_000_000, description="sequences per step over all replicas")
-    microbatch: Count = Field(default=1, ge=1, le=1_000_000, description="sequences per rank and forward pass")
-    sequence_length: Count = Field(ge=1, le=1_000_000_000, description="tokens per sequence")
+    global_batch: Count = Field(ge=1, le=1_000_000_000_000, description="samples (sequences, images) per step over all replicas")
+    microbatch: Count = Field(default=1, ge=1, le=1_000_000, description="samples per rank and forward pass")
+    sequence_length: Count | None = Field(default=None, ge=1, le=1_000_000_000, description="tokens per sequence; required where samples are sequences of tokens")
     document_length: Count | None = Field(default=None, ge=1, description="tokens per document, where several are packed into a sequence and attention stays inside each; for unequal ones sum of squares over sum; the sequence is one document if absent")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
+    samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
     time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
 
 
@@ -421,6 +391,7 @@ class Measured(Record):
     """A published or own measurement of the same run."""
 
     step_time: Seconds | None = Field(default=None, gt=0, description="seconds per step")
+    samples_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="samples (sequences, images) per second, whole job")
     tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
     tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
     model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
@@ -449,7 +420,7 @@ class Experiment(Record):
     description: str = Field(default="", description="one line for people")
     cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
     nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
-    workload: Reference[Transformer] = Field(description="workload by name, path or inline")
+    workload: AnyWorkload = Field(description="workload by name, path or inline")
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")

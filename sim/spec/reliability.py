@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sim.spec.record import Name, Record
+from sim.record import Name, Record
 from sim.units import Count, Fraction, Seconds
 
 

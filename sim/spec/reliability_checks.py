@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.errors import Problem
-from sim.spec.findings import Check, finding
+from sim.errors import Problem, finding
+from sim.spec.findings import Check
 from sim.spec.records import TorusFabric
 from sim.spec.reliability import FailureMode, Failures
 from sim.spec.setup import Setup
@@ -24,7 +24,8 @@ PLACES = {  # components that an effect makes sense for
 def check_training_ends(setup: Setup) -> Iterator[Problem]:
     """What fails over time needs a training with an end."""
     training = setup.training
-    if setup.experiment.failures is not None and training.tokens is None and training.time_limit is None:
+    ends = (training.tokens, training.samples, training.time_limit)
+    if setup.experiment.failures is not None and ends == (None, None, None):
         message = "failures of a training without an end"
         yield finding("failures", message, "give training.tokens or training.time_limit")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sim.spec.record import Record
+from sim.record import Record
 from sim.spec.walk import choices, members
 
 

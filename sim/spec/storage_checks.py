@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.errors import Problem
+from sim.errors import Problem, finding
 from sim.spec.cluster_checks import fabric_places
-from sim.spec.findings import Check, finding
+from sim.spec.findings import Check
 from sim.spec.records import GraphFabric, TorusFabric
 from sim.spec.setup import Setup
 

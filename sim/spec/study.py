@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from sim.record import Name, Record
 from sim.spec.expression import ExpressionText
-from sim.spec.record import Name, Record
 from sim.units import Count
 
 Bound = int | float | str

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 from pydantic.fields import FieldInfo
 
-from sim.spec.record import Choice, Record
+from sim.record import Choice, Record
 from sim.units import Dimension, Quantity, Share, WholeNumber
 
 

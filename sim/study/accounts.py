@@ -43,7 +43,7 @@ class Accounts:
         lived: spares beside the cluster are paid for, and nodes that are down.
         """
         setup = self.setup
-        tokens = steps * setup.training.global_batch * setup.training.sequence_length
+        tokens = steps * setup.step_tokens
         energy = energy_result(self.used, spent, tokens, power)
         size, accelerator = self._size(lived), setup.accelerator.name
         cost = cost_result(setup.prices, setup.site, energy, spent.seconds, size, (steps, tokens), accelerator)

@@ -17,8 +17,8 @@ from pydantic_core import to_json
 
 import sim
 from sim.errors import ConfigError, Problem, SimError
+from sim.record import Record, text_of
 from sim.spec.named_files import named_files
-from sim.spec.record import Record, text_of
 from sim.spec.records import Experiment
 from sim.study.fields import flatten
 from sim.study.judge import ERROR, INVALID, OK

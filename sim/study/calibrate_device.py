@@ -8,14 +8,15 @@ from statistics import median
 from typing import Any
 
 from sim.engine.compute import length_share, operation_times
+from sim.graph.operation import Operation, Shard
 from sim.metrics.calibration import DeviceCalibration, DeviceMeasurement, LayerCheck, Product
+from sim.models.family import Architecture
+from sim.record import Record
 from sim.spec.fragment import fragment_text, quantity_text
 from sim.spec.load import load_definition
-from sim.spec.record import Record
-from sim.spec.records import Accelerator, MatrixUnit, Transformer
+from sim.spec.records import Accelerator, MatrixUnit
+from sim.transforms.derive import block_of
 from sim.units import DATA, DATA_RATE, POWER, TIME, WORK_RATE
-from sim.workload.operation import Operation, Shard
-from sim.workload.transformer import layer_block
 
 LARGE = 0.5  # products of at least this share of the FLOPs of the largest tell the sustained rate
 KERNEL = "cudnn"  # the fused attention that PyTorch takes first where it can
@@ -198,10 +199,14 @@ def _file_name(device: str) -> str:
 def _layer_times(measured: DeviceMeasurement, profile: Accelerator) -> tuple[float, float]:
     """Seconds of both passes of the measured layer, as the simulator sees them on `profile`."""
     shape = measured.layer
-    model = load_definition("workload", "llama3-8b")
-    assert isinstance(model, Transformer)
     model = _changed(
-        model, layers=1, hidden=shape.hidden, heads=shape.heads, kv_heads=shape.heads, ffn=shape.ffn, head_dim=None
+        load_definition("workload", "llama3-8b"),
+        layers=1,
+        hidden=shape.hidden,
+        heads=shape.heads,
+        kv_heads=shape.heads,
+        ffn=shape.ffn,
+        head_dim=None,
     )
     shard = Shard(
         microbatch=shape.microbatch,
@@ -210,7 +215,7 @@ def _layer_times(measured: DeviceMeasurement, profile: Accelerator) -> tuple[flo
         fused_kernels=False,
         fused_accumulation=False,
     )
-    block = layer_block(model, shard, gradient_bytes=2)
+    block = block_of(Architecture(model, shard).layers[0], shard, gradient_bytes=2)
     forward, backward = (_seconds(operations, measured, profile) for operations in (block.forward, block.backward))
     return forward, backward
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from sim.cluster.build import build_cluster
 from sim.engine.ranks import build_job
 from sim.errors import ConfigError, Problem
+from sim.record import Record
 from sim.run.feeding import supply_of
 from sim.run.saving import check_checkpoint
 from sim.spec.carbon import grid_of
@@ -16,7 +17,6 @@ from sim.spec.catalogue import is_path
 from sim.spec.energy import Site
 from sim.spec.fault_log import read_fault_log
 from sim.spec.load import load_definition, load_experiment
-from sim.spec.record import Record
 from sim.spec.records import ClusterSpec, Experiment
 from sim.spec.reliability import Failures, FaultLog
 from sim.study.reuse import plan_step

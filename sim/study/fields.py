@@ -13,9 +13,9 @@ from math import isfinite
 from typing import Any, get_args, get_type_hints
 
 from sim.metrics.result import LinkUse, Result
+from sim.record import Record
 from sim.spec.document import STUDY, Entry, entries, uncounted
 from sim.spec.expression import Lookup
-from sim.spec.record import Record
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 

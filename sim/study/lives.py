@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import inf
 from pathlib import Path
 
 from sim.metrics.long_run import LifeSummary, Tally
@@ -115,11 +115,12 @@ class Lived:
 
 def has_life(experiment: Experiment) -> bool:
     """Whether the training is more than its steps: something fails, is saved or cuts it off, and it has an end."""
-    ends = experiment.training.tokens is not None or experiment.training.time_limit is not None
+    training = experiment.training
+    ends = (training.tokens, training.samples, training.time_limit) != (None, None, None)
     return ends and (
         experiment.failures is not None
         or experiment.checkpoint is not None
-        or experiment.training.time_limit is not None
+        or training.time_limit is not None
         or is_preempted(Setup(experiment).prices)
     )
 
@@ -151,10 +152,7 @@ def prepare_life(experiment: Experiment, step: Simulated | None = None) -> Prepa
 
 
 def _target_steps(setup: Setup) -> float:
-    training = setup.training
-    if training.tokens is None:
-        return inf
-    return float(ceil(training.tokens / (training.global_batch * training.sequence_length)))
+    return inf if setup.target_steps is None else float(setup.target_steps)
 
 
 def _outages(failures: Failures) -> tuple[Outage, ...]:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.memo import Memo
-from sim.plan.pieces import Chunks, build_chunks, shard_of
-from sim.plan.plan import Layout, Plan, build_plan, lay_out, layout_key
+from sim.plan.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
+from sim.record import text_of
 from sim.spec.named_files import drawn_by
-from sim.spec.record import text_of
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 
@@ -31,7 +30,7 @@ NOT_WIRING: dict[str, Any] = {
 }  # what the links and paths of a cluster do not depend on; `kind` of the accelerator names vertices
 NOT_STEP: dict[str, Any] = {
     **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
-    "training": {"tokens": True, "time_limit": True},
+    "training": {"tokens": True, "samples": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
 NOT_OWN = NOT_STEP | dict.fromkeys(SHARED, True)  # what a step does not depend on, or shares with others
@@ -47,7 +46,7 @@ class Wired(NamedTuple):
 _wirings: Memo[Cluster] = Memo(KEPT_RANKS)
 _clusters: Memo[Wired] = Memo(KEPT_RANKS)
 _layouts: Memo[Layout] = Memo(KEPT_RANKS)
-_chunks: Memo[Chunks] = Memo(KEPT_MODELS)
+_cuts: Memo[CutModel] = Memo(KEPT_MODELS)
 
 
 def plan_step(experiment: Experiment) -> Plan:
@@ -77,12 +76,10 @@ def _cluster_size(cluster: Cluster) -> float:
     return OWN_RANKS + cluster.n_accelerators
 
 
-def _cut(setup: Setup) -> Chunks:
+def _cut(setup: Setup) -> CutModel:
     """The model of an experiment in chunks."""
-    model, software, parallelism = setup.workload, setup.software, setup.parallelism
-    shard = shard_of(parallelism, setup.training, software)
-    key = text_of(model), text_of(software), parallelism, shard
-    return _chunks.get(key, lambda: build_chunks(model, shard, software, parallelism), lambda _: 1.0)
+    key = text_of(setup.workload), text_of(setup.software), setup.parallelism, setup.shard
+    return _cuts.get(key, lambda: cut_model(setup), lambda _: 1.0)
 
 
 def wiring_key(setup: Setup) -> tuple[str, ...]:

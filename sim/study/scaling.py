@@ -16,13 +16,13 @@ from math import ceil
 from sim.errors import ConfigError, PlanError, Problem, SimError
 from sim.metrics.result import Result
 from sim.metrics.scaling import ScalePoint, ScalingStudy, critical_batch, optimal_tokens, tokens_at
+from sim.models.family import Architecture
 from sim.spec.load import validate_experiment
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.batch import first_line
 from sim.study.search.search import search_plans, winner_of
 from sim.study.simulate import simulate
-from sim.workload.parameters import total_parameters
 
 MODES = {"strong": ("strong",), "weak": ("weak",), "both": ("strong", "weak")}
 
@@ -67,7 +67,10 @@ def scale(
     """
     setup = Setup(experiment)
     length = setup.training.sequence_length
-    parameters = float(total_parameters(setup.workload, length))
+    if length is None:
+        message = f"samples of {setup.workload.kind} {setup.workload.name} have no tokens, on which scaling laws rest"
+        raise ConfigError(Problem("", "workload", message, "take a language model"))
+    parameters = float(Architecture(setup.workload, setup.shard).undivided.whole.parameters)
     target, origin = _target(tokens, setup.training.tokens, parameters)
     own = float(setup.training.global_batch * length)
     critical = critical or critical_batch(parameters, target)
@@ -158,7 +161,7 @@ def _best(experiment: Experiment, jobs: int | None) -> Experiment:
 def _measured(blank: ScalePoint, result: Result) -> ScalePoint:
     return replace(
         blank,
-        plan=result.setup["parallelism"],
+        plan=str(result.setup["parallelism"]),
         step_s=result.step.time_s,
         tokens_per_s=result.step.tokens_per_s,
         mfu=result.step.mfu,

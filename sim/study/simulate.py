@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import TYPE_CHECKING
 
 import sim
@@ -18,7 +17,6 @@ from sim.study.accounts import Accounts, open_accounts
 from sim.study.assumed import assumptions, swings
 from sim.study.step import Simulated, Watch, simulate_step
 from sim.study.trust import trust_of
-from sim.workload.parameters import hardware_flops_per_token, model_flops_per_token
 
 if TYPE_CHECKING:
     from sim.study.lives import Lived
@@ -56,7 +54,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
     step = step_result(run, critical)
     book = open_accounts(run)
     lived = one_life(run, book, watch)
-    whole = lived.result() if lived else untroubled(experiment.training, step)
+    whole = lived.result() if lived else untroubled(run.setup.target_steps, step)
     steps, spans = (whole.steps if whole else 1), (lived.life.spans if lived else ())
     spent = lived.summary.spent if lived else book.used.spend(book.whole(steps))
     power = book.levels(critical.rank, spans)
@@ -96,16 +94,14 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
     """Rates of one step. MFU counts the FLOPs of the model, HFU those that run (Chowdhery 2022, app. B)."""
     setup, seconds = run.setup, run.trace.time
     training = setup.training
-    tokens = training.global_batch * training.sequence_length
-    per_accelerator = tokens / seconds / setup.ranks
-    shape = (run.plan.model, training.document_length or training.sequence_length)
-    model = model_flops_per_token(*shape, training.lora) * per_accelerator
-    stops = run.plan.shard.stops_recompute
-    hardware = hardware_flops_per_token(*shape, training.recompute, training.lora, stops=stops) * per_accelerator
+    samples = training.global_batch / seconds
+    per_accelerator = samples / setup.ranks
+    model, hardware = (flops * per_accelerator for flops in run.plan.architecture.undivided.flops)
     peak = getattr(setup.accelerator.matrix.peak, training.precision)
     return StepResult(
         time_s=seconds,
-        tokens_per_s=tokens / seconds,
+        samples_per_s=samples,
+        tokens_per_s=setup.step_tokens / seconds if setup.step_tokens else None,
         model_tflops_per_accelerator=model / 1e12,
         mfu=model / peak,
         hfu=hardware / peak,
@@ -138,11 +134,10 @@ def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
     return saving.costs if saving else run.save_costs()
 
 
-def untroubled(training: Training, step: StepResult) -> RunResult | None:
-    """The whole training without faults and saves: steps times step time."""
-    if training.tokens is None:
+def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
+    """The whole training of `steps`, if that is known, without faults and saves: steps times step time."""
+    if steps is None:
         return None
-    steps = ceil(training.tokens / (training.global_batch * training.sequence_length))
     seconds = steps * step.time_s
     return RunResult(dict.fromkeys(("mean", "p5", "p50", "p95"), seconds), steps, 1.0, elapsed_s=seconds)
 
@@ -152,11 +147,12 @@ def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
     measured = experiment.measured
     if measured is None:
         return None
-    accelerators = Setup(experiment).ranks
+    accelerators, tokens = Setup(experiment).ranks, step.tokens_per_s or 0.0
     ways = {
         "step_time": ("step_time_s", step.time_s),
-        "tokens_per_s": ("tokens_per_s", step.tokens_per_s),
-        "tokens_per_s_per_accelerator": ("tokens_per_s_per_accelerator", step.tokens_per_s / accelerators),
+        "samples_per_s": ("samples_per_s", step.samples_per_s),
+        "tokens_per_s": ("tokens_per_s", tokens),
+        "tokens_per_s_per_accelerator": ("tokens_per_s_per_accelerator", tokens / accelerators),
         "model_tflops_per_accelerator": ("model_tflops_per_accelerator", step.model_tflops_per_accelerator),
     }
     for field, (metric, predicted) in ways.items():
@@ -172,7 +168,7 @@ def _comparison(metric: str, predicted: float, value: float, measured: Measured)
     return Comparison(metric, predicted, value, error, measured.source, measured.tolerance)
 
 
-def headline(run: Simulated) -> dict[str, str]:
+def headline(run: Simulated) -> dict[str, str | int]:
     """The plan for people."""
     setup, plan = run.setup, run.plan
     parallelism, training = setup.parallelism, setup.training
@@ -186,12 +182,20 @@ def headline(run: Simulated) -> dict[str, str]:
     return {
         "cluster": f"{setup.cluster.name}, {run.cluster.n_nodes} x {setup.node.name} ({setup.accelerator.name})",
         "workload": plan.model.name,
+        "parameters": plan.architecture.undivided.whole.parameters,
+        "active_parameters": plan.architecture.undivided.whole.parameters,
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
         "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
-        "batch": f"{training.global_batch} x {training.sequence_length} tokens",
+        "batch": _batch(training),
         "precision": f"{training.precision}, recompute {training.recompute}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
+
+
+def _batch(training: Training) -> str:
+    if training.sequence_length is None:
+        return f"{training.global_batch} samples"
+    return f"{training.global_batch} x {training.sequence_length} tokens"
 
 
 def notes(run: Simulated) -> list[str]:

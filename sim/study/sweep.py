@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any
 
 from sim.errors import ConfigError
-from sim.spec.record import Record
+from sim.record import Record
 from sim.spec.records import Experiment
 from sim.study.batch import content_key, first_line
 from sim.study.dispatch import Job, dispatch

@@ -73,14 +73,15 @@ def plan_of(experiment: Experiment) -> Plan:
     """What tells the run from others."""
     setup = Setup(experiment)
     parallelism, training = setup.parallelism, setup.training
+    hidden, head = setup.workload.widths
     return Plan(
         accelerator=setup.accelerator.name,
         accelerators=setup.ranks,
         per_node=setup.node.accelerators,
         model=setup.workload.name,
-        hidden=setup.workload.hidden,
+        hidden=hidden,
         layers=setup.workload.layers,
-        head_dim=setup.workload.head_dim or setup.workload.hidden // setup.workload.heads,
+        head_dim=head,
         precision=training.precision,
         recompute=training.recompute,
         software=setup.software.name,
@@ -91,12 +92,18 @@ def plan_of(experiment: Experiment) -> Plan:
         zero_stage=parallelism.zero_stage,
         microbatch=training.microbatch,
         microbatches=setup.microbatches,
-        sequence_length=training.sequence_length,
+        sequence_length=training.sequence_length or 0,
         family=setup.workload.kind,
         trained="lora" if training.lora else "all",
-        attention=setup.software.attention_kernel if setup.workload.attention == "flash" else "unfused",
+        attention=_attention(setup),
         vendor=setup.accelerator.vendor,
         local=setup.node.local.kind if setup.node.accelerators > 1 else "none",
         network=_network(setup),
         assumed=len(setup.accelerator.assumed),
     )
+
+
+def _attention(setup: Setup) -> str:
+    """The attention kernel."""
+    fuses = setup.workload.fuses_attention
+    return "none" if fuses is None else setup.software.attention_kernel if fuses else "unfused"

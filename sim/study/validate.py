@@ -132,7 +132,13 @@ def _reason(error: BaseException) -> str:
 def _value(experiment: Experiment) -> tuple[str, float] | None:
     """The measured value that counts, with its name."""
     measured = experiment.measured.model_dump() if experiment.measured else {}
-    names = ("step_time", "tokens_per_s", "tokens_per_s_per_accelerator", "model_tflops_per_accelerator")
+    names = (
+        "step_time",
+        "samples_per_s",
+        "tokens_per_s",
+        "tokens_per_s_per_accelerator",
+        "model_tflops_per_accelerator",
+    )
     return next(((name, measured[name]) for name in names if measured.get(name) is not None), None)
 
 

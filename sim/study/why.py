@@ -76,7 +76,7 @@ def _tried(
         except SimError:
             continue
         if result.memory.fits or not before.memory.fits:
-            gain = result.step.tokens_per_s / before.step.tokens_per_s - 1
+            gain = result.step.samples_per_s / before.step.samples_per_s - 1
             yield Idea(words, changes, gain, result.step.time_s)
 
 

@@ -1,23 +1,23 @@
 """Device memory of one rank of a pipeline stage, by part.
 
 State: Rajbhandari 2020 (ZeRO, arXiv 1910.02054) section 3; activations: Korthikanti 2022
-section 4, in `activations.py`. With 16-bit weights and 32-bit accumulated gradients the state
+section 4, as graphs say. With 16-bit weights and 32-bit accumulated gradients the state
 takes 18 B per parameter: 2 weights, 4 gradients, 4 master weights, 8 moments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import add, mul
 
-from sim.spec.records import Parallelism, Software, Training, Transformer
-from sim.workload.activations import core_bytes, kept_by_embedding, kept_by_head, kept_by_layer
-from sim.workload.ends import LOSSES
-from sim.workload.extent import Extent, element_bytes, extent_of, weight_bytes
-from sim.workload.operation import Shard
-from sim.workload.parameters import embedding_parameters, layer_parameters, rank_parameters, trained_parameters
+from sim.graph.adapters import LowRank
+from sim.graph.graph import Graph
+from sim.graph.operation import Shard
+from sim.graph.work import element_bytes
+from sim.models.family import NOTHING, Architecture, Held
+from sim.spec.records import Parallelism, Software, Training
 
 WHOLE_BYTES = 4  # of a 32-bit weight
 REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
@@ -27,37 +27,32 @@ REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
 class _Stage:
     """One rank's part of one pipeline stage and how its state is sharded."""
 
-    extent: Extent
+    architecture: Architecture
     training: Training
     parallelism: Parallelism
     software: Software
-    layers: int
+    layers: tuple[range, ...]
     first: bool
     last: bool
 
     @property
-    def model(self) -> Transformer:
-        return self.extent.model
-
-    @property
     def shard(self) -> Shard:
-        return self.extent.shard
+        return self.architecture.shard
 
     @cached_property
-    def parameters(self) -> int:
-        return rank_parameters(
-            self.model,
-            self.shard.tensor,
-            self.layers,
-            first=self.first,
-            last=self.last,
-            sequence_length=self.shard.sequence_length,
-        )
+    def inner(self) -> Held:
+        """What the rank holds of layers."""
+        return sum((self.architecture.stage(part, first=False, last=False) for part in self.layers), NOTHING)
 
     @cached_property
-    def trained(self) -> int:
-        """Parameters with gradients and optimizer state."""
-        return trained_parameters(self.model, self.shard.lora, self.shard.tensor, self.layers, self.parameters)
+    def held(self) -> Held:
+        """What the rank holds: parameters, and those with gradients and optimizer state."""
+        return self.inner + self.architecture.stage(range(0), first=self.first, last=self.last)
+
+    @cached_property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The kinds of layers."""
+        return tuple(graph for part in self.layers for graph, _ in self.architecture.runs(part))
 
     def shards(self, zero_stage: int) -> int:
         """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
@@ -71,15 +66,14 @@ class StageMemory:
     """
 
     def __init__(
-        self, model: Transformer, shard: Shard, training: Training, parallelism: Parallelism, software: Software
+        self, architecture: Architecture, training: Training, parallelism: Parallelism, software: Software
     ) -> None:
-        extent = extent_of(model, shard)
-        self.plan = extent, training, parallelism, software
-        self.layer_bytes = kept_by_layer(extent)
-        self.layer_working_set = _layer_working_set(extent, self.layer_bytes)
-        self.known: dict[tuple[int, bool, bool], tuple[_Stage, dict[str, float]]] = {}
+        self.plan = architecture, training, parallelism, software
+        self.known: dict[object, tuple[_Stage, dict[str, float]]] = {}
 
-    def at(self, layers: Sequence[int], held: Sequence[Sequence[int]], first: bool, last: bool) -> dict[str, float]:
+    def at(
+        self, layers: tuple[range, ...], held: Sequence[Sequence[int]], *, first: bool, last: bool
+    ) -> dict[str, float]:
         """Peak bytes per accelerator of a stage, by part.
 
         layers: of each chunk of the stage, in model order. held: microbatches of each chunk at the moments that may be
@@ -87,32 +81,36 @@ class StageMemory:
         its last one ends it. Parts: weights, gradients, optimizer, activations (layers), ends (embedding and head
         activations), temporary (the largest working set).
         """
-        key = sum(layers), first, last
+        architecture, *_ = self.plan
+        runs = tuple((id(graph), count) for part in layers for graph, count in architecture.runs(part))
+        key = runs, first, last
         if key not in self.known:
-            part = _Stage(*self.plan, *key)
-            self.known[key] = part, _whatever_is_in_flight(part, self.layer_working_set)
+            part = _Stage(*self.plan, layers, first, last)
+            self.known[key] = part, _whatever_is_in_flight(part)
         part, parts = self.known[key]
-        kept = [count * self.layer_bytes for count in layers]
+        kept = [float(architecture.stage(each, first=False, last=False).kept) for each in layers]
         ends = [0.0] * len(layers)
-        ends[0] += kept_by_embedding(part.extent) if first else 0.0
-        ends[-1] += kept_by_head(part.extent) if last else 0.0
+        ends[0] += architecture.held(architecture.first).kept if first else 0.0
+        ends[-1] += architecture.held(architecture.last).kept if last else 0.0
         whole = list(map(add, kept, ends))
         fullest = max(held, key=lambda counts: _sum(counts, whole))
         return {**parts, "activations": _sum(fullest, kept), "ends": _sum(fullest, ends)}
 
 
-def _whatever_is_in_flight(part: _Stage, layer: float) -> dict[str, float]:
+def _whatever_is_in_flight(part: _Stage) -> dict[str, float]:
     """All parts; those that depend on the chunks in flight are still empty.
 
-    Temporary is the largest set of tensors that live inside one backward pass: of a `layer`, or of the head.
+    Temporary is the largest set of tensors that live inside one backward pass: of a layer, or of the last piece.
     """
+    ends = [part.architecture.last] if part.last and part.architecture.last else []
+    working = [part.architecture.working_bytes(graph) for graph in (*part.graphs, *ends)]
     return {
         "weights": _weights(part),
-        "gradients": part.trained * part.software.gradient_bytes / part.shards(2),
-        "optimizer": part.trained * stored_bytes(part.training.precision, part.software)[1] / part.shards(1),
+        "gradients": part.held.trained * part.software.gradient_bytes / part.shards(2),
+        "optimizer": part.held.trained * stored_bytes(part.training.precision, part.software)[1] / part.shards(1),
         "activations": 0.0,
         "ends": 0.0,
-        "temporary": max(layer, _head_working_set(part) if part.last else 0.0) + _gathered(part),
+        "temporary": max(working) + _gathered(part),
     }
 
 
@@ -135,6 +133,11 @@ def _sum(counts: Sequence[int], sizes: Sequence[float]) -> float:
     return sum(map(mul, counts, sizes), 0.0)
 
 
+def weight_bytes(precision: str, lora: LowRank | None) -> int:
+    """Bytes of a stored weight; frozen weights under fp8 need no 16-bit copy."""
+    return 1 if lora and precision == "fp8" else element_bytes(precision)
+
+
 def shard_ranks(parallelism: Parallelism) -> int:
     """Ranks that share one sharded copy: `shard_group`, or all data and context ranks."""
     return parallelism.shard_group or (parallelism.data or 1) * parallelism.context
@@ -143,28 +146,12 @@ def shard_ranks(parallelism: Parallelism) -> int:
 def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer, and the whole ones kept in 16 bit."""
     precision, lora, zero = part.training.precision, part.shard.lora, part.parallelism.zero_stage
-    frozen = part.parameters * weight_bytes(precision, lora) if lora else 0
-    trained = part.trained * stored_bytes(precision, part.software)[0]
+    frozen = part.held.parameters * weight_bytes(precision, lora) if lora else 0
+    trained = part.held.trained * stored_bytes(precision, part.software)[0]
     if part.software.master_weights != "sole":
         return (frozen + trained) / part.shards(3)
-    whole = part.trained * element_bytes(precision) if zero in (1, 2) else 0
+    whole = part.held.trained * element_bytes(precision) if zero in (1, 2) else 0
     return frozen / part.shards(3) + trained / part.shards(1) + whole
-
-
-def _layer_working_set(extent: Extent, kept: float) -> float:
-    """What recomputation brings back beside the bytes kept, the widest gradients, a gathered input, score gradients."""
-    whole = replace(extent, shard=replace(extent.shard, recompute="none"))
-    again = kept_by_layer(whole) - kept
-    wide = extent.element * extent.tokens * extent.ffn * (len(extent.ffn_widths) + 1)
-    gathered = extent.hidden_bytes if extent.splits_sequence else 0.0
-    scores = 0.0 if extent.flash else min(core_bytes(extent), extent.element * extent.scores)
-    return again + max(wide + gathered, scores) + extent.hidden_bytes
-
-
-def _head_working_set(part: _Stage) -> float:
-    """Copies of the logits beside those that are kept, and the gathered input."""
-    extent = part.extent
-    return LOSSES[part.shard.cross_entropy].working * float(extent.tokens * extent.vocab) + extent.hidden_bytes
 
 
 def _gathered(part: _Stage) -> float:
@@ -175,13 +162,16 @@ def _gathered(part: _Stage) -> float:
     """
     if part.shards(2) == 1:
         return 0.0
-    tensor, lora = part.shard.tensor, part.shard.lora
+    lora, model = part.shard.lora, part.architecture
     element = weight_bytes(part.training.precision, lora)
-    layer = layer_parameters(part.model, tensor).total
-    root = part.parameters - part.layers * layer if part.software.root_unit and part.shards(3) > 1 else 0
-    table = embedding_parameters(part.model, tensor) if (part.first or part.last) and not root else 0
-    unit = max(layer, table)
-    weights = unit * element * (1 + part.software.parameter_prefetch) + root * element if part.shards(3) > 1 else 0.0
-    trained = trained_parameters(part.model, lora, tensor, 1, unit)
+    layer = max((model.held(graph) for graph in part.graphs), key=lambda held: held.parameters)
+    root = part.held.parameters - part.inner.parameters if part.software.root_unit and part.shards(3) > 1 else 0
+    table = model.table if (part.first or part.last) and not root else NOTHING
+    unit = max(layer, table, key=lambda held: held.parameters)
+    weights = (
+        unit.parameters * element * (1 + part.software.parameter_prefetch) + root * element
+        if part.shards(3) > 1
+        else 0.0
+    )
     waiting = 0 if lora else root * element
-    return weights + trained * part.software.gradient_bytes + waiting
+    return weights + unit.trained * part.software.gradient_bytes + waiting

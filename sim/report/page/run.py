@@ -23,7 +23,7 @@ from sim.report.page.charts import (
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
 from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
-from sim.report.text import LABELS, METRICS, idle_warning, stack_range
+from sim.report.text import LABELS, METRICS, idle_warning, settings, stack_range
 
 RUN = "run"  # the level of power over the whole run
 SHOWN_OPERATIONS = 40
@@ -48,7 +48,7 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
         Section("Cost", list(_cost(result.cost)) if result.cost else []),
         Section("Input", [code(written, "the resolved input")]),
     ]
-    return page(result.name, result.description or result.setup.get("workload", ""), sections)
+    return page(result.name, result.description or str(result.setup.get("workload", "")), sections)
 
 
 def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
@@ -60,7 +60,7 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
     yield "step time", human.step_time(step.time_s), band
     yield (
         "throughput",
-        f"{human.digits(step.tokens_per_s)} tokens/s",
+        human.throughput(step.samples_per_s, step.tokens_per_s),
         f"{human.count(result.accelerators)} accelerators",
     )
     yield (
@@ -104,8 +104,7 @@ def _setup(result: Result) -> str:
         trust = [["nearest validated run", result.trust.basis]]
         trust += [["extrapolates", respect] for respect in result.trust.extrapolates]
     stacks = [["other software", stack_range(result.stacks)]] if result.stacks else []
-    setup = ([label.replace("_", " "), value] for label, value in result.setup.items())
-    return table(("", ""), [*setup, *stacks, *trust])
+    return table(("", ""), [*(list(setting) for setting in settings(result)), *stacks, *trust])
 
 
 def _breakdown_table(step: StepResult) -> str:

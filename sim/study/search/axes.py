@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.errors import ConfigError, Problem
+from sim.record import RecordT
 from sim.schedule.catalogue import SCHEDULES
 from sim.spec.problems import near
-from sim.spec.record import RecordT
 from sim.spec.records import Experiment, Parallelism
 from sim.spec.setup import Setup
 

@@ -20,8 +20,7 @@ from sim.engine.boards import slowest_of
 from sim.engine.power import Board
 from sim.engine.ranks import CATEGORY, Job, build_job
 from sim.phase import Phase
-from sim.plan.pieces import build_chunks, shard_of
-from sim.plan.plan import build_plan, course_of_job, send_kind
+from sim.plan.plan import build_plan, course_of_job, cut_model, send_kind
 from sim.schedule.catalogue import SCHEDULES, course_of, ends_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Ends
@@ -163,9 +162,8 @@ class Bounds:
     def _job(self, chain: Chain, table: Table, row: int) -> Job:
         experiment = self._plan(table, row)
         setup = Setup(experiment)
-        shard = shard_of(setup.parallelism, setup.training, setup.software)
         board = self._board(chain.grid.n_ranks // setup.parallelism.pipeline, setup.software.attention_kernel)
-        return replace(chain.job(self.template, experiment, shard, self._layout(table, row).chunks), board=board)
+        return replace(chain.job(self.template, experiment, setup.shard, self._layout(table, row).cut), board=board)
 
     def _board(self, ranks: int, kernel: str) -> Board:
         """The slowest of the `ranks` of one stage: a job waits for no faster one."""
@@ -182,9 +180,7 @@ class Bounds:
         phases = SCHEDULES[setup.parallelism.schedule].phases
         key = table.key(row, keys), setup.parallelism.zero_stage == 3, course_of_job(setup.experiment), phases
         if key not in self.known_layouts:
-            shard = shard_of(setup.parallelism, setup.training, setup.software)
-            chunks = build_chunks(setup.workload, shard, setup.software, setup.parallelism)
-            self.known_layouts[key] = layout_of(chunks)
+            self.known_layouts[key] = layout_of(cut_model(setup))
         return self.known_layouts[key]
 
     def _joules(self, job: Job, crew: Crew, insides: list[Inside]) -> Floats:

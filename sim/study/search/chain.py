@@ -16,14 +16,14 @@ from sim.cluster.cluster import Cluster
 from sim.comm.pattern import RING
 from sim.engine.chains import Alone
 from sim.engine.ranks import FlowClass, Job, Known, Profile, RankClass, group_of, inner_of
+from sim.graph.operation import Shard
 from sim.plan.flows import FlowSet, send_flows
 from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Chunks, Sequence
-from sim.plan.plan import group_flows, job_groups, job_sends
+from sim.plan.pieces import Sequence
+from sim.plan.plan import CutModel, group_flows, job_groups, job_sends
 from sim.schedule.course import Sends
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.workload.operation import Shard
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Chain:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
 
-    def job(self, other: Job, experiment: Experiment, shard: Shard, chunks: Chunks) -> Job:
+    def job(self, other: Job, experiment: Experiment, shard: Shard, cut: CutModel) -> Job:
         """A job that has just this chain, good for asking what things cost; the rest is borrowed from `other`."""
         setup = Setup(experiment)
         plan = replace(
@@ -44,7 +44,8 @@ class Chain:
             grid=self.grid,
             shard=shard,
             microbatches=setup.microbatches,
-            chunks=chunks,
+            architecture=cut.architecture,
+            chunks=cut.chunks,
         )
         return replace(other, plan=plan, ranks=self.ranks, flows=self.flows, known=Known())
 

@@ -21,6 +21,7 @@ from sim.comm.pattern import Group
 from sim.comm.tuner import collective_cost
 from sim.engine.power import Board
 from sim.engine.ranks import group_of
+from sim.graph.operation import Operation
 from sim.metrics.energy_plant import Plant
 from sim.plan.grid import RankGrid
 from sim.plan.pieces import Sequence
@@ -28,7 +29,6 @@ from sim.plan.plan import group_flows, job_groups
 from sim.spec.energy import Site, Supply
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
-from sim.workload.operation import Operation
 
 Floats = NDArray[np.float64]
 

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from sim.engine.chains import Alone
 from sim.engine.costs import Costs
 from sim.engine.ranks import CATEGORY, Job, RankClass
+from sim.graph.operation import Shard
+from sim.models.family import Architecture
 from sim.phase import Phase
-from sim.plan.pieces import Passes, Sequence, build_chunks, shard_of
+from sim.plan.pieces import Passes, Sequence, build_chunks
+from sim.plan.plan import CutModel
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import DATA, MICROBATCH, ORDER, PIPELINE, SCHEDULE, VIRTUAL, with_values
 from sim.study.search.chain import alone
 from sim.study.search.layout import layout_of
 from sim.study.search.table import Ints, Table
-from sim.workload.operation import Shard
 
 Floats = NDArray[np.float64]
 ZERO = "parallelism.zero_stage"
@@ -74,11 +76,13 @@ class Insides:
 
     def _inside(self, experiment: Experiment, job: Job, software: tuple[object, ...]) -> Inside:
         setup = Setup(experiment)
-        shard = shard_of(setup.parallelism, setup.training, setup.software)
+        shard = setup.shard
         whole = setup.parallelism.model_copy(update={"pipeline": 1, "virtual_stages": 1, "zero_stage": 0})
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})
-        layout = layout_of(build_chunks(setup.workload, shard, at_once, whole))
-        job = replace(job, plan=replace(job.plan, experiment=experiment, shard=shard))
+        architecture = Architecture(setup.workload, shard)
+        layout = layout_of(CutModel(architecture, build_chunks(architecture, at_once, whole)))
+        plan = replace(job.plan, experiment=experiment, shard=shard, architecture=architecture)
+        job = replace(job, plan=plan)
         costs = Costs(job)
         return Inside(shard, software, layout.kinds, costs.gather if costs.scatters else None, costs.stage_message)
 

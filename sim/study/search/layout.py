@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.plan.pieces import Chunks, Passes
+from sim.plan.pieces import Passes
+from sim.plan.plan import CutModel
 from sim.spec.records import Software
 
 Sizes = tuple[tuple[int, int], ...]  # by segment: parameters, and those with gradients
@@ -18,19 +19,20 @@ Sizes = tuple[tuple[int, int], ...]  # by segment: parameters, and those with gr
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Chunks in model order; kinds of blocks; counts: (chunks, kinds); sizes of each chunk.
+    """The model in chunks, in its order; kinds of blocks; counts: (chunks, kinds); sizes of each chunk.
 
     Equal only to itself.
     """
 
-    chunks: Chunks
+    cut: CutModel
     kinds: tuple[Passes, ...]
     counts: NDArray[np.float64]
     sizes: tuple[Sizes, ...]
 
 
-def layout_of(chunks: Chunks) -> Layout:
-    """The layout of chunks."""
+def layout_of(cut: CutModel) -> Layout:
+    """The layout of a model that is cut into chunks."""
+    chunks = cut.chunks
     pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in chunks]
     kinds = tuple(dict.fromkeys(piece.passes for inside in pieces for piece in inside))
     counts = np.zeros((len(chunks), len(kinds)))
@@ -38,7 +40,7 @@ def layout_of(chunks: Chunks) -> Layout:
         for piece in inside:
             counts[row, kinds.index(piece.passes)] += piece.count
     sizes = tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in chunks)
-    return Layout(chunks, kinds, counts, sizes)
+    return Layout(cut, kinds, counts, sizes)
 
 
 def stack(software: Software) -> tuple[object, ...]:

@@ -15,10 +15,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from sim.errors import Problem
+from sim.errors import Problem, finding
 from sim.schedule.catalogue import SCHEDULES
 from sim.spec.checks import CHECKS
-from sim.spec.findings import Check, finding
+from sim.spec.findings import Check
+from sim.spec.plan_checks import check_model
 from sim.spec.records import Experiment
 from sim.spec.setup import Setup
 from sim.study.search.axes import NEAREST, ORDER, SCHEDULE, Axis
@@ -94,7 +95,19 @@ def schedules_need_pipelines(axes: Sequence[Axis], base: Setup) -> Rule:
 
 def rules_of(axes: Sequence[Axis], base: Setup) -> tuple[Rule, ...]:
     """All rules for plans that differ in `axes`."""
-    return (*CHECKS, offered_only(axes), schedules_need_pipelines(axes, base), no_repeats(axes, base))
+    checks = [each for check in CHECKS for each in (family_rules(base) if check is check_model else (check,))]
+    return (*checks, offered_only(axes), schedules_need_pipelines(axes, base), no_repeats(axes, base))
+
+
+def family_rules(base: Setup) -> Iterator[Rule]:
+    """The rules of the model's family, one by one."""
+    for demand in base.workload.rules:
+
+        def check(setup: Setup, demand: Callable[..., Iterator[Problem]] = demand) -> Iterator[Problem]:
+            return demand(setup.workload, setup.parallelism, setup.training)
+
+        check.__doc__ = demand.__doc__
+        yield check
 
 
 def meaning(rule: Rule) -> str:

@@ -89,7 +89,7 @@ def winner_of(experiment: Experiment, search: PlanSearch) -> Experiment:
 
 def _one_step(experiment: Experiment) -> Experiment:
     """One step without what happens around it: failures, checkpoints, the length of the training."""
-    training = experiment.training.model_copy(update={"tokens": None, "time_limit": None})
+    training = experiment.training.model_copy(update={"tokens": None, "samples": None, "time_limit": None})
     return experiment.model_copy(
         update={"training": training, "failures": None, "checkpoint": None, "measured": None, "input": None}
     )

@@ -8,11 +8,12 @@ backward pass, and the backward pass of one piece of the model (embedding, layer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sim.phase import Phase as Phase  # of the border between models and what is below
-from sim.spec.records import LowRank
+
+if TYPE_CHECKING:
+    from sim.graph.adapters import LowRank
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
@@ -20,23 +21,7 @@ Losses = Literal["vocabulary_parallel", "eager", "eager_16bit", "compiled", "wit
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
 
 
-class Phase(IntEnum):
-    """What an operation is for. A backward pass is gradients of inputs, which others wait for, and of weights."""
-
-    FORWARD = 0
-    INPUT_GRADIENT = 1
-    WEIGHT_GRADIENT = 2
-    RECOMPUTE = 3
-    OPTIMIZER = 4
-
-    @property
-    def differentiates(self) -> bool:
-        """Whether gradients are computed: the kernels are those of a backward pass."""
-        return self in (Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT)
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One kernel of one rank, or one collective that this rank takes part in.
 
     matmul and attention: `batch` products of (m x k) by (k x n); flops = 2*batch*m*n*k unless the

@@ -1,0 +1,120 @@
+"""Low-rank adapters beside frozen matrices (Hu 2021, arXiv 2106.09685): y = W x + B A x.
+
+A is (rank x inputs), B is (outputs x rank). Under tensor parallelism the adapter is split as its
+matrix is: of a column-parallel matrix A yields a share of the rank, gathered before B; of a
+row-parallel matrix A yields partial sums, added up before B (NeMo, ParallelLinearAdapter).
+The adapter computes in the 16-bit format also where its matrix is fp8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from sim.graph.graph import Tensor
+from sim.graph.operation import CollectiveKind
+from sim.graph.products import Linear, Serving
+from sim.graph.work import Writer
+from sim.record import Record
+from sim.units import Count
+
+
+class LowRank(Record):
+    """Low-rank adaptation (LoRA): all weights are frozen, small matrices beside some of them are trained."""
+
+    rank: Count = Field(ge=1, le=10_000_000, description="inner width of an adapter")
+    targets: tuple[Literal["qkv", "attention_output", "feed_forward_up", "feed_forward_down"], ...] = Field(
+        default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
+    )
+    dropout: bool = Field(default=False, description="dropout on the input of an adapter")
+
+
+class Adapter(Serving):
+    """Two small products beside `product`, the only trained ones; `column` says how that is split."""
+
+    __slots__ = ("column", "lora")
+
+    in_place = True
+
+    def __init__(self, target: str, product: Linear, lora: LowRank, *, column: bool) -> None:
+        super().__init__(f"{target} adapter", (), (), product)
+        self.lora, self.column = lora, column
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Dropout of the input, both small products, and the sum with the frozen product."""
+        tokens, inputs, outputs = self._sizes(work)
+        inner, rows, kind = self._split(work)
+        if self.lora.dropout:
+            traffic = (2 * work.element + 1) * tokens * inputs
+            work.memory(f"{self.name} dropout", traffic, random=tokens * inputs)
+        work.product(f"{self.name} down", (tokens, inner, inputs))
+        self._exchange(work, kind)
+        work.product(f"{self.name} up", (rows, outputs, self.lora.rank))
+        work.memory(f"{self.name} sum", 3 * work.element * rows * outputs)
+
+    def backward_beside(self, work: Writer) -> None:
+        """Gradients of both small matrices and of the input, added to that of the frozen product."""
+        tokens, inputs, outputs = self._sizes(work)
+        inner, rows, kind = self._split(work)
+        rank, name = self.lora.rank, self.name
+        work.product(f"{name} up input gradient", (rows, rank, outputs))
+        work.weight_gradient(f"{name} up", rank, outputs, rows)
+        self._exchange(work, DUAL[kind])
+        work.product(f"{name} down input gradient", (tokens, inputs, inner))
+        work.weight_gradient(f"{name} down", inputs, inner, tokens)
+        if self.lora.dropout:
+            work.memory(f"{name} backward dropout", (2 * work.element + 1) * tokens * inputs)
+        work.memory(f"{name} gradient sum", 3 * work.element * tokens * inputs)
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        """The small inner product, and with dropout the input that it left, and its mask."""
+        assert self.product
+        read = self.product.reads[0]
+        inner = Tensor(f"{self.name} inner", (*read.axes[:-1], self.lora.rank), work.element)
+        if not self.lora.dropout:
+            return (inner,)
+        return inner, Tensor(f"{self.name} input", read.axes, work.element), Tensor(f"{self.name} mask", read.axes, 1)
+
+    def parameters(self, work: Writer) -> int:
+        """Trained parameters on one rank: rank x (inputs + outputs); of a split matrix A has a share of the rank."""
+        _, inputs, outputs = self._sizes(work)
+        inner, _, _ = self._split(work)
+        return inner * inputs + self.lora.rank * outputs
+
+    @override
+    def products(self, work: Writer) -> float:
+        tokens, _, _ = self._sizes(work)
+        return 2.0 * tokens * self.parameters(work)
+
+    def _sizes(self, work: Writer) -> tuple[int, int, int]:
+        """Rows, inputs and outputs of the product."""
+        assert self.product
+        count = work.graph.count
+        return work.graph.rows(self.product.reads[0]), count(self.product.inputs), sum(map(count, self.product.columns))
+
+    def _split(self, work: Writer) -> tuple[int, int, CollectiveKind]:
+        """Columns of A's product, rows of B's, and what happens between them, on one rank."""
+        assert self.product
+        rank, tensor, tokens = self.lora.rank, work.shard.tensor, work.graph.rows(self.product.reads[0])
+        if self.column:
+            return -(-rank // tensor), tokens, "all_gather"
+        leave = self.product.leave
+        rows = work.graph.rows(leave.result) if leave else tokens
+        return rank, rows, "reduce_scatter" if work.splits else "all_reduce"
+
+    def _exchange(self, work: Writer, kind: CollectiveKind) -> None:
+        if work.shard.tensor > 1:
+            tokens, _, _ = self._sizes(work)
+            work.collective(f"{self.name} exchange", kind, work.element * tokens * self.lora.rank)
+
+
+DUAL: dict[CollectiveKind, CollectiveKind] = {
+    "all_gather": "reduce_scatter",
+    "reduce_scatter": "all_gather",
+    "all_reduce": "all_reduce",
+}

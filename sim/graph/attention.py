@@ -1,0 +1,325 @@
+"""The attention core of one rank: scores, softmax, dropout and context, or one fused kernel.
+
+Context parallelism is ring attention with zig-zag halves, so every rank has the same causal
+work. Keys and values travel as one all-gather over the context group, which moves what the ring
+moves; all but the last block of attention runs beside it.
+
+Axes: batch (sequences), heads, queries (positions whose rows this rank owns), keys (positions attended to: the
+whole sequence, or a document of it), width (of a head), tokens (batch x queries), and the columns of each tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from typing_extensions import override
+
+from sim.graph.graph import Operator, Step, Tensor
+from sim.graph.operation import Operation
+from sim.graph.work import Writer
+
+CORE = "core"  # the region that selective recomputation repeats
+FLASH_TILE = 128  # positions; assumption: a causal kernel computes the tiles on the diagonal in full
+
+
+class Merge(NamedTuple):
+    """Bytes per element of the queries and kernels for each block of ring attention after the first."""
+
+    forward: int
+    backward: int
+    kernels: int
+
+
+# One term per kernel as read + write (PyTorch, distributed/tensor/experimental/_attention.py, _SDPAMerger and
+# _templated_ring_attention_backward). Keys and values count as wide as the queries.
+MERGES = {
+    "fused": Merge(0, 0, 0),
+    # keys and values into one buffer; cast, subtract, scale, subtract; backward: the same; add to 32-bit gradients of
+    # q, k and v; k and v into one buffer. The number of kernels is an assumption
+    "separate": Merge(2 * 4 + 6 + 12 + 8 + 12, 2 * 4 + 10 + 2 * 10 + 2 * 8, 8),
+    # read block and sum, write the sum; backward: add to 32-bit gradients of q, and of k and v as they go on
+    "compiled": Merge(10, 10 + 2 * 10, 3),
+}
+GRADIENT = 4  # bytes; gradients of keys and values are added up and sent in 32 bit
+# A call of Philox with 7 rounds of 10 integer operations draws 16 numbers of 8 bit; comparing and selecting take 4 more
+# (flash-attention, csrc/flash_attn/src/philox.cuh and dropout.h). Integer operations count as in `Work.memory`.
+FUSED_RANDOM_FLOPS = 2 * (7 * 10 / 16 + 4)
+FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forward (Dao 2023, section 3)
+
+
+class Attention(Operator):
+    """Causal attention of queries, keys and values, before kernels are chosen for it: one `fused`, or several."""
+
+    __slots__ = ("dropout", "fused")
+
+    def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool) -> None:
+        output = Tensor("attention output", queries.axes, queries.width)
+        super().__init__("attention", (queries, keys, values), (output,), region=CORE)
+        self.fused, self.dropout = fused, dropout
+
+
+class FlashAttention(Operator):
+    """One kernel: scores never reach device memory. Selective recomputation is what it does inside anyway."""
+
+    __slots__ = ("dropout",)
+
+    def __init__(self, reads: tuple[Tensor, ...], output: Tensor, *, dropout: bool = False) -> None:
+        normaliser = Tensor("normaliser", (output.axes[0], "heads"), 4)
+        super().__init__("attention", reads, (output, normaliser), region=CORE)
+        self.dropout = dropout
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
+        traffic = sum(map(work.bytes, (*self.reads, *self.writes)))
+        kernel = self._kernel(work, self.name, 1.0, traffic, 1)
+        self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
+        self._drop(work, self.name)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """Reads q, k, v, output and its gradient; writes three gradients, that of q through 32 bit."""
+        queries, keys, values = self.reads
+        read = (*self.reads, *self.writes, self.result)
+        traffic = sum(map(work.bytes, (*read, queries, keys, values))) + 8 * work.elements(queries)
+        kernel = self._kernel(work, f"{self.name} backward", FLASH_BACKWARD, traffic, 3)
+        if work.shard.ring_attention == "fused":
+            self._ring(work, kernel, 2 * work.element, 0)
+        else:
+            self._ring(work, kernel, work.element + GRADIENT, MERGES[work.shard.ring_attention].backward)
+            self._last_turn(work)
+        self._drop(work, f"{self.name} backward")
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        """Operands and output; the normaliser where it is not computed again."""
+        return (*self.reads, self.result) if work.shard.recompute == "selective" else (*self.reads, *self.writes)
+
+    @override
+    def products(self, work: Writer) -> float:
+        return 4.0 * scores(work) * work.graph.sizes["width"]
+
+    def _drop(self, work: Writer, name: str) -> None:
+        """Numbers are drawn for each score, and drawn again backward; the tensor cores wait meanwhile."""
+        if self.dropout:
+            drawn = scores(work) * causal_share(work.graph.sizes["keys"])
+            work.memory(f"{name} dropout", 0.0, 0, random=drawn, each=FUSED_RANDOM_FLOPS)
+
+    def _kernel(self, work: Writer, name: str, factor: float, traffic: float, kernels: int) -> Operation:
+        sizes = work.graph.sizes
+        return Operation(
+            name,
+            "attention",
+            self.products(work) * causal_share(sizes["keys"]) * factor,
+            float(traffic),
+            work.precision,
+            sizes["batch"] * sizes["heads"],
+            sizes["queries"],
+            sizes["keys"],
+            sizes["width"],
+            kernels,
+            phase=work.phase,
+        )
+
+    def _ring(self, work: Writer, whole: Operation, per_element: int, merge: int) -> None:
+        """The kernel once per block of the ring: the last waits for the exchange. Only the own block has a mask.
+
+        Separate kernels add each block after the first to the result: `merge` bytes per element of the queries.
+        A compiler waits for each collective where it is issued (PyTorch, _functional_collectives.py,
+        _maybe_wrap_tensor).
+        """
+        ranks, how = work.shard.context, work.shard.ring_attention
+        if ranks == 1:
+            work.operations.append(whole)
+            return
+        gather_keys(work, whole.name, per_element * key_elements(work, self.reads[1]), 0 if how == "compiled" else 1)
+        work.operations.append(_part(whole, ranks - 1, ranks, masked=1 / (ranks - 1)))
+        last = _part(whole, 1, ranks, masked=0.0)
+        work.operations.append(last._replace(name=f"{whole.name} last block"))
+        if how != "fused":
+            traffic = (ranks - 1) * merge * work.elements(self.reads[0])
+            work.memory(f"{whole.name} merge", traffic, MERGES[how].kernels * (ranks - 1))
+
+    def _last_turn(self, work: Writer) -> None:
+        """Gradients of keys and values go home when the last block has been added: one more turn, beside nothing.
+
+        An all-gather moves the share of one rank n-1 times; this moves it once.
+        """
+        ranks = work.shard.context
+        if ranks > 1:
+            share = GRADIENT * key_elements(work, self.reads[1]) / (ranks - 1)
+            work.collective(f"{self.name} backward last turn", "all_gather", share, "context")
+
+
+class Scores(Operator):
+    """Products of queries and keys for each head."""
+
+    __slots__ = ()
+
+    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+        result = Tensor("scores", ("batch", "heads", "queries", "keys"), queries.width)
+        super().__init__("scores", (queries, keys), (result,), region=CORE)
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Keys and values of the whole sequence arrive before."""
+        gather_keys(work, "attention", work.element * key_elements(work, self.reads[1]))
+        batched(work, self.name, "queries", "keys", "width")
+
+    @override
+    def backward(self, work: Writer) -> None:
+        batched(work, f"{self.name} query gradient", "queries", "width", "keys")
+        batched(work, f"{self.name} key gradient", "keys", "width", "queries")
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        return self.reads
+
+    @override
+    def working(self, work: Writer) -> int:
+        return work.bytes(self.result)
+
+    @override
+    def products(self, work: Writer) -> float:
+        return 2.0 * scores(work) * work.graph.sizes["width"]
+
+
+class Softmax(Operator):
+    """Scale, mask and softmax of scores: one kernel, or three."""
+
+    __slots__ = ()
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__("softmax", (x,), (Tensor("probabilities", x.axes, x.width),), region=CORE)
+
+    @override
+    def forward(self, work: Writer) -> None:
+        self._pass(work, self.name, 2)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """Reads dy and y and writes dx."""
+        self._pass(work, f"{self.name} backward", 3)
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        return self.writes
+
+    def _pass(self, work: Writer, name: str, passes: int) -> None:
+        """Kernels apart scale and mask too; autocast has softmax in 32 bit, so eager code casts to it and back."""
+        apart, cast = (0, 0) if work.fused else (2 + 2, work.shard.autocast)
+        traffic = (passes + apart) * work.element + cast * (2 * (2 + 4) + 2 * passes)
+        work.memory(name, traffic * work.elements(self.result), 1 if work.fused else 3 + 2 * cast)
+
+
+class Context(Operator):
+    """Products of probabilities and values for each head."""
+
+    __slots__ = ("keys",)
+
+    def __init__(self, probabilities: Tensor, keys: Tensor, values: Tensor, output: Tensor) -> None:
+        super().__init__("context", (probabilities, values), (output,), region=CORE)
+        self.keys = keys
+
+    @override
+    def forward(self, work: Writer) -> None:
+        batched(work, self.name, "queries", "width", "keys")
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """Keys and values arrive again before, as the first backward pass of the core needs them."""
+        gather_keys(work, "attention backward", 2 * work.element * key_elements(work, self.keys))
+        batched(work, f"{self.name} score gradient", "queries", "keys", "width")
+        batched(work, f"{self.name} value gradient", "keys", "width", "queries")
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        return self.reads
+
+    @override
+    def products(self, work: Writer) -> float:
+        return 2.0 * scores(work) * work.graph.sizes["width"]
+
+
+class LayoutCopy(Operator):
+    """Columns into heads, or back, by a copy; fused attention reads and writes columns as they are."""
+
+    __slots__ = ()
+
+    in_place = True
+
+    @override
+    def forward(self, work: Writer) -> None:
+        self._copy(work, self.name)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        self._copy(work, f"{self.name} backward")
+
+    def _copy(self, work: Writer, name: str) -> None:
+        work.memory(name, 2 * work.element * sum(map(work.elements, self.reads)))
+
+
+class KeyRepetition(Operator):
+    """Keys and values from their own heads to every query head; backward, gradients summed the other way."""
+
+    __slots__ = ()
+
+    in_place = True
+
+    @override
+    def forward(self, work: Writer) -> None:
+        self._copy(work, self.name)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        self._copy(work, f"{self.name} backward")
+
+    @override
+    def steps(self, work: Writer) -> tuple[Step, ...]:
+        return tuple(Step((x,), (y,), ()) for x, y in zip(self.reads, self.writes, strict=True))
+
+    def _copy(self, work: Writer, name: str) -> None:
+        work.memory(name, work.element * sum(map(work.elements, (*self.reads, *self.writes))), 2)
+
+
+def causal_share(keys: int) -> float:
+    """Part of the full score matrix of `keys` columns that a causal fused kernel computes."""
+    return min(1.0, 0.5 * (1 + FLASH_TILE / keys))
+
+
+def scores(work: Writer) -> float:
+    """Elements of the attention scores of this rank."""
+    sizes = work.graph.sizes
+    return float(sizes["batch"] * sizes["heads"] * sizes["queries"] * sizes["keys"])
+
+
+def key_elements(work: Writer, keys: Tensor) -> float:
+    """Elements of the keys and values of the whole sequence, as wide as attention reads `keys`."""
+    sizes = work.graph.sizes
+    return 2.0 * sizes["batch"] * sizes["keys"] * work.graph.count(keys.axes[-1])
+
+
+def gather_keys(work: Writer, name: str, message: float, hidden_by: int = 0) -> None:
+    """Keys and values of the whole sequence, `message` bytes as held after an all-gather."""
+    if work.shard.context > 1:
+        work.collective(f"{name} ring exchange", "all_gather", message, "context", hidden_by)
+
+
+def batched(work: Writer, name: str, m: str, n: str, k: str) -> None:
+    """A product for each sequence and head, of the shape of three axes."""
+    sizes = work.graph.sizes
+    work.product(name, (sizes[m], sizes[n], sizes[k]), sizes["batch"] * sizes["heads"])
+
+
+def _part(whole: Operation, blocks: int, ranks: int, masked: float) -> Operation:
+    """`blocks` of `ranks` blocks; queries and output cross memory again for each block."""
+    return whole._replace(
+        flops=whole.flops * blocks / ranks,
+        bytes_moved=whole.bytes_moved * blocks,
+        n=whole.n * blocks // ranks,
+        kernels=whole.kernels * blocks,
+        parts=blocks,
+        masked=masked,
+    )

@@ -1,0 +1,56 @@
+"""Over which ranks the gradient of a weight is summed, read off the axes of its tensors.
+
+A gradient sums over what the weight was contracted with. So it is summed over each axis of the mesh that splits what
+was contracted, and that does not split the weight: over all replicas of a dense weight, over those of its expert for
+one of an expert, and over tensor ranks too for a norm whose rows they split. `expert` is a part of the data axis:
+`replica` times `expert` ranks are the data-parallel ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from sim.graph.graph import Axis, Graph, Operator, Tensor
+from sim.graph.products import Linear
+
+MeshAxis = Literal["replica", "expert", "context", "tensor"]
+MESH: tuple[MeshAxis, ...] = ("replica", "expert", "context", "tensor")
+DATA: tuple[MeshAxis, ...] = ("replica", "expert")
+
+SPLIT_OVER: dict[str, tuple[MeshAxis, ...]] = {  # axes of tensors that are split whatever the family
+    "samples": DATA,
+    "batch": DATA,
+    "tokens": (*DATA, "context"),
+    "rows": (*DATA, "context", "tensor"),
+    "dispatched": (*DATA, "context"),  # rows that experts got from all ranks
+    "experts": ("expert",),
+}
+
+
+def gradient_group(graph: Graph, weight: Tensor) -> tuple[MeshAxis, ...]:
+    """Axes of the mesh that the gradient of `weight`, of a transformed graph, is summed over.
+
+    Key heads that ranks hold copies of, since there are fewer than ranks, are not seen here.
+    """
+    held = _mesh(graph, weight.axes)
+    contracted: set[MeshAxis] = set()
+    for operator in graph.operators:
+        if any(each is weight for each in operator.weights):
+            contracted |= _mesh(graph, (axis for axis in _met(operator, weight) if axis not in weight.axes))
+    return tuple(axis for axis in MESH if axis in contracted - held)
+
+
+def _met(operator: Operator, weight: Tensor) -> tuple[Axis, ...]:
+    """Axes of what the weight is multiplied with, or added to: a bias to a result that was summed over ranks."""
+    if isinstance(operator, Linear) and operator.leave and len(weight.axes) == 1:
+        return operator.leave.result.axes
+    return operator.reads[0].axes
+
+
+def _mesh(graph: Graph, axes: Iterable[Axis]) -> set[MeshAxis]:
+    found: set[MeshAxis] = set()
+    for axis in axes:
+        found.update(SPLIT_OVER.get(axis, ()) if isinstance(axis, str) else ())
+        found.update(("tensor",) if graph.is_split(axis) else ())
+    return found

@@ -1,0 +1,251 @@
+"""What a family of models tells: its record in the file format, and the graphs of its pieces.
+
+A family is one file of this folder with one `Workload`; nothing else knows it by name.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from sim.errors import Problem
+from sim.graph.adapters import LowRank
+from sim.graph.graph import Graph
+from sim.graph.operation import Shard
+from sim.graph.work import Writer, whole_bytes
+from sim.record import Record
+from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
+
+
+class Divided(Protocol):
+    """The part of a plan that families look at (`Parallelism`)."""
+
+    @property
+    def tensor(self) -> int:
+        """Ranks that share each matrix."""
+
+    @property
+    def pipeline(self) -> int:
+        """Pipeline stages."""
+
+    @property
+    def context(self) -> int:
+        """Ranks that share each sequence."""
+
+    @property
+    def expert(self) -> int:
+        """Ranks that share experts."""
+
+
+class Trained(Protocol):
+    """The part of a training that families look at (`Training`)."""
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens per sequence."""
+
+    @property
+    def document_length(self) -> int | None:
+        """Tokens that attention sees, if not all."""
+
+    @property
+    def precision(self) -> str:
+        """Number format of matrix products."""
+
+    @property
+    def recompute(self) -> str:
+        """Discipline of recomputation."""
+
+    @property
+    def lora(self) -> LowRank | None:
+        """Adapters, if only they are trained."""
+
+
+class Workload(Record):
+    """The base of the records of all families."""
+
+    if TYPE_CHECKING:  # fields of every family
+
+        @property
+        def kind(self) -> str:
+            """Name of the family in the file format."""
+
+        @property
+        def name(self) -> str:
+            """The name it is found by."""
+
+        @property
+        def layers(self) -> int:
+            """Pieces between which a pipeline may be cut."""
+
+    @property
+    def ties(self) -> bool:
+        """Whether the last piece multiplies by the table of the first."""
+        return False
+
+    @property
+    def experts(self) -> int:
+        """Experts of a layer, 0 if there are none."""
+        return 0
+
+    @property
+    def fuses_attention(self) -> bool | None:
+        """Whether attention is one kernel; None where there is no attention."""
+        return None
+
+    tokens: ClassVar[bool] = True  # a sample is a sequence of tokens, and the training says how long it is
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns of the residual stream and of a head, 0 where there is no such thing."""
+        return 0, 0
+
+    @property
+    @abstractmethod
+    def line(self) -> str:
+        """What it is, in one line for people."""
+
+    @abstractmethod
+    def pieces(self, shard: Shard) -> Pieces:
+        """The graphs of one rank and one microbatch, as they are written before any pass."""
+
+    @property
+    @abstractmethod
+    def rules(self) -> Sequence[Callable[[Any, Divided, Trained], Iterator[Problem]]]:
+        """What a plan has to meet to suit the model, one small function of model, plan and training for each rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What comes before the layers, the layers one by one (equal ones are one graph), what comes after."""
+
+    first: Graph | None
+    layers: Sequence[Graph]
+    last: Graph | None
+
+
+class Architecture:
+    """A model as one rank runs it, and what follows from its graphs. Made once for a job."""
+
+    def __init__(self, model: Workload, shard: Shard) -> None:
+        pieces = model.pieces(shard)
+        self.model, self.shard, self.tied = model, shard, model.ties
+        self.first, self.layers, self.last = pieces.first, tuple(pieces.layers), pieces.last
+        for graph in self.graphs:
+            transform(graph, shard)
+        self._known: dict[int, Held] = {}
+        self._working: dict[int, float] = {}
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether all layers are equal."""
+        return len(set(map(id, self.layers))) == 1
+
+    @cached_property
+    def graphs(self) -> tuple[Graph, ...]:
+        """Each kind of piece once, in the order in which they first come."""
+        every = [graph for graph in (self.first, *self.layers, self.last) if graph]
+        return tuple({id(graph): graph for graph in every}.values())
+
+    def held(self, graph: Graph | None) -> Held:
+        """What a rank holds of a piece, nothing of none."""
+        if graph is None:
+            return NOTHING
+        if id(graph) not in self._known:
+            work = Writer(graph, self.shard)
+            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
+        return self._known[id(graph)]
+
+    def working_bytes(self, graph: Graph) -> float:
+        """What recomputation brings back beside the bytes kept, the widest gradients, and the input of all rows [B]."""
+        if id(graph) not in self._working:
+            work = Writer(graph, self.shard)
+            wide = max(each.working(work) for each in graph.operators)
+            everything = Writer(graph, replace(self.shard, recompute="none"))
+            again = 0 if self.shard.recompute == "none" else kept_bytes(everything) - self.held(graph).kept
+            self._working[id(graph)] = float(again + wide + whole_bytes(work))
+        return self._working[id(graph)]
+
+    def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
+        """What a rank holds of some layers and of the ends.
+
+        A last stage that is not the first has its own copy of a tied `table` (Narayanan 2021, 2.2).
+        """
+        table = not first if table is None else table
+        parts = [self.held(graph).times(count) for graph, count in self.runs(layers)]
+        if first:
+            parts.append(self.held(self.first))
+        if last:
+            parts.append(self.held(self.last))
+            if self.tied and table:
+                parts.append(self.table)
+        return sum(parts, NOTHING)
+
+    def runs(self, layers: range) -> list[tuple[Graph, int]]:
+        """Equal layers in a row, and how many."""
+        if self._alike:
+            return [(self.layers[0], len(layers))] if layers else []
+        alike = groupby((self.layers[number] for number in layers), key=id)
+        return [(each[0], len(each)) for each in (list(group) for _, group in alike)]
+
+    @property
+    def table(self) -> Held:
+        """The table that both ends multiply by."""
+        table = next(self.first.weights()) if self.first else None
+        count = self.first.elements(table) if self.first and table else 0
+        return Held(count, 0 if self.shard.lora else count, 0)
+
+    @cached_property
+    def undivided(self) -> Architecture:
+        """The model as one rank alone would run a microbatch of one sample."""
+        return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
+
+    @cached_property
+    def whole(self) -> Held:
+        """What a rank of a job without stages holds."""
+        return self.stage(range(len(self.layers)), first=True, last=True)
+
+    @property
+    def message_bytes(self) -> float:
+        """What one rank hands to the next stage [B]: its share under sequence parallelism."""
+        graph = self.layers[0]
+        return float(graph.bytes(graph.source))
+
+    @cached_property
+    def flops(self) -> tuple[float, float]:
+        """FLOPs of one microbatch on one rank: of the model, and with what is computed again [FLOP]."""
+        counts = [(Writer(graph, self.shard), count) for graph, count in self._counted()]
+        model = sum(count * model_flops(work) for work, count in counts)
+        return model, model + sum(count * repeated_flops(work) for work, count in counts)
+
+    def _counted(self) -> list[tuple[Graph, int]]:
+        ends = [(graph, 1) for graph in (self.first, self.last) if graph]
+        return [*self.runs(range(len(self.layers))), *ends]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass."""
+
+    parameters: int
+    trained: int
+    kept: int
+
+    def __add__(self, other: Held) -> Held:
+        return Held(self.parameters + other.parameters, self.trained + other.trained, self.kept + other.kept)
+
+    def times(self, count: int) -> Held:
+        """The same of `count` equal pieces."""
+        return Held(self.parameters * count, self.trained * count, self.kept * count)
+
+
+NOTHING = Held(0, 0, 0)
+
+
+def share(count: int, ranks: int) -> int:
+    """Part of `count` on the fullest of `ranks` ranks."""
+    return -(-count // ranks)

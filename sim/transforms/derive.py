@@ -1,0 +1,113 @@
+"""From a graph as a family writes it to what everybody else asks of it.
+
+Passes run in a fixed order: kernels of attention; tensor parallelism; 8-bit operands, so that gathers carry 1 B;
+adapters. Then recomputation says what runs again, and the backward pass goes through the operators in reverse.
+"""
+
+from __future__ import annotations
+
+from sim.graph.adapters import Adapter
+from sim.graph.graph import Graph, Operator
+from sim.graph.operation import Block, Operation, Phase, Shard
+from sim.graph.work import Writer
+from sim.transforms.adapters import adapt
+from sim.transforms.attention_kernel import choose_attention_kernels
+from sim.transforms.precision import cast_operands, widen_stream
+from sim.transforms.recompute import kept, repeated
+from sim.transforms.tensor import split_over_tensor_ranks
+
+Operations = tuple[Operation, ...]
+
+
+def transform(graph: Graph, shard: Shard) -> Graph:
+    """`graph` as one rank runs it under `shard`: changed, and handed back."""
+    choose_attention_kernels(graph, shard)
+    widen_stream(graph, shard)
+    split_over_tensor_ranks(graph, shard)
+    cast_operands(graph, shard)
+    adapt(graph, shard)
+    return graph
+
+
+def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
+    """Operations of a transformed graph; `gradient_bytes` [B] per element of the accumulated weight gradient."""
+    work = Writer(graph, shard, gradient_bytes)
+    gathered = shard.gather_copy * unit_parameters(graph)
+    reduced = shard.reduce_copy * unit_parameters(graph)
+    return Block(
+        name=graph.name,
+        forward=_forward(work, Phase.FORWARD, graph.operators, gathered),
+        recompute=_forward(work, Phase.RECOMPUTE, repeated(work), gathered) if graph.repeated else (),
+        backward=_backward(work, reduced),
+        model_flops=model_flops(work),
+    )
+
+
+def model_flops(work: Writer) -> float:
+    """FLOPs of both passes of one microbatch: matrix products with full (not causal) attention, as Megatron counts.
+
+    Narayanan 2021, appendix; Korthikanti 2022, appendix A. Two products backward for each forward one, or one for a
+    frozen matrix; nothing for recomputation.
+    """
+    return sum(each.trained_passes(work) * each.products(work) for each in work.graph.operators)
+
+
+def repeated_flops(work: Writer) -> float:
+    """FLOPs of what is computed again, counted alike."""
+    return sum(each.products(work) for each in repeated(work))
+
+
+def kept_bytes(work: Writer) -> int:
+    """What the graph keeps from its forward to its backward pass [B]."""
+    return sum(map(work.bytes, kept(work)))
+
+
+def trained_parameters(work: Writer) -> int:
+    """Parameters with gradients on one rank: all, or those of adapters."""
+    if not work.frozen:
+        return work.graph.parameters()
+    return sum(each.parameters(work) for each in work.graph.operators if isinstance(each, Adapter))
+
+
+def _forward(work: Writer, phase: Phase, operators: list[Operator], copied: float) -> Operations:
+    work.operations, work.phase = [], phase
+    _copy_unit(work, "weights", copied)
+    for operator in operators:
+        operator.forward(work)
+    return tuple(work.operations)
+
+
+def _backward(work: Writer, copied: float) -> Operations:
+    """Operators in reverse; a tensor that several read gets the sum of their gradients.
+
+    Frozen operators with nothing trained before them are left out.
+    """
+    work.operations, work.phase = [], Phase.INPUT_GRADIENT
+    graph = work.graph
+    if not (work.frozen and graph.source.role == "index"):
+        first: dict[int, Operator] = {}
+        for operator in reversed(graph.operators):
+            operator.backward(work)
+            for tensor in () if operator.in_place else operator.reads:
+                known = first.setdefault(id(tensor), operator)
+                if known is not operator:
+                    work.memory(f"{known.name} gradient", 3 * work.bytes(tensor))
+    _copy_unit(work, "gradients", copied)
+    return tuple(work.operations)
+
+
+def _copy_unit(work: Writer, what: str, traffic: float) -> None:
+    """Copies between the buffer of a collective and the tensors of a sharded unit (ZeRO-3), or casts of autocast."""
+    if traffic:
+        work.memory(f"{what} copied", traffic, _matrices(work.graph) if work.shard.autocast else 1)
+
+
+def _matrices(graph: Graph) -> int:
+    """Matrices of a unit, each of which autocast casts by a kernel."""
+    return sum(len(weight.axes) > 1 for weight in graph.weights())
+
+
+def unit_parameters(graph: Graph) -> int:
+    """Parameters that a sharded unit copies: all of a layer, the table of an end."""
+    tables = (each for each in graph.weights() if graph.repeated or graph.is_split(each.axes[0]))
+    return sum(map(graph.elements, tables))

@@ -1,0 +1,49 @@
+"""Products in 8 bit: where their operands are cast; and what autocast leaves in 32 bit."""
+
+from __future__ import annotations
+
+from sim.graph.ends import Lookup
+from sim.graph.graph import Graph, Operator, Tensor
+from sim.graph.norms import Norm
+from sim.graph.operation import Shard
+from sim.graph.pointwise import Positions, ResidualSum
+from sim.graph.products import Cast, Enter, Linear, WeightCast
+
+
+def widen_stream(graph: Graph, shard: Shard) -> None:
+    """Under autocast embeddings are in 32 bit, and so is what branches in 16 bit are added to (type promotion)."""
+    if not shard.autocast:
+        return
+    for operator in graph.operators:
+        if isinstance(operator, Lookup | Positions | ResidualSum):
+            operator.result.width = 4
+    if graph.source.role == "activation":
+        graph.source.width = 4
+
+
+def cast_operands(graph: Graph, shard: Shard) -> None:
+    """Put a cast before each product that is not `wide`, and before its gather, which then carries 1 B."""
+    if shard.precision != "fp8":
+        return
+    makers = {id(tensor): each for each in graph.operators for tensor in each.writes}
+    operators: list[Operator] = []
+    for operator in graph.operators:
+        if isinstance(operator, Enter) and operator.product and not operator.product.wide:
+            cast = _cast(operator.product, makers)
+            whole = operator.result
+            operator.writes = (whole, Tensor(f"{whole.name} in 16 bit", whole.axes, whole.width))  # for who keeps that
+            whole.width = 1
+            operator.reads = (cast.result,)
+            operators += [cast, WeightCast(operator.product)]
+        elif isinstance(operator, Linear) and not operator.wide and not operator.enter:
+            cast = _cast(operator, makers)
+            operator.reads = (cast.result,)
+            operators += [cast, WeightCast(operator)]
+        operators.append(operator)
+    graph.operators = operators
+
+
+def _cast(product: Linear, makers: dict[int, Operator]) -> Cast:
+    source = product.enter.reads[0] if product.enter else product.reads[0]
+    product.cast = Cast(product, source, normed=isinstance(makers.get(id(source)), Norm))
+    return product.cast
