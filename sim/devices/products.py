@@ -1,0 +1,71 @@
+"""How long matrix products take: tiles, waves and alignment.
+
+A product runs in waves of output tiles, one tile per processor. A wave takes the arithmetic of a
+tile and then writes it: the processors finish together, so writing is not hidden by the arithmetic
+of the same wave. Short inner dimensions therefore cost efficiency. The library picks the fastest
+tile: smaller ones leave less of the last wave idle, but read their operands more often (NVIDIA,
+Matrix Multiplication Background User's Guide, sections 2.3 and 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from math import ceil
+
+from sim.graph.operation import Operation
+from sim.inputs.records import Accelerator
+
+STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
+ALIGNMENT = 8  # 16-bit elements that a tensor core loads at once (16 B)
+OPERAND_SHARE = 0.2  # assumption: share of the time of the largest tile that grows with operand bytes per FLOP
+Shape = tuple[int, int, int, int]  # of a product: m, n, batch, parts
+Unit = tuple[tuple[int, int], bool, int, float]  # tile, whether it is halved, processors, least share of them
+HALVES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))  # of the largest tile
+
+
+def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, bandwidth: float) -> tuple[float, float]:
+    """Seconds of arithmetic at `rate` [FLOP/s] when all processors are busy, and of writing at `bandwidth` [B/s]."""
+    if is_misaligned(operation) and accelerator.vector.fp32:
+        return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
+    full = operation.flops / rate
+    writing = operation.output_bytes * operation.m * operation.n * operation.batch / bandwidth
+    matrix, shape = accelerator.matrix, (operation.m, operation.n, operation.batch, operation.parts)
+    tilings = _tilings(shape, (matrix.tile, matrix.halves_tiles, matrix.compute_units, matrix.quantization_floor))
+    return min([(full * work / busy, writing / busy) for work, busy in tilings], key=sum)
+
+
+def is_misaligned(operation: Operation) -> bool:
+    """Whether tensor cores cannot load the operands of a batched product.
+
+    In the products of attention each head starts where the one before ends. Tensor cores load
+    addresses that are multiples of 16 B (the same guide, section 2.2); else cuBLAS takes kernels on
+    the 32-bit vector units.
+    """
+    return operation.batch > 1 and any(size % ALIGNMENT for size in (operation.m, operation.n, operation.k))
+
+
+@lru_cache(maxsize=4096)
+def _tilings(shape: Shape, unit: Unit) -> tuple[tuple[float, float], ...]:
+    """For each tile: arithmetic time relative to the largest, share of processors busy with real work."""
+    (m, n, batch, parts), (tile, halves, processors, floor) = shape, unit
+    largest = 1 / tile[0] + 1 / tile[1]
+    found = []
+    for rows, columns in _tiles(tile, halves):
+        tiles = ceil(m / parts / rows) * ceil(n / columns) * batch
+        slots = _waves(tiles, parts, processors) * processors * rows * columns
+        operands = (1 / rows + 1 / columns) / largest
+        found.append((1.0 + OPERAND_SHARE * (operands - 1.0), max(m * n * batch / slots, floor)))
+    return tuple(found)
+
+
+def _waves(tiles: int, parts: int, processors: int) -> int:
+    """Waves of `parts` kernels of `tiles` each: streams fill each other's last waves, but keep their own order."""
+    in_turn = ceil(parts / STREAMS) * ceil(tiles / processors)
+    return max(ceil(parts * tiles / processors), in_turn if parts > 1 else 0)
+
+
+def _tiles(tile: tuple[int, int], halves: bool) -> Iterator[tuple[float, float]]:
+    for by_rows, by_columns in HALVES if halves else HALVES[:1]:
+        yield tile[0] * by_rows, tile[1] * by_columns
+        yield tile[1] * by_columns, tile[0] * by_rows
