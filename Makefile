@@ -32,7 +32,7 @@ bench: .venv/installed
 	@$(BIN)/python -m bench
 
 docs: .venv/installed
-	@$(BIN)/python -c 'from sim.spec.document import reference_markdown as text; print(text(), end="")' >docs/input.md
+	@$(BIN)/python -c 'from sim.inputs.document import reference_markdown as text; print(text(), end="")' >docs/input.md
 	@$(BIN)/python tests/pages.py
 
 # Exact versions for every Python and system, by uv (https://docs.astral.sh/uv/pip/compile/); pip reads them.

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.measure import peak_memory, timed
-from sim.spec.load import load_experiment
-from sim.study.accounts import open_accounts
-from sim.study.lives import prepare_life
-from sim.study.seeds import Seeds, run_seeds
-from sim.study.simulate import predict, simulate
-from sim.study.step import prepare_step
+from sim.ask.run.accounts import open_accounts
+from sim.ask.run.lives import prepare_life
+from sim.ask.run.simulate import predict, simulate
+from sim.ask.run.step import prepare_step
+from sim.ask.seeds.seeds import Seeds, run_seeds
+from sim.inputs.load import load_experiment
 
 
 def step(experiment: str, repetitions: str, *overrides: str) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sim.ask.run.simulate import simulate as simulate_experiment
+from sim.ask.sweep.sweep_table import Table
 from sim.errors import ConfigError, Problem
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
 from sim.metrics.result import Result
 from sim.report.notebook import NotebookResult
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.study.simulate import simulate as simulate_experiment
-from sim.study.sweep_table import Table
 
 Changes = Mapping[str, Any]
 
@@ -82,7 +82,7 @@ def sweep(
     `table.to_dataframe()` needs pandas, `table.to_parquet(path)` and `table.to_csv(path)` need nothing more.
     Raises ConfigError for a wrong study; a point that fails is a row with its reason.
     """
-    from sim.study.sweep_start import run_study
+    from sim.ask.sweep.sweep_start import run_study
 
     return run_study(
         study,
@@ -103,8 +103,8 @@ def check(source: str | Path, kind: str | None = None) -> list[Problem]:
     >>> print(sim.check("quickstrat")[0])
     quickstrat: is neither a kind nor a name in the catalogue; did you mean quickstart?
     """
+    from sim.ask.run.check import check_definition
     from sim.cli.kinds import kind_of
-    from sim.study.check import check_definition
 
     try:
         check_definition(kind or kind_of(str(source)), str(source))

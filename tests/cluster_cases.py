@@ -10,7 +10,7 @@ import numpy as np
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster, Routes
-from sim.spec.records import ClusterSpec, Degradation
+from sim.inputs.records import ClusterSpec, Degradation
 from sim.units import SI
 
 ACCELERATOR = {

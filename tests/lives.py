@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.run.life_inputs import LifeInputs, Saving, State
-from sim.run.storage_costs import CheckpointCosts
-from sim.spec.reliability import Failures, Recovery
+from sim.inputs.reliability import Failures, Recovery
+from sim.life.life_inputs import LifeInputs, Saving, State
+from sim.life.storage_costs import CheckpointCosts
 
 DAY = 86400.0
 NO_DELAY: dict[str, Any] = {"mean": 0}

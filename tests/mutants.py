@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from sim.cli.app import call
-from sim.spec.catalogue import CATALOGUE, list_catalogue
-from sim.spec.document import STUDY, Entry, entries
-from sim.spec.load import load_experiment
-from sim.spec.reader import plain, read_file
-from sim.spec.walk import choices, dimension_of, members
+from sim.inputs.catalogue import CATALOGUE, list_catalogue
+from sim.inputs.document import STUDY, Entry, entries
+from sim.inputs.load import load_experiment
+from sim.inputs.reader import plain, read_file
+from sim.inputs.walk import choices, dimension_of, members
 from sim.units import COUNT, FRACTION
 
 Keys = tuple[str | int, ...]

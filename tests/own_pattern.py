@@ -7,7 +7,7 @@ from typing_extensions import override
 from sim.cluster.cluster import Cluster
 from sim.comm.exchange import Exchange
 from sim.comm.pattern import Group, Leg, Loads, Members, Pattern
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 
 class Direct(Pattern):

@@ -32,8 +32,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from statistics import mean, median
 
+from sim.ask.validate.trust import RESIDUALS, read_residuals
 from sim.cli.app import call
-from sim.study.trust import RESIDUALS, read_residuals
 from support import ROOT, Cli, Outcome
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

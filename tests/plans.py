@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.ask.run.step import Simulated
 from sim.cluster.build import build_cluster
-from sim.engine.costs import given_action
 from sim.engine.executor import Executor
 from sim.engine.network import Network
 from sim.engine.program import Action, Script
-from sim.engine.ranks import Job, build_job
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from sim.metrics.links import flow_bytes
 from sim.plan.plan import build_plan
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.study.step import Simulated
+from sim.programs.costs import given_action
+from sim.programs.ranks import Job, build_job
 
 Fields = Mapping[str, Any]
 Floats = NDArray[np.float64]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from sim.ask.run.simulate import predict
+from sim.ask.seeds.seeds import FILE, Seeds, run_seeds
+from sim.ask.sweep.store import Store
+from sim.ask.workers.pool import LocalProcesses
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
 from sim.metrics.result import Result
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.study.pool import LocalProcesses
-from sim.study.seeds import FILE, Seeds, run_seeds
-from sim.study.simulate import predict
-from sim.study.store import Store
 
 FRAIL = (
     "cluster={extends: dgx-h100, storage: s3}",

@@ -6,10 +6,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sim.study.pool import LocalProcesses
-from sim.study.store import Store
-from sim.study.sweep_file import load_study
-from sim.study.sweep_start import run_study
+from sim.ask.sweep.store import Store
+from sim.ask.sweep.sweep_file import load_study
+from sim.ask.sweep.sweep_start import run_study
+from sim.ask.workers.pool import LocalProcesses
 
 QUICK: dict[str, Any] = {
     "base": "quickstart",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import pytest
 from plans import Fields, job_of, run_collectives, small_experiment
 
-from sim.engine.ranks import Job
+from sim.programs.ranks import Job
 
 PAYLOAD = 2.0**30
 LINK = 50 * 2.0**30  # "50 GB/s"

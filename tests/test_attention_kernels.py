@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from workload_samples import layer_block
 
-from sim.engine.compute import operation_time
+from sim.devices.compute import operation_time
 from sim.graph.operation import Shard
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Accelerator
+from sim.inputs.setup import Setup
 from sim.models.dense import Transformer
-from sim.spec.load import load_experiment
-from sim.spec.records import Accelerator
-from sim.spec.setup import Setup
 from support import ROOT
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from sim.spec.cases import load_cases, load_table
-from sim.spec.records import Measured
-from sim.study.validate import BLIND, find_measured
-from sim.study.validate import Measured as Run
+from sim.ask.validate.validate import BLIND, find_measured
+from sim.ask.validate.validate import Measured as Run
+from sim.inputs.cases import load_cases, load_table
+from sim.inputs.records import Measured
 from support import ROOT
 
 FOLDER = ROOT / "experiments" / BLIND

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from plans import CASES, bytes_by_link, small_experiment
 
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import Simulated, simulate_step
 from sim.engine.executor import Executor
 from sim.engine.network import FlowTable, Network
 from sim.engine.program import Action, Script, Stream, Token, token
@@ -15,8 +17,6 @@ from sim.engine.trace import Trace
 from sim.errors import Deadlock
 from sim.metrics.breakdown import rank_time
 from sim.metrics.result import BREAKDOWN, Result
-from sim.study.simulate import simulate
-from sim.study.step import Simulated, simulate_step
 
 EXACT = 1e-9  # sums of floats in another order
 

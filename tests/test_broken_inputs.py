@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from sim.errors import ConfigError
-from sim.spec.load import load_definition, load_experiment
+from sim.inputs.load import load_definition, load_experiment
 from support import ROOT
 
 GOOD = Path(__file__).parent / "data" / "good"

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.ask.calibrate.calibrate_collectives import calibrate_collectives
+from sim.ask.calibrate.nccl_tests import read_tables
 from sim.cli.app import call
 from sim.comm.pattern import Group
 from sim.comm.tuner import collective_cost
 from sim.errors import ConfigError
+from sim.inputs.load import load_definition
+from sim.inputs.records import Node
 from sim.metrics.calibration import Calibration
 from sim.metrics.curves import bus_factor
 from sim.metrics.fit import fit_collective
-from sim.spec.load import load_definition
-from sim.spec.records import Node
-from sim.study.calibrate_collectives import calibrate_collectives
-from sim.study.nccl_tests import read_tables
 
 SIZES = [8 * 2**i for i in range(31)]  # 8 B to 8 GiB
 COLUMNS = """\

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
+from sim.ask.calibrate import torch_device
+from sim.ask.calibrate.calibrate_device import KERNEL, calibrate_device
+from sim.ask.calibrate.device import ADAM_BYTES, PLANS, Kernel, measure_device
 from sim.cli.app import call
-from sim.engine.compute import length_share, operation_time
+from sim.devices.compute import length_share, operation_time
 from sim.graph.operation import Operation
+from sim.inputs.load import load_definition
+from sim.inputs.records import Accelerator
+from sim.inputs.sources import uncovered_numbers
 from sim.metrics.calibration import DeviceMeasurement, LayerShape
-from sim.spec.load import load_definition
-from sim.spec.records import Accelerator
-from sim.spec.sources import uncovered_numbers
-from sim.study import torch_device
-from sim.study.calibrate_device import KERNEL, calibrate_device
-from sim.study.device import ADAM_BYTES, PLANS, Kernel, measure_device
 
 KNOWN = {"efficiency": 0.71, "fp8_efficiency": 0.62, "memory": 0.83, "forward": 0.5, "backward": 0.4, "launch": 4e-6}
 BYTES = {"fp8": 1, "tf32": 4}

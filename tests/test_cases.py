@@ -11,11 +11,11 @@ from workload_samples import (
 )
 
 from sim.errors import ConfigError
+from sim.inputs.cases import Case, load_cases, load_table
+from sim.inputs.catalogue import catalogue_root
+from sim.inputs.records import Measured
+from sim.inputs.setup import Setup
 from sim.models.dense import Transformer
-from sim.spec.cases import Case, load_cases, load_table
-from sim.spec.catalogue import catalogue_root
-from sim.spec.records import Measured
-from sim.spec.setup import Setup
 from support import Cli
 
 FOLDER = catalogue_root() / "experiments" / "validation"

@@ -9,10 +9,10 @@ import pytest
 from sim.cluster.build import build_cluster
 from sim.cluster.export import summary
 from sim.comm.tuner import floor_and_ramp
-from sim.spec.catalogue import list_catalogue
-from sim.spec.load import load_definition
-from sim.spec.records import Accelerator, ClusterSpec, FatTreeFabric, Node
-from sim.spec.sources import uncovered_numbers
+from sim.inputs.catalogue import list_catalogue
+from sim.inputs.load import load_definition
+from sim.inputs.records import Accelerator, ClusterSpec, FatTreeFabric, Node
+from sim.inputs.sources import uncovered_numbers
 
 ENTRIES = [(kind, name) for kind in ("accelerator", "node", "cluster") for name in list_catalogue(kind)]
 GROWING = [

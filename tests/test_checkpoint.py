@@ -13,19 +13,19 @@ from workload_samples import (
     total_parameters,
 )
 
+from sim.ask.run.step import simulate_step
 from sim.cluster.build import build_cluster
 from sim.errors import ConfigError
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
+from sim.inputs.storage import Checkpointing
+from sim.life.saving import checkpoint_costs
+from sim.life.storage_costs import CheckpointCosts
 from sim.plan.plan import Plan, build_plan
 from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
 from sim.plan.transfers import file_transfers, with_transfers
 from sim.programs.drains import drain_beside
-from sim.run.saving import checkpoint_costs
-from sim.run.storage_costs import CheckpointCosts
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.spec.storage import Checkpointing
-from sim.study.step import simulate_step
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}
 SAVE: Fields = {"interval": 1800.0, "host_copy_bandwidth": 1e10, "serialization_bandwidth": 1e15}

@@ -14,7 +14,7 @@ import pytest
 
 from sim import __version__
 from sim.errors import Deadlock
-from sim.spec.load import CATALOGUE, list_catalogue
+from sim.inputs.load import CATALOGUE, list_catalogue
 from support import ROOT, Cli, Command, Outcome
 
 SMALL = ("quickstart", "--set", "workload.layers=4", "--set", "training.global_batch=8")
@@ -74,22 +74,22 @@ class TestCommand:
         assert (done.returncode, done.stderr) == (0, "")
 
     def test_an_unexpected_error_is_4_without_a_traceback(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sim.study.single.run_experiment", _raise(ZeroDivisionError("oops")))
+        monkeypatch.setattr("sim.ask.run.single.run_experiment", _raise(ZeroDivisionError("oops")))
         outcome = cli("run", "quickstart")
         assert (outcome.code, outcome.out) == (4, "")
         assert outcome.err == "internal error: ZeroDivisionError: oops; --debug shows where\n"
 
     def test_debug_shows_the_traceback(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sim.study.single.run_experiment", _raise(ZeroDivisionError("oops")))
+        monkeypatch.setattr("sim.ask.run.single.run_experiment", _raise(ZeroDivisionError("oops")))
         assert "Traceback" in cli("run", "quickstart", "--debug").err
 
     def test_a_deadlock_is_4(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sim.study.single.run_experiment", _raise(Deadlock("stage 1 waits for stage 0")))
+        monkeypatch.setattr("sim.ask.run.single.run_experiment", _raise(Deadlock("stage 1 waits for stage 0")))
         outcome = cli("run", "quickstart")
         assert (outcome.code, outcome.err) == (4, "Deadlock: stage 1 waits for stage 0\n")
 
     def test_an_interrupt_is_130(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sim.study.single.run_experiment", _raise(KeyboardInterrupt()))
+        monkeypatch.setattr("sim.ask.run.single.run_experiment", _raise(KeyboardInterrupt()))
         outcome = cli("run", "quickstart")
         assert (outcome.code, outcome.out) == (130, "")
 
@@ -209,7 +209,7 @@ class TestExplainAndSchema:
         assert "accelerator, node, storage, cluster" in outcome.err
 
     def test_the_reference_page_is_what_the_records_say(self) -> None:
-        from sim.spec.document import reference_markdown
+        from sim.inputs.document import reference_markdown
 
         page = (ROOT / "docs" / "input.md").read_text(encoding="utf-8")
         assert page == reference_markdown(), "write it anew: make docs"

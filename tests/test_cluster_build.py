@@ -14,7 +14,7 @@ from cluster_cases import CABLE, CASES, DIAMOND, NIC_RATE, dragonfly, drawn, fat
 from sim.cluster.cluster import Cluster
 from sim.cluster.export import graph, graphml, node_link, summary
 from sim.errors import ConfigError
-from sim.spec.records import Degradation
+from sim.inputs.records import Degradation
 
 
 def capacity(cluster: Cluster, kind: str) -> float:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from sim.ask.validate.collectives import find_curves, validate_curves
 from sim.cli.app import call
 from sim.errors import ConfigError
+from sim.inputs.catalogue import catalogue_root
+from sim.inputs.curves import load_curve_table
 from sim.metrics.curves import CurveScore, CurveValidation, bus_factor
-from sim.spec.catalogue import catalogue_root
-from sim.spec.curves import load_curve_table
-from sim.study.collectives import find_curves, validate_curves
 
 FOLDER = catalogue_root() / "experiments" / "collectives"
 TABLES = sorted(FOLDER.glob("*.yaml"))

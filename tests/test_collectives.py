@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import Fields, job_of, run_collectives, small_experiment
 
+from sim.ask.run.step import simulate_step
+from sim.ask.validate.collectives import find_curves, predict_curve
 from sim.comm.pattern import Group
 from sim.comm.tree import busiest_node, tree_correction
 from sim.comm.tuner import collective_cost, floor_and_ramp, send_cost
-from sim.engine.ranks import Job
+from sim.inputs.records import CollectiveTuning, Node
 from sim.metrics.breakdown import rank_time
-from sim.spec.records import CollectiveTuning, Node
-from sim.study.collectives import find_curves, predict_curve
-from sim.study.step import simulate_step
+from sim.programs.ranks import Job
 
 MIB = 2.0**20
 HOP, NETWORK_HOP = 1e-6, 3e-6  # start-up per ring step inside a node and between nodes

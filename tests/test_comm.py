@@ -13,24 +13,24 @@ from hypothesis import strategies as st
 from own_pattern import Direct
 from plans import BESIDE, Fields, bytes_by_link, job_of, run_collectives, small_experiment
 
+from sim.ask.plan.chain import build_chain
+from sim.ask.run.step import simulate_step
 from sim.cluster.cluster import Cluster, Floats
 from sim.comm import exchange
 from sim.comm.hierarchical import ACROSS, WITHIN
 from sim.comm.pattern import Carrier, Group, Members
 from sim.comm.tuner import PATTERNS, carriers, collective_cost, layer_of
-from sim.engine.chains import run_alone
-from sim.engine.ranks import Job, group_of
 from sim.errors import EngineError, PlanError
 from sim.graph.operation import Block, Operation
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Degradation, Experiment, Node
 from sim.metrics.breakdown import rank_time
 from sim.plan.flows import collective_flows
 from sim.plan.grid import row_of_ranks
 from sim.plan.pieces import sequence_of
 from sim.plan.plan import CutModel
-from sim.spec.load import load_experiment
-from sim.spec.records import Degradation, Experiment, Node
-from sim.study.search.chain import build_chain
-from sim.study.step import simulate_step
+from sim.programs.chains import run_alone
+from sim.programs.ranks import Job, group_of
 from sim.transforms.derive import block_of
 
 EXACT = 1e-9

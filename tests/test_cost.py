@@ -6,15 +6,15 @@ from functools import cache
 
 import pytest
 
+from sim.ask.run.preemption import CAUSE, with_preemption
+from sim.ask.run.simulate import simulate
+from sim.inputs.catalogue import list_catalogue
+from sim.inputs.energy import Prices
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.reliability import Failures
+from sim.inputs.sources import uncovered_numbers
 from sim.metrics.result import CostResult, Result
 from sim.report.text import report_text
-from sim.spec.catalogue import list_catalogue
-from sim.spec.energy import Prices
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.reliability import Failures
-from sim.spec.sources import uncovered_numbers
-from sim.study.preemption import CAUSE, with_preemption
-from sim.study.simulate import simulate
 
 
 @cache

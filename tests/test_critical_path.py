@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim.engine.assemble import assemble
+from sim.ask.run.step import Simulated, simulate_step
+from sim.ask.run.timeline import simulated_for_timeline, window
 from sim.engine.executor import Executor
 from sim.engine.network import Network
+from sim.inputs.load import load_experiment
 from sim.metrics.critical_path import _latest_ends, critical_path, overlaps, slacks
-from sim.spec.load import load_experiment
-from sim.study.step import Simulated, simulate_step
-from sim.study.timeline import simulated_for_timeline, window
+from sim.programs.assemble import assemble
 
 RUNS = [
     ("quickstart", []),

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import prepare_step
+from sim.inputs.load import load_experiment
+from sim.life.life_inputs import Span, State
 from sim.metrics.energy import consumption
 from sim.metrics.energy_curve import power_curves
 from sim.metrics.energy_plant import efficiency, network_power
 from sim.metrics.energy_run import span_energy
 from sim.metrics.energy_step import activity_of
 from sim.metrics.result import EnergyResult, Result
-from sim.run.life_inputs import Span, State
-from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
-from sim.study.step import prepare_step
 
 KWH = 3.6e6
 EXACT = 1e-9

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.engine.power import Board, Work
+from sim.devices.power import Board, Work
 from sim.graph.operation import Operation
-from sim.spec.board import lowest_limit
-from sim.spec.energy import PowerSetting
-from sim.spec.load import load_definition
-from sim.spec.records import Accelerator
+from sim.inputs.board import lowest_limit
+from sim.inputs.energy import PowerSetting
+from sim.inputs.load import load_definition
+from sim.inputs.records import Accelerator
 
 
 def board(name: str, **setting: float) -> Board:

@@ -15,12 +15,12 @@ from statistics import mean
 
 import pytest
 
-from sim.engine.power import Board
+from sim.ask.run.simulate import simulate
+from sim.devices.power import Board
 from sim.graph.operation import Operation
-from sim.spec.energy import PowerSetting
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import Accelerator, FusedAttention
-from sim.study.simulate import simulate
+from sim.inputs.energy import PowerSetting
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import Accelerator, FusedAttention
 
 TABLE = Path(__file__).parent / "data" / "zeus_power_limits.csv"
 BOARDS = {"v100": "v100-pcie-16gb", "a40": "a40"}

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from sim.ask.run.step import prepare_step
+from sim.inputs.load import load_experiment
 from sim.metrics.energy import Consumption, consumption
 from sim.metrics.energy_plant import efficiency
 from sim.metrics.energy_run import Levels
 from sim.metrics.energy_step import activity_of
-from sim.spec.load import load_experiment
-from sim.study.step import prepare_step
 
 IMMERSED = "smc-h100-immersion"
 EVERY, VALIDATION = 384, 173  # samples between evaluations, and in one: rules of the LoRA benchmark

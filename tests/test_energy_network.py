@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from sim.ask.run.simulate import simulate
 from sim.cluster.build import build_cluster
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import ClusterSpec
 from sim.metrics.energy_plant import network_power
 from sim.metrics.result import EnergyResult, Result
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import ClusterSpec
-from sim.study.simulate import simulate
 
 
 def cluster(name: str, **changes: Any) -> ClusterSpec:

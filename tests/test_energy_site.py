@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import prepare_step
 from sim.errors import ConfigError
+from sim.inputs.carbon import Grid, grid_of
+from sim.inputs.energy import Site, Supply
+from sim.inputs.load import load_experiment
 from sim.metrics.energy import consumption
 from sim.metrics.energy_plant import efficiency
 from sim.metrics.energy_step import activity_of
-from sim.spec.carbon import Grid, grid_of
-from sim.spec.energy import Site, Supply
-from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
-from sim.study.step import prepare_step
 
 KWH = 3.6e6
 EXACT = 1e-9

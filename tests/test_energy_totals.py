@@ -7,15 +7,15 @@ from functools import cache
 
 import pytest
 
-from sim.engine.power import Board
+from sim.ask.run.simulate import simulate
+from sim.devices.power import Board
+from sim.inputs.carbon import Grid
+from sim.inputs.energy import PowerSetting, Site
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import Accelerator
 from sim.metrics.energy import embodied_carbon, tdp_energy
 from sim.metrics.energy_plant import efficiency
 from sim.metrics.result import EnergyResult, Result
-from sim.spec.carbon import Grid
-from sim.spec.energy import PowerSetting, Site
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import Accelerator
-from sim.study.simulate import simulate
 
 KWH = 3.6e6
 EXACT = 1e-9

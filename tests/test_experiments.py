@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 
+from sim.ask.run.single import run_experiment
 from sim.metrics.result import BREAKDOWN, Result
 from sim.report.jsonout import from_json, result_text
 from sim.report.text import report_text
-from sim.study.single import run_experiment
 from support import ROOT
 
 NAMES = sorted(file.stem for file in (ROOT / "experiments").glob("*.yaml"))

@@ -12,15 +12,15 @@ from textwrap import dedent
 
 import pytest
 
+from sim.ask.run.simulate import simulate
 from sim.errors import ConfigError
 from sim.graph.operation import Phase, Shard
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import Parallelism, Software
 from sim.models.catalogue import FAMILIES
 from sim.models.family import Architecture, Workload
 from sim.models.resnet import ResNet
 from sim.plan.pieces import build_chunks
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import Parallelism, Software
-from sim.study.simulate import simulate
 from sim.transforms.derive import block_of
 from support import ROOT
 

@@ -10,9 +10,9 @@ from workload_samples import GPT, LLAMA, SHARD
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.groups import DATA, MESH, gradient_group
 from sim.graph.operation import Shard
+from sim.inputs.load import load_definition
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
-from sim.spec.load import load_definition
 
 
 @pytest.mark.parametrize("model", [GPT, LLAMA])

@@ -8,18 +8,18 @@ from typing import Any
 from plans import small_experiment
 from rich.console import Console
 
+from sim.ask.plan.files import open_question, winning_file
+from sim.ask.plan.search import search_plans
+from sim.ask.run.page import page_of
+from sim.ask.run.simulate import simulate
+from sim.ask.sweep.sweep_start import run_study
+from sim.inputs.reader import plain, read_text
 from sim.metrics.planning import PlanSearch
 from sim.metrics.result import Result
 from sim.report.compare import compare
 from sim.report.planning import print_search
 from sim.report.sweep import print_summary
 from sim.report.text import report_text
-from sim.spec.reader import plain, read_text
-from sim.study.page import page_of
-from sim.study.search.files import open_question, winning_file
-from sim.study.search.search import search_plans
-from sim.study.simulate import simulate
-from sim.study.sweep_start import run_study
 
 
 def half_used(**changes: Any) -> Result:

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from plans import Fields, small_experiment
 from simpy.core import Environment
 
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import simulate_step
 from sim.engine.pipe import SharedPipe
 from sim.errors import ConfigError
+from sim.inputs.checks import check_experiment
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
+from sim.inputs.storage import Checkpointing, InputPipeline
+from sim.life.feeding import Supply, feed, supply_of
+from sim.life.saving import checkpoint_costs
 from sim.report.text import report_text
-from sim.run.feeding import Supply, feed, supply_of
-from sim.run.saving import checkpoint_costs
-from sim.spec.checks import check_experiment
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.spec.storage import Checkpointing, InputPipeline
-from sim.study.simulate import simulate
-from sim.study.step import simulate_step
 
 # Record and its deviation [B], records of a batch, step [s], least accelerator utilization to pass, files of records:
 # argonne-lcf/dlio_benchmark, configs/workload (commit e1919d7), as MLPerf Storage uses them.

@@ -10,21 +10,21 @@ import pytest
 from lives import failures, job
 
 from sim.api import check
+from sim.ask.run import lives as lives_of_jobs
+from sim.ask.run.check import rehearse
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import simulate_step
+from sim.ask.run.step_times import StepTimes
+from sim.ask.sweep.sweep_file import load_study
 from sim.cli.kinds import kind_of
 from sim.cluster.build import build_cluster
 from sim.cluster.dragonfly import _pairs
 from sim.errors import ConfigError
-from sim.run.life import live
-from sim.run.life_inputs import Slow
-from sim.spec.expression import ExpressionError, parse_expression
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import ClusterSpec
-from sim.study import lives as lives_of_jobs
-from sim.study.check import rehearse
-from sim.study.simulate import simulate
-from sim.study.step import simulate_step
-from sim.study.step_times import StepTimes
-from sim.study.sweep_file import load_study
+from sim.inputs.expression import ExpressionError, parse_expression
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import ClusterSpec
+from sim.life.life import live
+from sim.life.life_inputs import Slow
 from sim.units import DIMENSIONS, FRACTION, Dimension, QuantityError, parse_fraction, parse_quantity
 
 TORUS = (

@@ -17,10 +17,10 @@ from workload_samples import (
     model_flops_per_token,
 )
 
+from sim.ask.run.simulate import simulate
 from sim.graph.adapters import LowRank
+from sim.inputs.load import load_experiment
 from sim.models.family import Architecture
-from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
 from support import ROOT
 
 ATTENTION = LowRank(rank=16)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from plans import small_experiment
 
-from sim.spec.load import load_base, load_definition, load_experiment
-from sim.spec.medians import with_medians
-from sim.spec.reader import from_python
-from sim.spec.records import Accelerator, Experiment
-from sim.spec.resolve import Resolver
-from sim.spec.setup import Setup
-from sim.study.simulate import simulate
+from sim.ask.run.simulate import simulate
+from sim.inputs.load import load_base, load_definition, load_experiment
+from sim.inputs.medians import with_medians
+from sim.inputs.reader import from_python
+from sim.inputs.records import Accelerator, Experiment
+from sim.inputs.resolve import Resolver
+from sim.inputs.setup import Setup
 
 SHEET = """\
 name: my-h100

@@ -12,9 +12,9 @@ from workload_samples import GPT, LLAMA, SHARD
 from sim.graph.liveness import moments_of
 from sim.graph.operation import Shard
 from sim.graph.work import Writer
+from sim.inputs.reader import plain, read_file
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
-from sim.spec.reader import plain, read_file
 from sim.workload.moments import TrainedState, step_peaks
 
 DATA = plain(read_file(Path(__file__).parent / "data" / "memory_moments.yaml"))

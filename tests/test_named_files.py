@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sim.api import check, simulate
+from sim.ask.workers.batch import content_key
 from sim.errors import ConfigError
-from sim.spec.load import load_experiment
-from sim.spec.reader import plain, read_file
-from sim.study.batch import content_key
+from sim.inputs.load import load_experiment
+from sim.inputs.reader import plain, read_file
 from support import ROOT, Cli
 
 GRAPH = """<?xml version='1.0' encoding='utf-8'?>

@@ -17,20 +17,20 @@ from test_plan_search import bounds_of, exhaustive
 from test_schedule import walk
 from test_shortcuts import SHORTCUTS, assert_same
 
+from sim.ask.plan.axes import axes_of, with_values
+from sim.ask.plan.search import search_plans
+from sim.ask.plan.space import open_space
+from sim.ask.run.reuse import plan_step
+from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from sim.metrics.breakdown import rank_time
 from sim.metrics.memory import memory_by_stage
 from sim.phase import Phase
 from sim.schedule.alternate import round_robin
 from sim.schedule.catalogue import SCHEDULES, schedule_of
 from sim.schedule.table import Ints, ScheduleKind
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.study.reuse import plan_step
-from sim.study.search.axes import axes_of, with_values
-from sim.study.search.search import search_plans
-from sim.study.search.space import open_space
-from sim.study.step import Simulated, simulate_step
 
 F, B, W = Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT
 SECONDS = {F: 1.0, B: 1.0, W: 1.0}

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from browser import Visit, chromium
+from sim.ask.run.page import page_of
+from sim.ask.run.simulate import simulate
+from sim.ask.sweep.store import Store
+from sim.ask.sweep.study_page import study_view
+from sim.ask.sweep.sweep_table import Table
+from sim.inputs.load import load_experiment
 from sim.metrics.result import Result
 from sim.report import human
 from sim.report.page.compare import compare_page
 from sim.report.page.frame import Figure, Section, code, page, table
 from sim.report.page.study import StudyView, study_page
-from sim.spec.load import load_experiment
-from sim.study.page import page_of
-from sim.study.simulate import simulate
-from sim.study.store import Store
-from sim.study.study_page import study_view
-from sim.study.sweep_table import Table
 from support import Cli
 
 CHANGES = ["parallelism.tensor=2", "parallelism.pipeline=2", "training.global_batch=16"]

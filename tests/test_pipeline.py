@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from plans import FREE, small_experiment
 
+from sim.ask.run.step import Simulated, simulate_step
 from sim.metrics.breakdown import rank_time
 from sim.schedule.catalogue import held_of
-from sim.study.step import Simulated, simulate_step
 
 EQUAL_STAGES = 1e-6  # the head of a vocabulary of one is this much of a stage, at most
 

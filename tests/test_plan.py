@@ -14,11 +14,11 @@ from plans import small_experiment
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
+from sim.inputs.records import Parallelism
+from sim.inputs.setup import Setup
 from sim.plan.grid import AXES, RankGrid, build_grid, place_ranks
 from sim.plan.pieces import by_stage, layers_per_chunk
 from sim.plan.plan import Plan, build_plan
-from sim.spec.records import Parallelism
-from sim.spec.setup import Setup
 
 SIZES = st.fixed_dictionaries({name: st.integers(1, 4) for name in ("tensor", "context", "pipeline", "data")})
 ORDERS = st.permutations(AXES).map(tuple)

@@ -14,25 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import BESIDE, CASES, CUBE_MESH, LEAF_SPINE, PYTORCH, small_experiment
 
+from sim.ask.plan.axes import AXES, SWITCHES, axes_of, with_values
+from sim.ask.plan.best import ParetoFront, TopPlans
+from sim.ask.plan.bound import Bounds
+from sim.ask.plan.files import open_question, winning_file
+from sim.ask.plan.objectives import KWH, objectives_of
+from sim.ask.plan.rules import forbidden, no_repeats, rules_of
+from sim.ask.plan.search import search_plans, winner_of
+from sim.ask.plan.space import open_space
+from sim.ask.plan.table import Table
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import simulate_step
+from sim.ask.sweep.fields import flatten
 from sim.cluster.build import build_cluster
 from sim.errors import ConfigError, PlanError
+from sim.inputs.checks import CHECKS, check_experiment
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import PlanSearch
-from sim.spec.checks import CHECKS, check_experiment
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.study.fields import flatten
-from sim.study.search.axes import AXES, SWITCHES, axes_of, with_values
-from sim.study.search.best import ParetoFront, TopPlans
-from sim.study.search.bound import Bounds
-from sim.study.search.files import open_question, winning_file
-from sim.study.search.objectives import KWH, objectives_of
-from sim.study.search.rules import forbidden, no_repeats, rules_of
-from sim.study.search.search import search_plans, winner_of
-from sim.study.search.space import open_space
-from sim.study.search.table import Table
-from sim.study.simulate import simulate
-from sim.study.step import simulate_step
 from support import Cli
 
 EXACT = 1e-9

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim.engine.boards import slowest_of
-from sim.engine.compute import operation_time
-from sim.engine.products import alignment_share, is_misaligned
+from sim.ask.run.simulate import simulate
+from sim.devices.boards import slowest_of
+from sim.devices.compute import operation_time
+from sim.devices.products import alignment_share, is_misaligned
 from sim.graph.operation import Operation, Phase
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import Accelerator
+from sim.inputs.setup import Setup
 from sim.rng import stream
-from sim.spec.load import load_definition, load_experiment
-from sim.spec.records import Accelerator
-from sim.spec.setup import Setup
-from sim.study.simulate import simulate
 from support import ROOT
 
 

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from plans import BESIDE, LEAF_SPINE, small_experiment
 from simpy.core import Environment
 
+from sim.ask.run.step import simulate_step
+from sim.ask.run.together import Together, simulate_together
 from sim.engine.clock import Settling, Sleeper
-from sim.engine.costs import given_action
 from sim.engine.executor import Executor, Signals
 from sim.engine.network import FlowTable, Network, solve
 from sim.engine.program import Action, Program, Script, token
 from sim.errors import Deadlock, PlanError
+from sim.inputs.records import Experiment
+from sim.programs.costs import given_action
 from sim.programs.rounds import Rounds
 from sim.programs.trainer import Trainer
-from sim.spec.records import Experiment
-from sim.study.step import simulate_step
-from sim.study.together import Together, simulate_together
 
 EXACT = 1e-9
 BOTH = pytest.mark.parametrize("skip", [True, False], ids=["rounds left out", "every step"])

@@ -9,19 +9,19 @@ from typing import Any, get_args
 import pytest
 from plans import LEAF_SPINE, small_experiment
 
+from sim.ask.run.reuse import plan_step, step_key
+from sim.ask.run.simulate import simulate
 from sim.comm.pattern import Carrier, Group
 from sim.comm.tuner import collective_cost
-from sim.engine.assemble import assemble
-from sim.engine.ranks import build_job
 from sim.graph.operation import CollectiveKind
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
 from sim.memo import Memo
 from sim.metrics.result import Result
 from sim.plan.plan import layout_key
+from sim.programs.assemble import assemble
+from sim.programs.ranks import build_job
 from sim.record import text_of
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.study.reuse import plan_step, step_key
-from sim.study.simulate import simulate
 
 BASE: dict[str, Any] = {
     "nodes": 4,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sim.errors import ConfigError
-from sim.spec.load import list_catalogue, load_definition, load_experiment
-from sim.spec.reliability import Failures
-from sim.spec.sources import uncovered_numbers
+from sim.inputs.load import list_catalogue, load_definition, load_experiment
+from sim.inputs.reliability import Failures
+from sim.inputs.sources import uncovered_numbers
 
 MODE = {"cause": "x", "component": "node", "mtbf": "10 days"}
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from lives import DAY, failures, job, recovery, saving
 
+from sim.inputs.reliability import Delay, Failures, Frailty
+from sim.life.delay import draw
+from sim.life.faults import Strike, count_parts, frailties, strikes
+from sim.life.life import live
 from sim.rng import stream
-from sim.run.delay import draw
-from sim.run.faults import Strike, count_parts, frailties, strikes
-from sim.run.life import live
-from sim.spec.reliability import Delay, Failures, Frailty
 
 PARTS = {"accelerator": 8, "nic": 4, "cable": 4}
 

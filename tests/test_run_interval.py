@@ -8,11 +8,11 @@ from statistics import fmean
 import pytest
 from lives import DAY, constant, failures, job, recovery, saving
 
-from sim.run.best_interval import Trials, saving_steps
-from sim.run.interval import daly, daly_2003, expected_ettr, expected_total_time, young
-from sim.run.life import live
-from sim.run.rates import mean_time_between_stops
-from sim.spec.storage import Checkpointing
+from sim.inputs.storage import Checkpointing
+from sim.life.best_interval import Trials, saving_steps
+from sim.life.interval import daly, daly_2003, expected_ettr, expected_total_time, young
+from sim.life.life import live
+from sim.life.rates import mean_time_between_stops
 
 MINUTE = 60.0
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import DAY, constant, failures, job, recovery, saving
 
-from sim.run.life import live
-from sim.run.life_inputs import BADPUT, Life, LifeInputs, Saving, State
-from sim.run.pace import Pace
+from sim.life.life import live
+from sim.life.life_inputs import BADPUT, Life, LifeInputs, Saving, State
+from sim.life.pace import Pace
 
 HOUR = 3600.0
 
@@ -210,7 +210,7 @@ def test_a_draining_save_slows_the_steps_beside_it() -> None:
 
 def one_failure(at: float, **fields: Any) -> LifeInputs:
     """A job in which node 3 goes down for an hour at a time, as a log says."""
-    from sim.spec.fault_log import Outage
+    from sim.inputs.fault_log import Outage
 
     log = failures(log={"file": "", "nodes": 66})
     usual: dict[str, Any] = {"failures": log, "outages": (Outage(at, at + HOUR, 0, "gpu"),), "saving": saving(10)}
@@ -244,7 +244,7 @@ def test_the_line_of_one_incident() -> None:
 
 def test_a_failure_during_recovery_starts_it_again() -> None:
     """A second node fails 100 s into a recovery of 300 s: 400 s in all, and no step is lost twice."""
-    from sim.spec.fault_log import Outage
+    from sim.inputs.fault_log import Outage
 
     outages = (Outage(777.0, 9e9, 0, "first"), Outage(877.0, 9e9, 1, "second"))
     inputs = one_failure(0, outages=outages, recovery=recovery(detect={"mean": 300}))

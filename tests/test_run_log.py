@@ -12,8 +12,8 @@ import pytest
 from lives import DAY, constant, failures, job, recovery, saving
 
 from sim.errors import ConfigError
-from sim.run.life import live
-from sim.spec.fault_log import Outage, read_fault_log
+from sim.inputs.fault_log import Outage, read_fault_log
+from sim.life.life import live
 
 RECORDED = Path(os.environ.get("CLUSTERSIM_FAULT_LOG", "no such file"))
 

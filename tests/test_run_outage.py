@@ -10,14 +10,14 @@ from cluster_cases import CASES, drawn, fat_tree, make_cluster
 from lives import failures, job, recovery, saving
 from plans import LEAF_SPINE, small_experiment
 
+from sim.ask.run.lives import prepare_life
+from sim.ask.run.step import simulate_step
 from sim.cluster.cluster import Cluster
 from sim.cluster.export import graph
 from sim.cluster.outage import nodes_behind, switch_vertices, without_switch
-from sim.run.life import live
-from sim.run.life_inputs import Slow, State
-from sim.spec.records import Degradation
-from sim.study.lives import prepare_life
-from sim.study.step import simulate_step
+from sim.inputs.records import Degradation
+from sim.life.life import live
+from sim.life.life_inputs import Slow, State
 
 
 def blast(cluster: Cluster) -> dict[str, tuple[int, ...]]:

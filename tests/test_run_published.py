@@ -12,9 +12,9 @@ import pytest
 from lives import saving
 from scipy.stats import poisson
 
-from sim.run.life import live
-from sim.spec.load import load_experiment
-from sim.study.lives import PreparedLife, prepare_life
+from sim.ask.run.lives import PreparedLife, prepare_life
+from sim.inputs.load import load_experiment
+from sim.life.life import live
 
 LLAMA3 = {  # The Llama 3 Herd of Models (arXiv 2407.21783), Table 5, and 47 planned interruptions
     "faulty_gpu": 148, "gpu_hbm3_memory": 72, "software_bug": 54, "network_switch_or_cable": 35,

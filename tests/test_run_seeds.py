@@ -20,19 +20,19 @@ import pytest
 from scipy.stats import t as student
 from seed_cases import FRAIL, frail, kept_in, live_in, many
 
+from sim.ask.run.simulate import predict, simulate
+from sim.ask.seeds import seeds as module
+from sim.ask.seeds.seeds import ROUND, Seeds, run_seeds
+from sim.ask.workers.batch import content_key
 from sim.errors import ConfigError, SimError
+from sim.inputs.records import Experiment
+from sim.life.life_inputs import BADPUT
 from sim.metrics.long_run import LifeSummary
 from sim.metrics.result import Result
 from sim.report.jsonout import from_json, result_text
 from sim.report.page.frame import Figure
 from sim.report.page.long_run import long_run_parts
 from sim.report.text import report_text
-from sim.run.life_inputs import BADPUT
-from sim.spec.records import Experiment
-from sim.study import seeds as module
-from sim.study.batch import content_key
-from sim.study.seeds import ROUND, Seeds, run_seeds
-from sim.study.simulate import predict, simulate
 from support import ROOT, Cli
 
 LIVES = 30

@@ -7,7 +7,9 @@ import json
 import pytest
 from plans import LEAF_SPINE, small_experiment
 
+from sim.ask.scale.scaling import node_counts, scale
 from sim.errors import ConfigError
+from sim.inputs.records import Experiment
 from sim.metrics.scaling import (
     ALPHA,
     BETA,
@@ -19,8 +21,6 @@ from sim.metrics.scaling import (
     optimal_tokens,
     tokens_at,
 )
-from sim.spec.records import Experiment
-from sim.study.scaling import node_counts, scale
 from support import Cli
 
 MODEL = {"layers": 4, "hidden": 512, "heads": 8, "ffn": 2048}

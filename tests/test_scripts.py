@@ -10,14 +10,14 @@ import pytest
 from plans import LEAF_SPINE, small_experiment
 from test_reuse import CHANGES, experiment
 
-from sim.engine.assemble import assemble
-from sim.engine.costs import Costs
+from sim.ask.run.reuse import plan_step
 from sim.engine.program import Program
-from sim.engine.ranks import Job, build_job
-from sim.engine.shape import Shape, shape_of
 from sim.errors import ConfigError
+from sim.programs.assemble import assemble
+from sim.programs.costs import Costs
+from sim.programs.ranks import Job, build_job
+from sim.programs.shape import Shape, shape_of
 from sim.rng import stream
-from sim.study.reuse import plan_step
 
 ALIKE = (  # no change of what waits for what
     "itself", "training", "slow host", "sequence", "another seed", "fabric", "nodes", "power limit", "faster memory",

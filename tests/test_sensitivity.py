@@ -7,12 +7,12 @@ import json
 import pytest
 from plans import LEAF_SPINE, small_experiment
 
+from sim.ask.explain.sensitivity import RESOURCES, Resource, sensitivities, sensitivity_report, with_more
+from sim.ask.run.simulate import simulate
 from sim.errors import SimError
-from sim.spec.load import load_experiment
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.study.sensitivity import RESOURCES, Resource, sensitivities, sensitivity_report, with_more
-from sim.study.simulate import simulate
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from support import Cli
 
 

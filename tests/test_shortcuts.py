@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from plans import CASES, LEAF_SPINE, attached_links, bytes_by_link, peak_by_link, small_experiment
 
+from sim.ask.run.simulate import folding
+from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError, EngineError
 from sim.metrics.breakdown import rank_time
 from sim.metrics.links import link_use
@@ -26,8 +28,6 @@ from sim.phase import Phase
 from sim.plan.flows import FlowSet
 from sim.plan.fold import build_structure, check_equitable, refine
 from sim.plan.grid import AXES
-from sim.study.simulate import folding
-from sim.study.step import Simulated, simulate_step
 
 Ints = NDArray[np.int64]
 Column = NDArray[Any]

@@ -8,10 +8,10 @@ import pytest
 from workload_samples import embedding_block, head_block, layer_block, traffic, with_
 
 from sim.graph.operation import Block, Operation, Shard
+from sim.inputs.load import load_definition
+from sim.inputs.records import Parallelism, Software, Training
+from sim.inputs.setup import shard_of
 from sim.models.dense import Transformer
-from sim.spec.load import load_definition
-from sim.spec.records import Parallelism, Software, Training
-from sim.spec.setup import shard_of
 
 GPT2 = Transformer(
     kind="transformer", layers=12, hidden=768, heads=12, ffn=3072, vocab=50257, positions="learned", bias=True

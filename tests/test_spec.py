@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from sim.errors import ConfigError
-from sim.spec.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
-from sim.spec.checks import CHECKS, check_experiment
-from sim.spec.document import entries, explain, json_schema, reference_markdown
-from sim.spec.load import LoadedExperiment, load_definition, load_experiment, validate_experiment
-from sim.spec.reader import from_python, plain, read_file
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node
-from sim.spec.resolve import merge
-from sim.spec.setup import Setup, data_parallel
-from sim.spec.sources import uncovered_numbers
+from sim.inputs.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
+from sim.inputs.checks import CHECKS, check_experiment
+from sim.inputs.document import entries, explain, json_schema, reference_markdown
+from sim.inputs.load import LoadedExperiment, load_definition, load_experiment, validate_experiment
+from sim.inputs.reader import from_python, plain, read_file
+from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node
+from sim.inputs.resolve import merge
+from sim.inputs.setup import Setup, data_parallel
+from sim.inputs.sources import uncovered_numbers
 
 GOOD = Path(__file__).parent / "data" / "good"
 TRIAL = GOOD / "experiment.yaml"

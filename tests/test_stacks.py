@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from sim.ask.run import stacks
+from sim.ask.run.page import page_of
+from sim.ask.run.simulate import simulate
+from sim.ask.run.single import run_experiment
+from sim.ask.run.stacks import could_run, proposal
+from sim.inputs.load import list_catalogue, load_base, load_definition, load_experiment
+from sim.inputs.reader import from_python
+from sim.inputs.records import Software
+from sim.inputs.resolve import Resolver
+from sim.inputs.setup import Setup
 from sim.report.text import report_text
-from sim.spec.load import list_catalogue, load_base, load_definition, load_experiment
-from sim.spec.reader import from_python
-from sim.spec.records import Software
-from sim.spec.resolve import Resolver
-from sim.spec.setup import Setup
-from sim.study import stacks
-from sim.study.page import page_of
-from sim.study.simulate import simulate
-from sim.study.single import run_experiment
-from sim.study.stacks import could_run, proposal
 from support import Cli
 
 UNNAMED = "quickstart"

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import LEAF_SPINE, Fields, small_experiment
 
+from sim.ask.run.step import simulate_step
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.export import graph, summary
 from sim.cluster.hops import Hops
 from sim.errors import ConfigError
+from sim.inputs.checks import check_experiment
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from sim.plan.plan import Plan, build_plan
 from sim.plan.transfers import file_transfers
 from sim.programs.drains import transfer_seconds
-from sim.spec.checks import check_experiment
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
-from sim.study.step import simulate_step
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}
 LAYERS: dict[str, Any] = {"parallelism": {"tensor": 8}, "training": {"global_batch": 32}}

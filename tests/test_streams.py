@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from sim.ask.sweep.store import Entry, Outcome, Store
 from sim.cli import interrupt
 from sim.errors import ConfigError, OutputError, Problem
 from sim.report.files import deliver, replacing
 from sim.report.visible import visible
-from sim.study.store import Entry, Outcome, Store
 from support import ROOT, Cli
 
 FULL = Path("/dev/full")
@@ -371,7 +371,7 @@ from sim.cli.app import main
 builtins.__import__ = interrupted
 main(["list"])
 """
-    for module in ("typer", "sim.cli", "rich.console", "numpy", "sim.spec.load"):
+    for module in ("typer", "sim.cli", "rich.console", "numpy", "sim.inputs.load"):
         done = subprocess.run(
             [sys.executable, "-c", script, module],
             cwd=ROOT,
@@ -390,7 +390,7 @@ def test_what_fails_because_of_ctrl_c_is_no_internal_error(cli: Cli, monkeypatch
         monkeypatch.setattr(interrupt, "_heard", True)
         raise ImportError("half of a library")
 
-    monkeypatch.setattr("sim.study.single.run_experiment", cut_short)
+    monkeypatch.setattr("sim.ask.run.single.run_experiment", cut_short)
     outcome = cli("run", "quickstart")
     assert (outcome.code, outcome.err) == (130, "interrupted\n")
 

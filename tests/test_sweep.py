@@ -16,23 +16,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sim.study.simulate
+import sim.ask.run.simulate
+from sim.ask.run.simulate import predict, simulate
+from sim.ask.sweep.fields import flatten, is_result
+from sim.ask.sweep.judge import pareto
+from sim.ask.sweep.store import Outcome, Store
+from sim.ask.sweep.study_page import study_view
+from sim.ask.sweep.sweep import sweep
+from sim.ask.sweep.sweep_file import LoadedStudy, load_study
+from sim.ask.sweep.sweep_start import run_study
+from sim.ask.workers.batch import Batch, content_key, run_one
+from sim.ask.workers.dispatch import dispatch
+from sim.ask.workers.pool import InThisProcess, LocalProcesses
 from sim.errors import ConfigError, Deadlock
-from sim.spec.catalogue import list_catalogue
-from sim.spec.expression import Absent, ExpressionError, parse_expression
-from sim.spec.load import load_experiment
-from sim.spec.records import ClusterSpec, Experiment
-from sim.study.batch import Batch, content_key, run_one
-from sim.study.dispatch import dispatch
-from sim.study.fields import flatten, is_result
-from sim.study.judge import pareto
-from sim.study.pool import InThisProcess, LocalProcesses
-from sim.study.simulate import predict, simulate
-from sim.study.store import Outcome, Store
-from sim.study.study_page import study_view
-from sim.study.sweep import sweep
-from sim.study.sweep_file import LoadedStudy, load_study
-from sim.study.sweep_start import run_study
+from sim.inputs.catalogue import list_catalogue
+from sim.inputs.expression import Absent, ExpressionError, parse_expression
+from sim.inputs.load import load_experiment
+from sim.inputs.records import ClusterSpec, Experiment
 from support import ROOT, Cli
 
 MICROBATCHES = {"key": "training.microbatch", "values": [1, 2, 4]}
@@ -272,7 +272,7 @@ def test_each_point_is_a_row_whatever_comes_of_it(monkeypatch: pytest.MonkeyPatc
             raise ZeroDivisionError("a defect")
         return predict(experiment)
 
-    monkeypatch.setattr(sim.study.simulate, "predict", predict_or_fail)
+    monkeypatch.setattr(sim.ask.run.simulate, "predict", predict_or_fail)
     axes = [
         {"key": "parallelism.tensor", "values": [1, 4, 8]},
         {"key": "training.global_batch", "values": [1, 64, 128, 256]},
@@ -370,7 +370,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ran.append(experiment.training.microbatch)
         return predict(experiment)
 
-    monkeypatch.setattr(sim.study.simulate, "predict", predict_and_count)
+    monkeypatch.setattr(sim.ask.run.simulate, "predict", predict_and_count)
     return ran
 
 
@@ -385,7 +385,7 @@ def test_only_what_is_missing_is_computed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_errors_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(sim.study.simulate, "predict", lambda experiment: 1 / 0)
+        broken.setattr(sim.ask.run.simulate, "predict", lambda experiment: 1 / 0)
         table = run_study(study(axes=[MICROBATCHES]), folder=tmp_path, workers=1)
         assert table.counts() == {"error": 3}
         table.close()
@@ -434,7 +434,7 @@ def test_a_search_for_several_objectives_finds_the_trade(tmp_path: Path) -> None
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    code = "import sys; from pathlib import Path; from sim.study.store import Store; Store(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from sim.ask.sweep.store import Store; Store(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     store.close()
     assert "is in use by another process; choose another folder with -o" in done.stderr
@@ -554,7 +554,7 @@ def test_the_command_says_how_to_go_on(file: Path, tmp_path: Path, cli: Cli, mon
             raise KeyboardInterrupt
         return predict(experiment)
 
-    monkeypatch.setattr(sim.study.simulate, "predict", predict_once)
+    monkeypatch.setattr(sim.ask.run.simulate, "predict", predict_once)
     outcome = cli("sweep", file, "-o", tmp_path / "out", "-j", 1)
     assert outcome.code == 130
     assert f"1 of 3 points are kept in {tmp_path / 'out'}; the same command goes on" in outcome.err

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from sweep_cases import QUICK, size_of_quick
 
+from sim.ask.sweep.sweep_start import run_study
+from sim.ask.workers.on_dask import RARELY_MS, OnDask, rarely_watched
 from sim.errors import ConfigError
-from sim.study.on_dask import RARELY_MS, OnDask, rarely_watched
-from sim.study.sweep_start import run_study
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -42,7 +42,7 @@ class Starts(distributed.diagnostics.plugin.SchedulerPlugin):  # type: ignore[mi
 def test_workers_import_the_program_while_work_is_prepared(cluster: Any) -> None:
     with closing(OnDask(cluster.scheduler_address)) as crew:
         assert crew.client.gather(crew.preloading) == [None, None]
-        assert all(crew.client.run(lambda: "sim.study.simulate" in sys.modules).values())
+        assert all(crew.client.run(lambda: "sim.ask.run.simulate" in sys.modules).values())
 
 
 def test_a_worker_is_watched_rarely_during_a_batch_and_as_usual_after_it(cluster: Any) -> None:
@@ -86,12 +86,12 @@ def run_on(cluster: Any, progress: Any = None) -> Any:
 
 
 def test_workers_of_other_code_are_refused(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.study.batch.code_version", lambda: "0.0.0+other")
+    monkeypatch.setattr("sim.ask.workers.batch.code_version", lambda: "0.0.0+other")
     with pytest.raises(ConfigError, match=r"a worker runs clustersim .* this is 0\.0\.0\+other; install the same"):
         run_on(cluster)
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.study.on_dask.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("sim.ask.workers.on_dask.TIMEOUT_S", 0.3)
     with pytest.raises(ConfigError, match=r"--scheduler: no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         OnDask("tcp://127.0.0.1:9")

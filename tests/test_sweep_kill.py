@@ -12,7 +12,7 @@ from time import sleep
 import pytest
 from sweep_cases import QUICK, finished, run_in, size_of_quick
 
-from sim.study.sweep_start import run_study
+from sim.ask.sweep.sweep_start import run_study
 
 STEPS = 5  # of progress that a process lives to see, at most
 MOMENT_S = 0.03  # and a moment more
@@ -21,7 +21,7 @@ MOMENT_S = 0.03  # and a moment more
 def kill_repeatedly(folder: Path, times: int, workers: int, draws: random.Random) -> list[int]:
     """Start the study and kill it at a random moment, `times` times; how much was done after each."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["duckdb", "sim.study.sweep_start", "sim.study.batch", "sweep_cases"])
+    context.set_forkserver_preload(["duckdb", "sim.ask.sweep.sweep_start", "sim.ask.workers.batch", "sweep_cases"])
     done, kept = [], list[str]()
     for _ in range(times):
         news, told = context.Pipe(duplex=False)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import Simulated
+from sim.ask.run.timeline import parse_ranks, simulated_for_timeline, window, write_profiler_traces
 from sim.errors import ConfigError
+from sim.inputs.load import load_experiment
 from sim.metrics.breakdown import rank_time
 from sim.report.timeline import chrome_events, profiler_trace, write_events
-from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
-from sim.study.step import Simulated
-from sim.study.timeline import parse_ranks, simulated_for_timeline, window, write_profiler_traces
 from support import Cli
 
 CHANGES = [

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.ask.run.simulate import simulate
+from sim.ask.validate.trust import RESIDUALS, plan_of, read_residuals, residuals_of, shipped_bands, write_residuals
+from sim.inputs.cases import load_cases
+from sim.inputs.catalogue import catalogue_root
+from sim.inputs.load import load_experiment
 from sim.metrics.trust import COVERAGE, PER_DOUBLING, Bands, Residual, parallel_kind, quantile_line
 from sim.metrics.validation import Plan
 from sim.rng import stream
-from sim.spec.cases import load_cases
-from sim.spec.catalogue import catalogue_root
-from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
-from sim.study.trust import RESIDUALS, plan_of, read_residuals, residuals_of, shipped_bands, write_residuals
 
 PLAN = Plan(
     "h100-sxm", 64, 8, "m", 4096, 32, 128, "bf16", "none", "megatron-core", 8, 2, 1, 4, 1, 1, 8, 4096

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from sim.ask.run.simulate import predict, simulate
+from sim.ask.run.single import meets_expectations
+from sim.ask.seeds.seeds import Seeds, run_seeds
+from sim.ask.sweep.judge import OK, UNFINISHED
+from sim.ask.sweep.sweep_start import run_study
 from sim.cli.app import call
+from sim.inputs.load import load_experiment
 from sim.metrics.result import Result, RunResult
 from sim.report.page.run import run_page
 from sim.report.text import report_text
-from sim.spec.load import load_experiment
-from sim.study.judge import OK, UNFINISHED
-from sim.study.seeds import Seeds, run_seeds
-from sim.study.simulate import predict, simulate
-from sim.study.single import meets_expectations
-from sim.study.sweep_start import run_study
 
 SPOT = ("training.tokens=100B", "prices=aws-p5", "prices.pay=spot", "prices.rental.spot_preemption=6 h")
 SAVED = ("checkpoint={interval: 10 min}", "cluster={extends: dgx-h100, storage: superpod-h100-standard}")

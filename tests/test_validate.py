@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-import sim.study.validate as study
+import sim.ask.validate.validate as study
+from sim.ask.validate.validate import find_measured, predict, summarize, validate
 from sim.errors import ConfigError
 from sim.metrics.validation import Plan, Row, Score, likely_causes, score, scores, worst_rows
 from sim.report.validation import print_validation
 from sim.report.validation_page import validation_page
-from sim.study.validate import find_measured, predict, summarize, validate
 from support import Cli, Command
 
 SHARED = """\

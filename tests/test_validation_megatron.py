@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.spec.load import load_experiment
-from sim.study.simulate import simulate
+from sim.ask.run.simulate import simulate
+from sim.inputs.load import load_experiment
 from support import ROOT
 
 EXPERIMENTS = ROOT / "experiments"

@@ -9,8 +9,8 @@ from statistics import mean
 
 import pytest
 
-from sim.spec.cases import load_cases
-from sim.study.simulate import simulate
+from sim.ask.run.simulate import simulate
+from sim.inputs.cases import load_cases
 from support import ROOT
 
 RUNS = {  # source: mean absolute error of the step time on these runs at most, and the runs

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from sim.ask.explain.sensitivity import RESOURCES, with_more
+from sim.ask.explain.why import why
+from sim.ask.run.simulate import simulate
+from sim.inputs.load import load_experiment
 from sim.metrics.why import Why
-from sim.spec.load import load_experiment
-from sim.study.sensitivity import RESOURCES, with_more
-from sim.study.simulate import simulate
-from sim.study.why import why
 from support import Cli
 
 CHANGES = ["parallelism.tensor=2", "parallelism.pipeline=2", "training.global_batch=16", "training.recompute=full"]

@@ -30,9 +30,9 @@ from workload_samples import (
 )
 
 from sim.graph.operation import Phase, Shard
+from sim.inputs.records import Software
 from sim.models.dense import Transformer
 from sim.record import Precision
-from sim.spec.records import Software
 from sim.workload.optimizer import optimizer_step
 
 # --- FLOPs ------------------------------------------------------------------------------------

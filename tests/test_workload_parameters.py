@@ -16,11 +16,11 @@ from workload_samples import (
     total_parameters,
 )
 
+from sim.inputs.load import load_definition
+from sim.inputs.reader import plain, read_file
+from sim.inputs.records import Software
 from sim.models.dense import Transformer
 from sim.models.family import Workload
-from sim.spec.load import load_definition
-from sim.spec.reader import plain, read_file
-from sim.spec.records import Software
 
 WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
 MODELS = sorted(WORKLOADS.glob("*.yaml"))

@@ -24,10 +24,10 @@ from workload_samples import (
 )
 
 from sim.graph.operation import Operation, Shard
+from sim.inputs.records import Parallelism, Software, Training
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
 from sim.plan.pieces import Segment, build_chunks
-from sim.spec.records import Parallelism, Software, Training
 
 SPLIT = replace(SHARD, sequence_parallel=True, precision="bf16")
 APART = replace(SPLIT, joins_matrices=False)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import ConfigError
-from sim.spec.reader import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, from_python, plain, read_file, read_text
+from sim.inputs.reader import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, from_python, plain, read_file, read_text
 
 
 def value_of(text: str) -> Any:

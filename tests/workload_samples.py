@@ -8,9 +8,9 @@ from typing import Literal
 from sim.graph.adapters import LowRank
 from sim.graph.graph import Graph
 from sim.graph.operation import Block, Operation, Shard
+from sim.inputs.records import Parallelism, Software, Training
 from sim.models.dense import Transformer
 from sim.models.family import Architecture, Workload
-from sim.spec.records import Parallelism, Software, Training
 from sim.transforms.derive import block_of
 from sim.workload.memory import StageMemory
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from sim.ask.calibrate.device import Progress
     from sim.metrics.calibration import Calibration, DeviceCalibration
-    from sim.study.device import Progress
 
 app = Typer(
     name="calibrate",
@@ -57,10 +57,10 @@ def collectives(
     all-reduce and an all-gather, to learn most. Without --output the definition is printed. Exit code 1 says that
     no algorithm explains all runs together; then nothing is written.
     """
+    from sim.ask.calibrate.calibrate_collectives import calibrate_collectives
+    from sim.ask.calibrate.nccl_tests import read_tables
+    from sim.inputs.fragment import check_target
     from sim.report.calibration import contradiction, print_collectives
-    from sim.spec.fragment import check_target
-    from sim.study.calibrate_collectives import calibrate_collectives
-    from sim.study.nccl_tests import read_tables
 
     if target:
         check_target(target, force)
@@ -103,12 +103,12 @@ def device(
     """
     from contextlib import ExitStack
 
+    from sim.ask.calibrate.calibrate_device import calibrate_device
+    from sim.ask.calibrate.device import measure_device
+    from sim.ask.calibrate.torch_device import torch_backend
+    from sim.inputs.fragment import check_target
+    from sim.inputs.load import load_definition
     from sim.report.calibration import print_device
-    from sim.spec.fragment import check_target
-    from sim.spec.load import load_definition
-    from sim.study.calibrate_device import calibrate_device
-    from sim.study.device import measure_device
-    from sim.study.torch_device import torch_backend
 
     if target:
         check_target(target, force)

@@ -33,7 +33,7 @@ def list_(
     other name as its file has it.
     """
     from sim.cli.kinds import kind_called
-    from sim.spec.load import CATALOGUE
+    from sim.inputs.load import CATALOGUE
 
     kind = what and kind_called(what)
     if export and (what is None or kind):
@@ -44,8 +44,8 @@ def list_(
 
 
 def _list_kinds(kinds: list[str], as_json: bool) -> int:
+    from sim.inputs.load import list_catalogue
     from sim.report.oneline import print_kind, print_overview
-    from sim.spec.load import list_catalogue
 
     if as_json:
         output.emit_json({kind: {name: _line(kind, name) for name in list_catalogue(kind)} for kind in kinds})
@@ -59,8 +59,8 @@ def _list_kinds(kinds: list[str], as_json: bool) -> int:
 
 def _line(kind: str, name: str) -> str:
     from sim.errors import ConfigError
+    from sim.inputs.load import load_definition
     from sim.report.oneline import one_line
-    from sim.spec.load import load_definition
 
     try:
         return one_line(load_definition(kind, name))
@@ -80,7 +80,7 @@ def _list_name(name: str, overrides: list[str], everything: bool, export: Path |
 
 
 def _list_definition(kind: str, name: str, overrides: list[str], as_json: bool) -> int:
-    from sim.spec.load import load_definition
+    from sim.inputs.load import load_definition
 
     record = load_definition(kind, name, overrides)
     if as_json:
@@ -92,9 +92,9 @@ def _list_definition(kind: str, name: str, overrides: list[str], as_json: bool) 
 
 def _as_written(kind: str, name: str) -> Iterator[str]:
     """The file of a definition, key by key, with the units it was written in."""
+    from sim.inputs.catalogue import find_definition
+    from sim.inputs.reader import plain, read_file
     from sim.report.compare import flatten
-    from sim.spec.catalogue import find_definition
-    from sim.spec.reader import plain, read_file
 
     path = find_definition(kind, name, Path())
     yield f"{kind} in {path}"
@@ -118,8 +118,8 @@ def _list_cluster(name: str, overrides: list[str], everything: bool, export: Pat
 
 def _build(name: str, overrides: list[str]) -> Cluster:
     from sim.cluster.build import build_cluster
-    from sim.spec.load import load_definition
-    from sim.spec.records import ClusterSpec
+    from sim.inputs.load import load_definition
+    from sim.inputs.records import ClusterSpec
 
     spec = load_definition("cluster", name, overrides)
     if not isinstance(spec, ClusterSpec):

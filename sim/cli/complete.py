@@ -54,7 +54,7 @@ def kinds(incomplete: str) -> list[str]:
 
 def keys(incomplete: str) -> list[str]:
     """Key paths of an experiment, level by level."""
-    from sim.spec.document import entries
+    from sim.inputs.document import entries
 
     depth = incomplete.count(".")
     paths = (entry.path for entry in entries() if entry.path.count(".") == depth)
@@ -67,6 +67,6 @@ def explainable(incomplete: str) -> list[str]:
 
 
 def _names(wanted: tuple[str, ...], incomplete: str) -> list[str]:
-    from sim.spec.catalogue import list_catalogue
+    from sim.inputs.catalogue import list_catalogue
 
     return sorted({name for kind in wanted for name in list_catalogue(kind) if name.startswith(incomplete)})

@@ -34,8 +34,8 @@ def check(
 
 
 def _problems(source: str, overrides: list[str]) -> list[Problem]:
+    from sim.ask.run.check import check_definition
     from sim.cli.kinds import kind_of
-    from sim.study.check import check_definition
 
     try:
         check_definition(kind_of(source), source, overrides)
@@ -46,11 +46,11 @@ def _problems(source: str, overrides: list[str]) -> list[Problem]:
 
 def _unnamed_stack(source: str, overrides: list[str]) -> str:
     """What to name as the software of an experiment that names none."""
+    from sim.ask.run.stacks import proposal
     from sim.cli.kinds import kind_of
-    from sim.spec.cases import is_table
-    from sim.spec.catalogue import is_path
-    from sim.spec.load import load_experiment
-    from sim.study.stacks import proposal
+    from sim.inputs.cases import is_table
+    from sim.inputs.catalogue import is_path
+    from sim.inputs.load import load_experiment
 
     if (is_path(source) and is_table(Path(source))) or kind_of(source) != "experiment":
         return ""
@@ -85,7 +85,7 @@ def explain(
         return _explain_run(source, overrides or [], json)
     if source:
         raise BadParameter("only `explain run` takes an experiment", param_hint="[FILE|NAME]")
-    from sim.spec.document import explain as explanation
+    from sim.inputs.document import explain as explanation
 
     text = explanation(key)
     if json:
@@ -98,10 +98,10 @@ def explain(
 def _explain_run(source: str, overrides: list[str], json: bool) -> int:
     from functools import partial
 
+    from sim.ask.explain.why import why
     from sim.cli.progress import bar
+    from sim.inputs.load import load_experiment
     from sim.report.why import print_why
-    from sim.spec.load import load_experiment
-    from sim.study.why import why
 
     told = why(load_experiment(source, overrides).experiment, partial(bar, "simulating the run and changes of it"))
     if json:
@@ -120,8 +120,8 @@ def schema(
 
     Kinds are accelerator, node, cluster, workload, software and experiment.
     """
-    from sim.spec.document import json_schema
-    from sim.spec.load import CATALOGUE
+    from sim.inputs.document import json_schema
+    from sim.inputs.load import CATALOGUE
 
     if kind not in CATALOGUE:
         raise BadParameter(f"{kind!r} is not one of {', '.join(CATALOGUE)}", param_hint="KIND")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sim.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from sim.inputs.reader import Node
     from sim.record import Record
-    from sim.spec.reader import Node
 
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
@@ -20,7 +20,7 @@ ORDER = (
 
 def kind_called(word: str) -> str | None:
     """The kind that `word` names, in the singular or the plural."""
-    from sim.spec.load import CATALOGUE
+    from sim.inputs.load import CATALOGUE
 
     plurals = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in CATALOGUE}
     return word if word in CATALOGUE else plurals.get(word)
@@ -28,7 +28,7 @@ def kind_called(word: str) -> str | None:
 
 def kind_of(name: str) -> str:
     """The kind of a name in the catalogue, or of a file by the keys that it has. Raises ConfigError."""
-    from sim.spec.catalogue import is_path
+    from sim.inputs.catalogue import is_path
 
     return _kind_of_file(Path(name)) if is_path(name) else _kind_of_name(name)
 
@@ -36,7 +36,7 @@ def kind_of(name: str) -> str:
 def _kind_of_name(name: str) -> str:
     from difflib import get_close_matches
 
-    from sim.spec.load import CATALOGUE, list_catalogue
+    from sim.inputs.load import CATALOGUE, list_catalogue
 
     names = {kind: list_catalogue(kind) for kind in ORDER}
     found = [kind for kind in ORDER if name in names[kind]]
@@ -53,8 +53,8 @@ def _kind_of_file(path: Path, depth: int = 0) -> str:
 
     A file that extends another is of a kind that this can be. One without a known key is meant as an experiment.
     """
-    from sim.spec.load import CATALOGUE
-    from sim.spec.reader import read_file
+    from sim.inputs.load import CATALOGUE
+    from sim.inputs.reader import read_file
 
     root = read_file(path)
     kinds = _kinds_of_base(root, path, depth) or ORDER
@@ -66,9 +66,9 @@ def _kind_of_file(path: Path, depth: int = 0) -> str:
 
 def _kinds_of_base(root: Node, path: Path, depth: int) -> tuple[str, ...]:
     """The kinds that what a file extends can be; none if it extends nothing that is known."""
-    from sim.spec.catalogue import is_path
-    from sim.spec.load import list_catalogue
-    from sim.spec.resolve import MAX_CHAIN
+    from sim.inputs.catalogue import is_path
+    from sim.inputs.load import list_catalogue
+    from sim.inputs.resolve import MAX_CHAIN
 
     base = root.value["extends"].value if "extends" in root.value else None
     if not isinstance(base, str):
@@ -83,7 +83,7 @@ def _kinds_of_base(root: Node, path: Path, depth: int) -> tuple[str, ...]:
 
 def _known_keys(record: type[Record], node: Node) -> int:
     """How many keys of a mapping a record knows, and the records in it."""
-    from sim.spec.walk import is_record, members
+    from sim.inputs.walk import is_record, members
 
     fields = record.model_fields
     known = [(fields[key], inner) for key, inner in node.value.items() if key in fields]

@@ -58,10 +58,10 @@ def plan(
     Every plan is bounded from below; plans are simulated in order of that bound until no other can be better.
     Ctrl-C prints the best so far. Exit code 1 says that no plan fits into memory.
     """
+    from sim.ask.plan.files import open_question, winning_file
+    from sim.ask.plan.search import search_plans
     from sim.report.files import deliver, write_text
     from sim.report.planning import print_search
-    from sim.study.search.files import open_question, winning_file
-    from sim.study.search.search import search_plans
 
     if (source is None) == (workload is None) or (workload is None) != (cluster is None):
         raise BadParameter("give an experiment, or --workload and --cluster", param_hint="FILE|NAME")

@@ -25,7 +25,7 @@ def report(source: Stored, json: AsJson = False, html: Html = None) -> int:
     result = read_result(source)
     with shown_from(source):
         if html:
-            from sim.study.page import page_of
+            from sim.ask.run.page import page_of
 
             write_html(html, lambda: page_of(result))
         elif json:

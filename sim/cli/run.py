@@ -60,9 +60,9 @@ def run(
     interruption. Exit code 1 says that it ran, but does not fit into memory, never comes to its end, or missed the
     tolerance of its measurement.
     """
+    from sim.ask.run.single import default_folder, meets_expectations, run_experiment
+    from sim.ask.seeds.seeds import Seeds
     from sim.cli.progress import bar, counted
-    from sim.study.seeds import Seeds
-    from sim.study.single import default_folder, meets_expectations, run_experiment
 
     folder = writable(directory) if directory else None
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]

@@ -41,11 +41,11 @@ def scale(
 
     Exit code 1 says that no size could be simulated.
     """
+    from sim.ask.scale.scaling import node_counts
+    from sim.ask.scale.scaling import scale as study_of
     from sim.cli.progress import told
+    from sim.inputs.load import load_experiment
     from sim.report.scaling import print_scaling
-    from sim.spec.load import load_experiment
-    from sim.study.scaling import node_counts
-    from sim.study.scaling import scale as study_of
 
     counts = node_counts(nodes)
     target = tokens if tokens in (None, "hoffmann", "parametric") else _count(tokens, "--tokens")

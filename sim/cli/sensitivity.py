@@ -26,10 +26,10 @@ def sensitivity(
     The experiment is simulated again with more of each: rates, links, memory, storage, reliability.
     Resources that the experiment does not have are left out.
     """
+    from sim.ask.explain.sensitivity import sensitivity_report
     from sim.cli.progress import told
+    from sim.inputs.load import load_experiment
     from sim.report.sensitivity import print_sensitivity
-    from sim.spec.load import load_experiment
-    from sim.study.sensitivity import sensitivity_report
 
     experiment = load_experiment(source, overrides or []).experiment
     more = share(by, "--by")

@@ -56,16 +56,16 @@ def sweep(
     command goes on after an interruption. A point that fails is a row with its reason. Exit code 1 says that
     no point met the constraints.
     """
-    from sim.study.pool import start_workers
+    from sim.ask.workers.pool import start_workers
 
     if (on is Where.dask) != (scheduler is not None):
         raise BadParameter("`--on dask` and `--scheduler ADDRESS` belong together", param_hint="--scheduler")
     with closing(start_workers(workers, scheduler)) as crew:  # before what takes time, to be ready after it
+        from sim.ask.sweep.sweep_file import load_study
+        from sim.ask.sweep.sweep_start import default_folder, sweep_into
         from sim.cli.progress import counted
         from sim.report.files import deliver
         from sim.report.sweep import print_summary
-        from sim.study.sweep_file import load_study
-        from sim.study.sweep_start import default_folder, sweep_into
 
         study = load_study(source, overrides or [])
         folder = directory or default_folder(study)
@@ -73,8 +73,8 @@ def sweep(
             table = sweep_into(folder, study, crew, progress)
 
     def write_page(file: Path) -> None:
+        from sim.ask.sweep.study_page import study_view
         from sim.report.page.study import study_page
-        from sim.study.study_page import study_view
 
         view = study_view(table, study.name, study.study.description, str(parquet or table.path or ""))
         file.write_text(study_page(view), encoding="utf-8")

@@ -35,8 +35,8 @@ def timeline(
     """
     from math import inf
 
-    from sim.spec.load import load_experiment
-    from sim.study import timeline as study
+    from sim.ask.run import timeline as study
+    from sim.inputs.load import load_experiment
     from sim.units import DATA, TIME, format_quantity
 
     shown_ranks = _ranks(ranks)
@@ -59,7 +59,7 @@ def timeline(
 
 
 def _ranks(text: str) -> list[int]:
-    from sim.study.timeline import parse_ranks
+    from sim.ask.run.timeline import parse_ranks
 
     try:
         return parse_ranks(text) if text else []

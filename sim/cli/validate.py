@@ -14,8 +14,8 @@ from sim.cli.run import AsJson, Overrides, writable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sim.ask.validate.validate import Progress
     from sim.metrics.validation import Row, Validation
-    from sim.study.validate import Progress
 
 
 def validate(
@@ -45,9 +45,9 @@ def validate(
     Without an argument these are the published runs that come with the program. Exit code 1 says that a
     run failed or missed the tolerance that it names.
     """
+    from sim.ask.validate.trust import write_residuals
+    from sim.ask.validate.validate import validate as predict_all
     from sim.report.files import deliver, replacing
-    from sim.study.trust import write_residuals
-    from sim.study.validate import validate as predict_all
 
     folder = writable(directory) if directory else None
     with ExitStack() as stack:

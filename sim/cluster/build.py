@@ -20,8 +20,8 @@ from sim.cluster.storage import build_storage, guests, pooled
 from sim.cluster.switch import build_switch
 from sim.cluster.torus import build_torus
 from sim.errors import ConfigError, Problem
-from sim.spec.cluster_checks import size_problems
-from sim.spec.records import (
+from sim.inputs.cluster_checks import size_problems
+from sim.inputs.records import (
     Accelerator,
     ClusterSpec,
     Degradation,
@@ -32,7 +32,7 @@ from sim.spec.records import (
     SwitchFabric,
     TorusFabric,
 )
-from sim.spec.storage import Storage
+from sim.inputs.storage import Storage
 
 
 def build_cluster(

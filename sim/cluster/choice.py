@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Ints
-from sim.spec.records import Routing
+from sim.inputs.records import Routing
 
 _GOLDEN = 0x9E3779B97F4A7C15  # splitmix64 (Steele, Lea, Flood, OOPSLA 2014)
 

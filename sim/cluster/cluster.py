@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sim.cluster.blocks import Block, block_of, find_vertex
 from sim.cluster.places import Places
 from sim.errors import ConfigError, Problem
-from sim.spec.records import Accelerator, ClusterSpec, Node
+from sim.inputs.records import Accelerator, ClusterSpec, Node
 
 if TYPE_CHECKING:
     from sim.cluster.fabric import Fabric

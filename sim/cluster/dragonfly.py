@@ -14,7 +14,7 @@ from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Site, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.errors import ConfigError, Problem
-from sim.spec.records import DragonflyFabric
+from sim.inputs.records import DragonflyFabric
 
 
 @dataclass(frozen=True)

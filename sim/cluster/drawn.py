@@ -17,8 +17,8 @@ from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Site, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links
 from sim.errors import ConfigError, Problem
-from sim.spec.named_files import read_named
-from sim.spec.records import GraphFabric
+from sim.inputs.named_files import read_named
+from sim.inputs.records import GraphFabric
 from sim.units import DATA_RATE, TIME, Dimension, QuantityError, parse_fraction, parse_quantity, spell_quantity
 
 Step = tuple[int, float]  # link and share

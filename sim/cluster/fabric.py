@@ -10,7 +10,7 @@ import numpy as np
 from sim.cluster.blocks import Block
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.hops import Hops, uniform_links
-from sim.spec.records import FabricLink, Routing
+from sim.inputs.records import FabricLink, Routing
 
 
 @dataclass(frozen=True)

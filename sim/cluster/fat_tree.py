@@ -18,7 +18,7 @@ from sim.cluster.choice import choose_paths
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Site, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
-from sim.spec.records import FatTreeFabric
+from sim.inputs.records import FatTreeFabric
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.cluster.cluster import Cluster, Ints
-from sim.spec.records import ClusterSpec, FatTreeFabric, GraphFabric
+from sim.inputs.records import ClusterSpec, FatTreeFabric, GraphFabric
 
 
 def switch_vertices(cluster: Cluster) -> Ints:

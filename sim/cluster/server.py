@@ -16,7 +16,7 @@ from sim.cluster.blocks import Block
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.hops import Hops
 from sim.errors import ConfigError, Problem
-from sim.spec.records import LocalNetwork, Node
+from sim.inputs.records import LocalNetwork, Node
 
 # NVLinks between the eight V100 of a DGX-1, doubled where the pair has two: `nvidia-smi topo -m` as
 # printed in "DGX-1 with Tesla V100 System Architecture" (NVIDIA WP-08437), figure 4.

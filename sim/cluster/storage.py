@@ -18,7 +18,7 @@ from sim.cluster.fabric import Fabric
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.cluster.places import Places
 from sim.cluster.server import Server
-from sim.spec.storage import Storage
+from sim.inputs.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sim.cluster.blocks import Block
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Site, adapter_links
 from sim.cluster.hops import Hops, chain, hop
-from sim.spec.records import FabricLink, SwitchFabric
+from sim.inputs.records import FabricLink, SwitchFabric
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sim.cluster.cluster import Ints, Links, Mask
 from sim.cluster.fabric import Site
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.errors import ConfigError, Problem
-from sim.spec.records import TorusFabric
+from sim.inputs.records import TorusFabric
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing_extensions import override
 from sim.cluster.cluster import Cluster
 from sim.comm.pattern import Group, Leg, Loads, Members, Pattern, routed
 from sim.comm.ring import ring_hops
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 
 class Broadcast(Pattern):

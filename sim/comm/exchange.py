@@ -16,7 +16,7 @@ from typing_extensions import override
 from sim.cluster.cluster import Cluster
 from sim.comm.pattern import Floats, Group, Ints, Leg, Loads, Members, Pattern, sum_loads
 from sim.errors import PlanError, Problem
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 BLOCK = 200_000  # routes that are asked for at a time
 MOST_PAIRS = 100_000_000

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
 from sim.comm.pattern import Group, Ints, Leg, Loads, Members, Pattern, routed
+from sim.inputs.records import Node
 from sim.ragged import ranges
-from sim.spec.records import Node
 
 ACROSS, WITHIN = "hierarchical across", "hierarchical within"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from sim.comm.pattern import Group, Leg, Pattern
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 
 class InNetwork(Pattern):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Routes
 from sim.errors import EngineError
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 Ints = NDArray[np.int64]
 Index = NDArray[np.int32]

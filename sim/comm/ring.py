@@ -12,7 +12,7 @@ from typing_extensions import override
 from sim.cluster.cluster import Cluster
 from sim.cluster.rings import rings_inside
 from sim.comm.pattern import RING, Group, HopColumns, Ints, Leg, Loads, Members, Pattern, joined, routed
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "send": 0}  # "send": each member to the next
 

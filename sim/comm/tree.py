@@ -15,7 +15,7 @@ from typing_extensions import override
 from sim.comm.in_network import through_switch
 from sim.comm.pattern import Group, Leg, Pattern
 from sim.comm.ring import Ring
-from sim.spec.records import Node
+from sim.inputs.records import Node
 
 TREE_CORRECTION = (  # for messages from 64 B on, doubling
     1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6, 0.6, 0.5, 0.6, 0.6, 0.7, 0.7, 0.8, 0.9, 0.9,

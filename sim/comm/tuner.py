@@ -19,7 +19,7 @@ from sim.comm.ring import Ring
 from sim.comm.send import Send
 from sim.comm.tree import Tree
 from sim.errors import PlanError, Problem
-from sim.spec.records import CollectiveTuning, Node
+from sim.inputs.records import CollectiveTuning, Node
 
 PATTERNS: dict[str, Pattern] = {
     pattern.name: pattern for pattern in (Ring(), Tree(), InNetwork(), Exchange(), Hierarchical(), Broadcast(), Send())

@@ -5,8 +5,8 @@ Public: `cost_result`, `hardware_cost`, `purchase_price`, `is_priced`.
 
 from __future__ import annotations
 
+from sim.inputs.energy import Prices, Purchase, Site
 from sim.metrics.result import CostResult, EnergyResult
-from sim.spec.energy import Prices, Purchase, Site
 from sim.units import ENERGY, TIME
 
 KWH, YEAR = ENERGY.units["kWh"], TIME.units["year"]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.inputs.carbon import Grid, grid_of
+from sim.inputs.energy import Embodied, Site
+from sim.life.life_inputs import Span
 from sim.metrics.energy_curve import Floats, power_curves
 from sim.metrics.energy_plant import Plant, efficiency
 from sim.metrics.energy_run import Levels, SpanEnergy, run_curve, span_energy
 from sim.metrics.energy_step import Activity, step_energy
 from sim.metrics.result import EnergyResult, PowerLevel
-from sim.run.life_inputs import Span
-from sim.spec.carbon import Grid, grid_of
-from sim.spec.energy import Embodied, Site
 from sim.units import ENERGY
 
 KWH = ENERGY.units["kWh"]

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from sim.cluster.cluster import Cluster
-from sim.spec.energy import OPTICS_PER_RATE, SWITCH_PER_RATE, NodePower, Site, Supply
+from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE, NodePower, Site, Supply
 
 Watts = dict[str, float]  # by part
 NODE_PARTS = ("host", "memory", "nics", "switches", "fans")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.engine.power import Board
+from sim.devices.power import Board
+from sim.inputs.carbon import Grid
+from sim.life.life_inputs import Span, State
 from sim.metrics.energy_curve import SAMPLES, Floats, sampled
 from sim.metrics.energy_plant import PARTS, Plant
 from sim.metrics.energy_step import IDLE, PHASES, WAITING, StepEnergy
-from sim.run.life_inputs import Span, State
-from sim.spec.carbon import Grid
 
 Site = tuple[str, int, int]  # phase of the run, nodes in the job, idle nodes
 Watts = dict[str, float]

@@ -14,10 +14,10 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.power import MATRIX, MEMORY
+from sim.devices.power import MATRIX, MEMORY
 from sim.engine.program import Action
-from sim.engine.ranks import Job
 from sim.engine.trace import Trace
+from sim.programs.ranks import Job
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
-from sim.run.life_inputs import Fault, Incident, Life, Repair, Span
+from sim.life.life_inputs import Fault, Incident, Life, Repair, Span
 
 Row = dict[str, Any]
 

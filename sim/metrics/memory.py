@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
+from sim.inputs.setup import Setup
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
@@ -12,7 +13,6 @@ from sim.plan.pieces import layers_per_chunk
 from sim.plan.plan import Plan
 from sim.record import text_of
 from sim.schedule.catalogue import course_of, held_of
-from sim.spec.setup import Setup
 from sim.workload.memory import StageMemory
 
 _architectures: Memo[Architecture] = Memo(

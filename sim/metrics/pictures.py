@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.devices.compute import matrix_rate
 from sim.engine.category import Category
-from sim.engine.compute import matrix_rate
-from sim.engine.ranks import Job, RankClass
 from sim.engine.trace import Trace
+from sim.inputs.board import streaming_rate
 from sim.metrics.breakdown import critical_rank
 from sim.metrics.critical_path import Overlap, overlaps
 from sim.metrics.links import flow_bytes
 from sim.metrics.timeline import Span, rank_spans
 from sim.plan.plan import Plan
-from sim.spec.board import streaming_rate
+from sim.programs.ranks import Job, RankClass
 
 COLUMNS = 1500  # moments of the pipeline picture
 DRAWN = 400  # links that are drawn one by one; more are drawn by kind

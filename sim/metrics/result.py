@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sim.engine.category import Category
-from sim.run.storage_costs import CheckpointCosts, Feeding
+from sim.life.storage_costs import CheckpointCosts, Feeding
 
 BREAKDOWN = tuple(each.value for each in Category)
 

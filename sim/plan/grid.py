@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.inputs.records import Parallelism
 from sim.plan.mesh import Mesh, build_mesh
 from sim.rng import stream
-from sim.spec.records import Parallelism
 
 Ints = NDArray[np.int64]
 AXES = ("tensor", "context", "data", "pipeline")

@@ -8,10 +8,10 @@ from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 
 from sim.graph.operation import Block, Operation
+from sim.inputs.records import Parallelism, Software
 from sim.models.family import NOTHING, Architecture
 from sim.phase import Phase
 from sim.schedule.catalogue import SCHEDULES, course_of
-from sim.spec.records import Parallelism, Software
 from sim.transforms.derive import block_of
 
 

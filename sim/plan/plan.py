@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers
 from sim.graph.operation import Shard
+from sim.inputs.records import Experiment, Software
+from sim.inputs.setup import Setup
 from sim.models.family import Architecture, Workload
 from sim.phase import Phase
 from sim.plan.flows import FlowSet, collective_flows, send_flows
@@ -22,8 +24,6 @@ from sim.plan.prune import Covers, distinct, never_full
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
-from sim.spec.records import Experiment, Software
-from sim.spec.setup import Setup
 
 Ints = NDArray[np.int64]
 SEND_KINDS = {1: "forward", -1: "backward"}

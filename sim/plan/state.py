@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.inputs.storage import Checkpointing
 from sim.plan.pieces import by_stage
 from sim.plan.plan import Plan, ties_embeddings
-from sim.spec.storage import Checkpointing
 from sim.workload.memory import stored_bytes, weight_bytes
 
 Floats = NDArray[np.float64]

@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sim.engine.assemble import assemble
-from sim.engine.costs import given_action
 from sim.engine.executor import Executor
 from sim.engine.network import Network, solve
 from sim.engine.parts import apart_from
 from sim.engine.program import Action, Program, Script
-from sim.engine.ranks import Job, build_job, flow_table
 from sim.plan.fold import first_of_class
 from sim.plan.plan import Plan
 from sim.plan.transfers import Transfers, with_transfers
+from sim.programs.assemble import assemble
+from sim.programs.costs import given_action
+from sim.programs.ranks import Job, build_job, flow_table
 from sim.programs.rounds import Rounds
 from sim.programs.trainer import Trainer
 

@@ -18,14 +18,14 @@ from sim.cluster.cluster import Cluster
 from sim.engine.network import FlowTable
 from sim.engine.parts import apart_from
 from sim.engine.program import Program
-from sim.engine.ranks import FlowClass, Job, flow_classes, flow_table, job_of, quotient
 from sim.errors import PlanError, Problem
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from sim.plan.flows import FlowSet
 from sim.plan.fold import Partition, Structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.plan import JobFlows, Layout, build_plan, fold_structure, job_flows
-from sim.spec.records import Experiment
-from sim.spec.setup import Setup
+from sim.programs.ranks import FlowClass, Job, flow_classes, flow_table, job_of, quotient
 
 Ints = NDArray[np.int64]
 FOREIGN = "foreign"  # kind of the flows of another job

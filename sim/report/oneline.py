@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from sim.inputs.energy import Prices, Site
+from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Software
+from sim.inputs.reliability import Failures
+from sim.inputs.storage import Storage
+from sim.inputs.study import Study
 from sim.models.family import Workload
 from sim.record import Record
 from sim.report import human
-from sim.spec.energy import Prices, Site
-from sim.spec.records import Accelerator, ClusterSpec, Experiment, Node, Software
-from sim.spec.reliability import Failures
-from sim.spec.storage import Storage
-from sim.spec.study import Study
 from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
 
 KINDS = {

@@ -16,8 +16,8 @@ from sim.graph.adapters import LowRank
 from sim.graph.graph import Graph
 from sim.graph.operation import Shard
 from sim.graph.work import element_bytes
+from sim.inputs.records import Parallelism, Software, Training
 from sim.models.family import NOTHING, Architecture, Held
-from sim.spec.records import Parallelism, Software, Training
 
 WHOLE_BYTES = 4  # of a 32-bit weight
 REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it

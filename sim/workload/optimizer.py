@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.graph.operation import Operation, Phase
-from sim.spec.records import Software
+from sim.inputs.records import Software
 
 FP8_CAST_BYTES = 4  # per weight: read 2 B, write it plain and transposed, 1 B each
 OPTIMIZER_KERNELS = 4  # unscale and check, norm, update, copy; each over all tensors at once

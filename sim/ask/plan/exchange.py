@@ -1,0 +1,192 @@
+"""What the data-parallel exchange of a plan takes at least, stage by stage, in seconds and joules.
+
+The collectives are those that the engine runs (`programs/exchange.py`), each with its links to itself.
+
+Public: `Exchanges`, `Spent`, `exchange_joules`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.ask.plan.chain import alone
+from sim.ask.plan.energy import Meter
+from sim.ask.plan.layout import Layout, stack
+from sim.phase import Phase
+from sim.plan.pieces import Segment
+from sim.programs.costs import Costs
+from sim.programs.exchange import Collective, Traffic, Which
+from sim.programs.ranks import Job, RankClass
+from sim.programs.shape import job_exchange
+from sim.schedule.table import Ends
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+Segments = tuple[Segment, ...]
+
+
+class Spent(NamedTuple, Generic[T]):
+    """What the exchange of a stage takes [s], or of all stages, (stages,) each.
+
+    first: before the first task can begin. opening: before it can end. each: of the communicator for
+    a microbatch, beside the passes. serial: that the tasks of a microbatch wait for weights in their midst.
+    between: that they wait for weights before they begin, maybe while the result of the last one is sent.
+    closing: of the communicator from the first sum of the last microbatch on. last: between the end of the
+    last backward pass and the optimizer. optimizer, weights: of the optimizer, and of sending its result.
+    """
+
+    first: T
+    opening: T
+    each: T
+    serial: T
+    between: T
+    closing: T
+    last: T
+    optimizer: T
+    weights: T
+
+
+class Exchanges:
+    """Exchanges of many plans; stages that are alike are asked once."""
+
+    def __init__(self) -> None:
+        self.known: dict[object, Spent[float]] = {}
+
+    def of(self, job: Job, layout: Layout, ends: Ends) -> tuple[Spent[Floats], float]:
+        """Of all stages of the job of a chain, whose tasks begin and end as said; and of a tied table at both ends."""
+        software, costs, stages = stack(job.plan.software), Costs(job), []
+        every = job_exchange(job)
+        for rank, chunks in zip(job.ranks, job.plan.course.chunks, strict=True):
+            groups = tuple(job.flows[rank.flows[kind]].group for kind in ("gradient", "replica") if kind in rank.flows)
+            sizes = tuple(layout.sizes[chunk] for chunk in chunks)
+            turns = chunks.index(ends.first[rank.stage]), chunks.index(ends.last[rank.stage])
+            key = (sizes, turns, groups, rank.speed, every, job.plan.shard.precision, software)
+            if key not in self.known:
+                self.known[key] = _stage(costs, rank, ends)
+            stages.append(self.known[key])
+        return Spent(*np.array(stages).T), _embedding_seconds(costs)
+
+
+def _stage(costs: Costs, rank: RankClass, ends: Ends) -> Spent[float]:
+    job = costs.job
+    optimizer = alone(job, rank, costs.optimizer(rank)).seconds
+    if "gradient" not in rank.flows:
+        return Spent(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0)
+    prices = _Prices(costs, rank, lambda role, kind, message: job.seconds(rank.flows[role], kind, message))
+    return prices.stage(ends, optimizer)
+
+
+def exchange_joules(job: Job, layout: Layout, meter: Meter) -> tuple[float, float]:
+    """What exchange and optimizer add on one rank of each stage, all stages together: once, and each microbatch [J]."""
+    once = often = 0.0
+    costs = Costs(job)
+    alike = [tuple(layout.sizes[chunk] for chunk in chunks) for chunks in job.plan.course.chunks]
+    for sizes, count in Counter(alike).items():
+        rank = job.ranks[alike.index(sizes)]
+        once += count * meter.sequence(costs.optimizer(rank))
+        if "gradient" in rank.flows:
+            whole, each = _Prices(costs, rank, meter.collective).traffic()
+            once, often = once + count * whole, often + count * each
+    return once + 2 * _embedding(costs, lambda size: meter.collective("embedding", "all_reduce", size)), often
+
+
+class _Prices:
+    """What the collectives of one stage take by `price`, which is given kind of group, collective and message."""
+
+    def __init__(self, costs: Costs, rank: RankClass, price: Callable[[str, str, float], float]) -> None:
+        self.job, self.costs, self.rank, self.price = costs.job, costs, rank, price
+        self.exchange = job_exchange(self.job)
+        self.chunks = [chunk.segments for chunk in self.job.plan.chunks if chunk.stage == rank.stage]
+        self.segments = tuple(chain.from_iterable(self.chunks))
+
+    def stage(self, ends: Ends, optimizer: float) -> Spent[float]:
+        """All of it."""
+        chunks, stage, last = self.job.plan.chunks, self.rank.stage, self.job.plan.phases[-1]
+        begin, end = chunks[ends.first[stage]].segments, chunks[ends.last[stage]].segments
+        start = self.exchange.of(Phase.FORWARD, Traffic.WEIGHTS)
+        sums = self.exchange.of(last, Traffic.GRADIENTS)
+        at_once = self.exchange.of(last, Traffic.GRADIENTS, whole=True)
+        between = self._waited()
+        return Spent(
+            first=self.gradient_group(start, _size(start, begin[0])) if start else 0.0,
+            opening=self.all_of(start, begin) if start and start.which is Which.FIRST else 0.0,
+            each=sum(self.all_of(c, self.segments) for c in self.exchange.by_segment if c.which is Which.EVERY),
+            serial=sum(self.all_of(c, self.segments) for c in self._in_time()) - between,
+            between=between,
+            closing=self.all_of(sums, self.segments) if sums and sums.which is Which.LAST else 0.0,
+            last=self.whole(at_once) if at_once else self.with_replicas(sums, _size(sums, end[0])) if sums else 0.0,
+            optimizer=optimizer,
+            weights=sum(self.whole(c) for c in self.exchange.collectives if c.phase is Phase.OPTIMIZER),
+        )
+
+    def traffic(self) -> tuple[float, float]:
+        """All collectives of a step: those that come once, and those of each microbatch."""
+        once = often = 0.0
+        for each in self.exchange.collectives:
+            if each.whole:
+                once += self.whole(each)
+            elif each.which is Which.EVERY:
+                often += self.all_of(each, self.segments, replicas=True)
+            else:
+                once += self.all_of(each, self.segments, replicas=True)
+        return once, often
+
+    def _in_time(self) -> list[Collective]:
+        """Gathers that no other task is in the way of: none is ahead of its own."""
+        always = self.exchange.gathers_always and self.exchange.ahead == 1
+        return [each for each in self.exchange.by_segment if always and each.traffic is Traffic.WEIGHTS]
+
+    def _waited(self) -> float:
+        """Those of the first segment of a task, before it begins."""
+        first = {Phase.FORWARD: 0, Phase.INPUT_GRADIENT: -1}
+        return sum(
+            self.gradient_group(each, _size(each, chunk[first[each.phase]]))
+            for each in self._in_time()
+            for chunk in self.chunks
+        )
+
+    def all_of(self, collective: Collective, segments: Segments, replicas: bool = False) -> float:
+        """Of all these segments, most of which are alike."""
+        price = self.with_replicas if replicas else self.gradient_group
+        sizes = Counter(_size(collective, segment) for segment in segments)
+        return sum(count * price(collective, size) for size, count in sizes.items())
+
+    def whole(self, collective: Collective) -> float:
+        """Of all of the stage at once."""
+        return self.with_replicas(collective, self.costs.parameters[self.rank.stage])
+
+    def with_replicas(self, collective: Collective, parameters: float) -> float:
+        """The same, and what replicas of shards sum after it."""
+        own = self.gradient_group(collective, parameters)
+        if collective.traffic is not Traffic.GRADIENTS or "replica" not in self.rank.flows:
+            return own
+        size = self.job.flows[self.rank.flows["gradient"]].group.size
+        share = self.costs.bytes_of(collective.traffic, parameters) / size
+        return own + self.price("replica", "all_reduce", share)
+
+    def gradient_group(self, collective: Collective, parameters: float) -> float:
+        """Of so many parameters."""
+        return self.price("gradient", collective.kind, self.costs.bytes_of(collective.traffic, parameters))
+
+
+def _size(collective: Collective, segment: Segment) -> float:
+    """Parameters of a segment that a collective moves."""
+    return float(getattr(segment, collective.parameters))
+
+
+def _embedding_seconds(costs: Costs) -> float:
+    job = costs.job
+    first, _ = job.plan.course.ends
+    return _embedding(costs, lambda size: job.seconds(job.ranks[first].flows["embedding"], "all_reduce", size))
+
+
+def _embedding(costs: Costs, price: Callable[[float], float]) -> float:
+    """What summing the gradients of a tied table takes, if there is one at both ends."""
+    first, _ = costs.job.plan.course.ends
+    return price(costs.embedding_bytes) if "embedding" in costs.job.ranks[first].flows else 0.0

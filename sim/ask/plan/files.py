@@ -1,0 +1,72 @@
+"""A plan search from files, and to a file.
+
+Public: `Question`, `open_question`, `winning_file`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.ask.plan.axes import DATA, key_of
+from sim.errors import ConfigError, Problem
+from sim.inputs.cluster_checks import CLUSTER_CHECKS
+from sim.inputs.load import LoadedExperiment, load_experiment
+from sim.inputs.reader import plain, read_text
+from sim.inputs.writer import yaml_text
+from sim.metrics.planning import PlanSearch
+
+
+@dataclass(frozen=True)
+class Question:
+    """An experiment whose plan is asked for, and the values that keys are limited to.
+
+    `wide`: what its software does not offer, too.
+    """
+
+    loaded: LoadedExperiment
+    limits: dict[str, tuple[Any, ...]]
+    wide: bool = False
+
+
+def open_question(source: str | Mapping[str, Any], overrides: Sequence[str], space: Sequence[str]) -> Question:
+    """Load an experiment, whose own plan need not be valid, and the limits `KEY=LIST` or `wide`. Raises ConfigError."""
+    limits: dict[str, tuple[Any, ...]] = {}
+    for text in (each for each in space if each != "wide"):
+        name, separator, values = text.partition("=")
+        if not separator or not values.strip():
+            way_out = "as in tensor=1,2,4,8, or wide"
+            raise ConfigError(Problem("--space", name, f"{text!r} is not of the form KEY=LIST", way_out))
+        key = key_of(name.strip())
+        limits[key] = tuple(_decoded(source, overrides, key, item) for item in _items(values))
+    return Question(load_experiment(source, overrides, checks=CLUSTER_CHECKS), limits, "wide" in space)
+
+
+def _items(text: str) -> list[Any]:
+    listed = plain(read_text(text if text.lstrip().startswith("[") else f"[{text}]", "--space"))
+    return list(listed)
+
+
+def _decoded(source: str | Mapping[str, Any], overrides: Sequence[str], key: str, item: Any) -> Any:
+    """A value as the experiment holds it; wrong ones are refused as in any file."""
+    value: Any = load_experiment(source, [*overrides, (key, item)], checks=()).experiment
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def winning_file(loaded: LoadedExperiment, search: PlanSearch) -> str:
+    """The experiment with the best plan, as a YAML file.
+
+    Where all accelerators work, `data` is left out, so that the plan fills clusters of other sizes too.
+    """
+    best, written = search.plans[0], {key: value for key, value in loaded.written.items() if key != "measured"}
+    values = best.values if best.accelerators_idle else {**best.values, DATA: None}
+    for path, value in values.items():
+        part, _, name = path.partition(".")
+        held = {key: item for key, item in written.get(part, {}).items() if key != name}
+        written[part] = held if value is None else {**held, name: value}
+    written["name"] = f"{search.name}-best"
+    state = "best" if search.complete else "best so far"
+    return yaml_text(written, f"The {state} of {search.enumerated:,} plans by {', '.join(search.objectives)}.")

@@ -1,0 +1,124 @@
+"""What was taken for granted about power, prices and saves because nobody said: notes for the report.
+
+Public: `assumptions`, `swings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sim.ask.run.preemption import is_preempted
+from sim.ask.run.step import Simulated
+from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
+from sim.inputs.records import Accelerator
+from sim.inputs.storage import SERIALIZATION_BANDWIDTH
+from sim.metrics.cost import is_priced
+from sim.metrics.energy_plant import NODE_PARTS
+from sim.metrics.result import PowerLevel
+from sim.units import DATA_RATE, POWER, format_quantity
+
+SWING = 1e-3  # share above its limit that is told
+GIGABIT = DATA_RATE.units["Gb/s"]
+
+
+def assumptions(run: Simulated) -> Iterator[str]:
+    """One sentence for each thing that was assumed."""
+    for rule in RULES:
+        yield from rule(run)
+
+
+def _of_data_sheet(run: Simulated) -> Iterator[str]:
+    accelerator = run.setup.accelerator
+    if accelerator.assumed:
+        assumed = ", ".join(_told(accelerator, path) for path in accelerator.assumed)
+        yield f"assumed of {accelerator.name}, as medians of the catalogue for a {accelerator.kind}: {assumed}"
+
+
+def _told(accelerator: Accelerator, path: str) -> str:
+    """A key path, with its value where that is one number."""
+    value: Any = accelerator
+    for key in path.split("."):
+        value = value[key] if isinstance(value, Mapping) else getattr(value, key)
+    return f"{path} {value:.4g}" if isinstance(value, int | float) else path
+
+
+def _network_power(run: Simulated) -> Iterator[str]:
+    cluster, power = run.cluster, run.cluster.spec.power
+    if cluster.fabric is None or not cluster.fabric.port_rate(power.switch_ports):
+        return
+    shares = {"switch": SWITCH_PER_RATE, "optics": OPTICS_PER_RATE}
+    absent = [name for name in shares if getattr(power, name) is None]
+    taken = [f"{1e3 * shares[name] * GIGABIT:.0f} mW for {name}" for name in absent]
+    if taken:
+        keys = "cluster.power.switch and optics say it"
+        yield f"power of the network is assumed, for each Gb/s of its ports: {' and '.join(taken)} ({keys})"
+
+
+def _silent_parts(run: Simulated) -> Iterator[str]:
+    node, accelerator, storage = run.setup.node, run.setup.accelerator, run.setup.storage
+    silent = []
+    if not accelerator.power.idle:
+        silent.append(f"{accelerator.name} when it is idle (accelerator.power.idle)")
+    if not any(getattr(node.power, name).busy for name in NODE_PARTS):
+        silent.append(f"{node.name} beside its accelerators (node.power)")
+    if storage and storage.kind != "local_nvme" and not run.cluster.spec.power.storage:  # local disks: host
+        silent.append(f"{storage.name} (cluster.power.storage)")
+    if silent:
+        yield f"taken to draw nothing, as nobody says more: {', '.join(silent)}"
+
+
+def _power_limit(run: Simulated) -> Iterator[str]:
+    limit, asked = run.job.board.setting.limit, run.setup.experiment.power.limit
+    if limit is not None and asked is not None and limit < asked:
+        kept, given = format_quantity(limit, POWER), format_quantity(asked, POWER)
+        yield f"computation keeps to {kept}, so that with transfers beside it boards draw {given} on average"
+
+
+def _prices(run: Simulated) -> Iterator[str]:
+    prices, site, accelerator = run.setup.prices, run.setup.site, run.setup.accelerator.name
+    if prices is None:
+        return
+    if not is_priced(prices, accelerator):
+        yield f"PRICES OF ANOTHER ACCELERATOR: {prices.name} is for {', '.join(prices.accelerators)}, not {accelerator}"
+    if prices.pay == "spot" and prices.rental.spot_preemption is None:
+        yield f"nodes at the spot price of {prices.name} are taken never to be taken away (rental.spot_preemption)"
+    if prices.pay == "purchase" and (site is None or site.electricity is None):
+        yield "electricity is left out of the cost: site.electricity does not say its price"
+
+
+def _faults(run: Simulated) -> Iterator[str]:
+    experiment, preempted = run.setup.experiment, is_preempted(run.setup.prices)
+    ends = experiment.training.tokens is not None or experiment.training.time_limit is not None
+    if preempted and not ends:
+        yield "spot nodes are taken away, which a single step does not show: give training.tokens"
+    elif experiment.training.tokens is not None and experiment.failures is None:
+        but = ", spot nodes are taken away all the same" if preempted else ""
+        yield f"time-to-train assumes that nothing fails{but}"
+    if ends and experiment.checkpoint is None and (preempted or experiment.failures is not None):
+        yield "nothing is saved (checkpoint): after each failure the training begins anew"
+
+
+def _saves(run: Simulated) -> Iterator[str]:
+    save = run.setup.experiment.checkpoint
+    if save is not None and save.serialization_bandwidth is None:
+        rate = format_quantity(SERIALIZATION_BANDWIDTH, DATA_RATE)
+        yield f"saves: each rank is assumed to write {rate} at most (checkpoint.serialization_bandwidth)"
+
+
+def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
+    """Where a board leaves its limit for parts of a step."""
+    if limit is not None and board.peak_w > (1 + SWING) * limit:
+        peak = format_quantity(board.peak_w, POWER)
+        yield f"power.limit holds on average over a step: with transfers beside computation a board draws up to {peak}"
+
+
+RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
+    _of_data_sheet,
+    _network_power,
+    _silent_parts,
+    _power_limit,
+    _prices,
+    _faults,
+    _saves,
+)

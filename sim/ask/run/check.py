@@ -1,0 +1,70 @@
+"""Everything that can be found wrong without simulating."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim.ask.run.reuse import plan_step
+from sim.ask.sweep.sweep_file import load_study
+from sim.cluster.build import build_cluster
+from sim.errors import ConfigError, Problem
+from sim.inputs.carbon import grid_of
+from sim.inputs.cases import Case, is_table, load_cases
+from sim.inputs.catalogue import is_path
+from sim.inputs.energy import Site
+from sim.inputs.fault_log import read_fault_log
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import ClusterSpec, Experiment
+from sim.inputs.reliability import Failures, FaultLog
+from sim.life.feeding import supply_of
+from sim.life.saving import check_checkpoint
+from sim.programs.ranks import build_job
+from sim.record import Record
+
+
+def check_definition(kind: str, source: str, overrides: list[str] | None = None) -> None:
+    """Load a definition of any kind and the files it names, and build or plan what it says. Raises ConfigError."""
+    if is_path(source) and is_table(Path(source)):
+        check_cases(load_cases(Path(source)), overrides or [])
+    elif kind == "experiment":
+        rehearse(load_experiment(source, overrides or []).experiment)
+    elif kind == "study":
+        load_study(source, overrides or [])
+    else:
+        _check_parts(load_definition(kind, source, overrides or []))
+
+
+def rehearse(experiment: Experiment) -> None:
+    """All that a run does with a resolved and checked experiment before time passes. Raises ConfigError, PlanError."""
+    plan = plan_step(experiment)
+    build_job(plan)
+    if experiment.checkpoint is not None:
+        check_checkpoint(plan)
+    if experiment.input is not None and plan.cluster.storage is not None:
+        supply_of(plan, experiment.input, plan.cluster.storage)
+
+
+def _check_parts(record: Record) -> None:
+    match record:
+        case ClusterSpec():
+            build_cluster(record)
+        case Failures(log=FaultLog(file=file)):
+            read_fault_log(Path(file))
+        case Site():
+            grid_of(record)
+
+
+def check_cases(cases: Sequence[Case], overrides: Sequence[str] = ()) -> None:
+    """Load every case of a table; raises ConfigError with the problems of all, each told once."""
+    found = [problem for case in cases for problem in _problems(case, overrides)]
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
+
+
+def _problems(case: Case, overrides: Sequence[str]) -> list[Problem]:
+    try:
+        case.load(overrides)
+    except ConfigError as error:
+        return error.problems
+    return []

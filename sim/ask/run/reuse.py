@@ -1,0 +1,100 @@
+"""Clusters and layouts of earlier experiments, used again where the next one asks for the same.
+
+They are values that nobody changes, so `simulation.reuse: off` makes them anew with equal results.
+
+Public: `plan_step`, `step_key`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sim.cluster.build import build_cluster
+from sim.cluster.cluster import Cluster
+from sim.inputs.named_files import drawn_by
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
+from sim.memo import Memo
+from sim.plan.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
+from sim.record import text_of
+
+KEPT_RANKS = 100_000  # of all layouts, and accelerators of all clusters, that are kept at a time: some 100 MB
+OWN_RANKS = 500  # what a cluster or a layout weighs beside its accelerators or ranks
+KEPT_MODELS = 128  # each cut in one way
+
+NOT_WIRING: dict[str, Any] = {
+    "name": True,
+    "power": True,
+    "sources": True,
+    "node": {"name": True, "collectives": True, "power": True, "sources": True, "accelerator": True},
+}  # what the links and paths of a cluster do not depend on; `kind` of the accelerator names vertices
+NOT_STEP: dict[str, Any] = {
+    **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
+    "training": {"tokens": True, "samples": True, "time_limit": True},
+}  # what happens between steps, and what they cost
+SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
+NOT_OWN = NOT_STEP | dict.fromkeys(SHARED, True)  # what a step does not depend on, or shares with others
+
+
+class Wired(NamedTuple):
+    """A cluster, and all that its links and paths follow from."""
+
+    cluster: Cluster
+    key: tuple[object, ...]
+
+
+_wirings: Memo[Cluster] = Memo(KEPT_RANKS)
+_clusters: Memo[Wired] = Memo(KEPT_RANKS)
+_layouts: Memo[Layout] = Memo(KEPT_RANKS)
+_cuts: Memo[CutModel] = Memo(KEPT_MODELS)
+
+
+def plan_step(experiment: Experiment) -> Plan:
+    """The plan of a resolved and checked experiment on its cluster. Raises ConfigError, PlanError."""
+    setup, merge = Setup(experiment), experiment.simulation.prune == "auto"
+    spec = setup.cluster
+
+    def build() -> Cluster:
+        return build_cluster(spec, experiment.degradations, merge_sprayed=merge)
+
+    if experiment.simulation.reuse == "off":
+        return build_plan(experiment, build())
+
+    def wire() -> Wired:
+        key = wiring_key(setup), experiment.degradations, merge
+        return Wired(_wirings.get(key, build, _cluster_size).with_numbers_of(spec), key)
+
+    known = text_of(spec), _drawing(setup), experiment.degradations, merge
+    cluster, key = _clusters.get(known, wire, lambda made: _cluster_size(made.cluster))
+    layout = _layouts.get(
+        (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: OWN_RANKS + made.grid.n_ranks
+    )
+    return build_plan(experiment, cluster, layout, _cut(setup))
+
+
+def _cluster_size(cluster: Cluster) -> float:
+    return OWN_RANKS + cluster.n_accelerators
+
+
+def _cut(setup: Setup) -> CutModel:
+    """The model of an experiment in chunks."""
+    key = text_of(setup.workload), text_of(setup.software), setup.parallelism, setup.shard
+    return _cuts.get(key, lambda: cut_model(setup), lambda _: 1.0)
+
+
+def wiring_key(setup: Setup) -> tuple[str, ...]:
+    """All of a cluster that its links, paths and names depend on. Raises ConfigError for an unreadable file."""
+    return setup.cluster.model_dump_json(exclude=NOT_WIRING), setup.accelerator.kind, _drawing(setup)
+
+
+def _drawing(setup: Setup) -> str:
+    """What the file says that draws the network, if one does: it may change while the cluster is the same."""
+    drawn = drawn_by(setup.cluster)
+    return drawn.digest if drawn else ""
+
+
+def step_key(experiment: Experiment) -> tuple[str, ...]:
+    """All of a resolved experiment that its step depends on."""
+    setup = Setup(experiment)
+    shared = (text_of(getattr(setup, name)) for name in SHARED)
+    return *shared, _drawing(setup), experiment.model_dump_json(exclude=NOT_OWN)

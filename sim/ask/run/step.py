@@ -1,0 +1,209 @@
+"""One training step, ready to run, or run, with what is read off it.
+
+Public: `prepare_step`, `simulate_step`, `Prepared`, `Simulated`, `Readings`, `Watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+
+from sim.ask.run.reuse import plan_step, step_key
+from sim.cluster.build import build_cluster
+from sim.cluster.cluster import Cluster
+from sim.cluster.outage import nodes_behind
+from sim.engine.executor import Executor
+from sim.engine.network import Network
+from sim.engine.trace import Trace
+from sim.errors import PlanError, Problem
+from sim.inputs.board import base_power
+from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
+from sim.inputs.storage import Checkpointing
+from sim.life.feeding import feed, supply_of
+from sim.life.saving import checkpoint_costs
+from sim.life.storage_costs import CheckpointCosts, Feeding
+from sim.memo import Memo
+from sim.metrics.breakdown import RankTime, critical_rank, rank_time
+from sim.metrics.energy_step import Activity, activity_of, highest_mean
+from sim.metrics.links import link_use
+from sim.metrics.memory import memory_result
+from sim.metrics.result import LinkUse, MemoryResult
+from sim.plan.plan import Plan
+from sim.programs.assemble import assemble
+from sim.programs.ranks import Job, build_job
+from sim.units import POWER, format_quantity
+
+Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
+KEPT_ROWS = 1_000_000  # of all steps that are kept at a time: some 50 MB
+LIMIT_KEPT = 1e-6  # share of a power limit that its mean over a step may be above it
+OWN_ROWS = 5_000  # what the rest of a step weighs
+WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
+
+
+class Readings:
+    """What is read off a simulated step, each when it is first asked for. Nothing here depends on the run clock."""
+
+    def __init__(self, job: Job, trace: Trace) -> None:
+        self.job, self.trace = job, trace
+        self.saves: dict[Checkpointing, CheckpointCosts] = {}
+
+    @cached_property
+    def critical(self) -> RankTime:
+        """Where the time goes on the rank class that is busy longest."""
+        return rank_time(self.trace, critical_rank(self.trace))
+
+    @cached_property
+    def activity(self) -> Activity:
+        """What takes energy."""
+        return activity_of(self.trace, self.job)
+
+    @cached_property
+    def memory(self) -> MemoryResult:
+        """Memory of all stages."""
+        return memory_result(self.job.plan)
+
+    @cached_property
+    def links(self) -> tuple[LinkUse, ...]:
+        """How much of each link is used."""
+        return link_use(self.trace, self.job.plan.cluster)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The cluster with every switch on its own, and no part slow."""
+        return build_cluster(Setup(self.job.plan.experiment).cluster)
+
+    @cached_property
+    def slots(self) -> list[int]:
+        """Cluster node of each node of the job."""
+        nodes: list[int] = np.unique(self.cluster.node_of(self.job.plan.grid.accelerator)).tolist()
+        return nodes
+
+    @cached_property
+    def blast(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes of the job that each switch cuts off (`nodes_behind`), by their place among `slots`."""
+        slot = {node: i for i, node in enumerate(self.slots)}
+        return tuple(tuple(slot[node] for node in nodes if node in slot) for nodes in nodes_behind(self.cluster))
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated step with everything that led to it."""
+
+    setup: Setup
+    cluster: Cluster
+    plan: Plan
+    job: Job
+    trace: Trace
+    feeding: Feeding | None
+    readings: Readings
+
+    def of(self, experiment: Experiment) -> Simulated:
+        """The same step of an experiment that differs in nothing that steps depend on."""
+        plan = replace(self.plan, experiment=experiment)
+        return replace(self, setup=Setup(experiment), plan=plan, job=replace(self.job, plan=plan))
+
+    def save_costs(self) -> CheckpointCosts:
+        """What a save costs, whenever it happens. Raises as `checkpoint_costs`."""
+        save = self.plan.experiment.checkpoint
+        if save is None:
+            return checkpoint_costs(self.plan, self.trace.time)
+        known, asked = self.readings.saves, save.model_copy(update=WHEN_TO_SAVE)
+        if asked not in known:
+            known[asked] = checkpoint_costs(self.plan, self.trace.time)
+        return known[asked]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the trace, instructions and ranks, and what the rest weighs: a measure of its size."""
+        instructions = sum(len(stream.which) for stream in self.trace.program.streams)
+        return OWN_ROWS + len(self.trace.stream) + instructions + self.plan.grid.n_ranks
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step ready to run: everything but the passing of time."""
+
+    setup: Setup
+    cluster: Cluster
+    plan: Plan
+    job: Job
+    executor: Executor
+
+    def run(self) -> Simulated:
+        """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
+        trace, feeding = self.executor.run(), None
+        data, storage = self.setup.experiment.input, self.cluster.storage
+        if data is not None and storage is not None:
+            feeding = feed(supply_of(self.plan, data, storage), trace.time, self.setup.experiment.seed)
+            if feeding.stall_s > 0:
+                trace = _executor(self.job, feeding.stall_s).run()
+        readings = Readings(self.job, trace)
+        return Simulated(self.setup, self.cluster, self.plan, self.job, trace, feeding, readings)
+
+
+def prepare_step(experiment: Experiment) -> Prepared:
+    """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
+    setup = Setup(experiment)
+    plan = plan_step(experiment)
+    job = build_job(plan)
+    return Prepared(setup, plan.cluster, plan, job, _executor(job))
+
+
+def _executor(job: Job, input_stall: float = 0.0) -> Executor:
+    options = job.plan.experiment.simulation
+    return Executor(
+        assemble(job, input_stall),
+        Network(job.table, check=options.certificate),
+        flow_ranks=tuple(flow.members for flow in job.flows),
+        slowdown=job.plan.software.overlap_slowdown,
+        skip=options.skip == "auto",
+    )
+
+
+def _simulate(experiment: Experiment, watch: Watch | None) -> Simulated:
+    prepared = prepare_step(experiment)
+    with watch(prepared.executor.progress) if watch else nullcontext():
+        simulated = prepared.run()
+    prepared.executor.release()
+    return simulated
+
+
+def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simulated]) -> Simulated:
+    """The step with every board within its limit on average: less for computation where transfers run beside it.
+
+    What one operation draws is within the limit by itself (`devices/power.py`); this is what several draw at once.
+    """
+    simulated, limit = simulate(experiment), experiment.power.limit
+    if limit is None:
+        return simulated
+    kept, power = limit, Setup(experiment).accelerator.power
+    while (over := highest_mean(simulated.readings.activity) - limit) > LIMIT_KEPT * limit:
+        kept -= over
+        if kept <= base_power(power, power.voltage.slowest):
+            message = f"transfers beside computation leave none of {format_quantity(limit, POWER)} for it"
+            raise PlanError(Problem("", "power.limit", message, "give more"))
+        less = experiment.power.model_copy(update={"limit": kept})
+        simulated = simulate(experiment.model_copy(update={"power": less}))
+    return simulated if kept == limit else simulated.of(experiment)
+
+
+_steps: Memo[Simulated] = Memo(KEPT_ROWS)
+
+
+def simulate_step(experiment: Experiment, watch: Watch | None = None) -> Simulated:
+    """One step of a resolved and checked experiment, run unless it is known. Raises PlanError, Deadlock.
+
+    `watch` is entered while it runs, and given a function that says how much is done.
+    """
+
+    def run() -> Simulated:
+        return _within_limit(experiment, partial(_simulate, watch=watch))
+
+    if experiment.simulation.reuse == "off":
+        return run()
+    return _steps.get(step_key(experiment), run, lambda made: made.rows).of(experiment)

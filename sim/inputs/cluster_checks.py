@@ -1,0 +1,148 @@
+"""Whether the parts of a cluster can be joined: one small check per rule.
+
+Public: `CLUSTER_CHECKS`, `fabric_places`, `size_problems`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sim.errors import Problem, finding
+from sim.inputs.findings import Check
+from sim.inputs.records import ClusterSpec, DragonflyFabric, FatTreeFabric, GraphFabric, SwitchFabric, TorusFabric
+from sim.inputs.setup import Setup
+
+MOST_ON_RING = 64
+MOST_LINKS = 16_000_000  # some 1.5 GB while they are built
+
+
+def check_node_network(setup: Setup) -> Iterator[Problem]:
+    """Several accelerators in a node are joined by a network with a rate."""
+    node = setup.node
+    joined = node.local.bandwidth > 0 if node.local.kind != "none" else node.nics.bandwidth > 0
+    if node.accelerators > 1 and not joined:
+        message = f"{node.accelerators} accelerators a node without a network between them"
+        yield finding("cluster.node.local.bandwidth", message, "give local a kind and a bandwidth")
+    if node.local.kind == "ring" and node.accelerators > MOST_ON_RING:
+        message = f"a ring of {node.accelerators} accelerators, more than {MOST_ON_RING}"
+        yield finding("cluster.node.local.kind", message, "use switch or mesh")
+
+
+def check_fabric_present(setup: Setup) -> Iterator[Problem]:
+    """Several nodes are joined by a fabric, and switches meet adapters that have a rate."""
+    nodes, nics = setup.experiment.nodes or setup.cluster.nodes, setup.node.nics
+    if nodes == 1:
+        return
+    if setup.cluster.fabric is None:
+        yield finding("cluster.fabric", f"{nodes} nodes and no network between them", "give the cluster a fabric")
+    elif isinstance(setup.cluster.fabric, SwitchFabric | FatTreeFabric) and nics.count * nics.bandwidth == 0:
+        message = f"{nodes} nodes whose adapters have no rate"
+        yield finding("cluster.node.nics", message, "give nics a count and a bandwidth")
+
+
+def check_fabric_holds_nodes(setup: Setup) -> Iterator[Problem]:
+    """The fabric has a place for every node."""
+    nodes, places = setup.experiment.nodes or setup.cluster.nodes, fabric_places(setup)
+    if places is not None and nodes > places:
+        key = "nodes" if setup.experiment.nodes else "cluster.nodes"
+        yield finding(key, f"{nodes} nodes in a fabric with places for {places}", "enlarge the fabric")
+
+
+def check_network_size(setup: Setup) -> Iterator[Problem]:
+    """The links of the cluster fit into memory."""
+    yield from size_problems(setup.cluster.model_copy(update={"nodes": setup.experiment.nodes or setup.cluster.nodes}))
+
+
+def size_problems(cluster: ClusterSpec) -> Iterator[Problem]:
+    """Whether a network with its switches is too large to build, by a count of its links."""
+    links = count_links(cluster)
+    if links > MOST_LINKS:
+        message = f"about {links:,} links between accelerators, adapters and switches, more than {MOST_LINKS:,}"
+        yield finding("cluster.fabric", message, "use fewer nodes, switches or groups")
+
+
+def count_links(cluster: ClusterSpec) -> int:
+    """Directed links of a cluster, rounded up where units are part full."""
+    node, fabric = cluster.node, cluster.fabric
+    if isinstance(node, str):
+        return 0
+    n, pairs = node.accelerators, node.local.kind in ("mesh", "hybrid_cube_mesh")
+    inside = n * (n - 1) if pairs else 4 * n  # to and from a switch and the PCIe complex
+    rails = min(node.nics.count, n)
+    total = cluster.nodes * (inside + 2 * rails)
+    match fabric:
+        case FatTreeFabric():
+            units = -(-cluster.nodes // fabric.nodes_per_unit)
+            leaves = units * (rails if fabric.rail_optimized else 1)
+            pods = -(-units // fabric.units_per_pod) * (rails if fabric.rail_optimized else 1)
+            total += 2 * leaves * fabric.spines + (2 * pods * fabric.spines * fabric.cores if fabric.tiers == 3 else 0)
+        case DragonflyFabric():
+            groups, routers = fabric.groups, fabric.routers_per_group
+            total += groups * routers * (routers - 1) + groups * (groups - 1)
+        case TorusFabric():
+            total += 2 * len(fabric.shape) * math.prod(fabric.shape)
+    return total
+
+
+def check_rail_adapters(setup: Setup) -> Iterator[Problem]:
+    """Adapters share the accelerators of a node evenly."""
+    count, accelerators = setup.node.nics.count, setup.node.accelerators
+    if count and accelerators % count and count % accelerators:
+        message = f"{count} adapters for {accelerators} accelerators"
+        yield finding("cluster.node.nics.count", message, "one number must divide the other")
+
+
+def check_patterns(setup: Setup) -> Iterator[Problem]:
+    """A library runs collectives of any group: rings and exchanges do."""
+    missing = [name for name in ("ring", "exchange") if name not in setup.node.collectives.patterns]
+    if missing:
+        message = f"a library without {' and '.join(missing)} cannot run every collective"
+        yield finding("cluster.node.collectives.patterns", message, f"add {' and '.join(missing)}")
+
+
+def check_graph(setup: Setup) -> Iterator[Problem]:
+    """An explicit graph has one source, distinct vertices, and edges between known ones."""
+    fabric = setup.cluster.fabric
+    if not isinstance(fabric, GraphFabric):
+        return
+    key, known = "cluster.fabric", {node.id for node in fabric.nodes}
+    if bool(fabric.graphml) == bool(fabric.nodes):
+        yield finding(key, "a graph needs either graphml or nodes and links", "give one of the two")
+    if len(known) != len(fabric.nodes):
+        yield finding(f"{key}.nodes", "two vertices have the same id", "ids are unique")
+    for number, link in enumerate(fabric.links):
+        missing = [end for end in (link.source, link.target) if end not in known]
+        if missing and fabric.nodes:
+            yield finding(f"{key}.links.{number}", f"no vertex is called {missing[0]}", "list it in nodes")
+
+
+def check_degradations(setup: Setup) -> Iterator[Problem]:
+    """A degradation names one part: an accelerator or a link."""
+    for number, slow in enumerate(setup.experiment.degradations):
+        if (slow.accelerator is None) == (slow.link is None):
+            yield finding(f"degradations.{number}", "name either an accelerator or a link", "")
+
+
+CLUSTER_CHECKS: tuple[Check, ...] = (
+    check_node_network,
+    check_fabric_present,
+    check_fabric_holds_nodes,
+    check_network_size,
+    check_rail_adapters,
+    check_patterns,
+    check_graph,
+    check_degradations,
+)
+
+
+def fabric_places(setup: Setup) -> int | None:
+    """Nodes that the fabric can hold; None if it grows with them."""
+    fabric = setup.cluster.fabric
+    if isinstance(fabric, TorusFabric):
+        return math.prod(fabric.shape)
+    if isinstance(fabric, DragonflyFabric):
+        return fabric.groups * fabric.routers_per_group * fabric.nodes_per_router
+    if isinstance(fabric, GraphFabric) and fabric.nodes:
+        return sum(node.kind == "node" for node in fabric.nodes)
+    return None

@@ -1,0 +1,59 @@
+"""Whether the files that an experiment names can be read, and say what they should: one small check per file.
+
+Public: `FILE_CHECKS`, `problems_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sim.errors import ConfigError, Problem, finding
+from sim.inputs.carbon import grid_of
+from sim.inputs.fault_log import read_fault_log
+from sim.inputs.findings import Check
+from sim.inputs.named_files import drawn_by
+from sim.inputs.reliability import Failures
+from sim.inputs.setup import Setup
+
+
+def check_grid_file(setup: Setup) -> Iterator[Problem]:
+    """The intensity of the grid can be read."""
+    site = setup.site
+    if site is not None:
+        yield from problems_of(lambda: grid_of(site))
+
+
+def check_fault_log(setup: Setup) -> Iterator[Problem]:
+    """Recorded faults can be read, and are of no more nodes than were observed."""
+    failures = setup.experiment.failures
+    if not isinstance(failures, Failures) or failures.log is None:
+        return
+    log = failures.log
+    unreadable = problems_of(lambda: read_fault_log(Path(log.file)))
+    if unreadable:
+        yield from unreadable
+        return
+    seen = 1 + max((outage.node for outage in read_fault_log(Path(log.file))), default=-1)
+    if seen > log.nodes:
+        message = f"{seen} nodes have faults in {log.file}, more than the {log.nodes} observed"
+        yield finding("failures.log.nodes", message, f"give at least {seen}")
+
+
+def check_drawing(setup: Setup) -> Iterator[Problem]:
+    """A drawn network can be read; what it says is looked at where it is built."""
+    drawn = drawn_by(setup.cluster)
+    if drawn is not None:
+        yield from problems_of(lambda: drawn.digest)
+
+
+def problems_of(read: Callable[[], object]) -> list[Problem]:
+    """What `read` finds wrong."""
+    try:
+        read()
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+FILE_CHECKS: tuple[Check, ...] = (check_grid_file, check_fault_log, check_drawing)

@@ -1,0 +1,211 @@
+"""Whether the division of the work suits model, batch and cluster: one small check per rule.
+
+Public: `PLAN_CHECKS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sim.errors import Problem, finding, indivisible, listed
+from sim.inputs.findings import Check
+from sim.inputs.setup import Setup
+from sim.schedule.catalogue import SCHEDULES, course_of
+
+MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
+SECONDS_A_PASS, BYTES_A_PASS = 1.5e-5, 350.0  # measured with one stage and a million microbatches
+
+
+def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
+    """The ranks fill the cluster; with `data` given they may leave accelerators idle."""
+    parallel, ranks, size = setup.parallelism, setup.ranks, setup.accelerators
+    shape = f"tensor {parallel.tensor} * context {parallel.context} * pipeline {parallel.pipeline}"
+    if ranks > size:
+        nodes = math.ceil(ranks / setup.node.accelerators)
+        yield finding(
+            "parallelism",
+            f"{shape} * data {setup.data} = {ranks} ranks, the cluster has {size} accelerators",
+            f"reduce one of them, or set nodes to {nodes} or more",
+        )
+    elif parallel.data is None and ranks != size:
+        yield finding(
+            "parallelism",
+            f"{shape} = {setup.ranks_per_replica} ranks a replica do not divide {size} accelerators",
+            f"set data to {setup.data} to leave {size - ranks} accelerators idle, or change the shape",
+        )
+
+
+def check_model(setup: Setup) -> Iterator[Problem]:
+    """The plan suits the model, as its family sees it."""
+    for rule in setup.workload.rules:
+        yield from rule(setup.workload, setup.parallelism, setup.training)
+
+
+def check_samples(setup: Setup) -> Iterator[Problem]:
+    """Samples have a length if they are sequences of tokens, and the training has one end at most."""
+    model, training = setup.workload, setup.training
+    if model.tokens and training.sequence_length is None:
+        message = f"this key is required: tokens per sequence, of which samples of {model.kind} {model.name} are"
+        yield finding("training.sequence_length", message, "")
+    for name in ("sequence_length", "document_length", "tokens"):
+        if not model.tokens and getattr(training, name) is not None:
+            message = f"samples of {model.kind} {model.name} have no tokens"
+            yield finding(f"training.{name}", message, "use samples" if name == "tokens" else "leave it out")
+    if training.tokens is not None and training.samples is not None:
+        yield finding("training.samples", "tokens and samples both say when the training ends", "give one of them")
+
+
+def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
+    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    parallel, layers = setup.parallelism, setup.workload.layers
+    chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
+    if layers < chunks:
+        shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
+        if chunks != parallel.pipeline * parallel.virtual_stages:
+            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
+        yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def check_batch_divides(setup: Setup) -> Iterator[Problem]:
+    """Replicas share the global batch evenly in whole microbatches."""
+    batch, micro = setup.training.global_batch, setup.training.microbatch
+    step = setup.data * micro
+    if setup.data_is_known and batch % step:
+        below, above = batch // step * step, (batch // step + 1) * step
+        choice = f"{below} or {above}" if below else str(above)
+        message = f"global_batch {batch} is no multiple of data {setup.data} * microbatch {micro} = {step}"
+        yield finding("training.global_batch", message, f"use {choice}")
+
+
+def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
+    """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
+    parallel, length = setup.parallelism, setup.training.sequence_length
+    if length is None:
+        return
+    pieces = 2 * parallel.context if parallel.context > 1 else 1
+    if length % pieces:
+        message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
+        yield finding("training.sequence_length", message, "ring attention gives each rank two equal pieces")
+    elif parallel.sequence_parallel and length // parallel.context % parallel.tensor:
+        share = length // parallel.context
+        yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)
+
+
+def check_documents(setup: Setup) -> Iterator[Problem]:
+    """Documents are no longer than a sequence, and lie on one rank."""
+    training = setup.training
+    length, where = training.document_length, "training.document_length"
+    if length is None:
+        return
+    if training.sequence_length is not None and length > training.sequence_length:
+        yield finding(
+            where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
+        )
+    if setup.parallelism.context > 1:
+        yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
+
+
+def check_schedule(setup: Setup) -> Iterator[Problem]:
+    """The schedule can order the stages, their chunks and the microbatches."""
+    parallel = setup.parallelism
+    objections = SCHEDULES[parallel.schedule].objections
+    for problem, way_out in objections(parallel.pipeline, parallel.virtual_stages, setup.microbatches):
+        yield finding("parallelism.virtual_stages", problem, way_out)
+
+
+def check_precision_supported(setup: Setup) -> Iterator[Problem]:
+    """The accelerator has a matrix rate for the precision."""
+    peak, precision = setup.accelerator.matrix.peak, setup.training.precision
+    if getattr(peak, precision) is None:
+        known = [name for name in type(peak).model_fields if getattr(peak, name) is not None]
+        message = f"{setup.accelerator.name} has no matrix rate for {precision}"
+        yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
+
+
+def check_order_is_complete(setup: Setup) -> Iterator[Problem]:
+    """The rank order names each of the four dimensions once; experts are a view of three of them."""
+    order, known = setup.parallelism.order, ("tensor", "context", "data", "pipeline")
+    if sorted(order) != sorted(known) and sorted(order) != sorted((*known, "expert")):
+        message = f"{', '.join(order) or 'an empty list'} does not name each dimension once"
+        yield finding("parallelism.order", message, f"use {', '.join(known)} in any order")
+
+
+def check_placement(setup: Setup) -> Iterator[Problem]:
+    """An explicit placement gives every rank an accelerator of its own."""
+    placement, size = setup.parallelism.placement, setup.accelerators
+    if isinstance(placement, str):
+        return
+    key = "parallelism.placement"
+    if len(placement) != setup.ranks:
+        yield finding(key, f"{len(placement)} entries for {setup.ranks} ranks", "list one accelerator for each rank")
+    if len(set(placement)) != len(placement):
+        twice = sorted({item for item in placement if placement.count(item) > 1}) if len(placement) < 5000 else []
+        yield finding(key, f"some accelerators appear twice{listed(twice)}", "each can hold one rank")
+    outside = [item for item in placement if not 0 <= item < size]
+    if outside:
+        yield finding(key, f"there is no accelerator{listed(outside)}", f"they are numbered 0 to {size - 1}")
+
+
+def check_shard_group(setup: Setup) -> Iterator[Problem]:
+    """Shard groups divide the ranks that hold the same weights, and need something to shard."""
+    group, ranks = setup.parallelism.shard_group, setup.data * setup.parallelism.context
+    if group is None:
+        return
+    if ranks % group:
+        name = "data ranks" if setup.parallelism.context == 1 else "data * context ranks"
+        yield indivisible("parallelism.shard_group", name, ranks, "shard_group", group)
+    if setup.parallelism.zero_stage == 0:
+        yield finding("parallelism.shard_group", "zero_stage 0 shards nothing", "set zero_stage, or remove it")
+
+
+def check_expert(setup: Setup) -> Iterator[Problem]:
+    """What has no experts has none to divide; they divide the ranks of a stage."""
+    plan, ranks = setup.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
+    for key, value in (("expert", plan.expert), ("expert_tensor", plan.expert_tensor)):
+        if value != 1 and not setup.workload.experts:
+            message = f"{setup.workload.name} has no experts, {key} is {value}"
+            yield finding(f"parallelism.{key}", message, f"set {key} to 1")
+    if ranks % (plan.expert * plan.expert_tensor):
+        name, parts = "tensor * context * data", plan.expert * plan.expert_tensor
+        yield indivisible("parallelism.expert", name, ranks, "expert * expert_tensor", parts)
+
+
+def check_adapters(setup: Setup) -> Iterator[Problem]:
+    """Each matrix has one adapter."""
+    lora = setup.training.lora
+    if lora is None:
+        return
+    twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
+    if twice:
+        yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
+
+
+def check_passes(setup: Setup) -> Iterator[Problem]:
+    """A step has no more passes than can be written down and simulated in minutes."""
+    stages = setup.parallelism.pipeline * setup.parallelism.virtual_stages
+    passes = 2 * setup.microbatches * stages
+    if passes > MOST_PASSES and setup.experiment.simulation.limits == "auto":
+        minutes, gigabytes = passes * SECONDS_A_PASS / 60, passes * BYTES_A_PASS / 1e9
+        message = f"{setup.microbatches:,} microbatches a replica are {passes:,} passes a step"
+        cost = f"which would take about {minutes:,.0f} min and {gigabytes:,.0f} GB of memory to simulate"
+        way_out = "reduce it, use a larger microbatch, or set simulation.limits to off"
+        yield finding("training.global_batch", f"{message}, {cost}", way_out)
+
+
+PLAN_CHECKS: tuple[Check, ...] = (
+    check_passes,
+    check_ranks_fit_cluster,
+    check_samples,
+    check_model,
+    check_layers_fill_pipeline,
+    check_batch_divides,
+    check_sequence_divides,
+    check_documents,
+    check_schedule,
+    check_precision_supported,
+    check_order_is_complete,
+    check_placement,
+    check_shard_group,
+    check_adapters,
+)

@@ -1,0 +1,437 @@
+"""The file format: one frozen record per definition, each field declared once.
+
+Type, dimension, bounds, default and doc stand here; the decoder, the JSON Schema, `explain`
+and the reference page come from these declarations. Quantities are SI floats after decoding.
+
+Public: one class per record, and `Record.from_si` to build any of them from SI numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sim.graph.adapters import LowRank
+from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.reliability import Failures, Recovery
+from sim.inputs.storage import Checkpointing, InputPipeline, Storage
+from sim.models.catalogue import AnyWorkload
+from sim.record import Choice, Name, Precision, Record, Reference
+from sim.schedule.catalogue import SCHEDULES
+from sim.units import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    FlopsPerSecond,
+    Fraction,
+    Seconds,
+    Tokens,
+)
+
+
+class ScheduleName(Choice):
+    """The name of a pipeline schedule."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Those in the table of schedules."""
+        return tuple(SCHEDULES)
+
+
+# --- accelerators ---------------------------------------------------------------------------
+
+TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
+
+class Rates(Record):
+    """Arithmetic rates by number format; a missing format is not supported."""
+
+    fp32: FlopsPerSecond | None = Field(default=None, gt=0, description="32-bit IEEE")
+    tf32: FlopsPerSecond | None = Field(default=None, gt=0, description="19-bit TensorFloat")
+    fp16: FlopsPerSecond | None = Field(default=None, gt=0, description="16-bit IEEE")
+    bf16: FlopsPerSecond | None = Field(default=None, gt=0, description="16-bit bfloat")
+    fp8: FlopsPerSecond | None = Field(default=None, gt=0, description="8-bit E4M3/E5M2")
+
+
+class MatrixUnit(Record):
+    """How close matrix products come to the peak rate."""
+
+    peak: Rates = Field(description="dense matrix peak rate by precision, without sparsity")
+    efficiency: Fraction = Field(default=0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
+    fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8; efficiency if absent")
+    compute_units: Count = Field(default=1, ge=1, le=1_000_000, description="processors (SM, core, systolic array) that tiles spread over")
+    tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
+    halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
+    quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
+    spread: Fraction = Field(default=0.0, lt=0.2, description="standard deviation of the sustained rate from board to board, as a share of it")
+
+
+
+class FusedAttention(Record):
+    """Share of the matrix peak that one fused attention kernel reaches, long sequences, heads of 128."""
+
+    forward: Fraction = Field(default=0.6, gt=0, description="forward pass")
+    backward: Fraction = Field(default=0.5, gt=0, description="backward pass")
+    narrow: Fraction = Field(default=1.0, gt=0, description="rate with heads of 64 over that with heads of 128")
+
+
+class AcceleratorMemory(Record):
+    """Device memory."""
+
+    capacity: Bytes = Field(gt=0, description="memory of one accelerator")
+    bandwidth: BytesPerSecond = Field(gt=0, description="peak memory bandwidth")
+    efficiency: Fraction = Field(default=0.85, gt=0, description="share of the peak that streaming kernels reach")
+    reserved: Bytes = Field(default=0.0, ge=0, description="taken by context, libraries and communication buffers")
+
+
+class Accelerator(Record):
+    """One kind of accelerator: a data file with a source for every number."""
+
+    name: Name = Field(description="the name it is found by")
+    kind: Literal["gpu", "tpu", "cpu", "fpga", "asic"] = Field(default="gpu", description="device family")
+    vendor: str = Field(default="", description="who makes it")
+    matrix: MatrixUnit = Field(description="matrix arithmetic")
+    vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision; it counts where random numbers are drawn for dropout, and for heads that tensor cores cannot load, since other elementwise kernels are bound by memory")
+    attention: dict[Literal["flash1", "flash2", "cudnn"], FusedAttention] = Field(
+        default={}, description="fused attention by kernel: FlashAttention 1 or 2, or the vendor's library"
+    )
+    memory: AcceleratorMemory = Field(description="device memory")
+    launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
+    power: AcceleratorPower = Field(description="board power")
+    assumed: tuple[str, ...] = Field(default=(), description="key paths whose values are not of this chip: shares of the peak and the like that were left out, and are the medians of the catalogue for its kind; reports list them, and trust is less")
+    sources: dict[str, str] = Field(description="key path (or its prefix) to the source of its numbers")
+
+
+# --- nodes ------------------------------------------------------------------------------------
+
+
+class LocalNetwork(Record):
+    """What joins the accelerators of one node."""
+
+    kind: Literal["switch", "hybrid_cube_mesh", "ring", "mesh", "pcie", "none"] = Field(
+        default="switch", description="switch: every port full rate to every other; mesh: a link per pair"
+    )
+    bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="per accelerator and direction, all ports together")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="one hop, accelerator to accelerator")
+    in_network_reduction: bool = Field(default=False, description="the switch adds and multicasts (NVLS)")
+    reduction_efficiency: Fraction = Field(default=0.85, gt=0, description="share of the rate reached with in-network reduction")
+
+
+class Nic(Record):
+    """Network adapters of one node."""
+
+    count: Count = Field(default=1, ge=0, le=1024, description="adapters; rail i serves accelerators i*accelerators/count and on")
+    bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="line rate of one adapter per direction")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="adapter and host path, one way")
+    ring_exits: Literal["every_rank", "one"] = Field(default="every_rank", description="where the rings of a communicator leave a node: in turn at each of its ranks there, or all at one")
+
+
+class CollectiveTuning(Record):
+    """Start-up and ramp of collectives on this platform: time = start + bytes/rate + ramp*sqrt(bytes)."""
+
+    floor: Seconds = Field(default=0.0, ge=0, description="least time of any collective, launch and synchronisation")
+    floor_network: Seconds | None = Field(default=None, ge=0, description="the same between nodes; floor if absent")
+    ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node")
+    ring_hop_network: Seconds = Field(default=0.0, ge=0, description="per step of a ring between nodes")
+    tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
+    tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
+    in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
+    patterns: tuple[Literal["ring", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+        default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
+    )
+    tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
+    ramp: float = Field(default=0.0, ge=0, le=1, description="seconds per square root of byte: fill of the chunk pipeline")
+    ramp_limit: Seconds | None = Field(default=None, ge=0, description="longest ramp, with chunks at their largest; no limit if absent")
+    ramp_network: float | None = Field(default=None, ge=0, le=1, description="the same between nodes; ramp if absent")
+    ramp_limit_network: Seconds | None = Field(default=None, ge=0, description="the same as ramp_limit between nodes; ramp_limit if absent")
+
+
+class Host(Record):
+    """The host of a node."""
+
+    cores: Count = Field(default=0, ge=0, le=1_000_000, description="physical processor cores")
+    memory: Bytes = Field(default=0.0, ge=0, description="host memory")
+    pcie_bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="host to one accelerator, per direction; 0: not modelled")
+
+
+class Node(Record):
+    """One kind of server."""
+
+    name: Name = Field(description="the name it is found by")
+    accelerator: Reference[Accelerator] = Field(description="accelerator by name, path or inline")
+    accelerators: Count = Field(ge=1, le=576, description="accelerators in the node")
+    local: LocalNetwork = Field(default=LocalNetwork(), description="network inside the node")
+    nics: Nic = Field(default=Nic(), description="adapters to the network between nodes")
+    collectives: CollectiveTuning = Field(default=CollectiveTuning(), description="start-up and ramp of collectives")
+    host: Host = Field(default=Host(), description="processor and memory of the host")
+    power: NodePower = Field(default=NodePower(), description="power of everything but the accelerators")
+    sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+
+
+# --- clusters ---------------------------------------------------------------------------------
+
+
+class FabricLink(Record):
+    """One kind of cable between switches, or between node and switch."""
+
+    bandwidth: BytesPerSecond = Field(gt=0, description="line rate per direction")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="one hop, switch included")
+
+
+class Routing(Record):
+    """How a flow chooses among equal paths."""
+
+    kind: Literal["d_mod_k", "ecmp", "spray"] = Field(default="d_mod_k", description="by destination, by hash, or over all paths")
+    queue_pairs: Count = Field(default=1, ge=1, le=64, description="hashed sub-flows per connection (ecmp)")
+    seed: int = Field(default=0, ge=0, description="seed of the hash (ecmp)")
+
+
+class SwitchFabric(Record):
+    """All nodes on one non-blocking switch (one per rail if rail_optimized)."""
+
+    kind: Literal["switch"]
+    rail_optimized: bool = Field(default=False, description="adapter i of every node on switch i")
+    link: FabricLink | None = Field(default=None, description="node to switch; the adapter's rate if absent")
+
+
+class FatTreeFabric(Record):
+    """Two- or three-tier leaf-spine(-core) network, rail-optimized or plain."""
+
+    kind: Literal["fat_tree"]
+    tiers: Literal[2, 3] = Field(default=2, description="switch layers")
+    rail_optimized: bool = Field(default=False, description="adapter i of a unit's nodes on leaf i of the unit")
+    nodes_per_unit: Count = Field(ge=1, le=200_000, description="nodes under one leaf (plain) or one group of rail leaves")
+    units_per_pod: Count = Field(default=1, ge=1, le=200_000, description="units under one set of spines (three tiers)")
+    spines: Count = Field(default=1, ge=1, le=100_000, description="spine switches a leaf connects to (per rail if rail_optimized, per pod with three tiers)")
+    cores: Count = Field(default=1, ge=1, le=100_000, description="core switches a spine connects to (three tiers)")
+    leaf_oversubscription: float = Field(default=1.0, ge=1e-6, le=1000, description="leaf: capacity down over capacity up")
+    spine_oversubscription: float = Field(default=1.0, ge=1e-6, le=1000, description="spine: capacity down over capacity up (three tiers)")
+    link: FabricLink | None = Field(default=None, description="latency and efficiency of switch links; capacity follows from the oversubscription")
+
+
+class TorusFabric(Record):
+    """Two- or three-dimensional torus with a node at each point."""
+
+    kind: Literal["torus"]
+    shape: tuple[Count, ...] = Field(min_length=1, max_length=3, description="nodes along each dimension")
+    link: FabricLink = Field(description="one link to one neighbour")
+
+
+class DragonflyFabric(Record):
+    """Groups of routers, all-to-all inside the group and between groups."""
+
+    kind: Literal["dragonfly"]
+    groups: Count = Field(ge=1, le=10_000, description="groups")
+    routers_per_group: Count = Field(ge=1, le=10_000, description="routers in a group")
+    nodes_per_router: Count = Field(ge=1, le=10_000, description="nodes on a router")
+    local_link: FabricLink = Field(description="router to router in a group")
+    global_link: FabricLink = Field(description="group to group; all cables of a pair together")
+
+
+class GraphNode(Record):
+    """A vertex of an explicit graph."""
+
+    id: Name = Field(description="name of the vertex")
+    kind: Literal["node", "storage", "switch"] = Field(default="switch", description="node: a server of the cluster's node kind; storage: a storage server")
+
+
+class GraphEdge(Record):
+    """An edge of an explicit graph; both directions have the full rate."""
+
+    source: Name = Field(description="one end")
+    target: Name = Field(description="other end")
+    bandwidth: BytesPerSecond = Field(gt=0, description="line rate per direction")
+    efficiency: Fraction = Field(default=1.0, gt=0, description="share that payload reaches when saturated")
+    latency: Seconds = Field(default=0.0, ge=0, description="one way")
+
+
+class GraphFabric(Record):
+    """An explicit network: node-link lists here, or a GraphML file."""
+
+    kind: Literal["graph"]
+    nodes: tuple[GraphNode, ...] = Field(default=(), description="vertices (node-link form)")
+    links: tuple[GraphEdge, ...] = Field(default=(), description="edges (node-link form)")
+    graphml: str | None = Field(default=None, description="path of a GraphML file, relative to the definition")
+
+
+Fabric = Annotated[
+    SwitchFabric | FatTreeFabric | TorusFabric | DragonflyFabric | GraphFabric, Field(discriminator="kind")
+]
+
+
+class ClusterSpec(Record):
+    """A cluster: how many nodes of which kind, and the network between them."""
+
+    name: Name = Field(description="the name it is found by")
+    nodes: Count = Field(ge=1, le=200_000, description="servers")
+    node: Reference[Node] = Field(description="server kind by name, path or inline")
+    fabric: Fabric | None = Field(default=None, description="network between nodes; may be left out for one node")
+    routing: Routing = Field(default=Routing(), description="choice among equal paths")
+    storage: Reference[Storage] | None = Field(default=None, description="shared storage by name, path or inline")
+    power: ClusterPower = Field(default=ClusterPower(), description="power of switches and optics")
+    sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+
+
+# --- software ---------------------------------------------------------------------------------
+
+
+class Choices(Record):
+    """What a software stack lets its user choose; `clustersim plan` tries nothing else unless its space is wide."""
+
+    tensor: tuple[Count, ...] = Field(default=(), description="values of parallelism.tensor; any if empty")
+    context: tuple[Count, ...] = Field(default=(), description="values of parallelism.context; any if empty")
+    pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
+    virtual_stages: tuple[Count, ...] = Field(default=(), description="values of parallelism.virtual_stages; any if empty")
+    schedule: tuple[ScheduleName, ...] = Field(default=(), description="values of parallelism.schedule; any if empty")
+    recompute: tuple[Literal["none", "selective", "alternate", "keep_qkv", "full"], ...] = Field(default=(), description="values of training.recompute; any if empty")
+    sequence_parallel: tuple[bool, ...] = Field(default=(), description="values of parallelism.sequence_parallel; any if empty")
+    zero_stage: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(), description="values of parallelism.zero_stage; any if empty")
+    tensor_overlap: tuple[Literal["none", "backward", "full"], ...] = Field(default=(), description="values of tensor_overlap beside the stack's own")
+    gradient_overlap: tuple[bool, ...] = Field(default=(), description="values of gradient_overlap beside the stack's own")
+    parameter_prefetch: tuple[bool, ...] = Field(default=(), description="values of parameter_prefetch beside the stack's own")
+    pipeline_overlap: tuple[bool, ...] = Field(default=(), description="values of pipeline_overlap beside the stack's own")
+    scatter_gather: tuple[bool, ...] = Field(default=(), description="values of scatter_gather beside the stack's own")
+
+
+class Software(Record):
+    """A software stack: how it issues work. A property of the stack, never of one run."""
+
+    name: Name = Field(description="the name it is found by")
+    description: str = Field(default="", description="who uses it, in a line")
+    assumed: bool = Field(default=False, description="nobody named it: it stands for the stack that the run has")
+    gradient_overlap: bool = Field(default=True, description="data-parallel gradient traffic runs beside the backward pass")
+    gradient_bucket: Bytes = Field(default=0.0, ge=0, description="bytes of gradients per collective; 0: one bucket per layer")
+    parameter_prefetch: bool = Field(default=True, description="ZeRO-3/FSDP gathers the next layer while this one computes")
+    tensor_overlap: Literal["none", "backward", "full"] = Field(default="none", description="tensor-parallel collectives run beside weight gradients (backward) or beside all products (full)")
+    sums_partials: bool = Field(default=False, description="the sum over ranks of a product that runs beside its traffic is a kernel of its own (PyTorch, fused_matmul_reduce_scatter)")
+    pipeline_overlap: bool = Field(default=False, description="stage-to-stage sends run beside computation")
+    scatter_gather: bool = Field(default=True, description="each tensor rank sends its share between stages, gathered after")
+    gradient_bytes: Literal[2, 4] = Field(default=4, description="bytes per gradient element that is kept and accumulated")
+    gradient_comm_bytes: Literal[2, 4] = Field(default=2, description="bytes per gradient element on the network")
+    attention_kernel: Literal["flash1", "flash2", "cudnn"] = Field(default="cudnn", description="fused attention: FlashAttention 1 or 2, or the vendor's library")
+    joins_matrices: bool = Field(default=True, description="matrices with the same input are one product (query, key and value; gate and up)")
+    batch_first: bool = Field(default=False, description="activations are laid out batch before sequence, so a tensor-parallel collective along the sequence copies what it gathered or is about to reduce (PyTorch)")
+    keeps_gathered: bool = Field(default=False, description="what a product gathered along the sequence is kept, or computed again, for its backward pass; else it is gathered once more (Megatron)")
+    stops_recompute: bool = Field(default=False, description="full recomputation ends when the backward pass has all it needs, before the last product of a layer and its sum over ranks (PyTorch, non-reentrant checkpoint; compilers)")
+    repeats_keys: bool = Field(default=False, description="keys and values are copied to every query head before attention, also where query heads share them")
+    ring_attention: Literal["fused", "separate", "compiled"] = Field(default="fused", description="context parallelism: blocks are merged as they are computed, or by 32-bit kernels of their own (PyTorch); compiled, these are fused and all traffic is waited for at once")
+    fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
+    fp8_scaling: Literal["delayed", "current", "dynamic"] = Field(default="delayed", description="scale of fp8 tensors: from earlier steps, or from a pass over the tensor itself; dynamic also casts weights at each use")
+    cross_entropy: Literal["vocabulary_parallel", "eager", "eager_16bit", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, the same without a cast to 32 bit, fused by a compiler, or one each way and PyTorch's forward for two metrics (Composer)")
+    root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
+    gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
+    reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
+    master_weights: Literal["copy", "remainder", "sole"] = Field(default="copy", description="32-bit weights of 16-bit training: a copy beside the others; of bf16 weights only the 16 bits that they lack (Apex, DistributedFusedAdam); or the only ones that are kept, cast when they are gathered or used (PyTorch FSDP)")
+    moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
+    optimizer_bytes: float = Field(default=42.0, ge=0, le=10_000, description="memory traffic of the optimizer step per local parameter")
+    fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
+    written_out: bool = Field(default=False, description="layer norms and GELU are written out in elementary operations, a kernel each, as in books and courses")
+    autocast: bool = Field(default=False, description="weights in 32 bit are cast in each pass, and the residual stream stays in 32 bit (torch.autocast without sharding)")
+    pads_vocabulary: Count = Field(default=1, ge=1, le=100_000, description="the vocabulary of each tensor rank is padded to a multiple of this (Megatron, make-vocab-size-divisible-by)")
+    host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
+    blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
+    overlap_slowdown: Fraction = Field(default=0.0, lt=1, description="share of the processors that overlapped collectives take from computation")
+    step_overhead: Seconds = Field(default=0.0, ge=0, description="per step: data loading, logging, loss reduction, clipping synchronisation")
+    choices: Choices = Field(default=Choices(), description="what the stack lets its user choose, for the search of plans")
+    sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+
+
+# --- experiments ------------------------------------------------------------------------------
+
+
+class Parallelism(Record):
+    """How the work is divided over ranks."""
+
+    tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix")
+    pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
+    data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
+    context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
+    expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
+    expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
+    virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (interleaved schedule)")
+    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
+    shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
+    order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
+        default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"
+    )
+    placement: Literal["packed", "round_robin", "random"] | tuple[int, ...] = Field(
+        default="packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle, or an explicit list"
+    )
+
+
+class Training(Record):
+    """What is trained and how."""
+
+    global_batch: Count = Field(ge=1, le=1_000_000_000_000, description="samples (sequences, images) per step over all replicas")
+    microbatch: Count = Field(default=1, ge=1, le=1_000_000, description="samples per rank and forward pass")
+    sequence_length: Count | None = Field(default=None, ge=1, le=1_000_000_000, description="tokens per sequence; required where samples are sequences of tokens")
+    document_length: Count | None = Field(default=None, ge=1, description="tokens per document, where several are packed into a sequence and attention stays inside each; for unequal ones sum of squares over sum; the sequence is one document if absent")
+    precision: Precision = Field(default="bf16", description="number format of matrix products")
+    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
+    lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
+    tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
+    samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
+    time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
+
+
+class Degradation(Record):
+    """A part that works, but slowly, for the whole step."""
+
+    accelerator: str | None = Field(default=None, description="name of the accelerator, as in `clustersim list CLUSTER`")
+    link: str | None = Field(default=None, description="name of the link, as in `clustersim list CLUSTER`")
+    factor: Fraction = Field(gt=0, description="speed relative to a healthy part")
+
+
+class Measured(Record):
+    """A published or own measurement of the same run."""
+
+    step_time: Seconds | None = Field(default=None, gt=0, description="seconds per step")
+    samples_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="samples (sequences, images) per second, whole job")
+    tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
+    tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
+    model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
+    source: str = Field(description="where the number was read")
+    assumed: str = Field(default="", description="what had to be assumed")
+    tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")
+
+
+class Simulation(Record):
+    """Exact shortcuts and checks of the simulator; none changes a result."""
+
+    fold: Literal["auto", "off"] = Field(default="auto", description="simulate one of each class of equal ranks")
+    coalesce: Literal["auto", "off"] = Field(default="auto", description="one event for a chain of operations that shares nothing")
+    skip: Literal["auto", "off"] = Field(default="auto", description="advance a repeating pipeline by whole periods")
+    foresee: Literal["auto", "off"] = Field(default="auto", description="without effect, so that older files load: a step once was followed without the clock where nothing meets")
+    prune: Literal["auto", "off"] = Field(default="auto", description="leave links that can never be full out of rate sharing")
+    reuse: Literal["auto", "off"] = Field(default="auto", description="keep clusters, placements and steps for the next experiment of the process")
+    limits: Literal["auto", "off"] = Field(default="auto", description="refuse steps of more passes, and end lives with more faults, than minutes and a few gigabytes can simulate")
+    certificate: bool = Field(default=False, description="check every rate allocation for max-min fairness")
+
+
+class Experiment(Record):
+    """One run: a cluster, a workload and how they meet."""
+
+    name: Name = Field(default="experiment", description="name in reports; the file name if absent")
+    description: str = Field(default="", description="one line for people")
+    cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
+    nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
+    workload: AnyWorkload = Field(description="workload by name, path or inline")
+    parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
+    training: Training = Field(description="what is trained")
+    software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
+    degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
+    failures: Reference[Failures] | None = Field(default=None, description="what breaks, by name, path or inline; nothing if absent")
+    recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")
+    checkpoint: Checkpointing | None = Field(default=None, description="how the state of the training is saved; never if absent")
+    input: InputPipeline | None = Field(default=None, description="how training data arrives; always in time if absent")
+    power: PowerSetting = Field(default=PowerSetting(), description="power limits that the operator sets")
+    site: Reference[Site] | None = Field(default=None, description="cooling, grid and electricity price, by name, path or inline")
+    prices: Reference[Prices] | None = Field(default=None, description="rental or purchase prices, by name, path or inline")
+    simulation: Simulation = Field(default=Simulation(), description="shortcuts and checks")
+    measured: Measured | None = Field(default=None, description="a measurement to print beside the prediction")
+    seed: int = Field(default=0, ge=0, description="seed of all random streams")

@@ -1,0 +1,133 @@
+"""References to raw mappings: names, paths, inline definitions, `extends` and overrides.
+
+Public: `Resolver`, `merge`, `real_path`. Works on Nodes, so that every value keeps the place it was written at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sim.errors import ConfigError, Problem
+from sim.inputs.catalogue import CATALOGUE, find_definition
+from sim.inputs.reader import Node, read_file
+
+MAX_CHAIN = 20
+VARIANTS = frozenset({"fabric", "workload"})  # records whose `kind` chooses the other keys
+
+
+@dataclass
+class Resolver:
+    """Resolves the references of one definition; keeps the files it read and all problems it met."""
+
+    files: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    homes: dict[str, Path] = field(default_factory=dict)  # source of a Mark to the folder of that file
+    outside: Path = field(default_factory=Path)  # folder for references that are in no file
+
+    def read(self, path: Path) -> Node:
+        """The mapping in `path`. Raises ConfigError."""
+        node = read_file(path)
+        self.files.append(path.absolute())
+        self.homes[node.mark.source] = path.parent
+        return node
+
+    def resolve(self, kind: str, node: Node, key: str = "", chain: tuple[Path, ...] = ()) -> Node:
+        """`node` as a mapping in which every reference is a mapping too.
+
+        What cannot be resolved stays a text, with a problem noted. `key` is the key path of
+        `node`, `chain` the files that are being extended.
+        """
+        expanded = self.expand(kind, node, key, chain)
+        if not isinstance(expanded.value, dict):
+            return expanded
+        inner = {
+            name: self.resolve(target, expanded.value[name], _joined(key, name))
+            for name, target in CATALOGUE[kind].references.items()
+            if name in expanded.value
+        }
+        return Node(expanded.value | inner, expanded.mark)
+
+    def expand(self, kind: str, node: Node, key: str, chain: tuple[Path, ...] = ()) -> Node:
+        """`node` with its own name looked up and its `extends` applied; references under it stay."""
+        if isinstance(node.value, str):
+            return self._look_up(kind, node, key, chain)
+        if not isinstance(node.value, dict) or "extends" not in node.value:
+            return node
+        base: Node = node.value["extends"]
+        if not isinstance(base.value, str):
+            message = "must be the name or path of a definition"
+            self.problems.append(Problem(str(base.mark), _joined(key, "extends"), message))
+            return Node("", base.mark)
+        start = self.expand(kind, base, _joined(key, "extends"), chain)
+        return self._changed(kind, start, node, key) if isinstance(start.value, dict) else start
+
+    def _look_up(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
+        try:
+            path = real_path(find_definition(kind, node.value, self.homes.get(node.mark.source, self.outside)))
+            _refuse_circle(path, chain)
+            inner = self.read(path)
+        except ConfigError as error:
+            self.problems += [_located(problem, node, key) for problem in error.problems]
+            return node
+        return self.expand(kind, inner, key, (*chain, path))
+
+    def _changed(self, kind: str, base: Node, change: Node, key: str) -> Node:
+        """`base` with the keys of `change`; a reference in `base` is resolved if keys of it change."""
+        entries = {name: item for name, item in change.value.items() if name != "extends"}
+        inner = {
+            name: self.resolve(target, base.value[name], _joined(key, name))
+            for name, target in CATALOGUE[kind].references.items()
+            if name in base.value and name in entries and isinstance(entries[name].value, dict)
+        }
+        return merge(Node(base.value | inner, base.mark), Node(entries, change.mark), kind)
+
+
+def merge(base: Node, change: Node, key: str = "") -> Node:
+    """`base` with the keys of `change`: mappings merge, everything else is replaced.
+
+    A mapping replaces a fabric or workload of another `kind`, and a mapping that says `extends`
+    replaces what was there.
+    """
+    if not isinstance(base.value, dict) or not isinstance(change.value, dict):
+        return change
+    if "extends" in change.value or (key in VARIANTS and _kinds_differ(base, change)):
+        return change
+    merged = dict(base.value)
+    for name, item in change.value.items():
+        merged[name] = merge(merged[name], item, name) if name in merged else item
+    return Node(merged, change.mark)
+
+
+def real_path(path: Path) -> Path:
+    """`path` without links; unchanged where that fails, which reading it will report."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
+
+
+def _refuse_circle(path: Path, chain: tuple[Path, ...]) -> None:
+    if path in chain:
+        names = " -> ".join(file.stem for file in (*chain[chain.index(path) :], path))
+        raise ConfigError(Problem("", "", f"`extends` goes in a circle: {names}", "remove it from one of them"))
+    if len(chain) >= MAX_CHAIN:
+        raise ConfigError(Problem("", "", f"`extends` goes through more than {MAX_CHAIN} files"))
+
+
+def _kinds_differ(base: Node, change: Node) -> bool:
+    kinds = [node.value["kind"].value for node in (base, change) if "kind" in node.value]
+    return len(kinds) == 2 and kinds[0] != kinds[1]
+
+
+def _joined(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _located(problem: Problem, node: Node, key: str) -> Problem:
+    """`problem` placed at the reference if it has no place, or if the file itself is missing."""
+    if not problem.where:
+        return replace(problem, where=str(node.mark), key=key)
+    if ":" in problem.where.rpartition("/")[2]:
+        return problem
+    return Problem(str(node.mark), key, f"{problem.where} {problem.message}", problem.suggestion)

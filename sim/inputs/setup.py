@@ -1,0 +1,175 @@
+"""An experiment whose definitions are all at hand, with their types.
+
+Public: `Setup`, `data_parallel`, `shard_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sim.errors import ConfigError, Problem
+from sim.graph.operation import Shard
+from sim.inputs.energy import Prices, Site
+from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training
+from sim.inputs.storage import Storage
+from sim.models.family import Workload
+from sim.record import Record
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A resolved experiment: `cluster`, `node` and the others are records, not names."""
+
+    experiment: Experiment
+
+    @property
+    def cluster(self) -> ClusterSpec:
+        """The cluster, at the size that the experiment asks for."""
+        return _inline(self.experiment.cluster, "cluster")
+
+    @property
+    def node(self) -> Node:
+        """The kind of server."""
+        return _inline(self.cluster.node, "cluster.node")
+
+    @property
+    def storage(self) -> Storage | None:
+        """The cluster's storage, if it has any."""
+        storage = self.cluster.storage
+        return None if storage is None else _inline(storage, "cluster.storage")
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The kind of accelerator."""
+        return _inline(self.node.accelerator, "cluster.node.accelerator")
+
+    @property
+    def workload(self) -> Workload:
+        """The model."""
+        return _inline(self.experiment.workload, "workload")
+
+    @property
+    def software(self) -> Software:
+        """The software stack."""
+        return _inline(self.experiment.software, "software")
+
+    @property
+    def site(self) -> Site | None:
+        """Where the cluster stands, if that is said."""
+        site = self.experiment.site
+        return None if site is None else _inline(site, "site")
+
+    @property
+    def prices(self) -> Prices | None:
+        """What the accelerators cost, if that is said."""
+        prices = self.experiment.prices
+        return None if prices is None else _inline(prices, "prices")
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the work is divided."""
+        return self.experiment.parallelism
+
+    @property
+    def training(self) -> Training:
+        """What is trained."""
+        return self.experiment.training
+
+    @property
+    def shard(self) -> Shard:
+        """What one rank holds of the model and of a microbatch."""
+        return shard_of(self.parallelism, self.training, self.software)
+
+    @property
+    def accelerators(self) -> int:
+        """Accelerators of the cluster."""
+        return (self.experiment.nodes or self.cluster.nodes) * self.node.accelerators
+
+    @property
+    def data(self) -> int:
+        """Data-parallel replicas: as given, else what the accelerators allow, at least 1."""
+        return self.parallelism.data or max(1, self.accelerators // self.ranks_per_replica)
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Ranks that hold one copy of the model: tensor * pipeline * context."""
+        return self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.context
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the job."""
+        return self.ranks_per_replica * self.data
+
+    @property
+    def data_is_known(self) -> bool:
+        """Whether `data` is given, or follows from a shape that divides the accelerators."""
+        return self.parallelism.data is not None or self.ranks == self.accelerators
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one step over all replicas; 0 where samples have none."""
+        return self.training.global_batch * (self.training.sequence_length or 0)
+
+    @property
+    def target_steps(self) -> int | None:
+        """Steps of the whole training, if its tokens or samples are said."""
+        if self.training.samples is not None:
+            return math.ceil(self.training.samples / self.training.global_batch)
+        return None if self.training.tokens is None else math.ceil(self.training.tokens / self.step_tokens)
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches that one replica runs in a step."""
+        return self.training.global_batch // (self.data * self.training.microbatch)
+
+
+def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
+    """What one rank holds, as graphs are split.
+
+    Autocast casts each weight once a pass (read 4 B, write 2), and its gradient back.
+    """
+    cast = 6.0 if software.autocast else 0.0
+    return Shard(
+        tensor=parallelism.tensor,
+        context=parallelism.context,
+        expert=parallelism.expert,
+        sequence_parallel=parallelism.sequence_parallel,
+        microbatch=training.microbatch,
+        sequence_length=training.sequence_length or 1,
+        document_length=training.document_length,
+        precision=training.precision,
+        recompute=training.recompute,
+        tensor_overlap=software.tensor_overlap,
+        sums_partials=software.sums_partials,
+        fused_kernels=software.fused_kernels,
+        written_out=software.written_out,
+        autocast=software.autocast and parallelism.zero_stage < 3,
+        pads_vocabulary=software.pads_vocabulary,
+        fused_accumulation=software.fused_accumulation,
+        lora=training.lora,
+        fp8_scaling=software.fp8_scaling,
+        cross_entropy=software.cross_entropy,
+        joins_matrices=software.joins_matrices,
+        batch_first=software.batch_first,
+        keeps_gathered=software.keeps_gathered,
+        stops_recompute=software.stops_recompute,
+        repeats_keys=software.repeats_keys,
+        ring_attention=software.ring_attention,
+        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
+        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
+    )
+
+
+def data_parallel(experiment: Experiment) -> int:
+    """Data-parallel replicas of a resolved experiment."""
+    return Setup(experiment).data
+
+
+def _inline(reference: str | RecordT, key: str) -> RecordT:
+    if isinstance(reference, str):
+        raise ConfigError(Problem("", key, f"{reference!r} is a name that was not resolved", "use load_experiment"))
+    return reference

@@ -1,0 +1,301 @@
+"""What the instructions of a program cost: passes, messages and updates of a job, by their place in it.
+
+A script says where in a job the numbers of an action come from (rank and flow classes, chunks and segments by number),
+so that it serves any job of the same shape: the functions at the end are its recipes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from sim.comm.pattern import Cost
+from sim.engine.category import Category
+from sim.engine.program import Action
+from sim.graph.operation import Operation
+from sim.phase import Phase
+from sim.plan.pieces import Segment, Sequence, Work, by_stage, sequence_of, work_of
+from sim.programs.chains import Alone, Cut, cut
+from sim.programs.exchange import Traffic
+from sim.programs.ranks import Job, RankClass
+from sim.workload.memory import weight_bytes
+from sim.workload.optimizer import optimizer_step
+
+WHOLE = -1  # instead of the number of a chunk or a segment: all of them
+
+Kinds = frozenset[str]
+Form = tuple[tuple[tuple[int, ...], str, bool], ...]  # of each step of a cut pass: what it awaits, what it issues
+
+
+class Place(NamedTuple):
+    """A pass of a rank class through a model chunk; or the part of it at `position`, segment by segment."""
+
+    rank: int
+    phase: Phase
+    chunk: int
+    position: int = WHOLE
+
+
+class Message(NamedTuple):
+    """What a data-parallel collective moves: gradients or weights of these parameters of a segment.
+
+    split: flow class whose members have a share each.
+    """
+
+    traffic: Traffic
+    stage: int
+    chunk: int = WHOLE
+    segment: int = WHOLE
+    parameters: Literal["trained", "parameters", "gathered_again"] = "trained"
+    split: int = -1
+
+
+class Like(NamedTuple):
+    """What a pass through a chunk is told apart by: its segments, and whether it begins with a gather."""
+
+    segments: int  # the identity of the tuple
+    phase: Phase
+    gathers: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Looks up in a job what recipes ask for. Most ranks and chunks of a job are alike, so each is asked once."""
+
+    job: Job
+    _kinds: dict[Like, tuple[Kinds, ...]] = field(default_factory=dict)
+    _chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
+    _steps: dict[tuple[object, ...], list[Cut]] = field(default_factory=dict)
+
+    # --- passes -----------------------------------------------------------------------------------
+
+    @cached_property
+    def scatters(self) -> bool:
+        """Whether each tensor rank sends its share of a stage's output, so that the next stage has to gather."""
+        shard = self.job.plan.shard
+        return self.job.plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
+
+    @cached_property
+    def stage_message(self) -> float:
+        """Bytes from a rank to the next stage."""
+        message = self.job.plan.architecture.message_bytes
+        return message / self.job.plan.shard.tensor if self.scatters else message
+
+    @cached_property
+    def gather(self) -> Sequence:
+        """The gather of the input of a stage, where tensor ranks send a share each."""
+        whole = self.job.plan.architecture.message_bytes
+        name = "gather of stage input"
+        return sequence_of((Operation(name, "collective", collective="all_gather", group="tensor", message=whole),))
+
+    def kinds(self, chunk: int, phase: Phase) -> tuple[Kinds, ...]:
+        """Kinds of collectives inside each segment of a pass, in its order."""
+        like = self._likes[chunk][phase]
+        if like not in self._kinds:
+            kinds = [segment.collectives[phase] for segment in self._segments(chunk, phase)]
+            self._kinds[like] = (kinds[0] | self.gather.collectives, *kinds[1:]) if like.gathers else tuple(kinds)
+        return self._kinds[like]
+
+    def chain(self, place: Place) -> Alone:
+        """A pass with nothing beside it."""
+        rank, key = self._rank(place)
+        if key not in self._chains:
+            self._chains[key] = self.job.alone(rank, self._work(place))
+        return self._chains[key]
+
+    def steps(self, place: Place) -> list[Cut]:
+        """A pass cut at its collectives."""
+        rank, key = self._rank(place)
+        if key not in self._steps:
+            self._steps[key] = cut(self.job.all_timed(rank, self._work(place)))
+        return self._steps[key]
+
+    def form(self, place: Place) -> Form:
+        """What the instructions of a cut pass follow from: collectives awaited by each step, the one issued after it
+        ("" if none) and whether that is hidden."""
+        return tuple(
+            (step.waits, step.issue.group if step.issue else "", bool(step.issue and step.issue.hidden_by))
+            for step in self.steps(place)
+        )
+
+    @cached_property
+    def _likes(self) -> list[list[Like]]:
+        """What tells the passes apart, by chunk and phase."""
+        course, phases = self.job.plan.course, self.job.plan.phases
+
+        def gathers(chunk: int, phase: Phase) -> bool:
+            source = course.source(phase, chunk)
+            return self.scatters and source is not None and course.hop(source, chunk) != 0
+
+        return [
+            [Like(id(chunk.segments), phase, gathers(chunk.number, phase)) for phase in phases]
+            for chunk in self.job.plan.chunks
+        ]
+
+    def _rank(self, place: Place) -> tuple[RankClass, tuple[object, ...]]:
+        """The rank of a pass, and what the pass costs by: passes of equal keys cost the same."""
+        rank = self.job.ranks[place.rank]
+        return rank, (id(rank.profile), self._likes[place.chunk][place.phase], place.position)
+
+    def _segments(self, chunk: int, phase: Phase) -> tuple[Segment, ...]:
+        """Segments in the order of a pass."""
+        segments = self.job.plan.chunks[chunk].segments
+        return segments if phase is Phase.FORWARD else segments[::-1]
+
+    def _work(self, place: Place) -> Work:
+        """What a pass runs."""
+        _, phase, chunk, position = place
+        segments = self._segments(chunk, phase)
+        work = work_of(list(segments if position == WHOLE else segments[position : position + 1]), phase)
+        gathers = self._likes[chunk][phase].gathers and position in (WHOLE, 0)
+        return [(self.gather, 1), *work] if gathers else work
+
+    # --- exchange ---------------------------------------------------------------------------------
+
+    @cached_property
+    def parameters(self) -> tuple[float, ...]:
+        """Parameters with gradients that a rank computes with, by stage."""
+        return tuple(
+            float(sum(segment.trained for chunk in stage for segment in chunk.segments))
+            for stage in by_stage(self.job.plan.chunks)
+        )
+
+    def updated_parameters(self, rank: RankClass) -> float:
+        """Parameters the rank's optimizer updates."""
+        parameters = self.parameters[rank.stage]
+        if self.job.plan.experiment.parallelism.zero_stage == 0 or "gradient" not in rank.flows:
+            return parameters
+        return parameters / self.job.flows[rank.flows["gradient"]].group.size
+
+    def bytes_of(self, traffic: Traffic, parameters: float) -> float:
+        """Bytes on the network for the weights or the gradients of `parameters`."""
+        if traffic is Traffic.GRADIENTS:
+            return parameters * self.job.plan.software.gradient_comm_bytes
+        return parameters * weight_bytes(self.job.plan.shard.precision, self.job.plan.shard.lora)
+
+    @cached_property
+    def embedding_bytes(self) -> float:
+        """Bytes on the network for the gradients of a tied embedding."""
+        return self.bytes_of(Traffic.GRADIENTS, self.job.plan.architecture.table.parameters)
+
+    def message(self, message: Message) -> float:
+        """Size of a message [B], in the convention of nccl-tests [B]."""
+        if message.chunk == WHOLE:
+            parameters = self.parameters[message.stage]
+        else:
+            segment = self.job.plan.chunks[message.chunk].segments[message.segment]
+            parameters = getattr(segment, message.parameters)
+        size = self.bytes_of(message.traffic, parameters)
+        return size if message.split < 0 else size / self.job.flows[message.split].group.size
+
+    def optimizer(self, rank: RankClass) -> Sequence:
+        """The optimizer step of a rank."""
+        plan = self.job.plan
+        return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision))
+
+    def update(self, number: int) -> Alone:
+        """The optimizer step of a rank class with nothing beside it."""
+        rank = self.job.ranks[number]
+        key = (id(rank.profile), self.updated_parameters(rank))
+        if key not in self._chains:
+            self._chains[key] = self.job.alone(rank, [(self.optimizer(rank), 1)])
+        return self._chains[key]
+
+
+# --- recipes ----------------------------------------------------------------------------------
+
+
+def given_action(action: Action, costs: Costs) -> Action:
+    """An action that is the same for every job."""
+    return action
+
+
+def chain_action(label: str, place: Place, costs: Costs) -> Action:
+    """A chain of block passes that meets nobody."""
+    chain, flows = costs.chain(place), costs.job.ranks[place.rank].flows
+    return Action(
+        label,
+        Category.COMPUTE,
+        (place.rank,),
+        chain.seconds,
+        parts=tuple(chain.parts.items()),
+        comm=chain.comm,
+        carried=tuple([(flows[group], size) for group, size in chain.sizes.items()]),
+        operations=chain.operations,
+        joules=tuple(chain.spent.joules.items()),
+        busy=chain.spent.busy,
+    )
+
+
+def step_action(label: str, place: Place, number: int, costs: Costs) -> Action:
+    """The computation in a step of a cut pass."""
+    step = costs.steps(place)[number]
+    return Action(
+        label,
+        Category.COMPUTE,
+        (place.rank,),
+        sum(step.parts.values()),
+        parts=tuple(step.parts.items()),
+        operations=len(step.parts),
+        joules=tuple(step.spent.joules.items()),
+        busy=step.spent.busy,
+    )
+
+
+def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
+    """The collective that a step of a cut pass issues; with its links to itself it takes a known time."""
+    operation = costs.steps(place)[number].issue
+    assert operation is not None
+    members = costs.job.flows[flow].members
+    action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
+    way = costs.job.ranks[place.rank].flows[operation.carrier]
+    if costs.job.is_apart(flow):
+        return action._replace(ranks=members, duration=operation.seconds, carried=((way, operation.size),))
+    return action._replace(flow=way, size=operation.size, latency=operation.latency)
+
+
+def send_action(label: str, flow: int, costs: Costs) -> Action:
+    """What a stage sends to its neighbour."""
+    cost = costs.job.cost(flow, "send", costs.stage_message)
+    return Action(label, Category.PIPELINE_COMM, flow=flow, size=cost.size, latency=cost.latency)
+
+
+def exchange_action(
+    label: str, flow: int, kind: str, message: Message, beside: tuple[int, ...], costs: Costs
+) -> Action:
+    """A data-parallel collective; it slows the work of `beside`."""
+    return _exchange(label, flow, costs.job.cost(flow, kind, costs.message(message)), beside, costs)
+
+
+def embedding_action(flow: int, costs: Costs) -> Action:
+    """The sum of the gradients of a tied embedding."""
+    cost = costs.job.cost(flow, "all_reduce", costs.embedding_bytes)
+    return _exchange("embedding gradients", flow, cost, (), costs)
+
+
+def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...], costs: Costs) -> Action:
+    """One instruction, as all collectives of data-parallel ranks have one leg."""
+    (leg,) = cost.legs
+    way = costs.job.way(flow, leg.carrier)
+    return Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+
+
+def optimizer_action(rank: int, costs: Costs) -> Action:
+    """The optimizer step of a rank."""
+    chain = costs.update(rank)
+    return Action(
+        "optimizer",
+        Category.OPTIMIZER,
+        (rank,),
+        chain.seconds,
+        parts=((Category.OPTIMIZER, chain.seconds),),
+        joules=tuple(chain.spent.joules.items()),
+        busy=chain.spent.busy,
+    )
+
+
+def overhead_action(rank: int, costs: Costs) -> Action:
+    """What the host does between two steps."""
+    overhead = costs.job.plan.software.step_overhead
+    return Action("step overhead", Category.OTHER, (rank,), overhead, parts=((Category.OTHER, overhead),))

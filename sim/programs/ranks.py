@@ -1,0 +1,467 @@
+"""Rank classes with their hardware: what an operation costs them, and which flows they use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cluster.cluster import Cluster, Links
+from sim.comm.pattern import RING, Carrier, Cost, Group, Leg
+from sim.comm.tuner import collective_cost, send_cost
+from sim.devices.boards import at_pace, slowest_pace, stage_loads
+from sim.devices.power import Board
+from sim.engine.category import Category
+from sim.engine.fairness import totals
+from sim.engine.network import FlowTable
+from sim.graph.operation import Operation
+from sim.inputs.board import transfer_rate
+from sim.memo import Memo
+from sim.plan.flows import FlowSet, flow_key
+from sim.plan.fold import Partition, first_of_class, mix
+from sim.plan.pieces import Sequence, Work
+from sim.plan.plan import Plan
+from sim.programs.chains import Alone, Timed, run_alone
+from sim.record import text_of
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+CATEGORY = {
+    "tensor": Category.TENSOR_COMM,
+    "context": Category.CONTEXT_COMM,
+    "expert": Category.EXPERT_COMM,
+    "expert_tensor": Category.EXPERT_COMM,
+}
+GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
+# Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
+# Getting Started with CUDA Graphs, 2019).
+SYNCHRONIZATION = 5.8e-6
+
+
+@dataclass(frozen=True)
+class FlowClass:
+    """A class of equal flows: its kind of group, its communicator, and the rank classes in it.
+
+    A communicator has a flow class on each of its carriers; the one on the ring stands for it. others: its other
+    carriers, with their flow classes.
+    """
+
+    kind: str
+    group: Group
+    rate: float  # of each flow when all of the class run and nothing else [B/s]
+    members: tuple[int, ...]  # rank classes, sorted
+    sender: int = -1  # rank classes of a send
+    receiver: int = -1
+    carrier: str = RING
+    others: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its kind, with its carrier where that is not the ring."""
+        return flow_key(self.kind, self.carrier)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What tells how long a rank takes for a chain: its speed, and communicators inside a layer with their rates.
+
+    inner: kind with carrier, communicator, and rate of its flow, of each.
+    """
+
+    speed: float
+    inner: tuple[tuple[str, Group, float], ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.speed, self.inner))
+
+    def __hash__(self) -> int:
+        """Known after the first time: it is asked for at every look-up."""
+        return self._hash
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Without the hash, which is another one in another process."""
+        return Profile, (self.speed, self.inner)
+
+
+@dataclass(frozen=True)
+class RankClass:
+    """Equal ranks, of which one is simulated. Rank classes of one profile take equal time for a chain."""
+
+    number: int
+    representative: int
+    stage: int
+    count: int
+    speed: float  # relative to a healthy accelerator
+    flows: dict[str, int]  # kind of group (with carrier), or of what it sends -> flow class, where there is one
+    profile: Profile
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Times of operations in sequences, of sequences and of chains of them, by the profile of the rank.
+
+    costs: of collectives, by communicator, kind and bytes.
+    """
+
+    times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
+    alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
+    chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
+    costs: dict[tuple[Group, str, float], Cost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The folded job with its costs: rank classes, flow classes, and the table the network needs."""
+
+    plan: Plan
+    ranks: tuple[RankClass, ...]
+    flows: tuple[FlowClass, ...]
+    table: FlowTable
+    conflicts: tuple[frozenset[int], ...]  # flow classes that share links with each flow class, itself too
+    board: Board
+    known: Known = field(default_factory=Known)
+
+    @cached_property
+    def stages(self) -> list[list[RankClass]]:
+        """Rank classes by pipeline stage."""
+        by_stage: list[list[RankClass]] = [[] for _ in range(self.plan.course.stages)]
+        for rank in self.ranks:
+            by_stage[rank.stage].append(rank)
+        return by_stage
+
+    def is_apart(self, flow: int) -> bool:
+        """Whether the flows of this kind have their links to themselves, each of them."""
+        return self.plan.apart[self.plan.flow_sets[self.flows[flow].kind]]
+
+    def way(self, flow: int, carrier: str) -> int:
+        """Flow class of a communicator on a carrier."""
+        return flow if carrier == RING else dict(self.flows[flow].others)[carrier]
+
+    def seconds(self, flow: int, kind: str, message: float) -> float:
+        """A collective or a send with nothing else on its links."""
+        legs = self.cost(flow, kind, message).legs
+        return sum(leg.latency + leg.size / self.flows[self._carrying(flow, leg)].rate for leg in legs)
+
+    def _carrying(self, flow: int, leg: Leg) -> int:
+        return flow if self.flows[flow].sender >= 0 else self.way(flow, leg.carrier)
+
+    def rivals(self, flow: int) -> frozenset[int]:
+        """Flow classes of other communicators that share links with this one, whatever carries either."""
+        own = {flow, *(number for _, number in self.flows[flow].others)}
+        return frozenset().union(*(self.conflicts[number] for number in own)) - own
+
+    def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
+        """A block pass with times; a host that issues too slowly adds what it lags behind."""
+        key = (rank.profile, sequence)
+        timed = self.known.times.get(key)
+        if timed is None:
+            operations = sequence.operations
+            timed = self._all_timed(rank, operations)
+            lag = self._host_lag(rank, operations, timed)
+            if lag > 0:
+                timed.append(Timed("host issue", Category.OTHER, lag))
+            self.known.times[key] = timed
+        return timed
+
+    def alone(self, rank: RankClass, work: Work) -> Alone:
+        """A chain of block passes run with nothing beside it."""
+        key = (rank.profile, *work)
+        total = self.known.chains.get(key)
+        if total is None:
+            times = dict[Sequence, int]()
+            for sequence, count in work:
+                times[sequence] = times.get(sequence, 0) + count
+            self.known.chains[key] = total = Alone()
+            for sequence, count in times.items():
+                total.add(self._sequence_alone(rank, sequence), count)
+        return total
+
+    def _sequence_alone(self, rank: RankClass, sequence: Sequence) -> Alone:
+        key = (rank.profile, sequence)
+        alone = self.known.alone.get(key)
+        if alone is None:
+            alone = run_alone(self.timed(rank, sequence), self.plan.software.overlap_slowdown)
+            self.known.alone[key] = alone
+        return alone
+
+    def all_timed(self, rank: RankClass, work: Work) -> list[Timed]:
+        """All operations of a chain, one after the other."""
+        return [operation for sequence, count in work for _ in range(count) for operation in self.timed(rank, sequence)]
+
+    def _all_timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
+        """Operations with their times; a collective of several legs is as many in a row."""
+        legs = [self._time(rank, operation) for operation in operations]
+        ends = list(accumulate(map(len, legs)))
+        timed: list[Timed] = []
+        for position, (operation, mine) in enumerate(zip(operations, legs, strict=True)):
+            if operation.hidden_by and mine[0].group:
+                last = ends[min(position + operation.hidden_by, len(ends) - 1)]
+                first = ends[position] - len(mine)
+                mine = [each._replace(hidden_by=last - first - 1 - place) for place, each in enumerate(mine)]
+            timed += mine
+        return timed
+
+    def _time(self, rank: RankClass, operation: Operation) -> list[Timed]:
+        if operation.kind != "collective":
+            work = self.board.run(operation, rank.speed)
+            return [Timed(operation.name, Category.COMPUTE, work.seconds, joules=work.joules, phase=work.phase)]
+        kind = operation.group or ""
+        flow = rank.flows.get(kind, -1)
+        if flow < 0:
+            return [Timed(operation.name, Category.COMPUTE, 0.0)]
+        timed = []
+        for latency, size, carrier in self.cost(flow, operation.collective or "", operation.message).legs:
+            key = flow_key(kind, carrier)
+            seconds = latency + size / self.flows[rank.flows[key]].rate
+            timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
+        return timed
+
+    def cost(self, flow: int, kind: str, message: float) -> Cost:
+        """Start-up and bytes of a collective (or a send) on the communicator of flow class `flow`."""
+        each = self.flows[flow]
+        if each.sender >= 0:
+            return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
+        key = (each.group, kind, message)
+        cost = self.known.costs.get(key)
+        if cost is None:
+            cost = self.known.costs[key] = collective_cost(kind, message, each.group, self.plan.cluster.node)
+        return cost
+
+    def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
+        """What eager issue adds: kernels times issue cost, less what the device needs anyway.
+
+        Launches that block hide nothing: the host learns that a kernel has ended before it issues the next. What
+        the device needs, at least its computation, is with each collective alone on its links: who shares them must
+        not depend on folding.
+        """
+        issue = self.plan.software.host_issue
+        if issue == 0:
+            return 0.0
+        kernels = sum(operation.kernels for operation in operations)
+        if self.plan.software.blocking_launches:
+            return kernels * (issue + SYNCHRONIZATION)
+        if kernels * issue <= sum(t.seconds for t in timed if not t.group):
+            return 0.0
+        rate = {key: self.flows[flow].group.rate_of(self.flows[flow].carrier) for key, flow in rank.flows.items()}
+        alone = [t._replace(seconds=t.latency + t.size / rate[t.carrier]) if t.group else t for t in timed]
+        return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """What folding leaves of a layout: the part of a job that knows no work."""
+
+    links: Links
+    ranks: tuple[RankClass, ...]
+    flows: tuple[FlowClass, ...]
+    table: FlowTable
+
+
+_quotients: WeakKeyDictionary[Partition, Quotient] = WeakKeyDictionary()  # of the layouts that are kept
+KEPT_BOARDS = 128  # with the times that are known on them: up to 0.1 MB each
+_boards: Memo[Board] = Memo(KEPT_BOARDS)
+_known: Memo[Known] = Memo(KEPT_BOARDS)
+KNOWN_TIMES = 500  # so many of each kind are kept for a board
+
+
+def build_job(plan: Plan) -> Job:
+    """Representatives of the folded plan, with what they need to know about the network."""
+    folded = _quotients.get(plan.partition)
+    if folded is None or folded.links is not plan.cluster.links:
+        folded = _quotients[plan.partition] = quotient(plan, flow_table(plan))
+    return job_of(plan, folded)
+
+
+def job_of(plan: Plan, folded: Quotient) -> Job:
+    """The job of a plan whose layout is folded."""
+    board = _board(plan)
+    return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), board, _known_to(plan, board))
+
+
+def _known_to(plan: Plan, board: Board) -> Known:
+    """Times that earlier jobs have found; they follow from the board, the collectives of a node, and the stack."""
+    if plan.experiment.simulation.reuse == "off":
+        return Known()
+    node = plan.cluster.node
+    known = _known.get((board, node.collectives, node.local, text_of(plan.software)), Known, lambda _: 1.0)
+    if max(len(known.times), len(known.chains), len(known.costs)) > KNOWN_TIMES:
+        for table in (known.times, known.alone, known.chains, known.costs):
+            table.clear()
+    return known
+
+
+def _board(plan: Plan) -> Board:
+    """The accelerator that the job waits for; kept with the times it knows unless nothing is to be used again."""
+    loads = stage_loads(plan.chunks)
+    accelerator = plan.cluster.accelerator
+    pace = slowest_pace(accelerator.matrix.spread, plan.grid.n_ranks // len(loads), loads)
+    setting, kernel = plan.experiment.power, plan.software.attention_kernel
+    sends = transfer_rate(plan.cluster.node, plan.cluster.spec.fabric)
+
+    def make() -> Board:
+        return Board(at_pace(accelerator, pace), setting, kernel, sends)
+
+    if plan.experiment.simulation.reuse == "off":
+        return make()
+    return _boards.get((text_of(accelerator), pace, setting, kernel, sends), make, lambda board: 1.0)
+
+
+def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) -> Quotient:
+    """What folding leaves of a plan, with the flow classes of `table`: those given, else all of the plan's own."""
+    rank_of = plan.partition.rank
+    columns = _flow_columns(plan)
+    speed = plan.cluster.speed[plan.grid.accelerator]
+    counts = np.bincount(rank_of)
+    flows = flows or tuple(flow_classes(plan, table))
+    ranks, known = [], dict[Profile, Profile]()
+    for number, rank in enumerate(plan.partition.representatives().tolist()):
+        mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
+        profile = Profile(float(speed[rank]), inner_of(mine, flows))
+        profile = known.setdefault(profile, profile)
+        ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile.speed, mine, profile))
+    return Quotient(plan.cluster.links, tuple(ranks), flows, table)
+
+
+def _flow_columns(plan: Plan) -> dict[str, Ints]:
+    """Flow class of each rank's group of each kind, and of what it sends, (n_ranks,) each."""
+    columns = {
+        flow_set.key: plan.flow_classes(flow_set.key)
+        for kind in GROUP_KINDS
+        for flow_set in plan.flows
+        if flow_set.kind == kind
+    }
+    sends = [flows.kind for flows in plan.flows if flows.ordered]
+    return columns | {kind: plan.flow_classes(kind, 0) for kind in sends}
+
+
+def inner_of(classes: Mapping[str, int], flows: Iterable[FlowClass]) -> tuple[tuple[str, Group, float], ...]:
+    """The communicators inside the layers of a rank that is in these flow classes, as a `Profile` wants them."""
+    every = tuple(flows)
+    mine = [every[number] for number in classes.values()]
+    return tuple((flow.key, flow.group, flow.rate) for kind in CATEGORY for flow in mine if flow.kind == kind)
+
+
+def flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
+    """The plan's own flow classes, in the order of their numbers."""
+    rates = table.solo_rates()
+    rank_of = plan.partition.rank
+    classes = []
+    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+        alike = [number for number, other in enumerate(plan.flows) if other.kind == flow_set.kind]
+        for first in first_of_class(flow_of).tolist():
+            group = group_of([plan.flows[number] for number in alike], first, plan.cluster)
+            members = rank_of[flow_set.members[first]]
+            ends = (int(members[0]), int(members[1])) if flow_set.ordered else (-1, -1)
+            others = [
+                (plan.flows[number].carrier, int(plan.partition.flow[number][first]))
+                for number in alike
+                if plan.flows[number].carrier != RING
+            ]
+            classes.append(
+                FlowClass(
+                    flow_set.kind,
+                    group,
+                    float(rates[flow_of[first]]),
+                    tuple(sorted(set(members.tolist()))),
+                    *ends,
+                    carrier=flow_set.carrier,
+                    others=tuple(others),
+                )
+            )
+    return classes
+
+
+def group_of(flow_sets: Iterable[FlowSet], number: int, cluster: Cluster) -> Group:
+    """The communicator with flow `number` in each of the sets of its kind, the ring first.
+
+    It has what its links allow it when nothing else runs.
+    """
+    ring, *others = flow_sets
+    link, rate = _crossed(ring, number, cluster)
+    local = link < cluster.n_nodes * cluster.server.links.n
+    return Group(
+        ring.members.shape[1],
+        int(ring.nodes[number]),
+        float(ring.latency[number]),
+        float(rate[local].min(initial=np.inf)),
+        float(rate[~local].min(initial=np.inf)),
+        tuple(
+            Carrier(
+                other.carrier,
+                float(_crossed(other, number, cluster)[1].min(initial=np.inf)),
+                float(other.latency[number]),
+            )
+            for other in others
+        ),
+    )
+
+
+def _crossed(flow_set: FlowSet, number: int, cluster: Cluster) -> tuple[Ints, Floats]:
+    """Links of a flow, and the rate that each allows it alone, (n,) each [B/s]."""
+    crossed = slice(int(flow_set.start[number]), int(flow_set.start[number + 1]))
+    link = flow_set.link[crossed].astype(np.int64)
+    return link, cluster.links.capacity[link] / flow_set.coefficient[crossed]
+
+
+def flow_table(plan: Plan) -> FlowTable:
+    """The quotient: what all flows of a class put on one link of a class.
+
+    Links left out of rate sharing follow the others, in classes of equal capacity and load.
+    """
+    partition, capacity = plan.partition, plan.structure.capacity
+    n_flows = 1 + max((int(f.max()) for f in partition.flow), default=-1)
+    examples = first_of_class(partition.link)
+    flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows)
+    others, count, their_flow, their_link, their_load = _passive_links(plan, n_flows)
+    return FlowTable(
+        n_flows=n_flows,
+        n_shared=len(examples),
+        flow=np.concatenate([flow, their_flow]),
+        link=np.concatenate([link, their_link + len(examples)]),
+        coefficient=np.concatenate([coefficient, their_load]),
+        capacity=np.concatenate([capacity[examples], plan.cluster.links.capacity[others]]),
+        link_count=np.concatenate([np.bincount(partition.link, minlength=len(examples)), count]),
+        link_example=np.concatenate([plan.links[examples], others]),
+    )
+
+
+def _loads_on(plan: Plan, links: Ints, n_flows: int) -> tuple[Ints, Ints, Floats]:
+    """Total coefficient of each flow class on each of `links`: flow class, position in `links`, load."""
+    place = np.full(plan.cluster.links.n, -1)
+    place[links] = np.arange(len(links))
+    keys, loads = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+        where = place[flow_set.link]
+        chosen = np.flatnonzero(where >= 0)
+        owner = np.searchsorted(flow_set.start, chosen, side="right") - 1
+        keys.append(where[chosen] * n_flows + flow_of[owner])
+        loads.append(flow_set.coefficient[chosen])
+    key, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    return key % max(n_flows, 1), key // max(n_flows, 1), totals(inverse, np.concatenate(loads), len(key))
+
+
+def _passive_links(plan: Plan, n_flows: int) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    """Links in use that take no part in rate sharing, one of each class of equal capacity and load.
+
+    Returns the links, how many each stands for, and flow class, position and load as `_loads_on`.
+    """
+    used = np.zeros(plan.cluster.links.n, dtype=bool)
+    for flow_set in plan.flows:
+        used[flow_set.link] = True
+    used[plan.links] = False
+    links = np.flatnonzero(used)
+    flow, link, load = _loads_on(plan, links, n_flows)
+    signature = mix(plan.cluster.links.capacity[links].view(np.uint64))
+    np.add.at(signature, link, mix(mix(flow.astype(np.uint64)) ^ load.view(np.uint64)))
+    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    kept = np.isin(link, first)
+    order = np.argsort(first)
+    rank = np.empty(len(links), dtype=np.int64)
+    rank[first[order]] = np.arange(len(first))
+    return links[first[order]], np.bincount(inverse)[order], flow[kept], rank[link[kept]], load[kept]
