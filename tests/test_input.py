@@ -21,7 +21,7 @@ from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline
-from sim.life.feeding import Supply, feed, supply_of
+from sim.life.feeding import InputSupply, feed, supply_of
 from sim.life.saving import checkpoint_costs
 from sim.report.text import report_text
 
@@ -39,16 +39,16 @@ DEMAND_MB = [105.4, 204.8, 1613.5, 3177.1, 513.3, 808.1]  # printed beside them:
 TB = 1e12
 
 
-def dlio(name: str, together: float, accelerators: int = 1, **changes: Any) -> Supply:
+def dlio(name: str, together: float, accelerators: int = 1, **changes: Any) -> InputSupply:
     """A DLIO workload on storage of `together` B/s."""
     record, deviation, batch, _, _, per_file = DLIO[name]
     fields = {"record": float(record), "record_deviation": float(deviation), "records_per_file": float(per_file)}
     return supply(batch, together, fields | {"workers": 8, "prefetch": 16} | changes, accelerators)
 
 
-def supply(batch: float, together: float, data: Fields, replicas: int = 1, **others: Any) -> Supply:
+def supply(batch: float, together: float, data: Fields, replicas: int = 1, **others: Any) -> InputSupply:
     given = {"alone": together, "latency": 0.0, "cores": 0, "replicas_per_node": min(8, replicas)} | others
-    return Supply(InputPipeline.from_si(dict(data)), batch, replicas, together=together, **given)
+    return InputSupply(InputPipeline.from_si(dict(data)), batch, replicas, together=together, **given)
 
 
 # --- the six cases of DLIO -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,3 +152,10 @@ def test_only_the_command_line_and_reports_print() -> None:
 def test_simpy_is_used_by_its_documented_interface() -> None:
     assert {"_queue", "_now", "_eid", "_ok", "_value"} <= SECRETS
     assert offenders(pries_into_simpy) == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    classes = [
+        node.name for file in FILES for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(name for name, times in Counter(classes).items() if times > 1) == []

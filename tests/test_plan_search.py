@@ -22,7 +22,7 @@ from sim.ask.plan.objectives import KWH, objectives_of
 from sim.ask.plan.rules import forbidden, no_repeats, rules_of
 from sim.ask.plan.search import search_plans, winner_of
 from sim.ask.plan.space import open_space
-from sim.ask.plan.table import Table
+from sim.ask.plan.table import PlanTable
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import simulate_step
 from sim.ask.sweep.fields import flatten
@@ -71,17 +71,17 @@ def base(name: str) -> Experiment:
     return small_experiment(**{**given, "model": MODEL, "node": node, "training": training})
 
 
-def bounds_of(experiment: Experiment, table: Table, energy: bool = False) -> Bounds:
+def bounds_of(experiment: Experiment, table: PlanTable, energy: bool = False) -> Bounds:
     cluster = build_cluster(Setup(experiment).cluster, experiment.degradations)
     return Bounds(experiment, cluster, with_values(experiment, table.choice(0)), energy)
 
 
-def sample(table: Table, count: int, seed: int = 0) -> Table:
+def sample(table: PlanTable, count: int, seed: int = 0) -> PlanTable:
     rows = sorted(random.Random(seed).sample(range(table.n), min(count, table.n)))
     return table.take(np.array(rows))
 
 
-def some(table: Table) -> list[dict[str, Any]]:
+def some(table: PlanTable) -> list[dict[str, Any]]:
     return [table.choice(row) for row in range(table.n)]
 
 
@@ -148,9 +148,9 @@ def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
 # --- rules ------------------------------------------------------------------------------------
 
 
-def whole(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> Table:
+def whole(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> PlanTable:
     """All plans, also those that a rule forbids."""
-    table = Table({}, {})
+    table = PlanTable({}, {})
     for axis in axes_of(limits, Setup(experiment)):
         table = table.with_axis(axis, Setup(experiment))
     return table

@@ -17,10 +17,10 @@ from sim.inputs.cases import load_cases
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.load import load_experiment
 from sim.metrics.trust import COVERAGE, PER_DOUBLING, Bands, Residual, parallel_kind, quantile_line
-from sim.metrics.validation import Plan
+from sim.metrics.validation import RunTraits
 from sim.rng import stream
 
-PLAN = Plan(
+PLAN = RunTraits(
     "h100-sxm", 64, 8, "m", 4096, 32, 128, "bf16", "none", "megatron-core", 8, 2, 1, 4, 1, 1, 8, 4096
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ def residuals(source: str, errors: list[float], **changes: Any) -> list[Residual
     return [Residual(source, f"{source}-{number}", error, plan) for number, error in enumerate(errors)]
 
 
-def band(bands: Bands, plan: Plan) -> float:
+def band(bands: Bands, plan: RunTraits) -> float:
     trust = bands.trust(plan)
     assert trust is not None
     assert trust.band is not None

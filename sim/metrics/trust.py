@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.metrics.result import Trust
-from sim.metrics.validation import Plan
+from sim.metrics.validation import RunTraits
 
 COVERAGE = 0.8  # of runs like this one lie inside the band
 MEASURED = 0.95  # share of the runs left out up to whose distance bands are given
@@ -54,7 +54,7 @@ class Residual:
     source: str
     name: str
     error: float
-    plan: Plan
+    plan: RunTraits
 
     @property
     def origin(self) -> str:
@@ -62,7 +62,7 @@ class Residual:
         return ORIGINS.get(self.source, self.source)
 
 
-def parallel_kind(plan: Plan) -> str:
+def parallel_kind(plan: RunTraits) -> str:
     """The kind of parallelism in the field's words."""
     if plan.tensor > 1 and plan.pipeline > 1:
         return "3D parallel"
@@ -73,7 +73,7 @@ def parallel_kind(plan: Plan) -> str:
     return "fully sharded" if plan.zero_stage == 3 else "data parallel"
 
 
-def kinds_of(plan: Plan) -> dict[str, str]:
+def kinds_of(plan: RunTraits) -> dict[str, str]:
     """What a run is of, by the name of the feature for people."""
     return {
         "accelerator": plan.accelerator,
@@ -89,7 +89,7 @@ def kinds_of(plan: Plan) -> dict[str, str]:
     }
 
 
-def sizes_of(plan: Plan) -> dict[str, float]:
+def sizes_of(plan: RunTraits) -> dict[str, float]:
     """How large a run is, by the name of the feature for people; 0: has none."""
     rows = plan.microbatch * plan.sequence_length / plan.context
     return {
@@ -116,7 +116,7 @@ class Bands:
 
     residuals: tuple[Residual, ...]
 
-    def trust(self, plan: Plan) -> Trust | None:
+    def trust(self, plan: RunTraits) -> Trust | None:
         """How runs like `plan` were predicted; None if no run was validated."""
         if not self.residuals:
             return None
@@ -134,7 +134,7 @@ class Bands:
             distance=distance,
         )
 
-    def _basis(self, plan: Plan, nearest: int) -> str:
+    def _basis(self, plan: RunTraits, nearest: int) -> str:
         """The nearest validated run, and in what it is another."""
         known = self.residuals[nearest]
         other, mine = kinds_of(known.plan), kinds_of(plan)
@@ -145,7 +145,7 @@ class Bands:
                 apart.append(f"{name} x {sizes[name] / size:.2g}")
         return f"{known.source}, {known.name}" + (f", with {', '.join(apart)}" if apart else "")
 
-    def _outside(self, plan: Plan) -> Iterator[str]:
+    def _outside(self, plan: RunTraits) -> Iterator[str]:
         """In which respects `plan` lies outside of all that was validated."""
         for name, value in kinds_of(plan).items():
             if name == "profile" and plan.assumed:
@@ -209,7 +209,7 @@ class _Points:
     origins: Ints
 
     @staticmethod
-    def of(plans: Sequence[Plan], codes: tuple[dict[str, int], ...]) -> _Points:
+    def of(plans: Sequence[RunTraits], codes: tuple[dict[str, int], ...]) -> _Points:
         """Points of runs that were not measured."""
         words = [kinds_of(plan).values() for plan in plans]
         kinds = [[code.get(word, -1) for code, word in zip(codes, row, strict=True)] for row in words]

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sim.memo import Memo, Same
 from sim.programs.costs import Costs, Kinds
-from sim.programs.exchange import Exchange, exchange_of
+from sim.programs.exchange import GradientExchange, exchange_of
 from sim.programs.ranks import CATEGORY, Job, RankClass
 from sim.schedule.course import Course
 from sim.schedule.table import Schedule
@@ -87,7 +87,7 @@ class Shape:
     schedule: Schedule
     inside: Inside
     switches: Switches
-    exchange: Exchange
+    exchange: GradientExchange
 
     @property
     def ranks(self) -> tuple[RankShape, ...]:
@@ -129,11 +129,11 @@ def shape_of(costs: Costs) -> Shape:
     return Shape(classes, plan.schedule, _inside_of(costs), switches, exchange)
 
 
-def job_exchange(job: Job) -> Exchange:
+def job_exchange(job: Job) -> GradientExchange:
     """What the data-parallel ranks of a job exchange; nothing if there is one of each."""
     plan = job.plan
     if not any("gradient" in rank.flows for rank in job.ranks):
-        return Exchange()
+        return GradientExchange()
     zero, software = plan.experiment.parallelism.zero_stage, plan.software
     return exchange_of(zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases)
 

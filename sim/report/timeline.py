@@ -17,7 +17,7 @@ from typing import Any
 
 from sim.engine.category import COMMUNICATION
 from sim.errors import ConfigError, Problem
-from sim.metrics.timeline import Span, Timeline
+from sim.metrics.timeline import Timeline, TimelineSpan
 from sim.report.files import replacing
 
 Event = dict[str, Any]
@@ -66,11 +66,11 @@ def _names(timeline: Timeline, tracks: dict[str, int]) -> Iterator[Event]:
         yield {"ph": "M", "name": "process_name", "pid": NETWORK, "args": {"name": "links, % of capacity"}}
 
 
-def _track_numbers(spans: Iterable[Span]) -> dict[str, int]:
+def _track_numbers(spans: Iterable[TimelineSpan]) -> dict[str, int]:
     return {track: number for number, track in enumerate(dict.fromkeys(["compute", *(span.track for span in spans)]))}
 
 
-def _nested(spans: list[Span], track: int) -> Iterator[Event]:
+def _nested(spans: list[TimelineSpan], track: int) -> Iterator[Event]:
     """Spans of one track; pieces of one pass stand inside a span for the pass."""
     for (name, index), pieces in groupby(spans, key=lambda span: (span.name, span.index)):
         mine = list(pieces)
@@ -129,7 +129,7 @@ def _comm_stream(streams: dict[str, int]) -> int:
     return FIRST_COMM_STREAM + len(streams)
 
 
-def _kernels(span: Span, stream: int, number: int) -> Iterator[Event]:
+def _kernels(span: TimelineSpan, stream: int, number: int) -> Iterator[Event]:
     """The kernels of a span, each after the host's call that launched it."""
     if span.category in COMMUNICATION:
         pieces = [(f"ncclDevKernel_{_collective(span.name)}", span.end - span.start)]

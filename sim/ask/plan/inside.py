@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sim.ask.plan.axes import DATA, MICROBATCH, ORDER, PIPELINE, SCHEDULE, VIRTUAL, with_values
 from sim.ask.plan.chain import alone
 from sim.ask.plan.layout import layout_of
-from sim.ask.plan.table import Ints, Table
+from sim.ask.plan.table import Ints, PlanTable
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
@@ -56,7 +56,7 @@ class Insides:
         self.alone: dict[object, tuple[float, float]] = {}
         self.seconds: dict[object, Floats] = {}
 
-    def of(self, job: Job, table: Table) -> tuple[Ints, list[Inside]]:
+    def of(self, job: Job, table: PlanTable) -> tuple[Ints, list[Inside]]:
         """Number of what the ranks of each plan do, (n,), and the list of that. All shard as the job does, or not; all
         have the phases of the job."""
         which, insides = np.zeros(table.n, dtype=np.int64), []

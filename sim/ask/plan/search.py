@@ -22,9 +22,9 @@ import numpy as np
 from sim.ask.plan.axes import CONTEXT, TENSOR, axes_of, with_values
 from sim.ask.plan.best import Best, best_of
 from sim.ask.plan.bound import Bounds, Floats, Least
-from sim.ask.plan.objectives import Objective, objectives_of
+from sim.ask.plan.objectives import PlanObjective, objectives_of
 from sim.ask.plan.space import Space, open_space
-from sim.ask.plan.table import Ints, Table
+from sim.ask.plan.table import Ints, PlanTable
 from sim.ask.sweep.judge import ERROR, OK
 from sim.ask.sweep.store import Outcome
 from sim.ask.workers.batch import Batch
@@ -100,7 +100,7 @@ class _Hunt:
     """The state of a search."""
 
     space: Space
-    objectives: tuple[Objective, ...]
+    objectives: tuple[PlanObjective, ...]
     best: Best
     least: Least = field(default_factory=lambda: Least(np.zeros(0), np.zeros(0)))  # of each plan, (n,)
     status: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -257,7 +257,7 @@ class _Hunt:
 FEW = 2000  # plans that one process bounds in a moment
 
 
-def bound_plans(base: Experiment, some_plan: Experiment, table: Table, energy: bool) -> Least:
+def bound_plans(base: Experiment, some_plan: Experiment, table: PlanTable, energy: bool) -> Least:
     """What the plans of `table` take at least; runs in a process of its own."""
     cluster = build_cluster(Setup(base).cluster, base.degradations, merge_sprayed=base.simulation.prune == "auto")
     return Bounds(base, cluster, some_plan, energy).of(table)

@@ -17,10 +17,12 @@ from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.metrics.result import Trust
 from sim.metrics.trust import Bands, Residual
-from sim.metrics.validation import Plan, Row
+from sim.metrics.validation import Row, RunTraits
 
 RESIDUALS = Path("experiments/validation/residuals.csv")  # in the catalogue
-_PLAN: dict[str, Callable[[str], Any]] = {field.name: int if field.type == "int" else str for field in fields(Plan)}
+_PLAN: dict[str, Callable[[str], Any]] = {
+    field.name: int if field.type == "int" else str for field in fields(RunTraits)
+}
 
 
 def trust_of(experiment: Experiment) -> Trust | None:
@@ -43,7 +45,7 @@ def read_residuals(file: Path) -> tuple[Residual, ...]:
                 line["source"],
                 line["name"],
                 float(line["error"]),
-                Plan(**{name: kind(line[name]) for name, kind in _PLAN.items()}),
+                RunTraits(**{name: kind(line[name]) for name, kind in _PLAN.items()}),
             )
             for line in csv.DictReader(lines)
         )
@@ -69,12 +71,12 @@ def _network(setup: Setup) -> int:
     return 0 if setup.cluster.nodes == 1 else round(nics.count * nics.bandwidth / node.accelerators / 1e6)
 
 
-def plan_of(experiment: Experiment) -> Plan:
+def plan_of(experiment: Experiment) -> RunTraits:
     """What tells the run from others."""
     setup = Setup(experiment)
     parallelism, training = setup.parallelism, setup.training
     hidden, head = setup.workload.widths
-    return Plan(
+    return RunTraits(
         accelerator=setup.accelerator.name,
         accelerators=setup.ranks,
         per_node=setup.node.accelerators,
