@@ -19,7 +19,6 @@ from sim.errors import ConfigError
 from sim.inputs.checks import check_experiment
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline
 from sim.life.feeding import InputSupply, feed, supply_of
 from sim.life.saving import checkpoint_costs
@@ -240,7 +239,7 @@ STORE: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_ba
 def fed(data: Fields | None, storage: Fields | None = None, **others: Any) -> Experiment:
     shape: dict[str, Any] = {"nodes": 2, "training": {"global_batch": 16}}
     plain = small_experiment(**(shape | others))
-    cluster = Setup(plain).cluster.model_dump() | {"storage": {**STORE, **(storage or {})}}
+    cluster = plain.setup.cluster.model_dump() | {"storage": {**STORE, **(storage or {})}}
     return Experiment.from_si(plain.model_dump() | {"cluster": cluster, "input": data})
 
 

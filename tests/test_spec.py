@@ -19,7 +19,6 @@ from sim.inputs.load import LoadedExperiment, load_definition, load_experiment, 
 from sim.inputs.reader import from_python, plain, read_file
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node
 from sim.inputs.resolve import merge
-from sim.inputs.setup import Setup, data_parallel
 from sim.inputs.sources import uncovered_numbers
 
 GOOD = Path(__file__).parent / "data" / "good"
@@ -65,7 +64,7 @@ def test_experiment_size_overrides_cluster_size() -> None:
 def test_data_ranks_are_filled_in() -> None:
     assert load("parallelism.data=").experiment.parallelism.data == 2
     assert load("parallelism.data=", "nodes=4").data == 4
-    assert data_parallel(load().experiment) == 2
+    assert load().experiment.setup.data == 2
 
 
 def test_paths_are_relative_to_the_file_that_mentions_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +115,7 @@ def test_unresolved_name_is_an_error() -> None:
         {"cluster": "a", "workload": "b", "training": {"global_batch": 1, "sequence_length": 1}}
     )
     with pytest.raises(ConfigError):
-        _ = Setup(experiment).cluster
+        _ = experiment.setup.cluster
 
 
 # --- extends ----------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ def _completed(experiment: Experiment) -> Experiment:
 
     Experiments that share a cluster and want it at the same size share that too.
     """
-    setup = Setup(experiment)
+    setup = experiment.setup
     spec, nodes = setup.cluster, experiment.nodes or setup.cluster.nodes
     cluster = _sized.get((Same(spec), nodes), lambda: spec.model_copy(update={"nodes": nodes}), lambda _: 1.0)
     parallelism = experiment.parallelism.model_copy(update={"data": setup.data})

@@ -22,7 +22,7 @@ _architectures: Memo[Architecture] = Memo(
 
 def memory_result(plan: Plan) -> MemoryResult:
     """Bytes per accelerator by part for each stage; the result shows the fullest."""
-    setup = Setup(plan.experiment)
+    setup = plan.experiment.setup
     stages = tuple(memory_by_stage(setup, plan.architecture))
     fullest = max(stages, key=lambda parts: sum(parts.values()))
     peak, capacity = sum(fullest.values()), setup.accelerator.memory.capacity

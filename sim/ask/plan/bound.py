@@ -28,7 +28,6 @@ from sim.devices.boards import slowest_of
 from sim.devices.power import Board
 from sim.inputs.board import transfer_rate
 from sim.inputs.records import Experiment, Parallelism
-from sim.inputs.setup import Setup
 from sim.phase import Phase
 from sim.plan.plan import build_plan, course_of_job, cut_model, send_kind
 from sim.programs.ranks import CATEGORY, Job, build_job
@@ -131,7 +130,7 @@ class Bounds:
                     added[alike[rows]] = whole.added(joules[kept], sent)[place[rows]]
         if not crew:
             return Least(seconds, added)
-        site = step_joules(self.cluster, Setup(self.base).site, job.board, crew, placed.chain.grid.n_ranks)
+        site = step_joules(self.cluster, self.base.setup.site, job.board, crew, placed.chain.grid.n_ranks)
         return Least(seconds, site(added, SAFETY * seconds))
 
     def _by_turns(self, table: PlanTable, shape: Parallelism) -> Iterator[tuple[Ints, Ints, tuple[Course, Ends]]]:
@@ -163,7 +162,7 @@ class Bounds:
 
     def _job(self, chain: Chain, table: PlanTable, row: int) -> Job:
         experiment = self._plan(table, row)
-        setup = Setup(experiment)
+        setup = experiment.setup
         board = self._board(chain.grid.n_ranks // setup.parallelism.pipeline, setup.software.attention_kernel)
         return replace(chain.job(self.template, experiment, setup.shard, self._layout(table, row).cut), board=board)
 
@@ -178,7 +177,7 @@ class Bounds:
     def _layout(self, table: PlanTable, row: int) -> ChunkLayout:
         """Chunks of the model and what they hold; their operations are those of any shard."""
         keys = [key for key in table.column if key not in UNCUT]
-        setup = Setup(self._plan(table, row))
+        setup = self._plan(table, row).setup
         phases = SCHEDULES[setup.parallelism.schedule].phases
         key = table.key(row, keys), setup.parallelism.zero_stage == 3, course_of_job(setup.experiment), phases
         if key not in self.known_layouts:

@@ -16,7 +16,6 @@ from sim.ask.plan.layout import layout_of
 from sim.ask.plan.table import Ints, PlanTable
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.models.family import Architecture
 from sim.phase import Phase
 from sim.plan.pieces import Passes, Sequence, build_chunks
@@ -75,7 +74,7 @@ class Insides:
         return which, insides
 
     def _inside(self, experiment: Experiment, job: Job, software: tuple[object, ...]) -> Inside:
-        setup = Setup(experiment)
+        setup = experiment.setup
         shard = setup.shard
         whole = setup.parallelism.model_copy(update={"pipeline": 1, "virtual_stages": 1, "zero_stage": 0})
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})

@@ -128,6 +128,11 @@ class _Watched:
     ):
         self._parts = record, prefix, axes, choice, read
 
+    @property
+    def setup(self) -> Setup:
+        """As `Experiment.setup`, watched too."""
+        return Setup(cast(Experiment, self))
+
     def __getattr__(self, name: str) -> Any:
         record, prefix, axes, choice, read = self._parts
         path = f"{prefix}{name}"
@@ -166,7 +171,7 @@ def _judge(
 ) -> tuple[bool | None, list[str]]:
     """Whether the rule forbids a plan, None if that hangs on later axes; and the axes it read."""
     read: dict[str, None] = {}
-    setup = Setup(cast(Experiment, _Watched(base, "", axes, choice, read)))
+    setup = _Watched(base, "", axes, choice, read).setup
     try:
         return next(iter(rule(setup)), None) is not None, list(read)
     except _Unknown:

@@ -33,7 +33,7 @@ def open_space(base: Experiment, axes: Sequence[PlanAxis]) -> Space:
     PlanAxis by axis; a rule is asked as soon as the axes that it reads are there, and a partial plan that it
     forbids counts for all the plans it would have grown into.
     """
-    setup, keys = Setup(base), frozenset(axis.key for axis in axes)
+    setup, keys = base.setup, frozenset(axis.key for axis in axes)
     table, rest = PlanTable({}, {}), list(axes)
     while rest and rest[0].key in SHAPE:
         table = table.with_axis(rest.pop(0), setup)
@@ -61,7 +61,7 @@ def _apply(
         bad, complete = forbidden(rule, table, base, keys)
         if bad.any():
             name = meaning(rule)
-            counts[name] = counts.get(name, 0) + _grown(table.take(bad), rest, Setup(base))
+            counts[name] = counts.get(name, 0) + _grown(table.take(bad), rest, base.setup)
             table = table.take(~bad)
         if not complete:
             again.append(rule)

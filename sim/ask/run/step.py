@@ -75,7 +75,7 @@ class Readings:
     @cached_property
     def cluster(self) -> Cluster:
         """The cluster with every switch on its own, and no part slow."""
-        return build_cluster(Setup(self.job.plan.experiment).cluster)
+        return build_cluster(self.job.plan.experiment.setup.cluster)
 
     @cached_property
     def slots(self) -> list[int]:
@@ -105,7 +105,7 @@ class Simulated:
     def of(self, experiment: Experiment) -> Simulated:
         """The same step of an experiment that differs in nothing that steps depend on."""
         plan = replace(self.plan, experiment=experiment)
-        return replace(self, setup=Setup(experiment), plan=plan, job=replace(self.job, plan=plan))
+        return replace(self, setup=experiment.setup, plan=plan, job=replace(self.job, plan=plan))
 
     def save_costs(self) -> CheckpointCosts:
         """What a save costs, whenever it happens. Raises as `checkpoint_costs`."""
@@ -148,7 +148,7 @@ class Prepared:
 
 def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     plan = plan_step(experiment)
     job = build_job(plan)
     return Prepared(setup, plan.cluster, plan, job, _executor(job))
@@ -181,7 +181,7 @@ def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simul
     simulated, limit = simulate(experiment), experiment.power.limit
     if limit is None:
         return simulated
-    kept, power = limit, Setup(experiment).accelerator.power
+    kept, power = limit, experiment.setup.accelerator.power
     while (over := highest_mean(simulated.readings.activity) - limit) > LIMIT_KEPT * limit:
         kept -= over
         if kept <= base_power(power, power.voltage.slowest):

@@ -18,7 +18,6 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.outage import switch_vertices, without_switch
 from sim.errors import SimError
 from sim.inputs.records import ClusterSpec, Degradation, Experiment
-from sim.inputs.setup import Setup
 from sim.life.life_inputs import Slow, State
 from sim.plan.plan import Plan
 
@@ -106,7 +105,7 @@ class StepTimes:
     def _degraded(self, state: State) -> Experiment:
         """The experiment in that state; with fewer replicas each keeps its work, so that a step has fewer tokens."""
         experiment, data = self.experiment, self.plan.grid.size["data"]
-        setup = Setup(experiment)
+        setup = experiment.setup
         batch = setup.training.global_batch * state.replicas // data
         placement = setup.parallelism.placement
         if isinstance(placement, tuple):

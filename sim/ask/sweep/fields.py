@@ -77,7 +77,7 @@ def result_lookup(row: Mapping[str, Any], inputs: Lookup) -> Lookup:
 
 def input_lookup(experiment: Experiment) -> Lookup:
     """Values of a resolved experiment by key path, in SI; a definition stands for its name."""
-    setup = Setup(experiment)
+    setup = experiment.setup
 
     def look_up(name: str) -> Any:
         if name in DERIVED:

@@ -73,7 +73,7 @@ def _network(setup: Setup) -> int:
 
 def plan_of(experiment: Experiment) -> RunTraits:
     """What tells the run from others."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     parallelism, training = setup.parallelism, setup.training
     hidden, head = setup.workload.widths
     return RunTraits(

@@ -20,7 +20,6 @@ from sim.inputs.curves import is_curve_table
 from sim.inputs.load import load_experiment
 from sim.inputs.reader import read_file, yaml_files
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.result import Result
 from sim.metrics.trust import Bands
 from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
@@ -246,7 +245,7 @@ def _with_host_share(row: Row, experiment: Experiment | None) -> Row:
     """`row` with the share of the step that a host of no cost would save."""
     if experiment is None:
         return row
-    setup = Setup(experiment)
+    setup = experiment.setup
     if not setup.software.host_issue:
         return row
     free = setup.software.model_copy(update={"host_issue": 0.0})
