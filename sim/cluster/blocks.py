@@ -11,7 +11,6 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 from sim.errors import ConfigError, Problem
@@ -34,7 +33,7 @@ class VertexBlock:
         """Vertices in the block."""
         return prod(self.shape)
 
-    @cached_property
+    @property
     def end(self) -> int:
         """The first vertex behind the block."""
         return self.first + self.n

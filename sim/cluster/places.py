@@ -30,7 +30,7 @@ class Places:
         """Accelerators of all nodes."""
         return int(self.first[-1])
 
-    @cached_property
+    @property
     def sizes(self) -> Ints:
         """Accelerators of each node, (n_nodes,)."""
         return np.diff(self.first)

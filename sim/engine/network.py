@@ -58,10 +58,6 @@ class FlowTable:
 
     def conflicts(self) -> tuple[frozenset[int], ...]:
         """For each class the classes (itself too) that cross one of its links."""
-        return self._conflicts
-
-    @cached_property
-    def _conflicts(self) -> tuple[frozenset[int], ...]:
         on_link: dict[int, list[int]] = {}
         for flow, link in zip(self.flow.tolist(), self.link.tolist(), strict=True):
             if link < self.n_shared:
@@ -75,7 +71,7 @@ class FlowTable:
     @cached_property
     def near(self) -> tuple[int, ...]:
         """The same as sets of bits: bit k of entry f says that classes f and k cross one link."""
-        return tuple(sum(1 << k for k in met) for met in self._conflicts)
+        return tuple(sum(1 << k for k in met) for met in self.conflicts())
 
     @cached_property
     def known_rates(self) -> dict[Key, dict[int, float]]:

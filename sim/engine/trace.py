@@ -57,10 +57,6 @@ class Trace:
 
     def actions(self) -> Ints:
         """Number of the action of each row, (n,)."""
-        return self._actions
-
-    @cached_property
-    def _actions(self) -> Ints:
         return np.array([template.action for template in self.program.templates], dtype=np.int64)[self.template]
 
     def weights(self) -> Ints:

@@ -39,7 +39,7 @@ class RunTraits:
     microbatch: int
     microbatches: int
     sequence_length: int
-    family: str = "transformer"
+    family: str = ""
     trained: str = "all"  # or lora
     attention: str = "cudnn"  # its kernel; or unfused
     vendor: str = ""  # of the accelerator

@@ -135,17 +135,13 @@ class Architecture:
         pieces = model.pieces(shard)
         self.model, self.shard, self.tied = model, shard, model.ties
         self.first, self.layers, self.last = pieces.first, tuple(pieces.layers), pieces.last
+        self._alike = len(set(map(id, self.layers))) == 1
         for graph in self.graphs:
             transform(graph, shard)
         self._known: dict[int, Held] = {}
         self._working: dict[int, float] = {}
 
-    @cached_property
-    def _alike(self) -> bool:
-        """Whether all layers are equal."""
-        return len(set(map(id, self.layers))) == 1
-
-    @cached_property
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """Each kind of piece once, in the order in which they first come."""
         every = [graph for graph in (self.first, *self.layers, self.last) if graph]
@@ -204,7 +200,7 @@ class Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
         return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
 
-    @cached_property
+    @property
     def whole(self) -> Held:
         """What a rank of a job without stages holds."""
         return self.stage(range(len(self.layers)), first=True, last=True)

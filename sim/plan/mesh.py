@@ -22,7 +22,7 @@ class Mesh:
     size: dict[str, int]
     ranks: Ints
 
-    @cached_property
+    @property
     def stride(self) -> dict[str, int]:
         """Distance in places of neighbours along each axis."""
         strides = np.cumprod([1, *self.size.values()])

@@ -21,7 +21,7 @@ class Sequence:
 
     operations: tuple[Operation, ...]
 
-    @cached_property
+    @property
     def collectives(self) -> frozenset[str]:
         """Kinds of groups whose collectives are among them."""
         return frozenset(each.group for each in self.operations if each.kind == "collective" and each.group)
@@ -71,7 +71,7 @@ class Segment:
         """Parameters to gather for the backward pass."""
         return self.parameters - self.kept
 
-    @cached_property
+    @property
     def collectives(self) -> tuple[frozenset[str], ...]:
         """Kinds of groups whose collectives are in its passes, by phase."""
         passes = zip(*(piece.passes.by_phase for piece in self.pieces), strict=True)

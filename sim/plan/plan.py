@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,12 +92,12 @@ class Plan:
     links: Ints
     partition: Partition
 
-    @cached_property
+    @property
     def course(self) -> Course:
         """Which stage has each chunk."""
         return course_of_job(self.experiment)
 
-    @cached_property
+    @property
     def schedule(self) -> Schedule:
         """Which stage does what when."""
         plan = self.experiment.parallelism

@@ -127,7 +127,7 @@ class Job:
     board: Board
     known: Known = field(default_factory=Known)
 
-    @cached_property
+    @property
     def stages(self) -> list[list[RankClass]]:
         """Rank classes by pipeline stage."""
         by_stage: list[list[RankClass]] = [[] for _ in range(self.plan.course.stages)]

@@ -104,7 +104,7 @@ class Shape:
         """Which stage has each chunk."""
         return self.schedule.course
 
-    @cached_property
+    @property
     def stages(self) -> tuple[tuple[RankShape, ...], ...]:
         """Rank classes by pipeline stage."""
         return tuple(tuple(rank for rank in self.ranks if rank.stage == s) for s in range(self.course.stages))

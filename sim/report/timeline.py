@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sim.engine.category import COMMUNICATION
+from sim.engine.category import COMMUNICATION, Category
 from sim.errors import ConfigError, Problem
 from sim.metrics.timeline import Timeline, TimelineSpan
 from sim.report.files import replacing
@@ -132,7 +132,7 @@ def _comm_stream(streams: dict[str, int]) -> int:
 def _kernels(span: TimelineSpan, stream: int, number: int) -> Iterator[Event]:
     """The kernels of a span, each after the host's call that launched it."""
     if span.category in COMMUNICATION:
-        pieces = [(f"ncclDevKernel_{_collective(span.name)}", span.end - span.start)]
+        pieces = [(f"ncclDevKernel_{_collective(span)}", span.end - span.start)]
     else:
         total = sum(seconds for _, seconds in span.parts) or 1.0
         stretch = (span.end - span.start) / total
@@ -161,8 +161,9 @@ def _kernel(name: str, stream: int, at: float, length: float, category: str, lin
     }  # fmt: skip
 
 
-def _collective(name: str) -> str:
-    return "SendRecv" if name.startswith("send") else name.title().replace(" ", "").replace("-", "")
+def _collective(span: TimelineSpan) -> str:
+    sends = span.category == Category.PIPELINE_COMM
+    return "SendRecv" if sends else span.name.title().replace(" ", "").replace("-", "")
 
 
 # --- files -----------------------------------------------------------------------------------

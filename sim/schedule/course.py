@@ -49,7 +49,7 @@ class Course:
         further = (self.stage_of[other] - self.stage_of[chunk]) % self.stages
         return further - self.stages if 2 * further > self.stages else further
 
-    @cached_property
+    @property
     def sends(self) -> Sends:
         """What crosses from stage to stage."""
         found: dict[int, set[int]] = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -67,19 +66,15 @@ class StepTimes:
                 yield part._replace(slot=same[met[kind, 0] % len(same)])
                 met[kind, 0] += 1
                 continue
-            rank = self._rank_on.get(self._accelerator(part))
-            if rank is None:
+            there = np.flatnonzero(self.plan.grid.accelerator == self._accelerator(part))
+            if not there.size:
                 continue  # nothing runs there
-            members = np.flatnonzero(self.plan.partition.rank == self.plan.partition.rank[rank])
-            label = (part.component, int(self.plan.partition.rank[rank]))
+            alike = int(self.plan.partition.rank[there[0]])
+            members = np.flatnonzero(self.plan.partition.rank == alike)
+            label = (part.component, alike)
             accelerator = int(self.plan.grid.accelerator[members[met[label] % len(members)]])
             met[label] += 1
             yield self._at(part, accelerator)
-
-    @cached_property
-    def _rank_on(self) -> dict[int, int]:
-        """Rank on each accelerator that has one."""
-        return {accelerator: rank for rank, accelerator in enumerate(self.plan.grid.accelerator.tolist())}
 
     def _accelerator(self, part: Slow) -> int:
         """The accelerator that a slow part is, or the first that its adapter serves."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from sim.errors import ConfigError, Problem
@@ -51,7 +51,7 @@ class Level:
     @property
     def units(self) -> dict[str, Unit]:
         """Key path to the unit of its value, where that is written with one."""
-        quantities = ((key, plain(node), _dimension(key)) for key, node in self.changes)
+        quantities = ((key, plain(node), _dimensions().get(uncounted(key))) for key, node in self.changes)
         found = ((key, unit_of(value, dimension)) for key, value, dimension in quantities if dimension in DIMENSIONS)
         return {key: unit for key, unit in found if unit}
 
@@ -106,7 +106,7 @@ def varying(axis: Axis, node: SourceNode) -> Varying:
 
 def shown_value(key: str, value: Any) -> Any:
     """`value` of the key path as a table shows it: SI where the key has a dimension, a name for a mapping."""
-    dimension = _dimension(key)
+    dimension = _dimensions().get(uncounted(key))
     if isinstance(value, dict):
         return value.get("name", str(value))
     if isinstance(value, tuple):
@@ -118,12 +118,6 @@ def shown_value(key: str, value: Any) -> Any:
         return read(value) if read else parse_quantity(value, dimension)
     except QuantityError:
         return None
-
-
-@lru_cache(10_000)
-def _dimension(key: str) -> Dimension | None:
-    """Of the values of a key path, in which entries of a list are counted."""
-    return _dimensions().get(uncounted(key))
 
 
 @cache

@@ -132,17 +132,14 @@ def _entries() -> list[Entry]:
     return [entry for entry in entries() if not entry.path.startswith(STUDY)]
 
 
-@cache
 def _keys() -> frozenset[str]:
     return frozenset(entry.path for entry in _entries())
 
 
-@cache
 def _open_keys() -> frozenset[str]:
     return frozenset(entry.path for entry in _entries() if "dict[" in str(entry.field.annotation))
 
 
-@cache
 def _input_names() -> tuple[str, ...]:
     return (*DERIVED, *(entry.path for entry in _entries() if entry.path not in DERIVED))
 
