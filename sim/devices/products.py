@@ -45,7 +45,7 @@ def is_misaligned(operation: Operation) -> bool:
     return operation.batch > 1 and any(size % ALIGNMENT for size in (operation.m, operation.n, operation.k))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # a product is priced anew for each board of a sweep
 def _tilings(shape: Shape, unit: Unit) -> tuple[tuple[float, float], ...]:
     """For each tile: arithmetic time relative to the largest, share of processors busy with real work."""
     (m, n, batch, parts), (tile, halves, processors, floor) = shape, unit

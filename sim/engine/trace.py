@@ -63,7 +63,7 @@ class Trace:
         """How often each stored row happened, (n,)."""
         return self._weights
 
-    @cached_property
+    @cached_property  # asked for by breakdown, energy, links and pictures
     def _weights(self) -> Ints:
         weight = np.ones(len(self.stream), dtype=np.int64)
         for repeat in self.repeats:

@@ -253,6 +253,7 @@ def _placed(problems: list[Problem], root: SourceNode) -> list[Problem]:
     ]
 
 
+# points that share a cluster go on sharing it, so that keys of it are written once
 _sized: Memo[ClusterSpec] = Memo(limit=16)
 
 

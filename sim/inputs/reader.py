@@ -142,7 +142,7 @@ def from_python(value: object, source: str, depth: int = 0) -> SourceNode:
 # --- text -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # files refer to the same ones again and again
 def _parsed(content: bytes, source: str) -> SourceNode:
     node = read_text(_decoded(content, source), source)
     if node.value is None:

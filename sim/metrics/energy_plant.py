@@ -71,7 +71,7 @@ class Plant:
         fixed = self.site.fixed_overhead
         return (self.site.pue - 1) * ((1 - fixed) * it + fixed * self.rated)
 
-    @cached_property
+    @cached_property  # a walk over the links of the cluster, for each span of a life
     def network(self) -> float:
         """Switches by the ports that the nodes need [W]."""
         return network_power(self.cluster)

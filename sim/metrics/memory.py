@@ -15,9 +15,7 @@ from sim.record import text_of
 from sim.schedule.catalogue import course_of, held_of
 from sim.workload.memory import StageMemory
 
-_architectures: Memo[Architecture] = Memo(
-    limit=64
-)  # three times as long to make as to ask; plans of a search share them
+_architectures: Memo[Architecture] = Memo(64)  # three times as long to make as to ask; a search shares them
 
 
 def memory_result(plan: Plan) -> MemoryResult:

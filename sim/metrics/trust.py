@@ -158,18 +158,18 @@ class Bands:
                 beyond = f"{size / high:.2g} x the largest" if size > high else f"{size / low:.2g} x the smallest"
                 yield f"{name}: {beyond} that was validated"
 
-    @cached_property
+    @cached_property  # asked for with each run of a table
     def _seen(self) -> dict[str, set[str]]:
         found = [kinds_of(residual.plan) for residual in self.residuals]
         return {name: {kinds[name] for kinds in found} for name in found[0]}
 
-    @cached_property
+    @cached_property  # as above
     def _ranges(self) -> dict[str, tuple[float, float]]:
         found = [sizes_of(residual.plan) for residual in self.residuals]
         sizes = {name: [each[name] for each in found if each[name]] for name in found[0]}
         return {name: (min(values, default=0.0), max(values, default=np.inf)) for name, values in sizes.items()}
 
-    @cached_property
+    @cached_property  # n^2 in the runs, asked for with each of them
     def rule(self) -> Rule:
         """The rule of all residuals."""
         return self._points.rule(np.ones(len(self.residuals), dtype=bool))
@@ -188,7 +188,7 @@ class Bands:
                 inside[self.residuals[row].source].append(bool(hit))
         return {source: float(np.mean(hits)) for source, hits in inside.items()}
 
-    @cached_property
+    @cached_property  # as above
     def _points(self) -> _Points:
         return _Points.of_residuals(self.residuals)
 
@@ -248,12 +248,12 @@ class _Points:
             away += PER_DOUBLING * doublings
         return away
 
-    @cached_property
+    @cached_property  # n^2 in the runs, asked for with each origin
     def apart(self) -> Floats:
         """How far the runs are from each other, (n, n)."""
         return self.distances(self)
 
-    @cached_property
+    @property
     def order(self) -> Ints:
         """The runs by the size of their error."""
         return np.argsort(self.errors, kind="stable")

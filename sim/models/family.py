@@ -138,8 +138,8 @@ class Architecture:
         self._alike = len(set(map(id, self.layers))) == 1
         for graph in self.graphs:
             transform(graph, shard)
-        self._known: dict[int, Held] = {}
-        self._working: dict[int, float] = {}
+        self._known: dict[int, Held] = {}  # layers are alike; asked for by chunks, memory and state
+        self._working: dict[int, float] = {}  # as above
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -195,7 +195,7 @@ class Architecture:
         count = self.first.elements(table) if self.first and table else 0
         return Held(count, 0 if self.shard.lora else count, 0)
 
-    @cached_property
+    @cached_property  # as dear as the model itself, asked for by MFU and checkpoints
     def undivided(self) -> Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
         return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
@@ -211,7 +211,7 @@ class Architecture:
         graph = self.layers[0]
         return float(graph.bytes(graph.source))
 
-    @cached_property
+    @cached_property  # a walk over all operations; the model is shared by points of a sweep
     def flops(self) -> tuple[float, float]:
         """FLOPs of one microbatch on one rank: of the model, and with what is computed again [FLOP]."""
         counts = [(Writer(graph, self.shard), count) for graph, count in self._counted()]

@@ -28,7 +28,7 @@ class Mesh:
         strides = np.cumprod([1, *self.size.values()])
         return dict(zip(self.size, strides.tolist(), strict=False))
 
-    @cached_property
+    @cached_property  # (n_ranks,) for each axis, read by flows, sends and state
     def coordinate(self) -> dict[str, Ints]:
         """Position of each rank along each axis, (n_ranks,)."""
         place = np.empty_like(self.ranks)

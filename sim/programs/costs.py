@@ -119,7 +119,7 @@ class Costs:
             for step in self.steps(place)
         )
 
-    @cached_property
+    @cached_property  # read for each segment of each pass
     def _likes(self) -> list[list[Like]]:
         """What tells the passes apart, by chunk and phase."""
         course, phases = self.job.plan.course, self.job.plan.phases
@@ -153,7 +153,7 @@ class Costs:
 
     # --- exchange ---------------------------------------------------------------------------------
 
-    @cached_property
+    @cached_property  # read for each message of the exchange
     def parameters(self) -> tuple[float, ...]:
         """Parameters with gradients that a rank computes with, by stage."""
         return tuple(

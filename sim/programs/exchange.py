@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntFlag
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -88,7 +87,6 @@ class GradientExchange:
         return found
 
 
-@lru_cache(maxsize=KEPT)
 def exchange_of(
     zero_stage: int, beside: bool, prefetch: bool, stages: int, phases: tuple[Phase, ...]
 ) -> GradientExchange:

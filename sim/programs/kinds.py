@@ -62,7 +62,7 @@ class TaskKinds:
         return int(np.array(widths)[self.number[middle]].sum())
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=KEPT)  # stages and points of a sweep share tables of tasks
 def kinds_of(schedule: Schedule, stage: int, exchange: GradientExchange) -> TaskKinds:
     """The kinds of the tasks of a stage."""
     table = schedule.tables[stage]

@@ -57,7 +57,7 @@ class Classes:
     ranks: tuple[RankShape, ...]
     flows: tuple[FlowShape, ...]
 
-    @cached_property
+    @cached_property  # a walk over all classes, asked for at each look-up of a script
     def _hash(self) -> int:
         return hash((self.ranks, self.flows))
 
@@ -138,7 +138,8 @@ def job_exchange(job: Job) -> GradientExchange:
     return exchange_of(zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases)
 
 
-_classes: Memo[Classes] = Memo(KEPT)
+_classes: Memo[Classes] = Memo(KEPT)  # equal classes are one object, so that comparing shapes is quick
+# a walk over all operations of a model, the same for all points that share its chunks
 _insides: Memo[Inside] = Memo(KEPT)
 
 

@@ -72,6 +72,7 @@ class Bounds:
         self.base, self.cluster, self.energy = base, cluster, energy
         self.template = build_job(build_plan(some_plan, cluster))
         self.exchanges, self.insides = Exchanges(), Insides(base)
+        # plans of a search differ in little: many share each of these
         self.known_layouts: dict[object, ChunkLayout] = {}
         self.known_joules: dict[object, Floats] = {}
         self.known_boards: dict[object, Board] = {}

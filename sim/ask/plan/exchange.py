@@ -56,7 +56,7 @@ class Exchanges:
     """Exchanges of many plans; stages that are alike are asked once."""
 
     def __init__(self) -> None:
-        self.known: dict[object, ExchangeTime[float]] = {}
+        self.known: dict[object, ExchangeTime[float]] = {}  # plans of a search differ in little
 
     def of(self, job: Job, layout: ChunkLayout, ends: Ends) -> tuple[ExchangeTime[Floats], float]:
         """Of all stages of the job of a chain, whose tasks begin and end as said; and of a tied table at both ends."""

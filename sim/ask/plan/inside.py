@@ -51,7 +51,7 @@ class Insides:
 
     def __init__(self, base: Experiment) -> None:
         self.base = base
-        self.known: dict[object, Inside] = {}
+        self.known: dict[object, Inside] = {}  # plans of a search differ in little
         self.alone: dict[object, tuple[float, float]] = {}
         self.seconds: dict[object, Floats] = {}
 

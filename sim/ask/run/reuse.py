@@ -43,10 +43,11 @@ class Wired(NamedTuple):
     key: tuple[object, ...]
 
 
+# points of a sweep share what is wired alike; see the three below
 _wirings: Memo[Cluster] = Memo(KEPT_RANKS)
-_clusters: Memo[Wired] = Memo(KEPT_RANKS)
-_layouts: Memo[Layout] = Memo(KEPT_RANKS)
-_cuts: Memo[CutModel] = Memo(KEPT_MODELS)
+_clusters: Memo[Wired] = Memo(KEPT_RANKS)  # see _wirings
+_layouts: Memo[Layout] = Memo(KEPT_RANKS)  # see _wirings; folding is in it
+_cuts: Memo[CutModel] = Memo(KEPT_MODELS)  # models are shared by all plans with equal shards
 
 
 def plan_step(experiment: Experiment) -> Plan:

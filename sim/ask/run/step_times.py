@@ -34,7 +34,7 @@ class StepTimes:
     healthy_s: float
     cluster: Cluster  # with every switch on its own
     slots: list[int]  # cluster node of each node of the job
-    known: dict[State, float] = field(default_factory=dict)
+    known: dict[State, float] = field(default_factory=dict)  # a step is simulated once for each state that a life meets
     reasons: dict[State, set[str]] = field(default_factory=dict)  # where the step engine could not be asked, and why
 
     def __post_init__(self) -> None:

@@ -120,7 +120,7 @@ def shown_value(key: str, value: Any) -> Any:
         return None
 
 
-@cache
+@cache  # walks the types of the file format, for each value of an axis
 def _dimensions() -> dict[str, Dimension]:
     return {entry.path: found for entry in entries() if (found := dimension_of(entry.field)) is not None}
 

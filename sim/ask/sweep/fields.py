@@ -144,7 +144,7 @@ def _input_names() -> tuple[str, ...]:
     return (*DERIVED, *(entry.path for entry in _entries() if entry.path not in DERIVED))
 
 
-@cache
+@cache  # walks the types of a result, for each name in a study
 def _result_names() -> tuple[tuple[str, bool], ...]:
     """Names of result fields, and whether any name may follow them."""
     return tuple(_typed(Result, ""))

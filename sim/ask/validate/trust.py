@@ -30,7 +30,7 @@ def trust_of(experiment: Experiment) -> Trust | None:
     return shipped_bands().trust(plan_of(experiment))
 
 
-@cache
+@cache  # reads a file, for each run of a process
 def shipped_bands() -> Bands:
     """The bands of the runs that ship with the program."""
     file = catalogue_root() / RESIDUALS
