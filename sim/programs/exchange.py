@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from sim.phase import Phase
 from sim.schedule.table import Ints
 
-KEPT = 256  # exchanges that are remembered, of a few lines each
-
 
 class Traffic(IntFlag):
     """What a task has to do with the exchange."""
