@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.ask.run.simulate import simulate
-from sim.ask.validate.trust import RESIDUALS, plan_of, read_residuals, residuals_of, shipped_bands, write_residuals
+from sim.ask.validate.trust import RESIDUALS, read_residuals, residuals_of, shipped_bands, traits_of, write_residuals
 from sim.inputs.cases import load_cases
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.load import load_experiment
@@ -189,7 +189,7 @@ class TestShipped:
         comparison = simulate(experiment).comparison
         assert comparison is not None
         assert known[case.name].error == pytest.approx(comparison.error, abs=1e-6)
-        assert known[case.name].plan == plan_of(experiment)
+        assert known[case.name].plan == traits_of(experiment)
 
     def test_a_run_says_how_runs_like_it_were_predicted(self) -> None:
         trust = simulate(load_experiment("quickstart").experiment).trust

@@ -1,6 +1,6 @@
 """The errors of the published runs, kept beside them, and the trust band of a new run.
 
-Public: `trust_of`, `plan_of`, `residuals_of`, `read_residuals`, `write_residuals`, `RESIDUALS`.
+Public: `trust_of`, `traits_of`, `residuals_of`, `read_residuals`, `write_residuals`, `RESIDUALS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAN: dict[str, Callable[[str], Any]] = {
 
 def trust_of(experiment: Experiment) -> Trust | None:
     """How published runs like `experiment` were predicted."""
-    return shipped_bands().trust(plan_of(experiment))
+    return shipped_bands().trust(traits_of(experiment))
 
 
 @cache  # reads a file, for each run of a process
@@ -71,7 +71,7 @@ def _network(setup: Setup) -> int:
     return 0 if setup.cluster.nodes == 1 else round(nics.count * nics.bandwidth / node.accelerators / 1e6)
 
 
-def plan_of(experiment: Experiment) -> RunTraits:
+def traits_of(experiment: Experiment) -> RunTraits:
     """What tells the run from others."""
     setup = experiment.setup
     parallelism, training = setup.parallelism, setup.training

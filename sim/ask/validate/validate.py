@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sim.ask.run.simulate import simulate
 from sim.ask.validate.collectives import find_curves, validate_curves
-from sim.ask.validate.trust import plan_of, residuals_of
+from sim.ask.validate.trust import residuals_of, traits_of
 from sim.ask.workers.pool import prepare_worker, processors, stop
 from sim.errors import ConfigError, Problem, SimError
 from sim.inputs.cases import is_table, load_cases
@@ -222,7 +222,7 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
         step_s=step.time_s,
         fits=result.memory.fits,
         shares={**shares, HIDDEN: step.comm_overlapped_s / step.time_s},
-        plan=plan_of(experiment),
+        plan=traits_of(experiment),
         wall_s=wall_s,
         where=comparison.source,
     )
