@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.ask.run.simulate import simulate as simulate_experiment
-from sim.ask.sweep.sweep_table import Table
+from sim.ask.sweep.sweep_table import SweepTable
 from sim.errors import ConfigError, Problem
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
@@ -61,7 +61,7 @@ def sweep(
     workers: int | None = 1,
     scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Table:
+) -> SweepTable:
     """Simulate every point of a study: a name from the catalogue, a path, or a mapping.
 
     `set` changes keys of the study (`{"base.nodes": 4}`). Results are kept in the folder `output`, and what is

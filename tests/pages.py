@@ -32,7 +32,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from statistics import mean, median
 
-from sim.ask.validate.trust import RESIDUALS, read_residuals
+from sim.ask.validate.trust import RESIDUALS, read_residuals, shipped_bands
 from sim.cli.app import call
 from support import ROOT, Cli, Outcome
 
@@ -43,6 +43,8 @@ BARS = re.compile("[▏▎▍▌▋▊▉█]+")
 OMITTED = "..."  # a line that stands for any number of lines
 WIDTH = "80"
 TABLE = "| published runs | n | mean error | median | worst | bias |"
+COVERED = "| source | inside |"
+JUDGED = "transformer"  # the family whose rule is told
 SOURCES = {
     "bloom_tuning": "BLOOM tuning (A100)",
     "dgxc_h100": "NeMo, DGX Cloud (H100)",
@@ -54,6 +56,7 @@ SOURCES = {
     "mlperf_llama2_70b_lora": "MLPerf Llama 2 70B LoRA (H100, H200)",
     "mlperf_llama31_405b": "MLPerf Llama 3.1 405B (H100, H200)",
     "mpt_llm_foundry": "LLM Foundry (A100, H100)",
+    "resnet50": "ResNet-50, NVIDIA DeepLearningExamples (V100, A100)",
     "nemo_24": "NeMo 24.09 (H100)",
     "small_models": "people's own runs of GPT-2 and Qwen3 (A100, H100, RTX 4090)",
     "torchtitan": "TorchTitan (H100, H200)",
@@ -195,7 +198,7 @@ def main() -> None:
     os.environ["COLUMNS"] = WIDTH
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
-        if "```text" not in before:
+        if "```text" not in before and COVERED not in before:
             continue
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             after = renewed_table(run_page(page, _call, lambda state, shown: refreshed(shown, state.printed)))
@@ -205,8 +208,27 @@ def main() -> None:
 
 
 def renewed_table(page: str) -> str:
-    """The page with the table of published runs as the errors are today, those that are predicted best first."""
-    return re.sub(rf"(?<={re.escape(TABLE)}\n)(\|.*\n)+", "".join(f"{line}\n" for line in _table()), page)
+    """The page with what follows from the errors of published runs as they are today.
+
+    The table of these runs, those that are predicted best first; the rule of trust bands, and whom they hold.
+    """
+    page = re.sub(r"(?<=  Today: ).* differences\.", _rule_of_bands(), page)
+    for title, lines in ((TABLE, _table()), (COVERED, _coverage())):
+        page = re.sub(rf"(?<={re.escape(title)}\n)(\|.*\n)+", "".join(f"{line}\n" for line in lines), page)
+    return page
+
+
+def _rule_of_bands() -> str:
+    rule = shipped_bands().families[JUDGED].rule
+    return f"{rule.at_hand:.2f} + {rule.per_difference:.3f} per difference, up to {rule.farthest:.1f} differences."
+
+
+def _coverage() -> Iterator[str]:
+    covered = shipped_bands().coverage()
+    yield "|---|---|"
+    for source, share in sorted(covered.items()):
+        yield f"| {source} | {share:.0%} |"
+    yield f"| mean of the sources | {mean(covered.values()):.0%} |"
 
 
 def _table() -> Iterator[str]:

@@ -16,7 +16,6 @@ from sim.engine.network import Network
 from sim.engine.program import Action, Script
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.links import flow_bytes
 from sim.plan.plan import build_plan
 from sim.programs.costs import given_action
@@ -24,7 +23,7 @@ from sim.programs.ranks import Job, build_job
 
 Fields = Mapping[str, Any]
 Floats = NDArray[np.float64]
-FREE = 1e30  # a rate in B/s that makes its part of the time vanish
+FREE = 1e24  # a rate in B/s that makes its part of the time vanish
 
 ACCELERATOR: Fields = {
     "name": "chip",
@@ -292,7 +291,7 @@ def _merged(*fields: Fields) -> dict[str, Any]:
 
 def job_of(experiment: Experiment) -> Job:
     """The job of an experiment, placed and folded, before anything runs."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     return build_job(build_plan(experiment, build_cluster(setup.cluster, experiment.degradations)))
 
 

@@ -9,7 +9,6 @@ from sim.devices.compute import operation_time
 from sim.graph.operation import Shard
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Accelerator
-from sim.inputs.setup import Setup
 from sim.models.dense import Transformer
 from support import ROOT
 
@@ -19,7 +18,7 @@ BURST = 0.905  # rates at the board limit, sustained over those of a short bench
 
 
 def accelerator(experiment: str) -> Accelerator:
-    return Setup(load_experiment(ROOT / "experiments" / f"{experiment}.yaml").experiment).accelerator
+    return load_experiment(ROOT / "experiments" / f"{experiment}.yaml").experiment.setup.accelerator
 
 
 A100, H100 = accelerator("sc21-1.7b"), accelerator("llama3-8b-dgx-h100")

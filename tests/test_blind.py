@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from sim.ask.validate.validate import BLIND, find_measured
-from sim.ask.validate.validate import Measured as Run
+from sim.ask.validate.validate import MeasuredRun as Run
 from sim.inputs.cases import load_cases, load_table
 from sim.inputs.records import Measured
 from support import ROOT

@@ -14,7 +14,6 @@ from sim.errors import ConfigError
 from sim.inputs.cases import Case, load_cases, load_table
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.records import Measured
-from sim.inputs.setup import Setup
 from sim.models.dense import Transformer
 from support import Cli
 
@@ -98,7 +97,7 @@ def test_no_two_cases_share_a_name() -> None:
 
 
 def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> None:
-    stacks = {table: {Setup(case.load().experiment).software.name for case in cases_of(table)} for table in CASES}
+    stacks = {table: {case.load().experiment.setup.software.name for case in cases_of(table)} for table in CASES}
     assert {table: names for table, names in stacks.items() if len(names) > 1} == {
         "bloom_tuning": {"deepspeed-blocking", "deepspeed-bf16"},
         "dgxc_h100": {"nemo", "nemo-flash2", "nemo-flash2-bf16-adam", "maxtext"},
@@ -181,7 +180,7 @@ def test_a_case_that_extends_an_experiment_starts_there(tmp_path: Path) -> None:
 
 def test_overrides_reach_every_case(tmp_path: Path) -> None:
     loaded = [case.load(["software.host_issue=1 us"]) for case in load_cases(table(tmp_path, TABLE))]
-    assert [Setup(item.experiment).software.host_issue for item in loaded] == [1e-6, 1e-6]
+    assert [item.experiment.setup.software.host_issue for item in loaded] == [1e-6, 1e-6]
 
 
 WRONG: dict[str, tuple[str, str, str]] = {

@@ -18,7 +18,6 @@ from sim.cluster.build import build_cluster
 from sim.errors import ConfigError
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing
 from sim.life.saving import checkpoint_costs
 from sim.life.storage_costs import CheckpointCosts
@@ -36,13 +35,13 @@ GIB = 2.0**30
 def experiment(save: Fields, storage: Fields, **others: Any) -> Experiment:
     """A small job that saves its state."""
     plain = small_experiment(**others)
-    cluster = Setup(plain).cluster.model_dump() | {"storage": {**SYSTEM, **storage}}
+    cluster = plain.setup.cluster.model_dump() | {"storage": {**SYSTEM, **storage}}
     return Experiment.from_si(plain.model_dump() | {"cluster": cluster, "checkpoint": {**SAVE, **save}})
 
 
 def plan_of(made: Experiment) -> Plan:
     merge = made.simulation.prune == "auto"
-    return build_plan(made, build_cluster(Setup(made).cluster, made.degradations, merge_sprayed=merge))
+    return build_plan(made, build_cluster(made.setup.cluster, made.degradations, merge_sprayed=merge))
 
 
 def costs_of(save: Fields, storage: Fields | None = None, step_s: float = 1.0, **others: Any) -> CheckpointCosts:

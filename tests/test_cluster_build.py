@@ -81,7 +81,7 @@ def test_sixteen_thousand_nodes_fit_in_memory_and_resize() -> None:
         (3, drawn(DIAMOND, 2), "2 vertices of kind node, the cluster has 3 nodes"),
         (2, drawn([("s0", "a"), ("s1", "b")], 2), "in 2 pieces"),
         (1, drawn([("s0", "s0")], 1), "joins a vertex to itself"),
-        (1, {"kind": "graph", "graphml": "missing.graphml"}, "cannot read missing.graphml"),
+        (1, {"kind": "graph", "graphml": "missing.graphml"}, "missing.graphml: fabric.graphml: no such file"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_with_numbers(nodes: int, fabric: dict[str, Any], expected: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cluster_cases import CASES, make_cluster, small_cases
 
-from sim.cluster.blocks import Block, find_vertex
+from sim.cluster.blocks import VertexBlock, find_vertex
 from sim.errors import ConfigError
 
 
@@ -69,4 +69,4 @@ def test_an_unknown_link_is_answered_with_what_there_is(name: str, expected: str
 
 
 def test_leading_zeros_are_not_a_name() -> None:
-    assert Block("gpu", "node{}/gpu{}", 0, (2, 8)).find("node01/gpu2") is None
+    assert VertexBlock("gpu", "node{}/gpu{}", 0, (2, 8)).find("node01/gpu2") is None

@@ -14,6 +14,7 @@ from typing import get_args, get_type_hints
 import pytest
 from pages import BLOCK, PAGES, TABLE, WIDTH, differences, refreshed, renewed_table, run_page
 
+from sim.inputs.records import Simulation
 from sim.metrics.result import Result
 from support import ROOT, Cli
 
@@ -35,6 +36,22 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_found_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if page != ROOT / "README.md" and page.name not in text] == []
+
+
+def test_every_file_that_the_architecture_names_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = [file.relative_to(ROOT).as_posix() for folder in ("sim", "tests") for file in (ROOT / folder).rglob("*.py")]
+    named = set(re.findall(r"[\w/]+\.py\b", page))
+    assert [name for name in sorted(named) if not any(f"/{file}".endswith(f"/{name}") for file in files)] == []
+
+
+def test_every_switch_of_the_simulation_is_explained() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = page[page.index("## Exact shortcuts") :].split("\n## ")[0]
+    rows = set(re.findall(r"^\| `(\w+)`", told, re.MULTILINE))
+    text = set(re.findall(r"`(\w+)`", told.split("| switch")[0]))
+    assert rows.isdisjoint(text)
+    assert rows | text - {"simulation"} == set(Simulation.model_fields)
 
 
 def test_every_field_of_a_result_is_defined() -> None:

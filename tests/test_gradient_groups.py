@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from gradient_groups import DATA, MESH, gradient_group
 from workload_samples import GPT, LLAMA, SHARD
 
 from sim.graph.graph import Graph, Operator, Tensor
-from sim.graph.groups import DATA, MESH, gradient_group
 from sim.graph.operation import Shard
 from sim.inputs.load import load_definition
 from sim.models.dense import Transformer

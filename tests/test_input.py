@@ -19,9 +19,8 @@ from sim.errors import ConfigError
 from sim.inputs.checks import check_experiment
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline
-from sim.life.feeding import Supply, feed, supply_of
+from sim.life.feeding import InputSupply, feed, supply_of
 from sim.life.saving import checkpoint_costs
 from sim.report.text import report_text
 
@@ -39,16 +38,16 @@ DEMAND_MB = [105.4, 204.8, 1613.5, 3177.1, 513.3, 808.1]  # printed beside them:
 TB = 1e12
 
 
-def dlio(name: str, together: float, accelerators: int = 1, **changes: Any) -> Supply:
+def dlio(name: str, together: float, accelerators: int = 1, **changes: Any) -> InputSupply:
     """A DLIO workload on storage of `together` B/s."""
     record, deviation, batch, _, _, per_file = DLIO[name]
     fields = {"record": float(record), "record_deviation": float(deviation), "records_per_file": float(per_file)}
     return supply(batch, together, fields | {"workers": 8, "prefetch": 16} | changes, accelerators)
 
 
-def supply(batch: float, together: float, data: Fields, replicas: int = 1, **others: Any) -> Supply:
+def supply(batch: float, together: float, data: Fields, replicas: int = 1, **others: Any) -> InputSupply:
     given = {"alone": together, "latency": 0.0, "cores": 0, "replicas_per_node": min(8, replicas)} | others
-    return Supply(InputPipeline.from_si(dict(data)), batch, replicas, together=together, **given)
+    return InputSupply(InputPipeline.from_si(dict(data)), batch, replicas, together=together, **given)
 
 
 # --- the six cases of DLIO -----------------------------------------------------------------------
@@ -240,7 +239,7 @@ STORE: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_ba
 def fed(data: Fields | None, storage: Fields | None = None, **others: Any) -> Experiment:
     shape: dict[str, Any] = {"nodes": 2, "training": {"global_batch": 16}}
     plain = small_experiment(**(shape | others))
-    cluster = Setup(plain).cluster.model_dump() | {"storage": {**STORE, **(storage or {})}}
+    cluster = plain.setup.cluster.model_dump() | {"storage": {**STORE, **(storage or {})}}
     return Experiment.from_si(plain.model_dump() | {"cluster": cluster, "input": data})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +41,7 @@ DOORS = {
     "random": {"rng"},
 }
 PRINTERS = {"cli", "report"}
+CACHE = re.compile(r"\s*@(cached_property|cache|lru_cache)\b|.* = Memo\(")
 
 
 def part_of(file: Path) -> str:
@@ -151,3 +154,23 @@ def test_only_the_command_line_and_reports_print() -> None:
 def test_simpy_is_used_by_its_documented_interface() -> None:
     assert {"_queue", "_now", "_eid", "_ok", "_value"} <= SECRETS
     assert offenders(pries_into_simpy) == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    classes = [
+        node.name for file in FILES for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(name for name, times in Counter(classes).items() if times > 1) == []
+
+
+def unexplained_caches(file: Path) -> list[int]:
+    """Lines that keep a value for the next question, without a comment there or above that says why."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    caches = [
+        n for n, line in enumerate(lines) if re.match(r"\s*@(cached_property|cache|lru_cache)\b|.* = Memo\(", line)
+    ]
+    return [n + 1 for n in caches if "  # " not in lines[n] and not lines[n - 1].lstrip().startswith("# ")]
+
+
+def test_each_cache_says_why_it_is_there() -> None:
+    assert offenders(unexplained_caches) == []

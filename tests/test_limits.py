@@ -91,7 +91,7 @@ def test_a_life_without_an_end_gives_up_and_says_why(monkeypatch: pytest.MonkeyP
     result = simulate(load_experiment("quickstart", changes).experiment)
     assert result.run is not None
     assert (result.run.outcome, result.run.steps) == ("too_many_faults", 0)
-    assert any("simulation.limits: off" in note for note in result.notes)
+    assert any("simulation.limits: off" in way for way in result.run.what_helps)
 
 
 def test_a_life_ends_with_the_last_strike_it_may_have() -> None:

@@ -13,7 +13,6 @@ from sim.inputs.medians import with_medians
 from sim.inputs.reader import from_python
 from sim.inputs.records import Accelerator, Experiment
 from sim.inputs.resolve import Resolver
-from sim.inputs.setup import Setup
 
 SHEET = """\
 name: my-h100
@@ -71,7 +70,7 @@ def test_what_is_given_stays_and_is_not_assumed(sheet: Path) -> None:
 def test_a_complete_experiment_stays_the_very_same() -> None:
     experiment = small_experiment()
     assert with_medians(experiment) is experiment
-    assert Setup(experiment).accelerator.assumed == ()
+    assert experiment.setup.accelerator.assumed == ()
 
 
 def test_points_of_a_sweep_share_what_was_completed(sheet: Path) -> None:
@@ -79,8 +78,8 @@ def test_points_of_a_sweep_share_what_was_completed(sheet: Path) -> None:
     one, two = (base.changed([("training.microbatch", from_python(n, "b"))]) for n in (1, 2))
     assert one.cluster is two.cluster
     less = base.changed([("cluster.node.accelerator.matrix.efficiency", from_python(0.5, "b"))])
-    assert "matrix.efficiency" not in Setup(less).accelerator.assumed
-    assert {"matrix.tile", "launch"} <= set(Setup(less).accelerator.assumed)
+    assert "matrix.efficiency" not in less.setup.accelerator.assumed
+    assert {"matrix.tile", "launch"} <= set(less.setup.accelerator.assumed)
 
 
 def test_an_experiment_that_comes_back_as_data_is_the_same(sheet: Path) -> None:

@@ -24,7 +24,6 @@ from sim.graph.adapters import LowRank
 from sim.graph.operation import Shard
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Parallelism, Software, Training
-from sim.inputs.setup import Setup
 from sim.metrics.memory import memory_by_stage
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
@@ -281,7 +280,7 @@ def test_torchtitan_reserves_what_it_printed(
         "parallelism": {"zero_stage": 3},
         "training": {"global_batch": batch, **training},
     }
-    parts = next(memory_by_stage(Setup(load_experiment(document).experiment)))
+    parts = next(memory_by_stage(load_experiment(document).experiment.setup))
     assert sum(parts.values()) / GIB == pytest.approx(measured, rel=0.08)
 
 

@@ -24,7 +24,6 @@ from sim.ask.run.reuse import plan_step
 from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.breakdown import rank_time
 from sim.metrics.memory import memory_by_stage
 from sim.phase import Phase
@@ -164,7 +163,7 @@ class TestZeroBubble:
         quick, plain = (simulate_step(job(name)) for name in ("zb-h1", "1f1b"))
         assert quick.trace.time < plain.trace.time
         held, less = (
-            [parts["activations"] for parts in memory_by_stage(Setup(job(name)))] for name in ("zb-h1", "1f1b")
+            [parts["activations"] for parts in memory_by_stage(job(name).setup)] for name in ("zb-h1", "1f1b")
         )
         assert held[0] == less[0]
         assert held[-1] == held[0] > less[-1]
@@ -225,7 +224,7 @@ class TestByName:
             nodes=2, model={"layers": 8}, training={"global_batch": 32}, software={"gradient_overlap": True}
         )
         limits = {"schedule": (name,), "pipeline": (2, 4), "tensor": (1, 2, 4), "zero_stage": (0, 1, 3)}
-        table = open_space(experiment, axes_of(limits, Setup(experiment))).table
+        table = open_space(experiment, axes_of(limits, experiment.setup)).table
         table = table.take(np.arange(0, table.n, max(1, table.n // 12)))
         bounds = bounds_of(experiment, table).of(table).seconds
         shares = []

@@ -14,7 +14,7 @@ from sim.ask.run.page import page_of
 from sim.ask.run.simulate import simulate
 from sim.ask.sweep.store import Store
 from sim.ask.sweep.study_page import study_view
-from sim.ask.sweep.sweep_table import Table
+from sim.ask.sweep.sweep_table import SweepTable
 from sim.inputs.load import load_experiment
 from sim.metrics.result import Result
 from sim.report import human
@@ -163,7 +163,7 @@ def test_a_page_of_very_many_points_shows_a_sample_and_the_density_of_all(tmp_pa
         '' AS reason, range % 1000 = 0 AS pareto, range / 1e5 AS "step.time_s", range % 4 AS "energy.total_kwh"
         FROM range(100000)"""
     )
-    view = study_view(Table(store, ("nodes",), OBJECTIVES), "s", "d", "all.parquet")
+    view = study_view(SweepTable(store, ("nodes",), OBJECTIVES), "s", "d", "all.parquet")
     assert view.total == len(rows)
     assert len(view.rows) <= 1000
     assert sum(row["pareto"] for row in view.rows) == 100

@@ -13,7 +13,6 @@ from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.places import places_of
 from sim.cluster.router import NodeRouter
-from sim.inputs.setup import Setup
 from sim.plan.flows import collective_flows
 from sim.plan.grid import place_ranks, row_of_ranks
 from sim.plan.plan import build_plan
@@ -58,7 +57,7 @@ def test_peers_are_on_the_peer_node() -> None:
     experiment = small_experiment(
         nodes=2, parallelism={"data": 14, "placement": "round_robin"}, training={"global_batch": 14}
     )
-    plan = build_plan(experiment, build_cluster(Setup(experiment).cluster))
+    plan = build_plan(experiment, build_cluster(experiment.setup.cluster))
     (flows, _), *others = peer_transfers(plan, np.ones(14)).flows.values()
     assert not others
     sender, receiver = plan.cluster.places.split(plan.grid.accelerator[flows.members.T.astype(np.int64)])[0]

@@ -15,7 +15,6 @@ from plans import small_experiment
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.inputs.records import Parallelism
-from sim.inputs.setup import Setup
 from sim.plan.grid import AXES, RankGrid, build_grid, place_ranks
 from sim.plan.pieces import by_stage, layers_per_chunk
 from sim.plan.plan import Plan, build_plan
@@ -25,7 +24,7 @@ ORDERS = st.permutations(AXES).map(tuple)
 
 
 def cluster_of(nodes: int = 4) -> Cluster:
-    return build_cluster(Setup(small_experiment(nodes=nodes, parallelism={"data": 1})).cluster)
+    return build_cluster(small_experiment(nodes=nodes, parallelism={"data": 1}).setup.cluster)
 
 
 BIG = cluster_of(32)
@@ -38,7 +37,7 @@ def grid_of(size: dict[str, int], order: tuple[Any, ...] = AXES, placement: Any 
 
 def plan_of(**fields: Any) -> Plan:
     experiment = small_experiment(**fields)
-    return build_plan(experiment, build_cluster(Setup(experiment).cluster))
+    return build_plan(experiment, build_cluster(experiment.setup.cluster))
 
 
 class TestGrid:

@@ -22,7 +22,7 @@ from sim.ask.plan.objectives import KWH, objectives_of
 from sim.ask.plan.rules import forbidden, no_repeats, rules_of
 from sim.ask.plan.search import search_plans, winner_of
 from sim.ask.plan.space import open_space
-from sim.ask.plan.table import Table
+from sim.ask.plan.table import PlanTable
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import simulate_step
 from sim.ask.sweep.fields import flatten
@@ -30,7 +30,6 @@ from sim.cluster.build import build_cluster
 from sim.errors import ConfigError, PlanError
 from sim.inputs.checks import CHECKS, check_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import PlanSearch
 from support import Cli
@@ -71,24 +70,24 @@ def base(name: str) -> Experiment:
     return small_experiment(**{**given, "model": MODEL, "node": node, "training": training})
 
 
-def bounds_of(experiment: Experiment, table: Table, energy: bool = False) -> Bounds:
-    cluster = build_cluster(Setup(experiment).cluster, experiment.degradations)
+def bounds_of(experiment: Experiment, table: PlanTable, energy: bool = False) -> Bounds:
+    cluster = build_cluster(experiment.setup.cluster, experiment.degradations)
     return Bounds(experiment, cluster, with_values(experiment, table.choice(0)), energy)
 
 
-def sample(table: Table, count: int, seed: int = 0) -> Table:
+def sample(table: PlanTable, count: int, seed: int = 0) -> PlanTable:
     rows = sorted(random.Random(seed).sample(range(table.n), min(count, table.n)))
     return table.take(np.array(rows))
 
 
-def some(table: Table) -> list[dict[str, Any]]:
+def some(table: PlanTable) -> list[dict[str, Any]]:
     return [table.choice(row) for row in range(table.n)]
 
 
 @pytest.mark.parametrize("name", BASES)
 def test_bound_is_never_above_the_simulated_step(name: str) -> None:
     experiment = base(name)
-    space = open_space(experiment, axes_of({}, Setup(experiment)))
+    space = open_space(experiment, axes_of({}, experiment.setup))
     part = sample(space.table, 7, seed=len(name))
     bounds = bounds_of(experiment, space.table).of(part).seconds
     shares = []
@@ -103,7 +102,7 @@ def test_bound_is_never_above_the_simulated_step(name: str) -> None:
 @given(st.data())
 def test_bound_holds_for_any_job(data: st.DataObject) -> None:
     experiment = small_experiment(**CASES[data.draw(st.sampled_from(sorted(CASES)))])
-    space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}, Setup(experiment)))
+    space = open_space(experiment, axes_of({"data": (1, 2, 4, 8)}, experiment.setup))
     part = space.table.take(np.array([data.draw(st.integers(0, space.table.n - 1))]))
     least = bounds_of(experiment, space.table, energy=True).of(part)
     result = simulate(with_values(experiment, part.choice(0)))
@@ -123,7 +122,7 @@ SUPPLY = {"rated": 5e3, "at_10": 0.8, "at_20": 0.9, "at_50": 0.95, "at_100": 0.9
 def test_bound_on_energy_and_cost_holds_on_an_own_site() -> None:
     node = {**CHIPS, "power": {"host": {"idle": 200.0, "busy": 400.0}, "supply": SUPPLY}}
     experiment = small_experiment(nodes=2, node=node, training={"global_batch": 16, "sequence_length": 512}, **OWNED)
-    setup = Setup(experiment)
+    setup = experiment.setup
     space = open_space(experiment, axes_of({"data": (1, 2, 4), "microbatch": (1, 2)}, setup))
     part = sample(space.table, 8)
     least = bounds_of(experiment, space.table, energy=True).of(part)
@@ -139,7 +138,7 @@ def test_bound_on_energy_and_cost_holds_on_an_own_site() -> None:
 
 def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
     experiment = base("two servers, everything beside")
-    part = sample(open_space(experiment, axes_of({}, Setup(experiment))).table, 30)
+    part = sample(open_space(experiment, axes_of({}, experiment.setup)).table, 30)
     together = bounds_of(experiment, part).of(part).seconds
     alone = [bounds_of(experiment, part).of(part.take(np.array([row]))).seconds[0] for row in range(part.n)]
     assert together == pytest.approx(alone, rel=1e-12)
@@ -148,11 +147,11 @@ def test_bound_of_a_plan_does_not_depend_on_its_company() -> None:
 # --- rules ------------------------------------------------------------------------------------
 
 
-def whole(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> Table:
+def whole(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> PlanTable:
     """All plans, also those that a rule forbids."""
-    table = Table({}, {})
-    for axis in axes_of(limits, Setup(experiment)):
-        table = table.with_axis(axis, Setup(experiment))
+    table = PlanTable({}, {})
+    for axis in axes_of(limits, experiment.setup):
+        table = table.with_axis(axis, experiment.setup)
     return table
 
 
@@ -164,16 +163,16 @@ def test_rules_forbid_what_checks_object_to() -> None:
     for rule in CHECKS:
         bad, complete = forbidden(rule, part, experiment, keys)
         assert complete
-        said = [bool(list(rule(Setup(with_values(experiment, choice))))) for choice in some(part)]
+        said = [bool(list(rule(with_values(experiment, choice).setup))) for choice in some(part)]
         assert bad.tolist() == said, rule.__name__
 
 
 def test_space_holds_what_no_rule_forbids_and_counts_the_rest() -> None:
     experiment = small_experiment(nodes=1, node=CHIPS, model=MODEL | {"layers": 6}, training={"global_batch": 12})
     limits = {"recompute": ("none",), "schedule": ("1f1b",)}
-    space, table = open_space(experiment, axes_of(limits, Setup(experiment))), whole(experiment, limits)
+    space, table = open_space(experiment, axes_of(limits, experiment.setup)), whole(experiment, limits)
     assert space.enumerated == table.n == space.table.n + sum(space.forbidden.values())
-    rules = rules_of(axes_of(limits, Setup(experiment)), Setup(experiment))
+    rules = rules_of(axes_of(limits, experiment.setup), experiment.setup)
     valid = [choice for choice in some(table) if not check_experiment(with_values(experiment, choice), rules)]
     assert sorted(map(str, some(space.table))) == sorted(map(str, valid))
 
@@ -187,7 +186,7 @@ OFFERS: dict[str, Any] = {
 def tried(limits: Mapping[str, Sequence[Any]], wide: bool = False) -> dict[str, set[Any]]:
     """The values that remain for each key when the software offers only some."""
     experiment = small_experiment(nodes=1, node=CHIPS, software=OFFERS, training={"global_batch": 4})
-    plans = some(open_space(experiment, axes_of(limits, Setup(experiment), wide)).table)
+    plans = some(open_space(experiment, axes_of(limits, experiment.setup, wide)).table)
     return {key: {plan[key] for plan in plans if plan["parallelism.tensor"] == 2} for key in plans[0]}
 
 
@@ -249,8 +248,8 @@ def assert_repeats(experiment: Experiment, values: Mapping[str, Any]) -> None:
     repeated = with_values(experiment, values)
     own = {key: attrgetter(key)(experiment) for key in values}
     limits = {key: (own[key], value) for key, value in values.items() if own[key] != value}
-    axes = axes_of(limits, Setup(experiment))
-    assert list(no_repeats(axes, Setup(experiment))(Setup(repeated)))
+    axes = axes_of(limits, experiment.setup)
+    assert list(no_repeats(axes, experiment.setup)(repeated.setup))
     one, other = simulate(experiment), simulate(repeated)
     assert (one.step, one.memory, one.energy) == (other.step, other.memory, other.energy)
 
@@ -259,7 +258,7 @@ def test_schedules_are_tried_where_there_is_a_pipeline() -> None:
     experiment = base("one server")
 
     def schedules(limits: Mapping[str, Sequence[Any]], stages: int) -> set[str]:
-        plans = some(open_space(experiment, axes_of(limits, Setup(experiment))).table)
+        plans = some(open_space(experiment, axes_of(limits, experiment.setup)).table)
         return {plan["parallelism.schedule"] for plan in plans if plan["parallelism.pipeline"] == stages}
 
     assert schedules({}, stages=2) == {"1f1b", "gpipe"}
@@ -270,7 +269,7 @@ def test_schedules_are_tried_where_there_is_a_pipeline() -> None:
 def test_the_only_value_of_a_key_is_tried_even_where_it_has_no_effect() -> None:
     limits = {"zero_stage": (3,), "tensor": (1,), "pipeline": (4,), "sequence_parallel": (True,)}
     experiment = base("one server")
-    assert open_space(experiment, axes_of(limits, Setup(experiment))).table.n > 0
+    assert open_space(experiment, axes_of(limits, experiment.setup)).table.n > 0
 
 
 # --- the best plan ----------------------------------------------------------------------------
@@ -299,9 +298,9 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
 def exhaustive(experiment: Experiment, limits: Mapping[str, Sequence[Any]]) -> list[tuple[float, dict[str, Any]]]:
     """Every valid plan that fits and repeats no other, with its time, best first."""
     plans = [(choice, with_values(experiment, choice)) for choice in some(whole(experiment, limits))]
-    rules = rules_of(axes_of(limits, Setup(experiment)), Setup(experiment))
+    rules = rules_of(axes_of(limits, experiment.setup), experiment.setup)
     valid = [
-        (choice, plan) for choice, plan in plans if not check_experiment(plan, rules) and not lacking_bytes(Setup(plan))
+        (choice, plan) for choice, plan in plans if not check_experiment(plan, rules) and not lacking_bytes(plan.setup)
     ]
     timed = [(simulate_step(plan).trace.time, choice) for choice, plan in valid]
     return sorted(timed, key=lambda each: each[0])
@@ -320,7 +319,7 @@ def test_search_finds_what_trying_everything_finds(name: str) -> None:
 
 def test_all_of_the_best_are_found() -> None:
     experiment, limits = base("one server"), SPACES["one server"]
-    unique = open_space(experiment, axes_of(limits, Setup(experiment))).table
+    unique = open_space(experiment, axes_of(limits, experiment.setup)).table
     times = sorted(simulate_step(with_values(experiment, choice)).trace.time for choice in some(unique))
     found = search_plans(experiment, limits, top=7, jobs=1)
     assert [plan.step_s for plan in found.plans] == pytest.approx(times[:7], rel=EXACT)
@@ -331,7 +330,7 @@ def test_pareto_set_is_that_of_trying_everything() -> None:
     limits = SPACES["one server"] | {"microbatch": (4,), "data": (1, 2, 4)}
     found = search_plans(experiment, limits, ("time", "energy"), jobs=1)
     worth = set()
-    for choice in some(open_space(experiment, axes_of(limits, Setup(experiment))).table):
+    for choice in some(open_space(experiment, axes_of(limits, experiment.setup)).table):
         result = simulate(with_values(experiment, choice))
         assert result.energy is not None
         worth.add((result.step.time_s, result.energy.total_kwh))
@@ -349,11 +348,11 @@ OWN_A100: dict[str, Any] = {
 def test_22b_on_eight_accelerators_is_solved_by_every_objective() -> None:
     question = open_question(OWN_A100, [], ["microbatch=2", "tensor_overlap=backward", "scatter_gather=true"])
     experiment, limits = question.loaded.experiment, question.limits
-    plans = some(open_space(experiment, axes_of(limits, Setup(experiment))).table)
+    plans = some(open_space(experiment, axes_of(limits, experiment.setup)).table)
     results = [flatten(simulate(with_values(experiment, plan))) for plan in plans]
     fitting = [result for result in results if result["memory.fits"]]
     assert 0 < len(fitting) < len(results)
-    for objective in objectives_of(("time", "energy", "cost"), Setup(experiment)):
+    for objective in objectives_of(("time", "energy", "cost"), experiment.setup):
         everything = sorted(result[objective.field] for result in fitting)
         found = search_plans(experiment, limits, (objective.name,), top=5, jobs=1)
         assert [plan.worth[objective.name] for plan in found.plans] == pytest.approx(everything[:5], rel=1e-12)
@@ -376,7 +375,7 @@ def test_where_nothing_fits_the_least_that_lacks_is_told() -> None:
     )  # fmt: skip
     limits = SPACES["one server"] | {"tensor": (4,), "microbatch": (1,)}
     found = search_plans(experiment, limits, jobs=1)
-    plans = some(open_space(experiment, axes_of(limits, Setup(experiment))).table)
+    plans = some(open_space(experiment, axes_of(limits, experiment.setup)).table)
     peaks = [simulate(with_values(experiment, plan)).memory.peak_bytes_per_accelerator for plan in plans]
     assert found.no_fit == len(plans)
     assert not found.plans

@@ -12,14 +12,13 @@ from sim.devices.products import alignment_share, is_misaligned
 from sim.graph.operation import Operation, Phase
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import Accelerator
-from sim.inputs.setup import Setup
 from sim.rng import stream
 from support import ROOT
 
 
 def accelerator(experiment: str, *overrides: str) -> Accelerator:
     path = ROOT / "experiments" / f"{experiment}.yaml"
-    return Setup(load_experiment(path, overrides).experiment).accelerator
+    return load_experiment(path, overrides).experiment.setup.accelerator
 
 
 A100 = accelerator("sc21-1.7b")

@@ -71,6 +71,7 @@ def test_every_rate_in_the_catalogue_has_a_source(name: str) -> None:
 
 
 def test_a_log_is_found_beside_the_file_that_names_it(tmp_path: Any) -> None:
+    (tmp_path / "faults.csv").write_text("node,start,end\n", encoding="utf-8")
     (tmp_path / "mine.yaml").write_text("name: mine\nlog: {file: faults.csv, nodes: 4}\n", encoding="utf-8")
     loaded = load_experiment(written({}) | {"failures": str(tmp_path / "mine.yaml")})
     failures = loaded.experiment.failures

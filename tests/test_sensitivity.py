@@ -12,7 +12,6 @@ from sim.ask.run.simulate import simulate
 from sim.errors import SimError
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from support import Cli
 
 
@@ -28,12 +27,12 @@ def named(name: str) -> Resource:
 def test_effect_is_that_of_the_changed_input() -> None:
     experiment = job()
     found = {each.resource: each for each in sensitivities(experiment, 0.25)}
-    chip = Setup(experiment).accelerator
+    chip = experiment.setup.accelerator
     faster = chip.model_copy(
         update={"memory": chip.memory.model_copy(update={"bandwidth": chip.memory.bandwidth * 1.25})}
     )
-    node = Setup(experiment).node.model_copy(update={"accelerator": faster})
-    cluster = Setup(experiment).cluster.model_copy(update={"node": node})
+    node = experiment.setup.node.model_copy(update={"accelerator": faster})
+    cluster = experiment.setup.cluster.model_copy(update={"node": node})
     change = (
         simulate(experiment.model_copy(update={"cluster": cluster})).step.time_s / simulate(experiment).step.time_s - 1
     )
@@ -54,9 +53,9 @@ def test_more_of_a_resource_never_slows_this_job_down() -> None:
 def test_delays_and_oversubscription_shrink() -> None:
     changed, keys = with_more(job(), named("leaf uplinks"), 0.1)
     assert keys == ("cluster.fabric.leaf_oversubscription",)
-    assert Setup(changed).cluster.fabric.leaf_oversubscription == pytest.approx(4 / 1.1)  # type: ignore[union-attr]
+    assert changed.setup.cluster.fabric.leaf_oversubscription == pytest.approx(4 / 1.1)  # type: ignore[union-attr]
     changed, keys = with_more(job(), named("latency of links and collectives"), 1.0)
-    assert Setup(changed).node.local.latency == Setup(job()).node.local.latency / 2
+    assert changed.setup.node.local.latency == job().setup.node.local.latency / 2
     assert any("ring_hop" in key for key in keys)
 
 

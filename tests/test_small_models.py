@@ -8,9 +8,8 @@ import pytest
 from workload_samples import embedding_block, head_block, layer_block, traffic, with_
 
 from sim.graph.operation import Block, Operation, Shard
-from sim.inputs.load import load_definition
-from sim.inputs.records import Parallelism, Software, Training
-from sim.inputs.setup import shard_of
+from sim.inputs.load import load_definition, load_experiment
+from sim.inputs.records import Experiment, Parallelism, Software, Training
 from sim.models.dense import Transformer
 
 GPT2 = Transformer(
@@ -33,12 +32,18 @@ QWEN = with_(LLAMA, layers=24, hidden=896, heads=14, kv_heads=2, ffn=4864, vocab
 SHARD = Shard(microbatch=8, sequence_length=1024)
 
 
+def job(parallelism: Parallelism, training: Training, software: Software) -> Experiment:
+    """An experiment that trains so."""
+    changes = {"parallelism": parallelism, "training": training, "software": software}
+    return load_experiment("quickstart").experiment.model_copy(update=changes)
+
+
 def shard(stack: str, **changes: object) -> Shard:
     """What a rank of the stack runs on eight sequences of 1,024 tokens."""
     software = load_definition("software", stack)
     assert isinstance(software, Software)
     training = Training(global_batch=8, microbatch=8, sequence_length=1024)
-    return replace(shard_of(Parallelism(), training, software), **changes)  # type: ignore[arg-type]
+    return replace(job(Parallelism(), training, software).setup.shard, **changes)  # type: ignore[arg-type]
 
 
 def blocks(model: Transformer, shard: Shard) -> list[tuple[int, Block]]:
@@ -116,7 +121,7 @@ def test_sharded_weights_are_cast_as_they_are_gathered_not_by_autocast() -> None
     software = load_definition("software", "huggingface")
     assert isinstance(software, Software)
     training = Training(global_batch=8, microbatch=8, sequence_length=1024)
-    sharded = shard_of(Parallelism(zero_stage=3), training, software)
+    sharded = job(Parallelism(zero_stage=3), training, software).setup.shard
     assert (sharded.autocast, sharded.gather_copy) == (False, software.gather_copy_bytes)
 
 

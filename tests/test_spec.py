@@ -19,7 +19,6 @@ from sim.inputs.load import LoadedExperiment, load_definition, load_experiment, 
 from sim.inputs.reader import from_python, plain, read_file
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node
 from sim.inputs.resolve import merge
-from sim.inputs.setup import Setup, data_parallel
 from sim.inputs.sources import uncovered_numbers
 
 GOOD = Path(__file__).parent / "data" / "good"
@@ -65,7 +64,7 @@ def test_experiment_size_overrides_cluster_size() -> None:
 def test_data_ranks_are_filled_in() -> None:
     assert load("parallelism.data=").experiment.parallelism.data == 2
     assert load("parallelism.data=", "nodes=4").data == 4
-    assert data_parallel(load().experiment) == 2
+    assert load().experiment.setup.data == 2
 
 
 def test_paths_are_relative_to_the_file_that_mentions_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +115,7 @@ def test_unresolved_name_is_an_error() -> None:
         {"cluster": "a", "workload": "b", "training": {"global_batch": 1, "sequence_length": 1}}
     )
     with pytest.raises(ConfigError):
-        _ = Setup(experiment).cluster
+        _ = experiment.setup.cluster
 
 
 # --- extends ----------------------------------------------------------------------------------
@@ -293,8 +292,8 @@ def test_place_is_relative_to_the_working_folder(folder: Path, monkeypatch: pyte
         (["parallelism.shard_group=3"], "data ranks 2 cannot be divided by shard_group 3"),
         (["parallelism.shard_group=2", "parallelism.zero_stage=0"], "zero_stage 0 shards nothing"),
         (["training.sequence_length=2048"], "sequence_length 2048 is more than max_positions 1024 of tiny"),
-        (["parallelism.expert=2"], "tiny is dense, expert is 2; set expert to 1; models with experts are"),
-        (["parallelism.expert_tensor=2"], "tiny is dense, expert_tensor is 2; set expert_tensor to 1"),
+        (["parallelism.expert=2"], "tiny has no experts, expert is 2; set expert to 1"),
+        (["parallelism.expert_tensor=2"], "tiny has no experts, expert_tensor is 2; set expert_tensor to 1"),
         (["parallelism.expert=3"], "tensor * context * data 4 cannot be divided by expert * expert_tensor 3"),
         (["parallelism.order=[expert, data, tensor, context]"], "does not name each dimension once"),
         (["cluster.node.local.bandwidth=0"], "4 accelerators a node without a network between them"),

@@ -15,7 +15,6 @@ from sim.inputs.load import list_catalogue, load_base, load_definition, load_exp
 from sim.inputs.reader import from_python
 from sim.inputs.records import Software
 from sim.inputs.resolve import Resolver
-from sim.inputs.setup import Setup
 from sim.report.text import report_text
 from support import Cli
 
@@ -45,13 +44,13 @@ def test_a_stack_is_assumed_until_one_is_named(overrides: list[str], assumed: bo
 
 def test_an_axis_that_names_stacks_names_them() -> None:
     base = load_base(Resolver(), from_python(UNNAMED, "base"))
-    assert Setup(base.experiment).software.assumed
-    assert not Setup(base.changed([("software", from_python("nemo", "axis"))])).software.assumed
+    assert base.experiment.setup.software.assumed
+    assert not base.changed([("software", from_python("nemo", "axis"))]).setup.software.assumed
 
 
 def test_a_saved_experiment_still_says_that_it_was_assumed() -> None:
     experiment = load_experiment(UNNAMED).experiment
-    assert Setup(load_experiment(experiment).experiment).software.assumed
+    assert load_experiment(experiment).experiment.setup.software.assumed
 
 
 def test_the_range_is_that_of_the_stacks_that_could_run_the_plan() -> None:

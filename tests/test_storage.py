@@ -19,7 +19,6 @@ from sim.cluster.hops import Hops
 from sim.errors import ConfigError
 from sim.inputs.checks import check_experiment
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.plan.plan import Plan, build_plan
 from sim.plan.transfers import file_transfers
 from sim.programs.drains import transfer_seconds
@@ -40,18 +39,18 @@ KINDS: dict[str, Fields] = {
 def experiment(storage: Fields, nodes: int = 4, fabric: Fields | None = None, **others: Any) -> Experiment:
     """A small job on a cluster with that storage."""
     plain = small_experiment(nodes=nodes, fabric=fabric, **(LAYERS | others))
-    cluster = Setup(plain).cluster.model_dump() | {"storage": {**SYSTEM, **storage}}
+    cluster = plain.setup.cluster.model_dump() | {"storage": {**SYSTEM, **storage}}
     return Experiment.from_si(plain.model_dump() | {"cluster": cluster})
 
 
 def cluster_of(storage: Fields, *, merge: bool = False, **others: Any) -> Cluster:
-    return build_cluster(Setup(experiment(storage, **others)).cluster, merge_sprayed=merge)
+    return build_cluster(experiment(storage, **others).setup.cluster, merge_sprayed=merge)
 
 
 def plan_of(storage: Fields, **others: Any) -> Plan:
     made = experiment(storage, **others)
     merge = made.simulation.prune == "auto"
-    return build_plan(made, build_cluster(Setup(made).cluster, made.degradations, merge_sprayed=merge))
+    return build_plan(made, build_cluster(made.setup.cluster, made.degradations, merge_sprayed=merge))
 
 
 def seconds(plan: Plan, size: float, *, write: bool = True, pace: float = np.inf, ranks: slice = slice(None)) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sim.ask.sweep.store import Entry, Outcome, Store
+from sim.ask.sweep.store import Outcome, PointEntry, Store
 from sim.cli import interrupt
 from sim.errors import ConfigError, OutputError, Problem
 from sim.report.files import deliver, replacing
@@ -217,7 +217,7 @@ def test_a_flipped_bit_is_told_or_harmless(folder: Path, place: int) -> None:
     try:
         store = Store(folder)
         store.begin()
-        store.list_entries([Entry(number, 0, f"key{number}", "", "", "{}") for number in range(500)])
+        store.list_entries([PointEntry(number, 0, f"key{number}", "", "", "{}") for number in range(500)])
         assert {row.fields["a"] for row in store.rows() if row.fields} <= set(range(500))
     except ConfigError as error:
         problem = error.problems[0]
@@ -245,7 +245,9 @@ def test_what_is_no_store_is_told(tmp_path: Path) -> None:
 def test_formulas_do_not_reach_a_spreadsheet_and_numbers_stay_numbers(tmp_path: Path) -> None:
     texts = ["=1+1", "+cmd", "-x", "@sum", "\tx", "-3.5", "plain", "a=b"]
     store = Store()
-    store.list_entries([Entry(n, 0, None, "ok", "", json.dumps({"text": t, "n": -n})) for n, t in enumerate(texts)])
+    store.list_entries(
+        [PointEntry(n, 0, None, "ok", "", json.dumps({"text": t, "n": -n})) for n, t in enumerate(texts)]
+    )
     columns = {"point": "BIGINT", "seed": "BIGINT", "text": "VARCHAR", "n": "BIGINT"}
     heads = [{"point": number, "seed": 0} for number in range(len(texts))]
     store.write_table(columns, {"head": ["point", "seed"], "inputs": ["text", "n"]}, heads)

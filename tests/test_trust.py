@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.ask.run.simulate import simulate
-from sim.ask.validate.trust import RESIDUALS, plan_of, read_residuals, residuals_of, shipped_bands, write_residuals
+from sim.ask.validate.trust import RESIDUALS, read_residuals, residuals_of, shipped_bands, traits_of, write_residuals
 from sim.inputs.cases import load_cases
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.load import load_experiment
 from sim.metrics.trust import COVERAGE, PER_DOUBLING, Bands, Residual, parallel_kind, quantile_line
-from sim.metrics.validation import Plan
+from sim.metrics.validation import RunTraits
 from sim.rng import stream
 
-PLAN = Plan(
+PLAN = RunTraits(
     "h100-sxm", 64, 8, "m", 4096, 32, 128, "bf16", "none", "megatron-core", 8, 2, 1, 4, 1, 1, 8, 4096
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ def residuals(source: str, errors: list[float], **changes: Any) -> list[Residual
     return [Residual(source, f"{source}-{number}", error, plan) for number, error in enumerate(errors)]
 
 
-def band(bands: Bands, plan: Plan) -> float:
+def band(bands: Bands, plan: RunTraits) -> float:
     trust = bands.trust(plan)
     assert trust is not None
     assert trust.band is not None
@@ -189,7 +189,7 @@ class TestShipped:
         comparison = simulate(experiment).comparison
         assert comparison is not None
         assert known[case.name].error == pytest.approx(comparison.error, abs=1e-6)
-        assert known[case.name].plan == plan_of(experiment)
+        assert known[case.name].plan == traits_of(experiment)
 
     def test_a_run_says_how_runs_like_it_were_predicted(self) -> None:
         trust = simulate(load_experiment("quickstart").experiment).trust
@@ -201,14 +201,14 @@ class TestShipped:
         """Nominal 80 %, bands and rule both without the source; 5 points: three sources have 3 to 6 runs."""
         coverage = shipped_bands().coverage()
         assert np.mean(list(coverage.values())) == pytest.approx(COVERAGE, abs=0.05)
-        assert shipped_bands().rule.per_difference > 0
+        assert shipped_bands().families["transformer"].rule.per_difference > 0
 
 
 def test_the_documentation_tells_the_coverage_of_this_version() -> None:
     page = (catalogue_root() / "docs" / "models.md").read_text(encoding="utf-8")
     for source, share in shipped_bands().coverage().items():
         assert f"| {source} | {share:.0%} |" in page
-    rule = shipped_bands().rule
+    rule = shipped_bands().families["transformer"].rule
     numbers = f"{rule.at_hand:.2f} + {rule.per_difference:.3f} per difference, up to {rule.farthest:.1f} differences"
     assert numbers in page
 

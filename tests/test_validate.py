@@ -14,7 +14,7 @@ from rich.console import Console
 import sim.ask.validate.validate as study
 from sim.ask.validate.validate import find_measured, predict, summarize, validate
 from sim.errors import ConfigError
-from sim.metrics.validation import Plan, Row, Score, likely_causes, score, scores, worst_rows
+from sim.metrics.validation import Row, RunTraits, Score, likely_causes, score, scores, worst_rows
 from sim.report.validation import print_validation
 from sim.report.validation_page import validation_page
 from support import Cli, Command
@@ -149,11 +149,11 @@ class TestScores:
         assert scores([Row("s", "x", "", problem="no")]) == {"s": Score(1, 1, None, None, None, None, None)}
 
 
-PLAN = Plan("a100", 64, 8, "m", 8192, 48, 128, "fp16", "full", "fsdp", 8, 1, 1, 8, 0, 4, 8, 2048)
+PLAN = RunTraits("a100", 64, 8, "m", 8192, 48, 128, "fp16", "full", "fsdp", 8, 1, 1, 8, 0, 4, 8, 2048)
 WIDE = replace(PLAN, hidden=16384)
 
 
-def causes(error: float, plan: Plan = PLAN, fits: bool = True, **shares: float) -> str:
+def causes(error: float, plan: RunTraits = PLAN, fits: bool = True, **shares: float) -> str:
     return "; ".join(likely_causes(Row("s", "n", "", error=error, shares=shares, plan=plan, fits=fits)))
 
 
@@ -182,7 +182,7 @@ class TestCauses:
             (replace(WIDE, microbatch=1), "few rows in each product: microbatch 1 of 2048 tokens"),
         ],
     )
-    def test_the_plan_is_looked_at(self, plan: Plan, words: str) -> None:
+    def test_the_plan_is_looked_at(self, plan: RunTraits, words: str) -> None:
         assert words in causes(-0.1, plan)
 
     def test_what_does_not_fit_ran_differently(self) -> None:
@@ -250,7 +250,7 @@ class TestCommand:
     def test_interrupted_prints_what_is_done(self, cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = study.predict_one
 
-        def interrupted(run: study.Measured) -> Row:
+        def interrupted(run: study.MeasuredRun) -> Row:
             if run.name == "four":
                 raise KeyboardInterrupt
             return real(run)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import ConfigError
-from sim.inputs.reader import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, from_python, plain, read_file, read_text
+from sim.inputs.reader import MAX_BYTES, MAX_DEPTH, MAX_NODES, SourceNode, from_python, plain, read_file, read_text
 
 
 def value_of(text: str) -> Any:
@@ -183,7 +183,7 @@ def test_python_data_becomes_nodes() -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        assert isinstance(read_text(text, "a.yaml"), Node)
+        assert isinstance(read_text(text, "a.yaml"), SourceNode)
     except ConfigError as error:
         problems = error.problems
         assert all(problem.where.startswith("a.yaml") and problem.message for problem in problems)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sim.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from sim.inputs.reader import Node
+    from sim.inputs.reader import SourceNode
     from sim.record import Record
 
 # Where a name has several kinds, the first of these is meant.
@@ -64,7 +64,7 @@ def _kind_of_file(path: Path, depth: int = 0) -> str:
     return max(kinds, key=lambda kind: known[kind])
 
 
-def _kinds_of_base(root: Node, path: Path, depth: int) -> tuple[str, ...]:
+def _kinds_of_base(root: SourceNode, path: Path, depth: int) -> tuple[str, ...]:
     """The kinds that what a file extends can be; none if it extends nothing that is known."""
     from sim.inputs.catalogue import is_path
     from sim.inputs.load import list_catalogue
@@ -81,7 +81,7 @@ def _kinds_of_base(root: Node, path: Path, depth: int) -> tuple[str, ...]:
         return ()
 
 
-def _known_keys(record: type[Record], node: Node) -> int:
+def _known_keys(record: type[Record], node: SourceNode) -> int:
     """How many keys of a mapping a record knows, and the records in it."""
     from sim.inputs.walk import is_record, members
 

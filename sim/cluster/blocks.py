@@ -11,7 +11,6 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 from sim.errors import ConfigError, Problem
@@ -20,7 +19,7 @@ _DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
-class Block:
+class VertexBlock:
     """Vertices `first` to `first + n - 1`, of one kind, numbered row by row over `shape`."""
 
     kind: str
@@ -34,7 +33,7 @@ class Block:
         """Vertices in the block."""
         return prod(self.shape)
 
-    @cached_property
+    @property
     def end(self) -> int:
         """The first vertex behind the block."""
         return self.first + self.n
@@ -71,7 +70,7 @@ class Block:
         return number
 
 
-def block_of(blocks: Sequence[Block], vertex: int) -> Block:
+def block_of(blocks: Sequence[VertexBlock], vertex: int) -> VertexBlock:
     """The block a vertex belongs to; IndexError if there is no such vertex."""
     for block in blocks:
         if block.first <= vertex < block.end:
@@ -79,7 +78,7 @@ def block_of(blocks: Sequence[Block], vertex: int) -> Block:
     raise IndexError(f"vertex {vertex} of {blocks[-1].end}")
 
 
-def find_vertex(blocks: Sequence[Block], name: str, key: str = "") -> int:
+def find_vertex(blocks: Sequence[VertexBlock], name: str, key: str = "") -> int:
     """The vertex of that name; ConfigError with the nearest names if there is none."""
     for block in blocks:
         vertex = block.find(name)
@@ -88,7 +87,7 @@ def find_vertex(blocks: Sequence[Block], name: str, key: str = "") -> int:
     raise ConfigError(Problem("", key, f"no part is called {name!r}", _suggestion(blocks, name)))
 
 
-def _suggestion(blocks: Sequence[Block], name: str) -> str:
+def _suggestion(blocks: Sequence[VertexBlock], name: str) -> str:
     for block in blocks:
         if block.pattern and _DIGITS.sub("{}", name) == block.pattern:
             return f"{block.kind} names run from {block.name(block.first)} to {block.name(block.end - 1)}"

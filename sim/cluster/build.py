@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Cluster
 from sim.cluster.dragonfly import build_dragonfly
-from sim.cluster.fabric import Fabric, Site
+from sim.cluster.fabric import Fabric, FabricSite
 from sim.cluster.fat_tree import build_fat_tree
 from sim.cluster.hops import join_links
 from sim.cluster.places import places_of
@@ -100,7 +100,7 @@ def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:
     return spec.node, spec.node.accelerator
 
 
-def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[list[Block], Site]:
+def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[list[VertexBlock], FabricSite]:
     """Adapters behind the vertices of the nodes; on a torus, the node's own vertex takes their place."""
     blocks = server.blocks(spec.nodes, accelerator.kind)
     n_guests = guests(spec.storage if isinstance(spec.storage, Storage) else None)
@@ -108,13 +108,13 @@ def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[
         centre = server.n_accelerators if server.n_accelerators > 1 else 0
         endpoint = server.vertices(spec.nodes, np.array([centre])).reshape(-1)
     else:
-        adapters = Block("nic", "node{}/nic{}", blocks[-1].end, (spec.nodes, server.n_adapters))
+        adapters = VertexBlock("nic", "node{}/nic{}", blocks[-1].end, (spec.nodes, server.n_adapters))
         blocks.append(adapters)
         if n_guests:
-            blocks.append(Block("storage-nic", "storage{}/nic{}", adapters.end, (n_guests, server.n_adapters)))
+            blocks.append(VertexBlock("storage-nic", "storage{}/nic{}", adapters.end, (n_guests, server.n_adapters)))
         endpoint = np.arange(adapters.first, blocks[-1].end)
     nics = server.node.nics
-    return blocks, Site(
+    return blocks, FabricSite(
         n_nodes=spec.nodes + n_guests,
         adapters=server.n_adapters,
         endpoint=endpoint,
@@ -128,7 +128,7 @@ def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[
     )
 
 
-def _build_fabric(spec: ClusterSpec, site: Site) -> Fabric | None:
+def _build_fabric(spec: ClusterSpec, site: FabricSite) -> Fabric | None:
     fabric = spec.fabric
     if fabric is None:
         if spec.nodes > 1:
@@ -141,7 +141,7 @@ def _build_fabric(spec: ClusterSpec, site: Site) -> Fabric | None:
     return _build_switched(fabric, site)
 
 
-def _build_switched(fabric: SwitchFabric | FatTreeFabric | DragonflyFabric | GraphFabric, site: Site) -> Fabric:
+def _build_switched(fabric: SwitchFabric | FatTreeFabric | DragonflyFabric | GraphFabric, site: FabricSite) -> Fabric:
     match fabric:
         case SwitchFabric():
             return build_switch(fabric, site)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cluster.blocks import Block, block_of, find_vertex
+from sim.cluster.blocks import VertexBlock, block_of, find_vertex
 from sim.cluster.places import Places
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import Accelerator, ClusterSpec, Node
@@ -94,7 +94,7 @@ class Cluster:
     links: Links
     speed: Floats  # (n_accelerators,)
     router: Router
-    blocks: tuple[Block, ...]  # names of vertices, in vertex order
+    blocks: tuple[VertexBlock, ...]  # names of vertices, in vertex order
     server: Server  # the network inside one node
     fabric: Fabric | None  # the network between nodes
     storage: StorageSystem | None = None  # servers for checkpoints and training data

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links
-from sim.cluster.fabric import Site, adapter_links
+from sim.cluster.fabric import FabricSite, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import DragonflyFabric
@@ -25,9 +25,9 @@ class Dragonfly:
     the routers. A route is local, global, local, each part only where it is needed.
     """
 
-    site: Site
+    site: FabricSite
     fabric: DragonflyFabric
-    blocks: tuple[Block, ...]
+    blocks: tuple[VertexBlock, ...]
     links: Links
     rails_joined: bool = True
 
@@ -79,7 +79,7 @@ def _skipped(other: Ints, own: Ints) -> Ints:
     return np.where(other > own, other - 1, other)
 
 
-def router_of(fabric: DragonflyFabric, site: Site, adapter: Ints) -> Ints:
+def router_of(fabric: DragonflyFabric, site: FabricSite, adapter: Ints) -> Ints:
     """Router each adapter is on."""
     return adapter // (site.adapters * fabric.nodes_per_router)
 
@@ -89,14 +89,14 @@ def gateway(fabric: DragonflyFabric, group: Ints, other: Ints) -> Ints:
     return _skipped(other, group) % fabric.routers_per_group
 
 
-def build_dragonfly(fabric: DragonflyFabric, site: Site) -> Dragonfly:
+def build_dragonfly(fabric: DragonflyFabric, site: FabricSite) -> Dragonfly:
     """The dragonfly of the given size; ConfigError if the nodes do not fit on it."""
     places = fabric.groups * fabric.routers_per_group * fabric.nodes_per_router
     if site.n_nodes > places:
         size = f"{fabric.groups} groups of {fabric.routers_per_group} routers"
         message = f"{size} hold {places} nodes, the cluster has {site.n_nodes}"
         raise ConfigError(Problem("", "fabric.groups", message, "add groups, or ask for fewer nodes"))
-    block = Block("router", "group{}/router{}", site.first_vertex, (fabric.groups, fabric.routers_per_group))
+    block = VertexBlock("router", "group{}/router{}", site.first_vertex, (fabric.groups, fabric.routers_per_group))
     up = adapter_links(site, block.first + router_of(fabric, site, np.arange(site.n)), None)
     groups = [up, _local_links(fabric, block.first), _global_links(fabric, block.first)]
     return Dragonfly(site, fabric, (block,), join_links(groups))

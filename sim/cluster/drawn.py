@@ -11,10 +11,10 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.choice import hash_paths
 from sim.cluster.cluster import Ints, Links
-from sim.cluster.fabric import Site, adapter_links
+from sim.cluster.fabric import FabricSite, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links
 from sim.errors import ConfigError, Problem
 from sim.inputs.named_files import read_named
@@ -33,9 +33,9 @@ class Drawn:
     among equal ones, numbered in vertex order, the destination or a hash chooses, or all are used.
     """
 
-    site: Site
+    site: FabricSite
     graph: nx.Graph[int]  # local vertices; edges know their links there and back
-    blocks: tuple[Block, ...]
+    blocks: tuple[VertexBlock, ...]
     links: Links
     rails_joined: bool = True
     _towards: dict[int, tuple[dict[int, int], dict[int, int]]] = field(default_factory=dict, repr=False)
@@ -148,18 +148,18 @@ class _Edge:
     latency: float
 
 
-def build_drawn(fabric: GraphFabric, site: Site) -> Drawn:
+def build_drawn(fabric: GraphFabric, site: FabricSite) -> Drawn:
     """The network of a node-link list or a GraphML file.
 
     Raises ConfigError if ends are unknown, servers do not match the nodes, or it is in pieces.
     """
     vertices, edges = _read_graphml(fabric.graphml) if fabric.graphml else _read_lists(fabric)
     _check_servers(vertices, site)
-    blocks: list[Block] = []
+    blocks: list[VertexBlock] = []
     for kind in KINDS:
         names = tuple(vertex.name for vertex in vertices if vertex.kind == kind)
         if names or kind != "storage":
-            blocks.append(Block(kind, "", blocks[-1].end if blocks else site.first_vertex, (len(names),), names))
+            blocks.append(VertexBlock(kind, "", blocks[-1].end if blocks else site.first_vertex, (len(names),), names))
     every = [name for block in blocks for name in block.names]
     graph = _graph(every, edges)
     _check_joined(graph, every)
@@ -208,7 +208,7 @@ def _quantity(value: object, dimension: Dimension) -> float:
     return parse_quantity(spell_quantity(float(str(value)), dimension) if plain else value, dimension)
 
 
-def _check_servers(vertices: Sequence[_Vertex], site: Site) -> None:
+def _check_servers(vertices: Sequence[_Vertex], site: FabricSite) -> None:
     for kind, wanted, what in (("node", site.n_hosts, "nodes"), ("storage", site.guests, "storage servers on it")):
         n = sum(vertex.kind == kind for vertex in vertices)
         if n != wanted:

@@ -7,14 +7,14 @@ from typing import Protocol
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.hops import Hops, uniform_links
 from sim.inputs.records import FabricLink, Routing
 
 
 @dataclass(frozen=True)
-class Site:
+class FabricSite:
     """Where a fabric attaches to the nodes, and which numbers are free for it."""
 
     n_nodes: int  # places, those of storage servers included
@@ -47,7 +47,7 @@ class Fabric(Protocol):
     """The network between nodes, from adapter to adapter (numbered node by node)."""
 
     @property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[VertexBlock, ...]:
         """Name blocks of its switches, in vertex order."""
 
     @property
@@ -78,7 +78,7 @@ class Fabric(Protocol):
         """
 
 
-def adapter_links(site: Site, switch: Ints, cable: FabricLink | None) -> Links:
+def adapter_links(site: FabricSite, switch: Ints, cable: FabricLink | None) -> Links:
     """Adapter to switch[p] for all adapters p, then back: links p and n + p of the fabric.
 
     The rate is the adapter's, or the cable's if that is less. The way up pays the hop into the switch.

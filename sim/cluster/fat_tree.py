@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.choice import choose_paths
 from sim.cluster.cluster import Ints, Links
-from sim.cluster.fabric import Site, adapter_links
+from sim.cluster.fabric import FabricSite, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.inputs.records import FatTreeFabric
 
 
 @dataclass(frozen=True)
-class Shape:
+class FatTreeShape:
     """Counts of a fat-tree that holds a number of nodes."""
 
     fabric: FatTreeFabric
@@ -100,9 +100,9 @@ class Shape:
 class FatTree:
     """A fat-tree; links: adapters up, down; leaf to spine, back; spine to core, back."""
 
-    site: Site
-    shape: Shape
-    blocks: tuple[Block, ...]
+    site: FabricSite
+    shape: FatTreeShape
+    blocks: tuple[VertexBlock, ...]
     links: Links
     rails_joined: bool = True
 
@@ -167,13 +167,13 @@ class FatTree:
         return hop(first + (group[:, None] * shape.spines + spine) * shape.cores + core, 1 / path.shape[1])
 
 
-def build_fat_tree(fabric: FatTreeFabric, site: Site) -> FatTree:
+def build_fat_tree(fabric: FatTreeFabric, site: FabricSite) -> FatTree:
     """The fat-tree with as many units and pods as the nodes fill.
 
     A bundle's capacity follows from the adapters under a full leaf, the oversubscription and the
     number of spines it is divided over, so a part-full unit keeps its switches.
     """
-    shape = Shape(fabric, site.n_nodes, site.adapters)
+    shape = FatTreeShape(fabric, site.n_nodes, site.adapters)
     leaf_block, spine_block, *core_block = blocks = _blocks(shape, site.first_vertex)
     leaf = leaf_block.first + shape.leaf_of(np.arange(site.n))
     groups = [adapter_links(site, leaf, fabric.link)]
@@ -187,30 +187,30 @@ def build_fat_tree(fabric: FatTreeFabric, site: Site) -> FatTree:
     return FatTree(site, shape, tuple(blocks), join_links(groups))
 
 
-def _leaves_per_spine(shape: Shape) -> int:
+def _leaves_per_spine(shape: FatTreeShape) -> int:
     """Leaves under a spine of a full pod."""
     return shape.units_per_pod
 
 
-def _blocks(shape: Shape, first: int) -> list[Block]:
+def _blocks(shape: FatTreeShape, first: int) -> list[VertexBlock]:
     rail_optimized, three = shape.rails > 1, shape.fabric.tiers == 3
-    leaf = Block("leaf", "unit{}/leaf{}", first, (shape.units, shape.rails))
+    leaf = VertexBlock("leaf", "unit{}/leaf{}", first, (shape.units, shape.rails))
     if not three:
-        return [leaf, Block("spine", "spine{}", leaf.end, (shape.spines,))]
+        return [leaf, VertexBlock("spine", "spine{}", leaf.end, (shape.spines,))]
     if rail_optimized:
-        spine = Block("spine", "pod{}/rail{}/spine{}", leaf.end, (shape.pods, shape.rails, shape.spines))
+        spine = VertexBlock("spine", "pod{}/rail{}/spine{}", leaf.end, (shape.pods, shape.rails, shape.spines))
     else:
-        spine = Block("spine", "pod{}/spine{}", leaf.end, (shape.pods, shape.spines))
-    return [leaf, spine, Block("core", "plane{}/core{}", spine.end, (shape.spines, shape.cores))]
+        spine = VertexBlock("spine", "pod{}/spine{}", leaf.end, (shape.pods, shape.spines))
+    return [leaf, spine, VertexBlock("core", "plane{}/core{}", spine.end, (shape.spines, shape.cores))]
 
 
-def _leaf_spine(shape: Shape, first_leaf: int, first_spine: int, capacity: float, latency: float) -> list[Links]:
+def _leaf_spine(shape: FatTreeShape, first_leaf: int, first_spine: int, capacity: float, latency: float) -> list[Links]:
     leaf = np.arange(shape.leaves)[:, None]
     spine = shape.group_of(leaf) * shape.spines + np.arange(shape.spines)
     return _both_ways(first_leaf + leaf, first_spine + spine, capacity, latency)
 
 
-def _spine_core(shape: Shape, first_spine: int, first_core: int, capacity: float, latency: float) -> list[Links]:
+def _spine_core(shape: FatTreeShape, first_spine: int, first_core: int, capacity: float, latency: float) -> list[Links]:
     spine = np.arange(shape.spine_groups * shape.spines)[:, None]
     core = spine % shape.spines * shape.cores + np.arange(shape.cores)
     return _both_ways(first_spine + spine, first_core + core, capacity, latency)

@@ -30,12 +30,12 @@ class Places:
         """Accelerators of all nodes."""
         return int(self.first[-1])
 
-    @cached_property
+    @property
     def sizes(self) -> Ints:
         """Accelerators of each node, (n_nodes,)."""
         return np.diff(self.first)
 
-    @cached_property
+    @cached_property  # (n_accelerators,), read by every route
     def _node(self) -> Ints:
         return np.repeat(np.arange(self.n_nodes), self.sizes)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.hops import Hops
 from sim.errors import ConfigError, Problem
@@ -67,11 +67,11 @@ class Server:
         a = self.n_accelerators
         return np.where(local < a, nodes * a + local, local * n_nodes + nodes)
 
-    def blocks(self, n_nodes: int, kind: str) -> list[Block]:
+    def blocks(self, n_nodes: int, kind: str) -> list[VertexBlock]:
         """Name blocks of the accelerators (of that kind) and local switches of all nodes."""
-        blocks = [Block(kind, f"node{{}}/{kind}{{}}", 0, (n_nodes, self.n_accelerators))]
+        blocks = [VertexBlock(kind, f"node{{}}/{kind}{{}}", 0, (n_nodes, self.n_accelerators))]
         for i, switch in enumerate(self.switches):
-            blocks.append(Block(switch, f"node{{}}/{switch}", (self.n_accelerators + i) * n_nodes, (n_nodes,)))
+            blocks.append(VertexBlock(switch, f"node{{}}/{switch}", (self.n_accelerators + i) * n_nodes, (n_nodes,)))
         return blocks
 
     def cluster_links(self, n_nodes: int) -> Links:

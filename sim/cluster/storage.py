@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Fabric
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
@@ -33,7 +33,7 @@ class StorageSystem:
     places: Places
     server: Server
     fabric: Fabric | None
-    blocks: tuple[Block, ...]
+    blocks: tuple[VertexBlock, ...]
     links: Links
     first_link: int
 
@@ -171,21 +171,21 @@ def build_storage(
     return StorageSystem(spec, places, server, fabric, tuple(blocks), links, first_link)
 
 
-def _local(spec: Storage, n_nodes: int, first: int) -> tuple[list[Block], Links]:
-    host = Block("host", "node{}/host", first, (n_nodes,))
-    drives = Block("nvme", "node{}/nvme", host.end, (n_nodes,))
+def _local(spec: Storage, n_nodes: int, first: int) -> tuple[list[VertexBlock], Links]:
+    host = VertexBlock("host", "node{}/host", first, (n_nodes,))
+    drives = VertexBlock("nvme", "node{}/nvme", host.end, (n_nodes,))
     return [host, drives], _drive_links(spec, host, drives, (spec.servers - spec.failed_servers) / spec.servers)
 
 
-def _servers(spec: Storage, first: int) -> tuple[list[Block], Links]:
-    ports = Block("storage-port", "storage{}/port", first, (spec.servers,))
-    drives = Block("storage", "storage{}", ports.end, (spec.servers,))
+def _servers(spec: Storage, first: int) -> tuple[list[VertexBlock], Links]:
+    ports = VertexBlock("storage-port", "storage{}/port", first, (spec.servers,))
+    drives = VertexBlock("storage", "storage{}", ports.end, (spec.servers,))
     return [ports, drives], _drive_links(spec, ports, drives, 1 / spec.servers)
 
 
-def _with_network(spec: Storage, n_nodes: int, first: int) -> tuple[list[Block], Links]:
-    host = Block("host", "node{}/host", first, (n_nodes,))
-    switch = Block("storage-switch", "storage-switch", host.end, ())
+def _with_network(spec: Storage, n_nodes: int, first: int) -> tuple[list[VertexBlock], Links]:
+    host = VertexBlock("host", "node{}/host", first, (n_nodes,))
+    switch = VertexBlock("storage-switch", "storage-switch", host.end, ())
     (ports, drives), ends = _servers(spec, switch.end)
     unlimited = spec.replication * max(spec.read_bandwidth, spec.write_bandwidth)
     node_rate, port_rate = spec.network.node_bandwidth or unlimited, spec.network.server_bandwidth or unlimited
@@ -199,12 +199,12 @@ def _with_network(spec: Storage, n_nodes: int, first: int) -> tuple[list[Block],
     return [host, switch, ports, drives], join_links([*links, ends])
 
 
-def _drive_links(spec: Storage, ports: Block, drives: Block, share: float) -> Links:
+def _drive_links(spec: Storage, ports: VertexBlock, drives: VertexBlock, share: float) -> Links:
     """Port to drives, then back; each has `share` of the rates of the system."""
     near, far = _numbers(ports), _numbers(drives)
     write = uniform_links(near, far, spec.write_bandwidth * share, 0.0)
     return join_links([write, uniform_links(far, near, spec.read_bandwidth * share, 0.0)])
 
 
-def _numbers(block: Block) -> Ints:
+def _numbers(block: VertexBlock) -> Ints:
     return np.arange(block.first, block.end)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links
-from sim.cluster.fabric import Site, adapter_links
+from sim.cluster.fabric import FabricSite, adapter_links
 from sim.cluster.hops import Hops, chain, hop
 from sim.inputs.records import FabricLink, SwitchFabric
 
@@ -17,8 +17,8 @@ from sim.inputs.records import FabricLink, SwitchFabric
 class Switch:
     """One switch, or one per rail; the adapters' links are the only capacities."""
 
-    site: Site
-    blocks: tuple[Block, ...]
+    site: FabricSite
+    blocks: tuple[VertexBlock, ...]
     links: Links
     rails_joined: bool
     cable: FabricLink | None
@@ -41,10 +41,10 @@ class Switch:
         return self.site.attached_rate(self.cable)
 
 
-def build_switch(fabric: SwitchFabric, site: Site) -> Switch:
+def build_switch(fabric: SwitchFabric, site: FabricSite) -> Switch:
     """One switch for all adapters, or a switch for each rail."""
     n_switches = site.adapters if fabric.rail_optimized else 1
-    block = Block("switch", "switch{}", site.first_vertex, (n_switches,))
+    block = VertexBlock("switch", "switch{}", site.first_vertex, (n_switches,))
     rail = np.arange(site.n) % n_switches
     links = adapter_links(site, site.first_vertex + rail, fabric.link)
     return Switch(site, (block,), links, rails_joined=n_switches == 1, cable=fabric.link)

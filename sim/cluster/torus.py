@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
-from sim.cluster.blocks import Block
+from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links, Mask
-from sim.cluster.fabric import Site
+from sim.cluster.fabric import FabricSite
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import TorusFabric
@@ -23,10 +23,10 @@ class Torus:
     even coordinates go forward and odd ones backward, so that both directions carry the same.
     """
 
-    site: Site
+    site: FabricSite
     fabric: TorusFabric
     links: Links
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[VertexBlock, ...] = ()
     rails_joined: bool = True
 
     def hops(self, source: Ints, target: Ints, key: Ints) -> Hops:
@@ -81,7 +81,7 @@ def _directions(size: int) -> int:
     return min(size - 1, 2)
 
 
-def build_torus(fabric: TorusFabric, site: Site) -> Torus:
+def build_torus(fabric: TorusFabric, site: FabricSite) -> Torus:
     """The torus of the given shape; ConfigError if it does not hold the nodes exactly."""
     shape, n = fabric.shape, prod(fabric.shape)
     if n != site.n_nodes:

@@ -25,7 +25,7 @@ def slowest_of(accelerator: Accelerator, boards: int, loads: tuple[float, ...] =
     return at_pace(accelerator, slowest_pace(accelerator.matrix.spread, boards, loads))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # plans of a search with equal stages share it
 def slowest_pace(spread: float, boards: int, loads: tuple[float, ...]) -> float:
     """Matrix rates of the slowest board that counts over those of the mean one; `spread` is their standard deviation.
 

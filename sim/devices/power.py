@@ -49,6 +49,7 @@ class Board:
     setting: PowerSetting
     attention_kernel: str = "cudnn"
     sends: float = 0.0
+    # operations of a model are few, and priced for each pass
     known: dict[tuple[Operation, float], Work] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -56,7 +57,7 @@ class Board:
         """Power with nothing running [W]."""
         return self.accelerator.power.idle
 
-    @cached_property
+    @cached_property  # a search for the clock, read for each operation
     def waiting(self) -> float:
         """Power while a resident kernel polls for data [W]; with that of a transfer it is within the limit."""
         limit = self.accelerator.power.tdp
@@ -64,12 +65,12 @@ class Board:
             limit = self.setting.limit - self.sends * self.per_byte_sent
         return self.base(self._highest(self.base, self._allowed, limit))
 
-    @cached_property
+    @property
     def per_byte(self) -> float:
         """Energy of a byte of device memory, read or written [J/B]."""
         return byte_energy(self.accelerator)
 
-    @cached_property
+    @property
     def per_byte_sent(self) -> float:
         """Energy of a byte that leaves and one that arrives [J/B]."""
         return sent_byte_energy(self.accelerator)
@@ -84,7 +85,7 @@ class Board:
         clocked = self._clocked * clock + arithmetic / seconds
         return self.idle + clocked * voltage(self.accelerator.power.voltage, clock) ** 2 + memory / seconds
 
-    @cached_property
+    @cached_property  # read for each operation
     def _clocked(self) -> float:
         return clocked_power(self.accelerator.power)
 

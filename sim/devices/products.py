@@ -64,7 +64,7 @@ def alignment_share(operation: Operation) -> float:
     return OFF_LINE if any(size % (load * LINE) for size in rows) else 1.0
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # a product is priced anew for each board of a sweep
 def _tilings(shape: Shape, unit: Unit) -> tuple[tuple[float, float], ...]:
     """For each tile: arithmetic time relative to the largest, share of processors busy with real work."""
     (m, n, batch, parts), (tile, halves, processors, floor) = shape, unit

@@ -58,10 +58,6 @@ class FlowTable:
 
     def conflicts(self) -> tuple[frozenset[int], ...]:
         """For each class the classes (itself too) that cross one of its links."""
-        return self._conflicts
-
-    @cached_property
-    def _conflicts(self) -> tuple[frozenset[int], ...]:
         on_link: dict[int, list[int]] = {}
         for flow, link in zip(self.flow.tolist(), self.link.tolist(), strict=True):
             if link < self.n_shared:
@@ -72,17 +68,17 @@ class FlowTable:
                 met[f].update(flows)
         return tuple(frozenset(m) for m in met)
 
-    @cached_property
+    @cached_property  # points of a sweep share the table
     def near(self) -> tuple[int, ...]:
         """The same as sets of bits: bit k of entry f says that classes f and k cross one link."""
-        return tuple(sum(1 << k for k in met) for met in self._conflicts)
+        return tuple(sum(1 << k for k in met) for met in self.conflicts())
 
-    @cached_property
+    @cached_property  # a set of flows comes again and again; points of a sweep share the table
     def known_rates(self) -> dict[Key, dict[int, float]]:
         """Rates per flow of sets of classes [B/s], as they were asked for: they follow from the table alone."""
         return {}
 
-    @cached_property
+    @cached_property  # sorted entries, for each set of flows that is solved
     def by_flow(self) -> tuple[Ints, Ints, Floats]:
         """First entry of each class (one more at the end); link and coefficient of the entries, shared links only."""
         shared = np.flatnonzero(self.link < self.n_shared)

@@ -187,7 +187,7 @@ class Script:
         """The program with the numbers that recipes find in `costs`."""
         return Program(self, [recipe(costs) for recipe in self.recipes])
 
-    @cached_property
+    @cached_property  # scripts are shared by points of a sweep, which price them anew
     def in_a_row(self) -> tuple[Ints, Ints, Ints]:
         """All instructions, stream after stream: where each stream begins, template and loop index of each, (n,)."""
         none = np.zeros(0, dtype=np.int64)

@@ -57,17 +57,13 @@ class Trace:
 
     def actions(self) -> Ints:
         """Number of the action of each row, (n,)."""
-        return self._actions
-
-    @cached_property
-    def _actions(self) -> Ints:
         return np.array([template.action for template in self.program.templates], dtype=np.int64)[self.template]
 
     def weights(self) -> Ints:
         """How often each stored row happened, (n,)."""
         return self._weights
 
-    @cached_property
+    @cached_property  # asked for by breakdown, energy, links and pictures
     def _weights(self) -> Ints:
         weight = np.ones(len(self.stream), dtype=np.int64)
         for repeat in self.repeats:

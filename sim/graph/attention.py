@@ -242,8 +242,8 @@ class Context(Operator):
         return 2.0 * scores(work) * work.graph.sizes["width"]
 
 
-class LayoutCopy(Operator):
-    """Columns into heads, or back, by a copy; fused attention reads and writes columns as they are."""
+class _Copying(Operator):
+    """Moves its input, forward and back alike; what it makes takes the place of that."""
 
     __slots__ = ()
 
@@ -258,28 +258,29 @@ class LayoutCopy(Operator):
         self._copy(work, f"{self.name} backward")
 
     def _copy(self, work: Writer, name: str) -> None:
-        work.memory(name, 2 * work.element * sum(map(work.elements, self.reads)))
+        raise NotImplementedError
 
 
-class KeyRepetition(Operator):
-    """Keys and values from their own heads to every query head; backward, gradients summed the other way."""
+class LayoutCopy(_Copying):
+    """Columns into heads, or back, by a copy; fused attention reads and writes columns as they are."""
 
     __slots__ = ()
 
-    in_place = True
-
     @override
-    def forward(self, work: Writer) -> None:
-        self._copy(work, self.name)
+    def _copy(self, work: Writer, name: str) -> None:
+        work.memory(name, 2 * work.element * sum(map(work.elements, self.reads)))
 
-    @override
-    def backward(self, work: Writer) -> None:
-        self._copy(work, f"{self.name} backward")
+
+class KeyRepetition(_Copying):
+    """Keys and values from their own heads to every query head; backward, gradients summed the other way."""
+
+    __slots__ = ()
 
     @override
     def steps(self, work: Writer) -> tuple[Step, ...]:
         return tuple(Step((x,), (y,), ()) for x, y in zip(self.reads, self.writes, strict=True))
 
+    @override
     def _copy(self, work: Writer, name: str) -> None:
         work.memory(name, work.element * sum(map(work.elements, (*self.reads, *self.writes))), 2)
 

@@ -41,7 +41,7 @@ class Grid:
         sums = self._sums
         return (turns * sums[-1] + sums[last]) * HOUR + self.hours[last] * (at - hour * HOUR)
 
-    @cached_property
+    @cached_property  # 8,760 hours, for each span of a life
     def _sums(self) -> tuple[float, ...]:
         return tuple(accumulate(self.hours, initial=0.0))
 
@@ -58,7 +58,7 @@ def _read_hours(path: Path) -> tuple[float, ...]:
     return _hours(read_named(path, "site.carbon_file"), path)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # a file, shared by points of a sweep
 def _hours(content: bytes, path: Path) -> tuple[float, ...]:
     try:
         lines = content.decode("utf-8-sig").splitlines()

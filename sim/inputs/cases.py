@@ -15,7 +15,7 @@ from pydantic import Field
 from sim.errors import ConfigError, Problem
 from sim.inputs.load import LoadedExperiment, load_node
 from sim.inputs.problems import decode
-from sim.inputs.reader import Mark, Node, plain, read_file
+from sim.inputs.reader import Mark, SourceNode, plain, read_file
 from sim.inputs.resolve import merge
 from sim.record import Record
 
@@ -43,7 +43,7 @@ class Case:
 
     name: str
     path: Path
-    node: Node
+    node: SourceNode
 
     def load(self, overrides: Sequence[str] = ()) -> LoadedExperiment:
         """The checked experiment. Raises ConfigError with places in the table."""
@@ -67,15 +67,15 @@ def load_cases(path: Path) -> list[Case]:
     """The cases of a table in file order. Raises ConfigError if the table itself is wrong."""
     load_table(path)
     root = read_file(path).value
-    defaults = root.get("defaults", Node({}, Mark(str(path))))
-    nodes: list[Node] = root["cases"].value
+    defaults = root.get("defaults", SourceNode({}, Mark(str(path))))
+    nodes: list[SourceNode] = root["cases"].value
     problems = list(_problems_of_names(nodes))
     if problems:
         raise ConfigError(problems)
     return [Case(plain(node.value["name"]), path, merge(defaults, node)) for node in nodes]
 
 
-def _problems_of_names(nodes: Sequence[Node]) -> Iterator[Problem]:
+def _problems_of_names(nodes: Sequence[SourceNode]) -> Iterator[Problem]:
     """A case has a name of its own."""
     seen: dict[str, Mark] = {}
     for number, node in enumerate(nodes):

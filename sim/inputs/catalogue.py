@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem
@@ -68,7 +67,6 @@ CATALOGUE: dict[str, Kind] = {
 }
 
 
-@cache
 def catalogue_root() -> Path:
     """Folder of the catalogue: inside the installed package, else the repository that holds it."""
     package = Path(__file__).resolve().parent.parent

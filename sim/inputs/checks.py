@@ -15,7 +15,6 @@ from sim.inputs.findings import Check
 from sim.inputs.plan_checks import PLAN_CHECKS
 from sim.inputs.records import Experiment
 from sim.inputs.reliability_checks import RELIABILITY_CHECKS
-from sim.inputs.setup import Setup
 from sim.inputs.storage_checks import STORAGE_CHECKS
 
 CHECKS: tuple[Check, ...] = (
@@ -25,5 +24,5 @@ CHECKS: tuple[Check, ...] = (
 
 def check_experiment(experiment: Experiment, checks: Sequence[Check] = CHECKS) -> list[Problem]:
     """All semantic problems of a resolved experiment, in the order of `checks`."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     return [problem for check in checks for problem in check(setup)]

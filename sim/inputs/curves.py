@@ -15,7 +15,7 @@ from pydantic import Field
 from sim.errors import ConfigError, Problem
 from sim.inputs.cases import LeftOut
 from sim.inputs.problems import decode
-from sim.inputs.reader import Node, read_file
+from sim.inputs.reader import SourceNode, read_file
 from sim.inputs.records import ClusterSpec
 from sim.inputs.resolve import Resolver
 from sim.record import Record
@@ -72,7 +72,7 @@ def load_curve_table(path: Path) -> CurveTable:
 def load_curves(path: Path) -> list[MeasuredCurve]:
     """All curves of a table with their platforms. Raises ConfigError with the places of all mistakes."""
     table = load_curve_table(path)
-    nodes: list[Node] = read_file(path).value["curves"].value
+    nodes: list[SourceNode] = read_file(path).value["curves"].value
     problems: list[Problem] = []
     found: list[MeasuredCurve] = []
     for curve, node in zip(table.curves, nodes, strict=True):
@@ -86,7 +86,7 @@ def load_curves(path: Path) -> list[MeasuredCurve]:
     return found
 
 
-def _platform(curve: Curve, root: Node, path: Path) -> ClusterSpec:
+def _platform(curve: Curve, root: SourceNode, path: Path) -> ClusterSpec:
     resolver = Resolver()
     resolver.read(path)
     resolved = resolver.resolve("cluster", root, "cluster")
@@ -98,7 +98,7 @@ def _platform(curve: Curve, root: Node, path: Path) -> ClusterSpec:
     return decoded.model_copy(update={"nodes": curve.nodes})
 
 
-def _problems_of_rows(curve: Curve, node: Node) -> Iterator[Problem]:
+def _problems_of_rows(curve: Curve, node: SourceNode) -> Iterator[Problem]:
     for (size, value), row in zip(curve.rows, node.value["rows"].value, strict=True):
         if size <= 0 or value <= 0:
             yield Problem(str(row.mark), "rows", f"[{size}, {value}] must be two numbers above 0")

@@ -76,7 +76,7 @@ class Entry:
         return _records(self.field)
 
 
-@cache
+@cache  # walks the types of the file format; completion, sweeps and explain ask for it
 def entries() -> tuple[Entry, ...]:
     """Every key that can stand in an experiment, in the order of declaration; then those of a study."""
     return (*_walk(Experiment, ""), *_walk(Study, STUDY))

@@ -14,7 +14,6 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -69,7 +68,6 @@ class Expression:
         return bool(self.evaluate(lookup))
 
 
-@lru_cache(maxsize=1024)
 def parse_expression(text: str) -> Expression:
     """The expression that `text` says. Raises ExpressionError with the column of what is wrong."""
     if len(text) > MAX_LENGTH:

@@ -33,7 +33,7 @@ def read_fault_log(path: Path) -> tuple[Outage, ...]:
     return _outages(read_named(path, KEY), path)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # a file, shared by points of a sweep
 def _outages(content: bytes, path: Path) -> tuple[Outage, ...]:
     try:
         text = content.decode("utf-8-sig")

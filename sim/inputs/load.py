@@ -20,7 +20,7 @@ from sim.inputs.findings import Check
 from sim.inputs.medians import with_medians
 from sim.inputs.overrides import Override, apply_overrides, set_value
 from sim.inputs.problems import decode, mark_at
-from sim.inputs.reader import Mark, Node, from_python, plain
+from sim.inputs.reader import Mark, SourceNode, from_python, plain
 from sim.inputs.records import ClusterSpec, Experiment
 from sim.inputs.resolve import Resolver, real_path
 from sim.inputs.setup import Setup
@@ -71,14 +71,14 @@ def load_experiment(
     return _experiment(resolver, root, path, overrides, si, checks)
 
 
-def load_node(root: Node, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
+def load_node(root: SourceNode, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
     """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
     resolver = Resolver()
     resolver.read(path)
     return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
 
 
-def load_base(resolver: Resolver, node: Node) -> Base:
+def load_base(resolver: Resolver, node: SourceNode) -> Base:
     """The experiment that `node`, a name, a path or a mapping, stands for. Raises ConfigError."""
     root = resolver.resolve("experiment", node, "base")
     if not isinstance(root.value, dict):
@@ -93,12 +93,12 @@ def load_base(resolver: Resolver, node: Node) -> Base:
 class Base:
     """An experiment from which others differ by a few keys; its files are read once."""
 
-    root: Node  # as written, references resolved
+    root: SourceNode  # as written, references resolved
     decoded: Experiment  # what root says
     homes: dict[str, Path]  # see Resolver
     experiment: Experiment
 
-    def changed(self, changes: Iterable[tuple[str, Node]]) -> Experiment:
+    def changed(self, changes: Iterable[tuple[str, SourceNode]]) -> Experiment:
         """The checked experiment with the value of each key path set. Raises ConfigError."""
         resolver, root = Resolver(homes=dict(self.homes)), self.root
         for key, node in changes:
@@ -107,7 +107,7 @@ class Base:
         return _finished(resolver, resolver.resolve("experiment", root), si=False)[0]
 
 
-def _with_decoded(node: Node, before: Node, decoded: Record) -> Node:
+def _with_decoded(node: SourceNode, before: SourceNode, decoded: Record) -> SourceNode:
     """`node` with the records of `decoded`, which is what `before` says, for all mappings in it that are the same."""
     inner = {}
     for key, item in node.value.items():
@@ -116,15 +116,15 @@ def _with_decoded(node: Node, before: Node, decoded: Record) -> Node:
         if not isinstance(part, Record):
             continue
         if item is old:
-            inner[key] = Node(part, item.mark)
+            inner[key] = SourceNode(part, item.mark)
         elif isinstance(item.value, dict):
             inner[key] = _with_decoded(item, old, part)
-    return Node(node.value | inner, node.mark)
+    return SourceNode(node.value | inner, node.mark)
 
 
 def _experiment(
     resolver: Resolver,
-    root: Node,
+    root: SourceNode,
     path: Path | None,
     overrides: Sequence[Override],
     si: bool,
@@ -136,7 +136,7 @@ def _experiment(
     return LoadedExperiment(experiment, path, tuple(dict.fromkeys(resolver.files)), plain(root))
 
 
-def _of_another_kind(root: Node, path: Path | None) -> list[Problem]:
+def _of_another_kind(root: SourceNode, path: Path | None) -> list[Problem]:
     """What to do with a file that varies experiments or lists them, and is none itself."""
     found = [key for key in OTHER_KINDS if key in root.value and key not in Experiment.model_fields]
     if not found or "cluster" in root.value:
@@ -145,7 +145,9 @@ def _of_another_kind(root: Node, path: Path | None) -> list[Problem]:
     return [Problem(str(root.value[found[0]].mark), found[0], f"{what}, not an experiment", f"{verb} {path or 'FILE'}")]
 
 
-def _finished(resolver: Resolver, root: Node, si: bool, checks: Sequence[Check] = CHECKS) -> tuple[Experiment, Node]:
+def _finished(
+    resolver: Resolver, root: SourceNode, si: bool, checks: Sequence[Check] = CHECKS
+) -> tuple[Experiment, SourceNode]:
     """The checked and completed experiment of a resolved mapping, and the mapping with paths from here."""
     root = _with_file_paths(resolver, root)
     experiment = with_medians(_decoded(resolver, Experiment, root, si))
@@ -168,7 +170,7 @@ def load_definition(kind: str, source: Source, overrides: Sequence[Override] = (
     return with_medians(_decoded(resolver, _record_of(kind, root), root, si=False))
 
 
-def _record_of(kind: str, root: Node) -> type[Record]:
+def _record_of(kind: str, root: SourceNode) -> type[Record]:
     """The record that a definition fills; where `kind` says which, raises ConfigError if it says none that there is."""
     records = CATALOGUE[kind].records
     if len(records) == 1:
@@ -182,7 +184,7 @@ def _record_of(kind: str, root: Node) -> type[Record]:
     return records[written.value]
 
 
-def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[Node, Path | None]:
+def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[SourceNode, Path | None]:
     """The mapping that `source` stands for, with its own `extends` applied, and its file. Raises ConfigError."""
     if isinstance(source, Mapping):
         root, path = from_python(source, f"<{kind}>"), None
@@ -192,7 +194,7 @@ def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[Node
     return _extended(resolver, kind, root, path), path
 
 
-def _extended(resolver: Resolver, kind: str, root: Node, path: Path | None) -> Node:
+def _extended(resolver: Resolver, kind: str, root: SourceNode, path: Path | None) -> SourceNode:
     """`root` with its own `extends` applied; `path` is the file that a chain must not come back to."""
     if "extends" in root.value:
         root = resolver.resolve(kind, root, "", () if path is None else (real_path(path),))
@@ -212,16 +214,16 @@ def _found(kind: str, source: str | Path) -> Path:
         ) from None
 
 
-def _with_defaults(root: Node, path: Path | None) -> Node:
+def _with_defaults(root: SourceNode, path: Path | None) -> SourceNode:
     """`root` with its name from the file and its default references written out."""
     fields = Experiment.model_fields
     default = {"software": from_python({"extends": fields["software"].default, "assumed": True}, "default of software")}
     if path is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{,119}", path.stem):
-        default["name"] = Node(path.stem, Mark(str(path)))
-    return Node(default | root.value, root.mark)
+        default["name"] = SourceNode(path.stem, Mark(str(path)))
+    return SourceNode(default | root.value, root.mark)
 
 
-def _with_file_paths(resolver: Resolver, root: Node) -> Node:
+def _with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
     """`root` whose files (GraphML, fault log, grid), relative to the file that mentions them, are paths from here."""
     if not isinstance(root.value, dict):
         return root
@@ -231,11 +233,11 @@ def _with_file_paths(resolver: Resolver, root: Node) -> Node:
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)
-            inner[name] = Node(str(home / path.value), path.mark)
-    return Node(root.value | inner, root.mark) if inner else root
+            inner[name] = SourceNode(str(home / path.value), path.mark)
+    return SourceNode(root.value | inner, root.mark) if inner else root
 
 
-def _decoded(resolver: Resolver, record: type[RecordT], root: Node, si: bool) -> RecordT:
+def _decoded(resolver: Resolver, record: type[RecordT], root: SourceNode, si: bool) -> RecordT:
     decoded, problems = decode(record, root, si), list(dict.fromkeys(resolver.problems))
     if isinstance(decoded, list):
         raise ConfigError([*problems, *decoded])
@@ -243,7 +245,7 @@ def _decoded(resolver: Resolver, record: type[RecordT], root: Node, si: bool) ->
     return decoded
 
 
-def _placed(problems: list[Problem], root: Node) -> list[Problem]:
+def _placed(problems: list[Problem], root: SourceNode) -> list[Problem]:
     """`problems` at the places of their keys, those that have no place in another file."""
     return [
         problem if problem.where else replace(problem, where=str(mark_at(root, problem.key.split("."))))
@@ -251,6 +253,7 @@ def _placed(problems: list[Problem], root: Node) -> list[Problem]:
     ]
 
 
+# points that share a cluster go on sharing it, so that keys of it are written once
 _sized: Memo[ClusterSpec] = Memo(limit=16)
 
 
@@ -259,7 +262,7 @@ def _completed(experiment: Experiment) -> Experiment:
 
     Experiments that share a cluster and want it at the same size share that too.
     """
-    setup = Setup(experiment)
+    setup = experiment.setup
     spec, nodes = setup.cluster, experiment.nodes or setup.cluster.nodes
     cluster = _sized.get((Same(spec), nodes), lambda: spec.model_copy(update={"nodes": nodes}), lambda _: 1.0)
     parallelism = experiment.parallelism.model_copy(update={"data": setup.data})

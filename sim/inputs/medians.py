@@ -98,7 +98,7 @@ def _both(chip: Accelerator, name: str) -> tuple[float | None, float | None]:
     return getattr(chip.vector, name), getattr(chip.matrix.peak, name)
 
 
-@cache
+@cache  # reads all chips of the catalogue
 def _chips(kind: str) -> tuple[Accelerator, ...]:
     """The chips of a kind as the catalogue writes them; all chips where it has none of the kind."""
     roots = (read_file(path) for path in list_catalogue("accelerator").values())

@@ -14,7 +14,6 @@ from sim.errors import ConfigError
 from sim.inputs.reader import read_bytes
 from sim.inputs.records import ClusterSpec, Experiment, GraphFabric
 from sim.inputs.reliability import Failures
-from sim.inputs.setup import Setup
 
 MOST_BYTES = 128 * 2**20
 
@@ -41,7 +40,7 @@ def read_named(path: Path, key: str) -> bytes:
 
 def named_files(experiment: Experiment) -> tuple[NamedFile, ...]:
     """All of a resolved experiment."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     failures, site, drawn = experiment.failures, setup.site, drawn_by(setup.cluster)
     log = failures.log.file if isinstance(failures, Failures) and failures.log else None
     named = {"failures.log.file": log, "site.carbon_file": site.carbon_file if site else None}

@@ -10,13 +10,13 @@ from typing import NoReturn
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.catalogue import CATALOGUE
-from sim.inputs.reader import Mark, Node, from_python, plain, read_text
+from sim.inputs.reader import Mark, SourceNode, from_python, plain, read_text
 from sim.inputs.resolve import Resolver
 
 Override = str | tuple[str, object]  # `key.path=value` with the value in YAML, or the path and a plain value
 
 
-def apply_overrides(resolver: Resolver, root: Node, kind: str, overrides: Sequence[Override]) -> Node:
+def apply_overrides(resolver: Resolver, root: SourceNode, kind: str, overrides: Sequence[Override]) -> SourceNode:
     """`root` with each of `overrides` set, the last one winning.
 
     Wrong overrides are noted in `resolver.problems` and left out. A definition on the way is
@@ -30,7 +30,7 @@ def apply_overrides(resolver: Resolver, root: Node, kind: str, overrides: Sequen
     return root
 
 
-def _read(override: Override, source: str) -> tuple[str, Node]:
+def _read(override: Override, source: str) -> tuple[str, SourceNode]:
     if not isinstance(override, str):
         return override[0], from_python(override[1], source)
     path, separator, value = override.partition("=")
@@ -39,20 +39,22 @@ def _read(override: Override, source: str) -> tuple[str, Node]:
     return path, from_python(plain(read_text(value.strip(), source)), source)
 
 
-def set_value(resolver: Resolver, root: Node, kind: str, path: str, node: Node) -> Node:
+def set_value(resolver: Resolver, root: SourceNode, kind: str, path: str, node: SourceNode) -> SourceNode:
     """`root`, a definition of `kind`, with `node` at the key path `path`. Raises ConfigError."""
     keys = [key.strip() for key in path.split(".")]
     if not all(keys):
         _refuse(str(node.mark), "", f"{path[:80]!r} is not a key path", _HOW)
     if keys == ["cluster", "nodes"]:
-        root = Node({key: item for key, item in root.value.items() if key != "nodes"}, root.mark)
+        root = SourceNode({key: item for key, item in root.value.items() if key != "nodes"}, root.mark)
     return _changed(resolver, root, kind, keys, 0, node)
 
 
 _HOW = "write it like training.tokens=300B"
 
 
-def _changed(resolver: Resolver, node: Node, kind: str | None, keys: list[str], depth: int, value: Node) -> Node:
+def _changed(
+    resolver: Resolver, node: SourceNode, kind: str | None, keys: list[str], depth: int, value: SourceNode
+) -> SourceNode:
     """`node` with `value` set at `keys[depth:]` under it; `kind` if it is a definition."""
     if depth == len(keys):
         return value
@@ -66,18 +68,18 @@ def _changed(resolver: Resolver, node: Node, kind: str | None, keys: list[str], 
         _refuse(str(value.mark), ".".join(keys), f"{'.'.join(keys[:depth])} is a value, it has no keys")
     name, entries = keys[depth], node.value or {}
     inner = CATALOGUE[kind].references.get(name) if kind else None
-    child = entries.get(name, Node(None, Mark(value.mark.source)))
-    return Node({**entries, name: _changed(resolver, child, inner, keys, depth + 1, value)}, node.mark)
+    child = entries.get(name, SourceNode(None, Mark(value.mark.source)))
+    return SourceNode({**entries, name: _changed(resolver, child, inner, keys, depth + 1, value)}, node.mark)
 
 
-def _changed_entry(resolver: Resolver, node: Node, keys: list[str], depth: int, value: Node) -> Node:
+def _changed_entry(resolver: Resolver, node: SourceNode, keys: list[str], depth: int, value: SourceNode) -> SourceNode:
     text, entries = keys[depth], node.value
     if not (text.isascii() and text.isdigit() and int(text[:9]) < len(entries)):
         size = f"{'.'.join(keys[:depth])} is a list of {len(entries)}"
         _refuse(str(value.mark), ".".join(keys), f"{text[:40]!r} is no entry of it: {size}", "entries count from 0")
     place = int(text)
     changed = _changed(resolver, entries[place], None, keys, depth + 1, value)
-    return Node([*entries[:place], changed, *entries[place + 1 :]], node.mark)
+    return SourceNode([*entries[:place], changed, *entries[place + 1 :]], node.mark)
 
 
 def _refuse(source: str, key: str, message: str, suggestion: str = "") -> NoReturn:

@@ -207,5 +207,6 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_order_is_complete,
     check_placement,
     check_shard_group,
+    check_expert,
     check_adapters,
 )

@@ -1,4 +1,4 @@
-"""Decoding with readable errors: from a Node to a record, or to the list of all problems.
+"""Decoding with readable errors: from a SourceNode to a record, or to the list of all problems.
 
 Public: `decode`, `mark_at`, `near`.
 """
@@ -13,15 +13,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from sim.errors import Problem
-from sim.inputs.reader import Mark, Node, plain
-from sim.inputs.walk import Place, choices, dimension_of, is_record, kind_of, locate, members
+from sim.inputs.reader import Mark, SourceNode, plain
+from sim.inputs.walk import KeyPlace, choices, dimension_of, is_record, kind_of, locate, members
 from sim.record import Record, RecordT
 from sim.units import COUNT, FRACTION, SI, show_value
 
 MAX_PROBLEMS = 100
 
 
-def decode(record: type[RecordT], node: Node, si: bool = False) -> RecordT | list[Problem]:
+def decode(record: type[RecordT], node: SourceNode, si: bool = False) -> RecordT | list[Problem]:
     """The record that `node` says, or everything that is wrong with it in file order."""
     try:
         return record.model_validate(plain(node), context=SI if si else None)
@@ -34,7 +34,7 @@ def decode(record: type[RecordT], node: Node, si: bool = False) -> RecordT | lis
         return shown + _rest(node, len(findings) - MAX_PROBLEMS, more=len(details) > 10 * MAX_PROBLEMS)
 
 
-def mark_at(node: Node, keys: Sequence[str | int]) -> Mark:
+def mark_at(node: SourceNode, keys: Sequence[str | int]) -> Mark:
     """Where the value at `keys` was written, or the nearest mapping around it."""
     return _node_at(node, keys)[0].mark
 
@@ -53,7 +53,7 @@ class _Finding:
     """One pydantic error, with the field it is about and the value as it was written."""
 
     detail: Any
-    place: Place
+    place: KeyPlace
     written: Any
     found: bool  # whether the key is in the input
 
@@ -71,15 +71,15 @@ class _Finding:
         return show_value(self.written)
 
 
-def _finding(record: type[Record], node: Node, detail: Any) -> _Finding:
+def _finding(record: type[Record], node: SourceNode, detail: Any) -> _Finding:
     place = locate(record, detail["loc"])
     if detail["type"].startswith("union_tag"):
-        place = Place((*place.keys, "kind"), None, place.field, place.options)
+        place = KeyPlace((*place.keys, "kind"), None, place.field, place.options)
     inner, found = _node_at(node, place.keys)
     return _Finding(detail, place, plain(inner) if found else None, found)
 
 
-def _node_at(node: Node, keys: Sequence[str | int]) -> tuple[Node, bool]:
+def _node_at(node: SourceNode, keys: Sequence[str | int]) -> tuple[SourceNode, bool]:
     for key in keys:
         inside = isinstance(node.value, dict) and key in node.value
         if not inside and not (isinstance(node.value, list) and isinstance(key, int) and key < len(node.value)):
@@ -103,7 +103,7 @@ def _is_echo(finding: _Finding, findings: list[_Finding]) -> bool:
     return any(other is not finding and other.place.keys[: len(keys)] == keys for other in findings)
 
 
-def _rest(node: Node, number: int, more: bool) -> list[Problem]:
+def _rest(node: SourceNode, number: int, more: bool) -> list[Problem]:
     count = f"more than {number}" if more else str(number)
     return [Problem(str(node.mark), "", f"and {count} further problems")] if number > 0 else []
 

@@ -1,6 +1,6 @@
 """Safe YAML with positions.
 
-Public: `Mark`, `Node`, `read_file`, `read_bytes`, `read_text`,
+Public: `Mark`, `SourceNode`, `read_file`, `read_bytes`, `read_text`,
 `shown_path`, `from_python`, `plain`, `yaml_files`, and the limits
 `MAX_BYTES`, `MAX_NODES`, `MAX_DEPTH`.
 
@@ -59,14 +59,14 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A value and its place: a scalar, a dict of key to Node, or a list of Nodes. Never changed."""
+class SourceNode:
+    """A value and its place: a scalar, a dict of key to SourceNode, or a list of SourceNodes. Never changed."""
 
     value: Any
     mark: Mark
 
 
-def plain(node: Node) -> Any:
+def plain(node: SourceNode) -> Any:
     """The values of `node` without their places; lists become tuples."""
     value = node.value
     if isinstance(value, dict):
@@ -81,7 +81,7 @@ def yaml_files(path: Path) -> list[Path]:
     return sorted(file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}"))
 
 
-def read_file(path: Path) -> Node:
+def read_file(path: Path) -> SourceNode:
     """The mapping in the YAML file `path`. Raises ConfigError. Equal contents are parsed once."""
     return _parsed(read_bytes(path, MAX_BYTES, "a definition is a few kilobytes"), shown_path(path))
 
@@ -109,7 +109,7 @@ def read_bytes(path: Path, most: int, usual: str = "") -> bytes:
     return content
 
 
-def read_text(text: str, source: str) -> Node:
+def read_text(text: str, source: str) -> SourceNode:
     """The value that the YAML `text` says; `source` names it in errors."""
     control = _CONTROL.search(text)
     if control:
@@ -124,26 +124,26 @@ def read_text(text: str, source: str) -> Node:
         _refuse(Mark(source), f"is not YAML: {error}")
     if builder.problems:
         raise ConfigError(builder.problems)
-    return builder.root or Node(None, Mark(source, 1, 1))
+    return builder.root or SourceNode(None, Mark(source, 1, 1))
 
 
-def from_python(value: object, source: str, depth: int = 0) -> Node:
-    """Node of plain Python data, for callers that have no file."""
+def from_python(value: object, source: str, depth: int = 0) -> SourceNode:
+    """SourceNode of plain Python data, for callers that have no file."""
     mark = Mark(source)
     if depth > MAX_DEPTH:
         _refuse(mark, _TOO_DEEP)
     if isinstance(value, Mapping):
-        return Node({str(key): from_python(item, source, depth + 1) for key, item in value.items()}, mark)
+        return SourceNode({str(key): from_python(item, source, depth + 1) for key, item in value.items()}, mark)
     if isinstance(value, list | tuple):
-        return Node([from_python(item, source, depth + 1) for item in value], mark)
-    return Node(str(value) if isinstance(value, Path) else value, mark)
+        return SourceNode([from_python(item, source, depth + 1) for item in value], mark)
+    return SourceNode(str(value) if isinstance(value, Path) else value, mark)
 
 
 # --- text -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
-def _parsed(content: bytes, source: str) -> Node:
+@lru_cache(maxsize=256)  # files refer to the same ones again and again
+def _parsed(content: bytes, source: str) -> SourceNode:
     node = read_text(_decoded(content, source), source)
     if node.value is None:
         _refuse(Mark(source, 1, 1), "is empty", "write `key: value` lines; `clustersim explain` lists the keys")
@@ -212,7 +212,7 @@ class _Frame:
     mark: Mark
     anchor: str | None
     before: int  # nodes read before this one
-    value: Any  # dict or list of Nodes
+    value: Any  # dict or list of SourceNodes
     key_mark: Mark
     key: str | None = None
     height: int = 0  # levels below this one
@@ -224,13 +224,13 @@ class _Frame:
 
 @dataclass(slots=True)
 class _Builder:
-    """Builds the Node of one document from parser events, within the limits."""
+    """Builds the SourceNode of one document from parser events, within the limits."""
 
     source: str
-    root: Node | None = None
+    root: SourceNode | None = None
     problems: list[Problem] = field(default_factory=list)
     frames: list[_Frame] = field(default_factory=list)
-    anchors: dict[str, tuple[Node, int, int]] = field(default_factory=dict)  # node, its size, its height
+    anchors: dict[str, tuple[SourceNode, int, int]] = field(default_factory=dict)  # node, its size, its height
     size: int = 0
     documents: int = 0
 
@@ -250,7 +250,7 @@ class _Builder:
         if top is not None and top.wants_key:
             self.start_entry(top, event.value, mark)
         else:
-            node = Node(_resolved(event.value) if event.implicit[0] else event.value, mark)
+            node = SourceNode(_resolved(event.value) if event.implicit[0] else event.value, mark)
             self.keep(event.anchor, node, 1, 0)
             self.add(node, 0)
 
@@ -268,7 +268,7 @@ class _Builder:
 
     def end_collection(self, event: Any) -> None:
         frame = self.frames.pop()
-        node = Node(frame.value, frame.mark)
+        node = SourceNode(frame.value, frame.mark)
         self.keep(frame.anchor, node, self.size - frame.before, frame.height)
         self.add(node, frame.height + 1)
 
@@ -280,7 +280,7 @@ class _Builder:
         node, size, height = self.anchors[event.anchor]
         self.charge(size, mark)
         self.check_depth(mark, height)
-        self.add(Node(node.value, mark), height + 1)
+        self.add(SourceNode(node.value, mark), height + 1)
 
     def enter(self, event: Any) -> Mark:
         mark = _mark(self.source, event.start_mark)
@@ -303,11 +303,11 @@ class _Builder:
         if self.frames and self.frames[-1].wants_key:
             _refuse(mark, "a key must be text", "put text with braces or brackets in quotes")
 
-    def keep(self, anchor: str | None, node: Node, size: int, height: int) -> None:
+    def keep(self, anchor: str | None, node: SourceNode, size: int, height: int) -> None:
         if anchor is not None:
             self.anchors[anchor] = node, size, height
 
-    def add(self, node: Node, height: int) -> None:
+    def add(self, node: SourceNode, height: int) -> None:
         if not self.frames:
             self.root = node
             return
@@ -318,12 +318,12 @@ class _Builder:
         else:
             self.add_entry(frame, frame.key, node)
 
-    def add_entry(self, frame: _Frame, key: str, node: Node) -> None:
+    def add_entry(self, frame: _Frame, key: str, node: SourceNode) -> None:
         if key in frame.value:
             first = frame.value[key].mark
             text = f"the key stands here and at {first.line}:{first.column}"
             self.problems.append(Problem(str(frame.key_mark), key, text, "remove one of them"))
-        frame.value[key] = Node(node.value, frame.key_mark)
+        frame.value[key] = SourceNode(node.value, frame.key_mark)
         frame.key = None
 
 

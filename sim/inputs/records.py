@@ -15,6 +15,7 @@ from pydantic import Field
 from sim.graph.adapters import LowRank
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.reliability import Failures, Recovery
+from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
@@ -435,3 +436,11 @@ class Experiment(Record):
     simulation: Simulation = Field(default=Simulation(), description="shortcuts and checks")
     measured: Measured | None = Field(default=None, description="a measurement to print beside the prediction")
     seed: int = Field(default=0, ge=0, description="seed of all random streams")
+
+    @property
+    def setup(self) -> Setup:
+        """All its definitions at hand, with their types; the experiment is resolved.
+
+        Not kept in the record: a copy with changed fields would keep it too.
+        """
+        return Setup(self)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.catalogue import CATALOGUE, find_definition
-from sim.inputs.reader import Node, read_file
+from sim.inputs.reader import SourceNode, read_file
 
 MAX_CHAIN = 20
 VARIANTS = frozenset({"fabric", "workload"})  # records whose `kind` chooses the other keys
@@ -25,14 +25,14 @@ class Resolver:
     homes: dict[str, Path] = field(default_factory=dict)  # source of a Mark to the folder of that file
     outside: Path = field(default_factory=Path)  # folder for references that are in no file
 
-    def read(self, path: Path) -> Node:
+    def read(self, path: Path) -> SourceNode:
         """The mapping in `path`. Raises ConfigError."""
         node = read_file(path)
         self.files.append(path.absolute())
         self.homes[node.mark.source] = path.parent
         return node
 
-    def resolve(self, kind: str, node: Node, key: str = "", chain: tuple[Path, ...] = ()) -> Node:
+    def resolve(self, kind: str, node: SourceNode, key: str = "", chain: tuple[Path, ...] = ()) -> SourceNode:
         """`node` as a mapping in which every reference is a mapping too.
 
         What cannot be resolved stays a text, with a problem noted. `key` is the key path of
@@ -46,23 +46,23 @@ class Resolver:
             for name, target in CATALOGUE[kind].references.items()
             if name in expanded.value
         }
-        return Node(expanded.value | inner, expanded.mark)
+        return SourceNode(expanded.value | inner, expanded.mark)
 
-    def expand(self, kind: str, node: Node, key: str, chain: tuple[Path, ...] = ()) -> Node:
+    def expand(self, kind: str, node: SourceNode, key: str, chain: tuple[Path, ...] = ()) -> SourceNode:
         """`node` with its own name looked up and its `extends` applied; references under it stay."""
         if isinstance(node.value, str):
             return self._look_up(kind, node, key, chain)
         if not isinstance(node.value, dict) or "extends" not in node.value:
             return node
-        base: Node = node.value["extends"]
+        base: SourceNode = node.value["extends"]
         if not isinstance(base.value, str):
             message = "must be the name or path of a definition"
             self.problems.append(Problem(str(base.mark), _joined(key, "extends"), message))
-            return Node("", base.mark)
+            return SourceNode("", base.mark)
         start = self.expand(kind, base, _joined(key, "extends"), chain)
         return self._changed(kind, start, node, key) if isinstance(start.value, dict) else start
 
-    def _look_up(self, kind: str, node: Node, key: str, chain: tuple[Path, ...]) -> Node:
+    def _look_up(self, kind: str, node: SourceNode, key: str, chain: tuple[Path, ...]) -> SourceNode:
         try:
             path = real_path(find_definition(kind, node.value, self.homes.get(node.mark.source, self.outside)))
             _refuse_circle(path, chain)
@@ -72,7 +72,7 @@ class Resolver:
             return node
         return self.expand(kind, inner, key, (*chain, path))
 
-    def _changed(self, kind: str, base: Node, change: Node, key: str) -> Node:
+    def _changed(self, kind: str, base: SourceNode, change: SourceNode, key: str) -> SourceNode:
         """`base` with the keys of `change`; a reference in `base` is resolved if keys of it change."""
         entries = {name: item for name, item in change.value.items() if name != "extends"}
         inner = {
@@ -80,10 +80,10 @@ class Resolver:
             for name, target in CATALOGUE[kind].references.items()
             if name in base.value and name in entries and isinstance(entries[name].value, dict)
         }
-        return merge(Node(base.value | inner, base.mark), Node(entries, change.mark), kind)
+        return merge(SourceNode(base.value | inner, base.mark), SourceNode(entries, change.mark), kind)
 
 
-def merge(base: Node, change: Node, key: str = "") -> Node:
+def merge(base: SourceNode, change: SourceNode, key: str = "") -> SourceNode:
     """`base` with the keys of `change`: mappings merge, everything else is replaced.
 
     A mapping replaces a fabric or workload of another `kind`, and a mapping that says `extends`
@@ -96,7 +96,7 @@ def merge(base: Node, change: Node, key: str = "") -> Node:
     merged = dict(base.value)
     for name, item in change.value.items():
         merged[name] = merge(merged[name], item, name) if name in merged else item
-    return Node(merged, change.mark)
+    return SourceNode(merged, change.mark)
 
 
 def real_path(path: Path) -> Path:
@@ -115,7 +115,7 @@ def _refuse_circle(path: Path, chain: tuple[Path, ...]) -> None:
         raise ConfigError(Problem("", "", f"`extends` goes through more than {MAX_CHAIN} files"))
 
 
-def _kinds_differ(base: Node, change: Node) -> bool:
+def _kinds_differ(base: SourceNode, change: SourceNode) -> bool:
     kinds = [node.value["kind"].value for node in (base, change) if "kind" in node.value]
     return len(kinds) == 2 and kinds[0] != kinds[1]
 
@@ -124,7 +124,7 @@ def _joined(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def _located(problem: Problem, node: Node, key: str) -> Problem:
+def _located(problem: Problem, node: SourceNode, key: str) -> Problem:
     """`problem` placed at the reference if it has no place, or if the file itself is missing."""
     if not problem.where:
         return replace(problem, where=str(node.mark), key=key)

@@ -1,21 +1,23 @@
 """An experiment whose definitions are all at hand, with their types.
 
-Public: `Setup`, `data_parallel`, `shard_of`.
+Public: `Setup`, which `Experiment.setup` gives.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sim.errors import ConfigError, Problem
 from sim.graph.operation import Shard
-from sim.inputs.energy import Prices, Site
-from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training
-from sim.inputs.storage import Storage
-from sim.models.family import Workload
 from sim.record import Record
+
+if TYPE_CHECKING:  # records import this file
+    from sim.inputs.energy import Prices, Site
+    from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training
+    from sim.inputs.storage import Storage
+    from sim.models.family import Workload
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -81,8 +83,41 @@ class Setup:
 
     @property
     def shard(self) -> Shard:
-        """What one rank holds of the model and of a microbatch."""
-        return shard_of(self.parallelism, self.training, self.software)
+        """What one rank holds of the model and of a microbatch.
+
+        Autocast casts each weight once a pass (read 4 B, write 2), and its gradient back.
+        """
+        parallelism, training, software = self.parallelism, self.training, self.software
+        cast = 6.0 if software.autocast else 0.0
+        return Shard(
+            tensor=parallelism.tensor,
+            context=parallelism.context,
+            expert=parallelism.expert,
+            sequence_parallel=parallelism.sequence_parallel,
+            microbatch=training.microbatch,
+            sequence_length=training.sequence_length or 1,
+            document_length=training.document_length,
+            precision=training.precision,
+            recompute=training.recompute,
+            tensor_overlap=software.tensor_overlap,
+            sums_partials=software.sums_partials,
+            fused_kernels=software.fused_kernels,
+            written_out=software.written_out,
+            autocast=software.autocast and parallelism.zero_stage < 3,
+            pads_vocabulary=software.pads_vocabulary,
+            fused_accumulation=software.fused_accumulation,
+            lora=training.lora,
+            fp8_scaling=software.fp8_scaling,
+            cross_entropy=software.cross_entropy,
+            joins_matrices=software.joins_matrices,
+            batch_first=software.batch_first,
+            keeps_gathered=software.keeps_gathered,
+            stops_recompute=software.stops_recompute,
+            repeats_keys=software.repeats_keys,
+            ring_attention=software.ring_attention,
+            gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
+            reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
+        )
 
     @property
     def accelerators(self) -> int:
@@ -125,48 +160,6 @@ class Setup:
     def microbatches(self) -> int:
         """Microbatches that one replica runs in a step."""
         return self.training.global_batch // (self.data * self.training.microbatch)
-
-
-def shard_of(parallelism: Parallelism, training: Training, software: Software) -> Shard:
-    """What one rank holds, as graphs are split.
-
-    Autocast casts each weight once a pass (read 4 B, write 2), and its gradient back.
-    """
-    cast = 6.0 if software.autocast else 0.0
-    return Shard(
-        tensor=parallelism.tensor,
-        context=parallelism.context,
-        expert=parallelism.expert,
-        sequence_parallel=parallelism.sequence_parallel,
-        microbatch=training.microbatch,
-        sequence_length=training.sequence_length or 1,
-        document_length=training.document_length,
-        precision=training.precision,
-        recompute=training.recompute,
-        tensor_overlap=software.tensor_overlap,
-        sums_partials=software.sums_partials,
-        fused_kernels=software.fused_kernels,
-        written_out=software.written_out,
-        autocast=software.autocast and parallelism.zero_stage < 3,
-        pads_vocabulary=software.pads_vocabulary,
-        fused_accumulation=software.fused_accumulation,
-        lora=training.lora,
-        fp8_scaling=software.fp8_scaling,
-        cross_entropy=software.cross_entropy,
-        joins_matrices=software.joins_matrices,
-        batch_first=software.batch_first,
-        keeps_gathered=software.keeps_gathered,
-        stops_recompute=software.stops_recompute,
-        repeats_keys=software.repeats_keys,
-        ring_attention=software.ring_attention,
-        gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
-        reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
-    )
-
-
-def data_parallel(experiment: Experiment) -> int:
-    """Data-parallel replicas of a resolved experiment."""
-    return Setup(experiment).data
 
 
 def _inline(reference: str | RecordT, key: str) -> RecordT:

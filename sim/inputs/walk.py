@@ -1,6 +1,6 @@
 """The tree of records as data: which field a key path means.
 
-Public: `Place`, `locate`, `members`, `is_record`, `kind_of`, `dimension_of`, `choices`.
+Public: `KeyPlace`, `locate`, `members`, `is_record`, `kind_of`, `dimension_of`, `choices`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sim.units import Dimension, Quantity, Share, WholeNumber
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyPlace:
     """A key path, the record that holds its last key, and the field if the record has it."""
 
     keys: tuple[str | int, ...]
@@ -40,9 +40,9 @@ def is_record(option: Any) -> TypeGuard[type[Record]]:
     return isinstance(option, type) and issubclass(option, Record)
 
 
-def locate(record: type[Record], location: Sequence[str | int]) -> Place:
+def locate(record: type[Record], location: Sequence[str | int]) -> KeyPlace:
     """The place of a pydantic error location, from which the labels of unions are left out."""
-    place = Place((), None, None, (record,))
+    place = KeyPlace((), None, None, (record,))
     for part in location:
         place = _narrow(place, str(part)) if len(place.options) > 1 else _step(place, part)
     return place
@@ -76,8 +76,8 @@ def _markers(annotation: Any) -> list[Any]:
     return found + [marker for inner in get_args(annotation) for marker in _markers(inner)]
 
 
-def _narrow(place: Place, label: str) -> Place:
-    return Place(place.keys, place.record, place.field, _narrowed(place.options, label))
+def _narrow(place: KeyPlace, label: str) -> KeyPlace:
+    return KeyPlace(place.keys, place.record, place.field, _narrowed(place.options, label))
 
 
 def _narrowed(options: tuple[Any, ...], label: str) -> tuple[Any, ...]:
@@ -92,14 +92,14 @@ def _narrowed(options: tuple[Any, ...], label: str) -> tuple[Any, ...]:
     return kinds or origins[:1] or options[:1]
 
 
-def _step(place: Place, part: str | int) -> Place:
+def _step(place: KeyPlace, part: str | int) -> KeyPlace:
     keys = (*place.keys, part)
     option = place.options[0] if place.options else None
     if is_record(option):
         field = option.model_fields.get(str(part))
-        return Place(keys, option, field, members(field.annotation) if field else ())
+        return KeyPlace(keys, option, field, members(field.annotation) if field else ())
     inner = _item(option, part)
-    return Place(keys, None, place.field if inner else None, members(inner) if inner else ())
+    return KeyPlace(keys, None, place.field if inner else None, members(inner) if inner else ())
 
 
 def _item(option: Any, part: str | int) -> Any:

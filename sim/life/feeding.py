@@ -5,7 +5,7 @@ records of a batch from storage, one after another, then works on them on one ho
 the batches in order, and all replicas wait for the slowest. Readers share storage evenly: what all
 together and what one alone can read is a max-min solution over the real links, without training traffic.
 
-Public: `Supply`, `supply_of`, `feed`; `Feeding` in `storage_costs`.
+Public: `InputSupply`, `supply_of`, `feed`; `Feeding` in `storage_costs`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_DRAWN = 64  # records of a batch drawn one by one; of more, their sum is dr
 
 
 @dataclass(frozen=True)
-class Supply:
+class InputSupply:
     """What the input of a job can draw on."""
 
     data: InputPipeline
@@ -68,7 +68,7 @@ class Supply:
         return (plain / rate if rate else 0.0), self.batch * self.data.preprocessing
 
 
-def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> Supply:
+def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> InputSupply:
     """The supply of a planned job, of which the first rank of each replica reads.
 
     Raises PlanError if what is read ahead does not fit into host memory.
@@ -83,7 +83,7 @@ def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> Supply
     together = rate_together(plan, file_transfers(plan, unbound, size, inf, write=False))
     first = np.where(np.cumsum(readers) == 1, size, 0.0)
     one = file_transfers(plan, unbound, first, inf, write=False)
-    supply = Supply(
+    supply = InputSupply(
         data=data,
         batch=plan.experiment.training.global_batch / int(readers.sum()),
         replicas=int(readers.sum()),
@@ -97,7 +97,7 @@ def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> Supply
     return supply
 
 
-def feed(supply: Supply, step_s: float, seed: int = 0) -> Feeding:
+def feed(supply: InputSupply, step_s: float, seed: int = 0) -> Feeding:
     """The wait of steps of `step_s`, by simulation; random sizes under `seed`."""
     simulated = _simulated_replicas(supply)
     steps = min(MOST, max(FEWEST, BATCHES // simulated))
@@ -116,14 +116,14 @@ def feed(supply: Supply, step_s: float, seed: int = 0) -> Feeding:
     )
 
 
-def _simulated_replicas(supply: Supply) -> int:
+def _simulated_replicas(supply: InputSupply) -> int:
     """Those of one node stand for all if batches are equal; else as many as differ, up to a limit."""
     if supply.data.record_deviation == 0:
         return min(supply.replicas, supply.replicas_per_node)
     return min(supply.replicas, max(MOST_REPLICAS, supply.replicas_per_node))
 
 
-def _batch_bytes(supply: Supply, replicas: int, steps: int, seed: int) -> Floats:
+def _batch_bytes(supply: InputSupply, replicas: int, steps: int, seed: int) -> Floats:
     """Stored bytes of each batch, (replicas, steps)."""
     mean, deviation, records = supply.data.record, supply.data.record_deviation, supply.records
     if deviation == 0:
@@ -136,7 +136,7 @@ def _batch_bytes(supply: Supply, replicas: int, steps: int, seed: int) -> Floats
     return np.maximum(draw.normal(records * some.mean(), records**0.5 * some.std(), (replicas, steps)), 0.0)
 
 
-def _mean_wait(supply: Supply, sizes: Floats, step_s: float) -> float:
+def _mean_wait(supply: InputSupply, sizes: Floats, step_s: float) -> float:
     """Mean seconds that a step waits for its batches after the warm-up.
 
     Workers tend to finish together, and waits come in bursts; a window with soft ends (Hann's) does not
@@ -150,7 +150,7 @@ def _mean_wait(supply: Supply, sizes: Floats, step_s: float) -> float:
 class _Line:
     """One run of the input line of the simulated replicas."""
 
-    def __init__(self, supply: Supply, sizes: Floats, step_s: float) -> None:
+    def __init__(self, supply: InputSupply, sizes: Floats, step_s: float) -> None:
         self.supply, self.step_s = supply, step_s
         self.sizes: list[list[float]] = sizes.tolist()
         self.replicas, self.steps = sizes.shape
@@ -216,7 +216,7 @@ class _Line:
             yield self.env.timeout(seconds)
 
 
-def _stages(supply: Supply) -> dict[str, float]:
+def _stages(supply: InputSupply) -> dict[str, float]:
     """Seconds that each stage takes for a batch of every replica, with all that it can use."""
     data, per_node = supply.data, supply.replicas_per_node
     stored = supply.records * data.record
@@ -232,7 +232,7 @@ def _stages(supply: Supply) -> dict[str, float]:
     }
 
 
-def _check_memory(supply: Supply, memory: float) -> None:
+def _check_memory(supply: InputSupply, memory: float) -> None:
     """Raise PlanError if what is kept for the replicas of a node does not fit into its memory (0: not known)."""
     data = supply.data
     batch = supply.records * data.record * data.compression_ratio

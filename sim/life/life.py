@@ -27,16 +27,16 @@ HOPELESS = 100  # times the healthy training time, after which a life without a 
 
 def live(inputs: LifeInputs, seed: int) -> Life:
     """One life of a job; the same inputs and seed give the same life."""
-    return Job(inputs, seed).live()
+    return JobState(inputs, seed).live()
 
 
 def life_ahead(inputs: LifeInputs, seed: int) -> tuple[Callable[[], Life], Callable[[], float]]:
     """A function that lives it, and one that says how much of it has been lived, 0 to 1."""
-    job = Job(inputs, seed)
+    job = JobState(inputs, seed)
     return job.live, job.progress
 
 
-class Job:
+class JobState:
     """A job, what it stands on, and where it is in its life."""
 
     def __init__(self, inputs: LifeInputs, seed: int) -> None:

@@ -18,7 +18,7 @@ from sim.life.life_inputs import Slow
 from sim.rng import stream
 
 if TYPE_CHECKING:
-    from sim.life.life import Job
+    from sim.life.life import JobState
 
 Waiting = Generator[Event, Any, None]
 RUNNING = ("training", "initialisation", "restore")  # phases in which the job's processes exist
@@ -27,7 +27,7 @@ RUNNING = ("training", "initialisation", "restore")  # phases in which the job's
 class Troubles:
     """Everything that can happen to one job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: JobState) -> None:
         self.job, self.env, self.pool = job, job.env, job.pool
         self.modes = job.inputs.failures.modes
         self.random = stream(job.seed, "failures/effects")

@@ -14,7 +14,7 @@ EXPLAINED = 0.2  # error of the time of its largest message up to which a platfo
 
 
 @dataclass(frozen=True)
-class Table:
+class TimeTable:
     """One run: seconds by message size (median where a size was run more than once)."""
 
     path: Path
@@ -31,7 +31,7 @@ class Table:
 class Fitted:
     """One table: the curve fitted to it, and what the platform made of all tables predicts for it."""
 
-    table: Table
+    table: TimeTable
     fit: CollectiveFit
     check: CurveScore | None = None
 

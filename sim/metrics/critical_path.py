@@ -19,7 +19,7 @@ from sim.engine.program import Action
 from sim.engine.trace import Trace
 from sim.metrics.breakdown import rank_time
 from sim.metrics.history import Event, History
-from sim.metrics.timeline import Span
+from sim.metrics.timeline import TimelineSpan
 
 LATENCY = "latency"
 START = "start of the step"
@@ -146,7 +146,7 @@ def _latest_ends(trace: Trace, table: dict[str, np.ndarray]) -> np.ndarray:
     return np.array(latest)
 
 
-def overlaps(trace: Trace, rank: int, spans: Sequence[Span]) -> tuple[Overlap, ...]:
+def overlaps(trace: Trace, rank: int, spans: Sequence[TimelineSpan]) -> tuple[Overlap, ...]:
     """Every kind of communication of a rank class, from its timeline: exposed, and hidden by what.
 
     What neither the rank itself computes beside nor waits for hides in the pipeline bubble.

@@ -58,7 +58,7 @@ class Plant:
         """Power of one node without accelerators, behind its supplies [W]."""
         return sum(self._servers[busy].values())
 
-    @cached_property
+    @property
     def _servers(self) -> tuple[Watts, Watts]:
         """Power by part of one node without accelerators [W], idle and busy."""
         draws = {name: getattr(self.node, name) for name in NODE_PARTS}
@@ -71,7 +71,7 @@ class Plant:
         fixed = self.site.fixed_overhead
         return (self.site.pue - 1) * ((1 - fixed) * it + fixed * self.rated)
 
-    @cached_property
+    @cached_property  # a walk over the links of the cluster, for each span of a life
     def network(self) -> float:
         """Switches by the ports that the nodes need [W]."""
         return network_power(self.cluster)
@@ -81,7 +81,7 @@ class Plant:
         """Storage systems [W]."""
         return self.cluster.n_nodes * self.cluster.spec.power.storage
 
-    @cached_property
+    @property
     def rated(self) -> float:
         """What the cluster draws with every board at its limit [W]."""
         sizes, counts = np.unique(self.cluster.places.sizes, return_counts=True)

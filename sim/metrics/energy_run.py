@@ -58,6 +58,7 @@ class Levels:
     board: Board
     step: StepEnergy
     nodes: int
+    # sites of a job are few, spans many
     known: dict[Site, tuple[Watts, Watts]] = field(default_factory=dict, compare=False)
 
     def accelerators(self, phase: str, busy: int) -> dict[str, float]:

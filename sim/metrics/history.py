@@ -24,7 +24,7 @@ class History:
             repeat[each.rows] = number
         self.repeat = repeat.data
 
-    @cached_property
+    @cached_property  # asked for at each step of the walk back
     def stored(self) -> dict[tuple[int, int], int]:
         """Repeated rows by stream and position."""
         rows = np.flatnonzero(np.asarray(self.repeat) >= 0)

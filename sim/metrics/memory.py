@@ -15,14 +15,12 @@ from sim.record import text_of
 from sim.schedule.catalogue import course_of, held_of
 from sim.workload.memory import StageMemory
 
-_architectures: Memo[Architecture] = Memo(
-    limit=64
-)  # three times as long to make as to ask; plans of a search share them
+_architectures: Memo[Architecture] = Memo(64)  # three times as long to make as to ask; a search shares them
 
 
 def memory_result(plan: Plan) -> MemoryResult:
     """Bytes per accelerator by part for each stage; the result shows the fullest."""
-    setup = Setup(plan.experiment)
+    setup = plan.experiment.setup
     stages = tuple(memory_by_stage(setup, plan.architecture))
     fullest = max(stages, key=lambda parts: sum(parts.values()))
     peak, capacity = sum(fullest.values()), setup.accelerator.memory.capacity

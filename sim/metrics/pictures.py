@@ -22,7 +22,7 @@ from sim.inputs.board import streaming_rate
 from sim.metrics.breakdown import critical_rank
 from sim.metrics.critical_path import Overlap, overlaps
 from sim.metrics.links import flow_bytes
-from sim.metrics.timeline import Span, rank_spans
+from sim.metrics.timeline import TimelineSpan, rank_spans
 from sim.plan.plan import Plan
 from sim.programs.ranks import Job, RankClass
 
@@ -56,7 +56,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkPicture:
     """Vertices by kind, from accelerators up, and the edges between them."""
 
     tiers: tuple[tuple[str, tuple[str, ...], int], ...]  # kind, names if drawn one by one, how many there are
@@ -64,7 +64,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Work:
+class OperationTotal:
     """One operation of the busiest rank class, all its runs of a step together."""
 
     name: str
@@ -80,8 +80,8 @@ class Pictures:
     """Everything that is drawn of one step."""
 
     pipeline: Pipeline
-    network: Network
-    work: tuple[Work, ...]
+    network: NetworkPicture
+    work: tuple[OperationTotal, ...]
     matrix_rate: float  # peak at the training precision [FLOP/s]
     memory_rate: float  # streaming bandwidth [B/s]
     overlaps: tuple[Overlap, ...]  # communication of the busiest rank class
@@ -106,7 +106,7 @@ def pictures(trace: Trace, plan: Plan, job: Job, cluster: Cluster) -> Pictures:
 # --- stages over time -------------------------------------------------------------------------
 
 
-def _pipeline(stages: Sequence[Sequence[Span]], seconds: float) -> Pipeline:
+def _pipeline(stages: Sequence[Sequence[TimelineSpan]], seconds: float) -> Pipeline:
     """The picture from the spans of one rank of each stage."""
     computing = [[span for span in spans if span.track == "compute" and span.end > span.start] for spans in stages]
     kinds = (IDLE, *dict.fromkeys(_label(span) for spans in computing for span in spans))
@@ -114,12 +114,12 @@ def _pipeline(stages: Sequence[Sequence[Span]], seconds: float) -> Pipeline:
     return Pipeline(kinds, tuple(column[0] for column in columns), tuple(column[1] for column in columns), seconds)
 
 
-def _label(span: Span) -> str:
+def _label(span: TimelineSpan) -> str:
     return "send" if span.category == Category.PIPELINE_COMM else span.name
 
 
 def _column(
-    spans: Sequence[Span], kinds: tuple[str, ...], seconds: float
+    spans: Sequence[TimelineSpan], kinds: tuple[str, ...], seconds: float
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:  # fmt: skip
     """What lasts longest in each column; a wait inside a pass for its own collective belongs to the pass."""
     longest = np.full(COLUMNS, 0.0)
@@ -137,7 +137,7 @@ def _column(
     return tuple(kind.tolist()), tuple(index.tolist())
 
 
-def _passes(spans: Sequence[Span]) -> Iterator[tuple[str, int, float, float]]:
+def _passes(spans: Sequence[TimelineSpan]) -> Iterator[tuple[str, int, float, float]]:
     """Runs of spans of one pass as one: label, microbatch, start, end [s]."""
     current: tuple[str, int, float, float] | None = None
     for span in spans:
@@ -155,7 +155,7 @@ def _passes(spans: Sequence[Span]) -> Iterator[tuple[str, int, float, float]]:
 # --- network ---------------------------------------------------------------------------------
 
 
-def _network(trace: Trace, plan: Plan, cluster: Cluster) -> Network:
+def _network(trace: Trace, plan: Plan, cluster: Cluster) -> NetworkPicture:
     carried = _link_bytes(trace, plan, cluster)
     used = np.flatnonzero(carried > 0)
     single = len(used) <= DRAWN
@@ -166,7 +166,7 @@ def _network(trace: Trace, plan: Plan, cluster: Cluster) -> Network:
         groups.setdefault((name(ends[0]), name(ends[1])), []).append(link)
     share = carried / (cluster.links.capacity * trace.time)
     edges = tuple(_edge(ends, np.array(links), share, carried, cluster) for ends, links in groups.items())
-    return Network(tuple(_tiers(cluster, used, single)), edges)
+    return NetworkPicture(tuple(_tiers(cluster, used, single)), edges)
 
 
 def _edge(
@@ -199,7 +199,7 @@ def _tiers(cluster: Cluster, used: NDArray[np.int64], single: bool) -> Iterator[
 # --- operations ------------------------------------------------------------------------------
 
 
-def _work(job: Job, rank: RankClass) -> Iterator[Work]:
+def _work(job: Job, rank: RankClass) -> Iterator[OperationTotal]:
     """Operations of a step of one rank with their times."""
     times: Counter[tuple[str, str, float, float, float]] = Counter()
     microbatches = job.plan.microbatches
@@ -211,4 +211,4 @@ def _work(job: Job, rank: RankClass) -> Iterator[Work]:
                         key = (operation.name, operation.kind, operation.flops, operation.bytes_moved, timed.seconds)
                         times[key] += piece.count * microbatches
     for (name, kind, flops, moved, seconds), count in times.items():
-        yield Work(name, kind, flops, moved, seconds, count)
+        yield OperationTotal(name, kind, flops, moved, seconds, count)

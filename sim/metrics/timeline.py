@@ -4,7 +4,7 @@ A rank has a track for each of its streams: `compute`, the queues of its communi
 `receives` for what its neighbours send. Skipped periods are written out; a rank shows what the
 representative of its class did.
 
-Public: `Span`, `Arrow`, `Load`, `Timeline`, `timeline`, `rank_spans`.
+Public: `TimelineSpan`, `Arrow`, `Load`, `Timeline`, `timeline`, `rank_spans`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TRACKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimelineSpan:
     """Something that a rank does from `start` to `end` [s]. parts: its exposed seconds by category."""
 
     rank: int
@@ -79,20 +79,22 @@ class Load:
 class Timeline:
     """Everything in the window. places: where each rank runs. step: length of the whole step [s]."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[TimelineSpan, ...]
     arrows: tuple[Arrow, ...]
     loads: tuple[Load, ...]
     places: dict[int, str]
     step: float
 
 
-def rank_spans(trace: Trace, plan: Plan, ranks: Sequence[int]) -> dict[int, list[Span]]:
+def rank_spans(trace: Trace, plan: Plan, ranks: Sequence[int]) -> dict[int, list[TimelineSpan]]:
     """What each of `ranks` does in the whole step, track by track."""
     rows = _Rows(trace)
     return _spans_of(rows, plan, ranks, rows.end >= 0)
 
 
-def _spans_of(rows: _Rows, plan: Plan, ranks: Sequence[int], inside: NDArray[np.bool_]) -> dict[int, list[Span]]:
+def _spans_of(
+    rows: _Rows, plan: Plan, ranks: Sequence[int], inside: NDArray[np.bool_]
+) -> dict[int, list[TimelineSpan]]:
     """The spans of each rank: those of its class, found once."""
     classes = {rank: int(plan.partition.rank[rank]) for rank in ranks}
     known = {number: list(rows.spans(number, inside)) for number in dict.fromkeys(classes.values())}
@@ -128,7 +130,7 @@ class _Rows:
         """The action of each row."""
         return [self.trace.program.actions[number] for number in self.action.tolist()]
 
-    def spans(self, rank: int, inside: NDArray[np.bool_]) -> Iterator[Span]:
+    def spans(self, rank: int, inside: NDArray[np.bool_]) -> Iterator[TimelineSpan]:
         """What a rank class does, stream by stream."""
         actions = self.trace.program.actions
         bounds = np.searchsorted(self.stream, np.arange(len(self.trace.program.streams) + 1))
@@ -140,7 +142,7 @@ class _Rows:
             for row in (first + np.flatnonzero(shown & inside[first:last])).tolist():
                 kind = int(self.action[row])
                 action = actions[kind]
-                yield Span(
+                yield TimelineSpan(
                     rank, tracks[kind], action.label, action.category, int(self.index[row]),
                     float(self.start[row]), float(self.end[row]), _size(action), action.parts,
                 )  # fmt: skip

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.metrics.result import Trust
-from sim.metrics.validation import Plan
+from sim.metrics.validation import RunTraits
 
 COVERAGE = 0.8  # of runs like this one lie inside the band
 MEASURED = 0.95  # share of the runs left out up to whose distance bands are given
@@ -54,7 +54,7 @@ class Residual:
     source: str
     name: str
     error: float
-    plan: Plan
+    plan: RunTraits
 
     @property
     def origin(self) -> str:
@@ -62,7 +62,7 @@ class Residual:
         return ORIGINS.get(self.source, self.source)
 
 
-def parallel_kind(plan: Plan) -> str:
+def parallel_kind(plan: RunTraits) -> str:
     """The kind of parallelism in the field's words."""
     if plan.tensor > 1 and plan.pipeline > 1:
         return "3D parallel"
@@ -73,7 +73,7 @@ def parallel_kind(plan: Plan) -> str:
     return "fully sharded" if plan.zero_stage == 3 else "data parallel"
 
 
-def kinds_of(plan: Plan) -> dict[str, str]:
+def kinds_of(plan: RunTraits) -> dict[str, str]:
     """What a run is of, by the name of the feature for people."""
     return {
         "accelerator": plan.accelerator,
@@ -89,7 +89,7 @@ def kinds_of(plan: Plan) -> dict[str, str]:
     }
 
 
-def sizes_of(plan: Plan) -> dict[str, float]:
+def sizes_of(plan: RunTraits) -> dict[str, float]:
     """How large a run is, by the name of the feature for people; 0: has none."""
     rows = plan.microbatch * plan.sequence_length / plan.context
     return {
@@ -116,8 +116,11 @@ class Bands:
 
     residuals: tuple[Residual, ...]
 
-    def trust(self, plan: Plan) -> Trust | None:
-        """How runs like `plan` were predicted; None if no run was validated."""
+    def trust(self, plan: RunTraits) -> Trust | None:
+        """How runs like `plan` were predicted, of its family if any was; None if no run was validated."""
+        return self.families.get(plan.family, self)._trust(plan)
+
+    def _trust(self, plan: RunTraits) -> Trust | None:
         if not self.residuals:
             return None
         away = self._points.distances(_Points.of([plan], self._points.codes))
@@ -134,7 +137,7 @@ class Bands:
             distance=distance,
         )
 
-    def _basis(self, plan: Plan, nearest: int) -> str:
+    def _basis(self, plan: RunTraits, nearest: int) -> str:
         """The nearest validated run, and in what it is another."""
         known = self.residuals[nearest]
         other, mine = kinds_of(known.plan), kinds_of(plan)
@@ -145,7 +148,7 @@ class Bands:
                 apart.append(f"{name} x {sizes[name] / size:.2g}")
         return f"{known.source}, {known.name}" + (f", with {', '.join(apart)}" if apart else "")
 
-    def _outside(self, plan: Plan) -> Iterator[str]:
+    def _outside(self, plan: RunTraits) -> Iterator[str]:
         """In which respects `plan` lies outside of all that was validated."""
         for name, value in kinds_of(plan).items():
             if name == "profile" and plan.assumed:
@@ -158,27 +161,31 @@ class Bands:
                 beyond = f"{size / high:.2g} x the largest" if size > high else f"{size / low:.2g} x the smallest"
                 yield f"{name}: {beyond} that was validated"
 
-    @cached_property
+    @cached_property  # asked for with each run of a table
     def _seen(self) -> dict[str, set[str]]:
         found = [kinds_of(residual.plan) for residual in self.residuals]
         return {name: {kinds[name] for kinds in found} for name in found[0]}
 
-    @cached_property
+    @cached_property  # as above
     def _ranges(self) -> dict[str, tuple[float, float]]:
         found = [sizes_of(residual.plan) for residual in self.residuals]
         sizes = {name: [each[name] for each in found if each[name]] for name in found[0]}
         return {name: (min(values, default=0.0), max(values, default=np.inf)) for name, values in sizes.items()}
 
-    @cached_property
+    @cached_property  # n^2 in the runs, asked for with each of them
     def rule(self) -> Rule:
         """The rule of all residuals."""
         return self._points.rule(np.ones(len(self.residuals), dtype=bool))
 
     def coverage(self) -> dict[str, float]:
-        """Share of the runs of each source inside bands, and rules, that the sources of other origins alone give.
+        """Share of the runs of each source inside bands, and rules, that other origins of its family alone give.
 
-        Empty with fewer than three origins: two must be left to measure a rule on.
+        Nothing of a family with fewer than three origins: two must be left to measure a rule on.
         """
+        shares = [family._coverage() for family in self.families.values()]
+        return {source: share for each in shares for source, share in each.items()}
+
+    def _coverage(self) -> dict[str, float]:
         inside: dict[str, list[bool]] = {residual.source: [] for residual in self.residuals}
         if len(set(self._points.origins)) < 3:
             return {}
@@ -188,7 +195,13 @@ class Bands:
                 inside[self.residuals[row].source].append(bool(hit))
         return {source: float(np.mean(hits)) for source, hits in inside.items()}
 
-    @cached_property
+    @cached_property  # asked for each run of a validation
+    def families(self) -> dict[str, Bands]:
+        """The bands of each family of models: what one is off by says little of another."""
+        names = dict.fromkeys(residual.plan.family for residual in self.residuals)
+        return {name: Bands(tuple(r for r in self.residuals if r.plan.family == name)) for name in names}
+
+    @cached_property  # as above
     def _points(self) -> _Points:
         return _Points.of_residuals(self.residuals)
 
@@ -209,7 +222,7 @@ class _Points:
     origins: Ints
 
     @staticmethod
-    def of(plans: Sequence[Plan], codes: tuple[dict[str, int], ...]) -> _Points:
+    def of(plans: Sequence[RunTraits], codes: tuple[dict[str, int], ...]) -> _Points:
         """Points of runs that were not measured."""
         words = [kinds_of(plan).values() for plan in plans]
         kinds = [[code.get(word, -1) for code, word in zip(codes, row, strict=True)] for row in words]
@@ -248,12 +261,12 @@ class _Points:
             away += PER_DOUBLING * doublings
         return away
 
-    @cached_property
+    @cached_property  # n^2 in the runs, asked for with each origin
     def apart(self) -> Floats:
         """How far the runs are from each other, (n, n)."""
         return self.distances(self)
 
-    @cached_property
+    @property
     def order(self) -> Ints:
         """The runs by the size of their error."""
         return np.argsort(self.errors, kind="stable")

@@ -18,7 +18,7 @@ HOST = "host"  # share of the step that the host costs by issuing work
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunTraits:
     """What tells one measured run from another, for tables of errors."""
 
     accelerator: str
@@ -39,7 +39,7 @@ class Plan:
     microbatch: int
     microbatches: int
     sequence_length: int
-    family: str = "transformer"
+    family: str = ""
     trained: str = "all"  # or lora
     attention: str = "cudnn"  # its kernel; or unfused
     vendor: str = ""  # of the accelerator
@@ -64,7 +64,7 @@ class Row:
     step_s: float = 0.0  # predicted step time
     fits: bool = True  # in memory
     shares: dict[str, float] = field(default_factory=dict)  # of the step: its breakdown, and HIDDEN
-    plan: Plan | None = None
+    plan: RunTraits | None = None
     wall_s: float = 0.0
     where: str = ""  # where the measurement was read
 
@@ -205,7 +205,7 @@ def _too_little(row: Row) -> Iterator[str]:
         yield f"issue by the host, {row.shares[HOST]:.0%} of the step, may cost more"
 
 
-def attention_share(plan: Plan) -> float:
+def attention_share(plan: RunTraits) -> float:
     """Share of a layer's FLOPs in the causal attention core: 2sh beside the 24h^2 of its matrices, per token."""
     return plan.sequence_length / max(1, plan.sequence_length + 12 * plan.hidden)
 

@@ -135,17 +135,13 @@ class Architecture:
         pieces = model.pieces(shard)
         self.model, self.shard, self.tied = model, shard, model.ties
         self.first, self.layers, self.last = pieces.first, tuple(pieces.layers), pieces.last
+        self._alike = len(set(map(id, self.layers))) == 1
         for graph in self.graphs:
             transform(graph, shard)
-        self._known: dict[int, Held] = {}
-        self._working: dict[int, float] = {}
+        self._known: dict[int, Held] = {}  # layers are alike; asked for by chunks, memory and state
+        self._working: dict[int, float] = {}  # as above
 
-    @cached_property
-    def _alike(self) -> bool:
-        """Whether all layers are equal."""
-        return len(set(map(id, self.layers))) == 1
-
-    @cached_property
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """Each kind of piece once, in the order in which they first come."""
         every = [graph for graph in (self.first, *self.layers, self.last) if graph]
@@ -199,12 +195,12 @@ class Architecture:
         count = self.first.elements(table) if self.first and table else 0
         return Held(count, 0 if self.shard.lora else count, 0)
 
-    @cached_property
+    @cached_property  # as dear as the model itself, asked for by MFU and checkpoints
     def undivided(self) -> Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
         return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
 
-    @cached_property
+    @property
     def whole(self) -> Held:
         """What a rank of a job without stages holds."""
         return self.stage(range(len(self.layers)), first=True, last=True)
@@ -215,7 +211,7 @@ class Architecture:
         graph = self.layers[0]
         return float(graph.bytes(graph.source))
 
-    @cached_property
+    @cached_property  # a walk over all operations; the model is shared by points of a sweep
     def flops(self) -> tuple[float, float]:
         """FLOPs of one microbatch on one rank: of the model, and with what is computed again [FLOP]."""
         counts = [(Writer(graph, self.shard), count) for graph, count in self._counted()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -31,7 +30,7 @@ class RankGrid:
     expert: int = 1
     expert_tensor: int = 1
 
-    @cached_property
+    @property
     def experts(self) -> Mesh:
         """The same ranks as experts see them: expert tensor, expert, and expert data ranks of each stage."""
         copies = prod(self.size[axis] for axis in SHARED) // (self.expert * self.expert_tensor)

@@ -22,13 +22,13 @@ class Mesh:
     size: dict[str, int]
     ranks: Ints
 
-    @cached_property
+    @property
     def stride(self) -> dict[str, int]:
         """Distance in places of neighbours along each axis."""
         strides = np.cumprod([1, *self.size.values()])
         return dict(zip(self.size, strides.tolist(), strict=False))
 
-    @cached_property
+    @cached_property  # (n_ranks,) for each axis, read by flows, sends and state
     def coordinate(self) -> dict[str, Ints]:
         """Position of each rank along each axis, (n_ranks,)."""
         place = np.empty_like(self.ranks)

@@ -21,13 +21,13 @@ class Sequence:
 
     operations: tuple[Operation, ...]
 
-    @cached_property
+    @property
     def collectives(self) -> frozenset[str]:
         """Kinds of groups whose collectives are among them."""
         return frozenset(each.group for each in self.operations if each.kind == "collective" and each.group)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # one object for equal operations: prices are looked up by it
 def sequence_of(operations: tuple[Operation, ...]) -> Sequence:
     """The one sequence of these operations, as long as it is remembered."""
     return Sequence(operations)
@@ -42,7 +42,7 @@ class Passes:
 
     by_phase: tuple[Sequence, ...]
 
-    @cached_property
+    @cached_property  # a walk over all operations, for each stage and plan of a search
     def matrix_flops(self) -> float:
         """FLOPs of products and attention in all of them [FLOP]."""
         operations = (each for sequence in self.by_phase for each in sequence.operations)
@@ -71,7 +71,7 @@ class Segment:
         """Parameters to gather for the backward pass."""
         return self.parameters - self.kept
 
-    @cached_property
+    @property
     def collectives(self) -> tuple[frozenset[str], ...]:
         """Kinds of groups whose collectives are in its passes, by phase."""
         passes = zip(*(piece.passes.by_phase for piece in self.pieces), strict=True)
@@ -170,7 +170,7 @@ def build_chunks(architecture: Architecture, software: Software, parallelism: Pa
     scissors = _Scissors(architecture, blocks, bucket, root=alone and software.root_unit, together=together)
 
     last, chunks = len(sizes) - 1, []
-    known: dict[object, tuple[Segment, ...]] = {}
+    known: dict[object, tuple[Segment, ...]] = {}  # chunks in the middle of a model are alike
     for number, layers in enumerate(sizes):
         part = range(starts[number], starts[number] + layers)
         alike = tuple((id(graph), count) for graph, count in architecture.runs(part)), number == 0, number == last

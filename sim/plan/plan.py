@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,12 +92,12 @@ class Plan:
     links: Ints
     partition: Partition
 
-    @cached_property
+    @property
     def course(self) -> Course:
         """Which stage has each chunk."""
         return course_of_job(self.experiment)
 
-    @cached_property
+    @property
     def schedule(self) -> Schedule:
         """Which stage does what when."""
         plan = self.experiment.parallelism
@@ -126,7 +125,7 @@ class Plan:
 
 def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     """Place ranks, load links, fold. `experiment` is resolved and checked. Follows from `layout_key` alone."""
-    setup, options = Setup(experiment), experiment.simulation
+    setup, options = experiment.setup, experiment.simulation
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     stage = grid.coordinate["pipeline"]
@@ -144,7 +143,7 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
 
 def layout_key(experiment: Experiment) -> tuple[object, ...]:
     """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
-    setup, options = Setup(experiment), experiment.simulation
+    setup, options = experiment.setup, experiment.simulation
     plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
     size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
     course = course_of_job(experiment)
@@ -160,7 +159,7 @@ def build_plan(
 
     `experiment` is resolved and checked.
     """
-    setup = Setup(experiment)
+    setup = experiment.setup
     layout, cut = layout or lay_out(experiment, cluster), cut or cut_model(setup)
     return Plan(
         experiment=experiment,

@@ -30,7 +30,7 @@ MOST_STRIPES = 4_000_000  # each loads half a dozen links
 
 
 @dataclass(frozen=True)
-class Loads:
+class TransferLoads:
     """What n flows put on links: flow, link and coefficient of each pair, (nnz,); latency of each flow, (n,) s."""
 
     flow: Ints
@@ -103,7 +103,7 @@ def replica_transfers(plan: Plan, size: Floats) -> Transfers:
         return Transfers(plan.cluster, {}, {})
     rings = plan.flows[plan.flow_sets[kind]]
     sent = size[rings.members[:, 0]]
-    loads = Loads(rings.owner, rings.link.astype(np.int64), rings.coefficient, rings.latency)
+    loads = TransferLoads(rings.owner, rings.link.astype(np.int64), rings.coefficient, rings.latency)
     return _by_size("ring", plan.cluster, rings.members, sent, loads)
 
 
@@ -126,7 +126,7 @@ def with_transfers(plan: Plan, transfers: Transfers, *, training: bool) -> Plan:
     )
 
 
-def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) -> Loads:
+def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) -> TransferLoads:
     """The paths of one file per rank, stripe by stripe."""
     n, width = len(ranks), stripe_width(storage)
     check_stripes(n, storage)
@@ -138,7 +138,7 @@ def _file_loads(plan: Plan, storage: StorageSystem, ranks: Ints, write: bool) ->
     stripe = np.repeat(np.arange(n * width), np.diff(routes.start))
     latency = np.full(n, storage.spec.requests.latency)
     latency += routes.latency.reshape(n, width).max(axis=1)
-    return Loads(file[stripe], routes.link, routes.share / width, latency)
+    return TransferLoads(file[stripe], routes.link, routes.share / width, latency)
 
 
 def stripe_width(storage: StorageSystem) -> int:
@@ -156,8 +156,8 @@ def check_stripes(files: int, storage: StorageSystem) -> None:
 
 
 def _limited(
-    cluster: Cluster, storage: StorageSystem, loads: Loads, size: Floats, pace: float, write: bool
-) -> tuple[Cluster, Loads]:
+    cluster: Cluster, storage: StorageSystem, loads: TransferLoads, size: Floats, pace: float, write: bool
+) -> tuple[Cluster, TransferLoads]:
     """The cluster with a link for what each rank moves, and one for all requests; and the loads on them too."""
     asks, n = storage.spec.requests, len(size)
     parts, extra = [loads], [cluster.links]
@@ -166,14 +166,14 @@ def _limited(
         pace = min(pace, asks.connections * asks.connection_bandwidth)
     if np.isfinite(pace):
         extra.append(uniform_links(np.zeros(n, dtype=np.int64), nowhere, pace, 0.0))
-        parts.append(Loads(np.arange(n), free + np.arange(n), np.ones(n), loads.latency))
+        parts.append(TransferLoads(np.arange(n), free + np.arange(n), np.ones(n), loads.latency))
         free += n
     rate = asks.write_rate if write else asks.read_rate
     if rate is not None:
         extra.append(uniform_links(nowhere, nowhere, rate, 0.0))
         requests = np.ceil(size / asks.size) if asks.size else np.ones(n)
-        parts.append(Loads(np.arange(n), np.full(n, free), requests / size, loads.latency))
-    every = Loads(
+        parts.append(TransferLoads(np.arange(n), np.full(n, free), requests / size, loads.latency))
+    every = TransferLoads(
         np.concatenate([part.flow for part in parts]),
         np.concatenate([part.link for part in parts]),
         np.concatenate([part.coefficient for part in parts]),
@@ -182,7 +182,7 @@ def _limited(
     return replace(cluster, links=join_links(extra)), every
 
 
-def _by_size(name: str, cluster: Cluster, members: NDArray[np.int32], size: Floats, loads: Loads) -> Transfers:
+def _by_size(name: str, cluster: Cluster, members: NDArray[np.int32], size: Floats, loads: TransferLoads) -> Transfers:
     """One set of flows for each size above 0 that occurs; members: (n, ranks) of each flow, size: (n,)."""
     flows: JobFlows = {}
     sizes = np.unique(size[size > 0]).tolist()

@@ -21,6 +21,7 @@ MIN_PERIODS = 3  # fewer periods than this are not worth looking for
 
 KEPT_INSTRUCTIONS = 1_000_000  # of all scripts that are kept at a time
 
+# points of a sweep with equal shape share the writing
 _written: Memo[Script] = Memo(KEPT_INSTRUCTIONS)
 
 

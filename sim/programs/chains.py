@@ -29,7 +29,7 @@ class Timed(NamedTuple):
 
 
 @dataclass
-class Spent:
+class SpentEnergy:
     """Energy of computations by phase [J], and the seconds they need at full speed."""
 
     busy: float = 0.0
@@ -51,7 +51,7 @@ class Alone:
     comm: float = 0.0  # collectives, hidden or not
     sizes: dict[str, float] = field(default_factory=dict)  # carrier -> bytes
     operations: int = 0
-    spent: Spent = field(default_factory=Spent)
+    spent: SpentEnergy = field(default_factory=SpentEnergy)
 
     def add(self, other: Alone, times: int) -> None:
         """Append `times` copies of `other`."""
@@ -120,7 +120,7 @@ class Cut:
 
     waits: tuple[int, ...]
     parts: dict[str, float]
-    spent: Spent
+    spent: SpentEnergy
     issue: Timed | None
 
 
@@ -129,7 +129,7 @@ def cut(operations: Sequence[Timed]) -> list[Cut]:
     steps: list[Cut] = []
     waits: tuple[int, ...] = ()
     parts: dict[str, float] = {}
-    spent = Spent()
+    spent = SpentEnergy()
     due: dict[int, list[int]] = {}
     issued = 0
     for position, operation in enumerate([*operations, None]):
@@ -137,7 +137,7 @@ def cut(operations: Sequence[Timed]) -> list[Cut]:
         if arrived:
             if parts or waits:
                 steps.append(Cut(waits, parts, spent, None))
-            waits, parts, spent = tuple(arrived), {}, Spent()
+            waits, parts, spent = tuple(arrived), {}, SpentEnergy()
         if operation is None:
             steps.append(Cut(waits, parts, spent, None))
             break
@@ -146,7 +146,7 @@ def cut(operations: Sequence[Timed]) -> list[Cut]:
             spent.add(operation)
             continue
         steps.append(Cut(waits, parts, spent, operation))
-        waits, parts, spent = (), {}, Spent()
+        waits, parts, spent = (), {}, SpentEnergy()
         due.setdefault(position + 1 + operation.hidden_by, []).append(issued)
         issued += 1
     return steps

@@ -70,19 +70,19 @@ class Costs:
 
     # --- passes -----------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def scatters(self) -> bool:
         """Whether each tensor rank sends its share of a stage's output, so that the next stage has to gather."""
         shard = self.job.plan.shard
         return self.job.plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
 
-    @cached_property
+    @property
     def stage_message(self) -> float:
         """Bytes from a rank to the next stage."""
         message = self.job.plan.architecture.message_bytes
         return message / self.job.plan.shard.tensor if self.scatters else message
 
-    @cached_property
+    @property
     def gather(self) -> Sequence:
         """The gather of the input of a stage, where tensor ranks send a share each."""
         whole = self.job.plan.architecture.message_bytes
@@ -119,7 +119,7 @@ class Costs:
             for step in self.steps(place)
         )
 
-    @cached_property
+    @cached_property  # read for each segment of each pass
     def _likes(self) -> list[list[Like]]:
         """What tells the passes apart, by chunk and phase."""
         course, phases = self.job.plan.course, self.job.plan.phases
@@ -153,7 +153,7 @@ class Costs:
 
     # --- exchange ---------------------------------------------------------------------------------
 
-    @cached_property
+    @cached_property  # read for each message of the exchange
     def parameters(self) -> tuple[float, ...]:
         """Parameters with gradients that a rank computes with, by stage."""
         return tuple(
@@ -174,7 +174,7 @@ class Costs:
             return parameters * self.job.plan.software.gradient_comm_bytes
         return parameters * weight_bytes(self.job.plan.shard.precision, self.job.plan.shard.lora)
 
-    @cached_property
+    @property
     def embedding_bytes(self) -> float:
         """Bytes on the network for the gradients of a tied embedding."""
         return self.bytes_of(Traffic.GRADIENTS, self.job.plan.architecture.table.parameters)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntFlag
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,8 +17,6 @@ from numpy.typing import NDArray
 
 from sim.phase import Phase
 from sim.schedule.table import Ints
-
-KEPT = 256  # exchanges that are remembered, of a few lines each
 
 
 class Traffic(IntFlag):
@@ -56,7 +53,7 @@ class Collective(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Exchange:
+class GradientExchange:
     """All collectives of a step in the gradient group of a rank; replicas of sharded groups sum after each sum.
 
     ahead: how many gathers may be ahead of the tasks that they are for, if they come with every task.
@@ -88,8 +85,9 @@ class Exchange:
         return found
 
 
-@lru_cache(maxsize=KEPT)
-def exchange_of(zero_stage: int, beside: bool, prefetch: bool, stages: int, phases: tuple[Phase, ...]) -> Exchange:
+def exchange_of(
+    zero_stage: int, beside: bool, prefetch: bool, stages: int, phases: tuple[Phase, ...]
+) -> GradientExchange:
     """The exchange of a plan.
 
     beside: whether gradients are summed beside the passes. prefetch: whether weights are gathered ahead. phases: those
@@ -100,11 +98,11 @@ def exchange_of(zero_stage: int, beside: bool, prefetch: bool, stages: int, phas
         ahead = Collective("all_gather", Traffic.WEIGHTS, Phase.FORWARD, parameters="parameters")
         back = Collective("all_gather", Traffic.WEIGHTS, Phase.INPUT_GRADIENT, parameters="gathered_again")
         scatter = Collective("reduce_scatter", Traffic.GRADIENTS, last)
-        return Exchange((ahead, back, scatter), ahead=2 if prefetch else 1)
+        return GradientExchange((ahead, back, scatter), ahead=2 if prefetch else 1)
     which = Which.EVERY if zero_stage == 2 and stages == 1 and beside else Which.LAST
     sums = Collective("reduce_scatter" if zero_stage else "all_reduce", Traffic.GRADIENTS, last, which, not beside)
     if not zero_stage:
-        return Exchange((sums,))
+        return GradientExchange((sums,))
     if prefetch:
-        return Exchange((Collective("all_gather", Traffic.WEIGHTS, Phase.FORWARD, Which.FIRST), sums))
-    return Exchange((sums, Collective("all_gather", Traffic.WEIGHTS, Phase.OPTIMIZER, Which.LAST, whole=True)))
+        return GradientExchange((Collective("all_gather", Traffic.WEIGHTS, Phase.FORWARD, Which.FIRST), sums))
+    return GradientExchange((sums, Collective("all_gather", Traffic.WEIGHTS, Phase.OPTIMIZER, Which.LAST, whole=True)))

@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.engine.program import Line
 from sim.phase import Phase
-from sim.programs.exchange import Exchange, Traffic
+from sim.programs.exchange import GradientExchange, Traffic
 from sim.ragged import ranges
 from sim.schedule.table import Ints, Schedule, Task
 
@@ -62,8 +62,8 @@ class TaskKinds:
         return int(np.array(widths)[self.number[middle]].sum())
 
 
-@lru_cache(maxsize=KEPT)
-def kinds_of(schedule: Schedule, stage: int, exchange: Exchange) -> TaskKinds:
+@lru_cache(maxsize=KEPT)  # stages and points of a sweep share tables of tasks
+def kinds_of(schedule: Schedule, stage: int, exchange: GradientExchange) -> TaskKinds:
     """The kinds of the tasks of a stage."""
     table = schedule.tables[stage]
     phase, chunk, microbatch = table.T

@@ -76,7 +76,7 @@ class Profile:
     speed: float
     inner: tuple[tuple[str, Group, float], ...]
 
-    @cached_property
+    @cached_property  # a walk over all operations, asked for at each look-up
     def _hash(self) -> int:
         return hash((self.speed, self.inner))
 
@@ -127,7 +127,7 @@ class Job:
     board: Board
     known: Known = field(default_factory=Known)
 
-    @cached_property
+    @property
     def stages(self) -> list[list[RankClass]]:
         """Rank classes by pipeline stage."""
         by_stage: list[list[RankClass]] = [[] for _ in range(self.plan.course.stages)]
@@ -265,8 +265,8 @@ class Quotient:
 
 _quotients: WeakKeyDictionary[Partition, Quotient] = WeakKeyDictionary()  # of the layouts that are kept
 KEPT_BOARDS = 128  # with the times that are known on them: up to 0.1 MB each
-_boards: Memo[Board] = Memo(KEPT_BOARDS)
-_known: Memo[Known] = Memo(KEPT_BOARDS)
+_boards: Memo[Board] = Memo(KEPT_BOARDS)  # their times of operations go along
+_known: Memo[Known] = Memo(KEPT_BOARDS)  # times of chains hold for all plans on a board
 KNOWN_TIMES = 500  # so many of each kind are kept for a board
 
 

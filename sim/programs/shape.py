@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sim.memo import Memo, Same
 from sim.programs.costs import Costs, Kinds
-from sim.programs.exchange import Exchange, exchange_of
+from sim.programs.exchange import GradientExchange, exchange_of
 from sim.programs.ranks import CATEGORY, Job, RankClass
 from sim.schedule.course import Course
 from sim.schedule.table import Schedule
@@ -57,7 +57,7 @@ class Classes:
     ranks: tuple[RankShape, ...]
     flows: tuple[FlowShape, ...]
 
-    @cached_property
+    @cached_property  # a walk over all classes, asked for at each look-up of a script
     def _hash(self) -> int:
         return hash((self.ranks, self.flows))
 
@@ -87,7 +87,7 @@ class Shape:
     schedule: Schedule
     inside: Inside
     switches: Switches
-    exchange: Exchange
+    exchange: GradientExchange
 
     @property
     def ranks(self) -> tuple[RankShape, ...]:
@@ -104,7 +104,7 @@ class Shape:
         """Which stage has each chunk."""
         return self.schedule.course
 
-    @cached_property
+    @property
     def stages(self) -> tuple[tuple[RankShape, ...], ...]:
         """Rank classes by pipeline stage."""
         return tuple(tuple(rank for rank in self.ranks if rank.stage == s) for s in range(self.course.stages))
@@ -129,16 +129,17 @@ def shape_of(costs: Costs) -> Shape:
     return Shape(classes, plan.schedule, _inside_of(costs), switches, exchange)
 
 
-def job_exchange(job: Job) -> Exchange:
+def job_exchange(job: Job) -> GradientExchange:
     """What the data-parallel ranks of a job exchange; nothing if there is one of each."""
     plan = job.plan
     if not any("gradient" in rank.flows for rank in job.ranks):
-        return Exchange()
+        return GradientExchange()
     zero, software = plan.experiment.parallelism.zero_stage, plan.software
     return exchange_of(zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases)
 
 
-_classes: Memo[Classes] = Memo(KEPT)
+_classes: Memo[Classes] = Memo(KEPT)  # equal classes are one object, so that comparing shapes is quick
+# a walk over all operations of a model, the same for all points that share its chunks
 _insides: Memo[Inside] = Memo(KEPT)
 
 

@@ -20,7 +20,6 @@ from sim.engine.parts import apart_from
 from sim.engine.program import Program
 from sim.errors import PlanError, Problem
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.plan.flows import FlowSet
 from sim.plan.fold import Partition, Structure, identity_partition, refine
 from sim.plan.grid import RankGrid, build_grid
@@ -74,9 +73,9 @@ def _foreign(flow: FlowClass) -> FlowClass:
 
 def _common_cluster(experiments: Sequence[Experiment]) -> Cluster:
     """The cluster that all name, with everything that is slow for one of them. Raises PlanError."""
-    spec = Setup(experiments[0]).cluster
+    spec = experiments[0].setup.cluster
     for other in experiments[1:]:
-        if Setup(other).cluster != spec:
+        if other.setup.cluster != spec:
             message = f"{other.name} is on another cluster than {experiments[0].name}"
             raise PlanError(Problem("", "cluster", message, "jobs that run together name one cluster of one size"))
     slow = dict.fromkeys(part for experiment in experiments for part in experiment.degradations)
@@ -96,7 +95,7 @@ class Common(NamedTuple):
 
 def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Common, list[Layout]]:
     """All jobs laid out as one, and the layout of each with its part of the common classes. Raises PlanError."""
-    setups = [Setup(experiment) for experiment in experiments]
+    setups = [experiment.setup for experiment in experiments]
     grids = [build_grid(setup.parallelism, setup.data, cluster, setup.experiment.seed) for setup in setups]
     _check_apart(experiments, grids, cluster)
     pairs = zip(setups, grids, strict=True)

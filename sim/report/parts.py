@@ -18,7 +18,7 @@ SHOWN = 2  # names of a group unless all are wanted
 
 
 @dataclass(frozen=True)
-class Group:
+class PartGroup:
     """Parts of one kind: how many there are, and the names of the first of them."""
 
     part: str  # "node", "vertex" or "link"
@@ -35,7 +35,7 @@ class Listing:
 
     name: str
     summary: str
-    groups: tuple[Group, ...]
+    groups: tuple[PartGroup, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The listing as plain data."""
@@ -68,7 +68,7 @@ def listing_lines(listing: Listing) -> Iterator[str]:
             yield f"  and {human.count(hidden)} more (--all)"
 
 
-def _title(group: Group) -> str:
+def _title(group: PartGroup) -> str:
     if group.capacity_bytes_per_s is None or group.latency_s is None:
         return group.kind
     rates = _spread(group.capacity_bytes_per_s, lambda rate: format_quantity(rate, DATA_RATE))
@@ -81,24 +81,24 @@ def _spread(bounds: tuple[float, float], show: Callable[[float], str]) -> str:
     return least if least == largest else f"{least} to {largest}"
 
 
-def _nodes(cluster: Cluster, limit: int | None) -> Group:
+def _nodes(cluster: Cluster, limit: int | None) -> PartGroup:
     first = cluster.places.first[:-1][:limit].tolist()
     names = tuple(cluster.vertex_name(accelerator).rpartition("/")[0] for accelerator in first)
-    return Group("node", "node", cluster.n_nodes, names)
+    return PartGroup("node", "node", cluster.n_nodes, names)
 
 
-def _vertices(cluster: Cluster, limit: int | None) -> Iterator[Group]:
+def _vertices(cluster: Cluster, limit: int | None) -> Iterator[PartGroup]:
     for block in cluster.blocks:
         if block.n:
             shown = range(block.first, block.end)[:limit]
-            yield Group("vertex", block.kind, block.n, tuple(block.name(vertex) for vertex in shown))
+            yield PartGroup("vertex", block.kind, block.n, tuple(block.name(vertex) for vertex in shown))
 
 
-def _links(cluster: Cluster, limit: int | None) -> Iterator[Group]:
+def _links(cluster: Cluster, limit: int | None) -> Iterator[PartGroup]:
     links = cluster.links
     for members in _by_kind(cluster):
         capacity, latency = links.capacity[members], links.latency[members]
-        yield Group(
+        yield PartGroup(
             "link",
             cluster.link_kind(int(members[0])),
             len(members),

@@ -15,9 +15,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sim.engine.category import COMMUNICATION
+from sim.engine.category import COMMUNICATION, Category
 from sim.errors import ConfigError, Problem
-from sim.metrics.timeline import Span, Timeline
+from sim.metrics.timeline import Timeline, TimelineSpan
 from sim.report.files import replacing
 
 Event = dict[str, Any]
@@ -66,11 +66,11 @@ def _names(timeline: Timeline, tracks: dict[str, int]) -> Iterator[Event]:
         yield {"ph": "M", "name": "process_name", "pid": NETWORK, "args": {"name": "links, % of capacity"}}
 
 
-def _track_numbers(spans: Iterable[Span]) -> dict[str, int]:
+def _track_numbers(spans: Iterable[TimelineSpan]) -> dict[str, int]:
     return {track: number for number, track in enumerate(dict.fromkeys(["compute", *(span.track for span in spans)]))}
 
 
-def _nested(spans: list[Span], track: int) -> Iterator[Event]:
+def _nested(spans: list[TimelineSpan], track: int) -> Iterator[Event]:
     """Spans of one track; pieces of one pass stand inside a span for the pass."""
     for (name, index), pieces in groupby(spans, key=lambda span: (span.name, span.index)):
         mine = list(pieces)
@@ -129,10 +129,10 @@ def _comm_stream(streams: dict[str, int]) -> int:
     return FIRST_COMM_STREAM + len(streams)
 
 
-def _kernels(span: Span, stream: int, number: int) -> Iterator[Event]:
+def _kernels(span: TimelineSpan, stream: int, number: int) -> Iterator[Event]:
     """The kernels of a span, each after the host's call that launched it."""
     if span.category in COMMUNICATION:
-        pieces = [(f"ncclDevKernel_{_collective(span.name)}", span.end - span.start)]
+        pieces = [(f"ncclDevKernel_{_collective(span)}", span.end - span.start)]
     else:
         total = sum(seconds for _, seconds in span.parts) or 1.0
         stretch = (span.end - span.start) / total
@@ -161,8 +161,9 @@ def _kernel(name: str, stream: int, at: float, length: float, category: str, lin
     }  # fmt: skip
 
 
-def _collective(name: str) -> str:
-    return "SendRecv" if name.startswith("send") else name.title().replace(" ", "").replace("-", "")
+def _collective(span: TimelineSpan) -> str:
+    sends = span.category == Category.PIPELINE_COMM
+    return "SendRecv" if sends else span.name.title().replace(" ", "").replace("-", "")
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ Held = tuple[tuple[int, ...], ...]
 KEPT_TASKS = 2_000_000  # of all tables that are kept at a time: 50 MB
 KEPT_ANSWERS = 4096  # a few numbers each
 
-_tables: Memo[Schedule] = Memo(KEPT_TASKS)
+_tables: Memo[Schedule] = Memo(KEPT_TASKS)  # thousands of tasks, shared by plans of a sweep
 
 
 def course_of(name: str, stages: int, virtual: int) -> Course:
@@ -47,7 +47,7 @@ def held_of(name: str, stages: int, virtual: int, microbatches: int, stage: int)
     return _held(SCHEDULES[name], stages, virtual, microbatches, stage)
 
 
-@lru_cache(maxsize=KEPT_ANSWERS)
+@lru_cache(maxsize=KEPT_ANSWERS)  # one object for equal courses: it is a key elsewhere
 def _course(kind: ScheduleKind, stages: int, virtual: int) -> Course:
     return Course(stages, kind.place(stages, virtual))
 
@@ -64,11 +64,11 @@ def _written(kind: ScheduleKind, stages: int, virtual: int, microbatches: int) -
     return _tables.get((kind, stages, virtual, microbatches), write, lambda made: sum(map(len, made.tables)))
 
 
-@lru_cache(maxsize=KEPT_ANSWERS)
+@lru_cache(maxsize=KEPT_ANSWERS)  # kept longer than tables, which are large
 def _ends(kind: ScheduleKind, stages: int, virtual: int, microbatches: int) -> Ends:
     return _written(kind, stages, virtual, microbatches).ends
 
 
-@lru_cache(maxsize=KEPT_ANSWERS)
+@lru_cache(maxsize=KEPT_ANSWERS)  # kept longer than tables, which are large
 def _held(kind: ScheduleKind, stages: int, virtual: int, microbatches: int, stage: int) -> Held:
     return tuple(map(tuple, _written(kind, stages, virtual, microbatches).held(stage).tolist()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from sim.phase import Phase
 
@@ -18,7 +17,7 @@ class Course:
     stages: int
     stage_of: tuple[int, ...]
 
-    @cached_property
+    @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
         """Model chunks of each stage, in model order."""
         return tuple(tuple(c for c, s in enumerate(self.stage_of) if s == stage) for stage in range(self.stages))
@@ -49,7 +48,7 @@ class Course:
         further = (self.stage_of[other] - self.stage_of[chunk]) % self.stages
         return further - self.stages if 2 * further > self.stages else further
 
-    @cached_property
+    @property
     def sends(self) -> Sends:
         """What crosses from stage to stage."""
         found: dict[int, set[int]] = {}

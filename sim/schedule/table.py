@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +42,7 @@ class Schedule:
     phases: tuple[Phase, ...]
     tables: tuple[Ints, ...]
 
-    @cached_property
+    @property
     def microbatches(self) -> int:
         """Of a step."""
         return 1 + int(self.tables[0][:, 2].max())
@@ -101,7 +100,7 @@ class Schedule:
 
     # --- where a step begins and ends -------------------------------------------------------------
 
-    @cached_property
+    @property
     def ends(self) -> Ends:
         """First and last tasks of the stages."""
         first, last, after = [], [], []

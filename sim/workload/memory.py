@@ -39,17 +39,17 @@ class _Stage:
     def shard(self) -> Shard:
         return self.architecture.shard
 
-    @cached_property
+    @property
     def inner(self) -> Held:
         """What the rank holds of layers."""
         return sum((self.architecture.stage(part, first=False, last=False) for part in self.layers), NOTHING)
 
-    @cached_property
+    @cached_property  # asked for by each part of the sum
     def held(self) -> Held:
         """What the rank holds: parameters, and those with gradients and optimizer state."""
         return self.inner + self.architecture.stage(range(0), first=self.first, last=self.last)
 
-    @cached_property
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """The kinds of layers."""
         return tuple(graph for part in self.layers for graph, _ in self.architecture.runs(part))
@@ -69,7 +69,7 @@ class StageMemory:
         self, architecture: Architecture, training: Training, parallelism: Parallelism, software: Software
     ) -> None:
         self.plan = architecture, training, parallelism, software
-        self.known: dict[object, tuple[_Stage, dict[str, float]]] = {}
+        self.known: dict[object, tuple[_Stage, dict[str, float]]] = {}  # stages in the middle of a model are alike
 
     def at(
         self, layers: tuple[range, ...], held: Sequence[Sequence[int]], *, first: bool, last: bool

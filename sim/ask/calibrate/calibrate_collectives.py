@@ -16,7 +16,7 @@ from sim.inputs.curves import Curve, MeasuredCurve
 from sim.inputs.fragment import fragment_text, quantity_text
 from sim.inputs.load import load_definition
 from sim.inputs.records import ClusterSpec, CollectiveTuning, Node, SwitchFabric
-from sim.metrics.calibration import Calibration, Fitted, Table
+from sim.metrics.calibration import Calibration, Fitted, TimeTable
 from sim.metrics.curves import CurveScore, bus_factor
 from sim.metrics.fit import CollectiveFit, fit_collective
 from sim.units import TIME
@@ -24,7 +24,9 @@ from sim.units import TIME
 LATENCY_HOPS = 2  # adapters on the way from one server to another
 
 
-def calibrate_collectives(tables: Sequence[Table], base: str, name: str = "", today: date | None = None) -> Calibration:
+def calibrate_collectives(
+    tables: Sequence[TimeTable], base: str, name: str = "", today: date | None = None
+) -> Calibration:
     """Fit every table, and lay what they tell over the server kind `base`.
 
     Where several tables tell the same numbers, the one with the most sizes counts. Whether an all-reduce between two
@@ -92,7 +94,7 @@ def _farthest(platform: _Platform) -> float:
 Told = list[tuple[str, dict[str, Any], Fitted]]  # record of a node, its fields, the table that tells them
 
 
-def _fit(table: Table) -> CollectiveFit:
+def _fit(table: TimeTable) -> CollectiveFit:
     size = np.array(list(table.seconds), np.float64)
     seconds = np.array(list(table.seconds.values()))
     try:
@@ -201,11 +203,11 @@ def _told(each: Fitted) -> str:
     )
 
 
-def _remarks(tables: Sequence[Table]) -> list[str]:
+def _remarks(tables: Sequence[TimeTable]) -> list[str]:
     return [f"{table.path.name}: {remark}" for table in tables for remark in table.remarks]
 
 
-def _check_size(table: Table, node: Node, base: str) -> None:
+def _check_size(table: TimeTable, node: Node, base: str) -> None:
     per_node = table.ranks / table.nodes
     place = f"{table.path}:{table.line}"
     if per_node != int(per_node):
@@ -216,7 +218,7 @@ def _check_size(table: Table, node: Node, base: str) -> None:
         raise ConfigError(Problem(place, "", message, "name the kind of server with --node"))
 
 
-def _check(table: Table, node: Node) -> CurveScore:
+def _check(table: TimeTable, node: Node) -> CurveScore:
     """What a simulation on the measured platform says of the same run."""
     fabric = SwitchFabric(kind="switch", rail_optimized=True) if table.nodes > 1 else None
     cluster = ClusterSpec.from_si({"name": "measured", "nodes": table.nodes, "node": node, "fabric": fabric})

@@ -19,7 +19,7 @@ ADAM_BYTES = 28.0  # an fp32 Adam step reads weight, gradient and two moments an
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimedShapes:
     """Shapes to time."""
 
     edges: tuple[int, ...]  # of products: every m, n, k of these
@@ -29,8 +29,8 @@ class Plan:
 
 
 PLANS = {
-    "gpu": Plan((1024, 4096, 16384), (4096, 32, 14336, 4096, 2), 2**28, 3.0),
-    "cpu": Plan((128, 256, 512), (256, 4, 688, 256, 1), 2**22, 0.2),
+    "gpu": TimedShapes((1024, 4096, 16384), (4096, 32, 14336, 4096, 2), 2**28, 3.0),
+    "cpu": TimedShapes((128, 256, 512), (256, 4, 688, 256, 1), 2**22, 0.2),
 }
 
 
@@ -128,7 +128,7 @@ def _both_ways(backend: Backend, make: Callable[[LayerShape, bool], Kernel], sha
     return forward, max(both - forward, LEAST_BACKWARD * both)
 
 
-def _watts(backend: Backend, plan: Plan, shape: LayerShape) -> Iterator[tuple[str, float]]:
+def _watts(backend: Backend, plan: TimedShapes, shape: LayerShape) -> Iterator[tuple[str, float]]:
     edge = max(plan.edges)
     phases: dict[str, Callable[[], Kernel] | None] = {
         "idle": None,

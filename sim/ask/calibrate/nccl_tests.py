@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from sim.errors import ConfigError, Problem
-from sim.metrics.calibration import Table
+from sim.metrics.calibration import TimeTable
 from sim.metrics.curves import bus_factor
 
 PROGRAMS = {
@@ -47,7 +47,7 @@ class _Section:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_tables(path: Path, column: str = "out-of-place", collective: str | None = None) -> list[Table]:
+def read_tables(path: Path, column: str = "out-of-place", collective: str | None = None) -> list[TimeTable]:
     """Every table in the output of one or more runs.
 
     column: "out-of-place" or "in-place". collective: what was run, where the output does not tell.
@@ -111,7 +111,7 @@ def _is_number(word: str) -> bool:
     return re.fullmatch(r"\d+(\.\d*)?(e[-+]?\d+)?", word, re.IGNORECASE) is not None
 
 
-def _table(path: Path, section: _Section, wanted: str | None) -> Table:
+def _table(path: Path, section: _Section, wanted: str | None) -> TimeTable:
     place = f"{path}:{section.first}"
     ranks = len(section.hosts)
     if ranks < 2:
@@ -122,7 +122,7 @@ def _table(path: Path, section: _Section, wanted: str | None) -> Table:
     seconds = {size: median(times) for size, times in sorted(section.times.items())}
     nodes = len(set(section.hosts.values()))
     remarks = tuple(section.remarks)
-    return Table(path, section.first, collective, ranks, nodes, section.device, seconds, remarks)
+    return TimeTable(path, section.first, collective, ranks, nodes, section.device, seconds, remarks)
 
 
 def _collective(section: _Section, ranks: int, place: str, wanted: str | None) -> str:

@@ -16,7 +16,6 @@ from sim.ask.run.timeline import simulated_for_timeline
 from sim.errors import SimError
 from sim.inputs.load import validate_experiment
 from sim.inputs.records import Experiment, Parallelism, Training
-from sim.inputs.setup import Setup
 from sim.metrics.breakdown import critical_rank
 from sim.metrics.critical_path import critical_path, overlaps, slacks
 from sim.metrics.result import Result
@@ -108,7 +107,7 @@ def _training_changes(experiment: Experiment) -> Iterator[tuple[str, Changes]]:
     for kind in RECOMPUTE:
         if kind != training.recompute:
             yield f"recompute {kind} for {training.recompute}", {"training.recompute": kind}
-    if training.precision in ("bf16", "fp16") and Setup(experiment).accelerator.matrix.peak.fp8:
+    if training.precision in ("bf16", "fp16") and experiment.setup.accelerator.matrix.peak.fp8:
         yield f"fp8 for {training.precision}", {"training.precision": "fp8"}
 
 
@@ -121,7 +120,7 @@ def _sharing_changes(experiment: Experiment) -> Iterator[tuple[str, Changes]]:
     if parallel.tensor > 1 and not parallel.sequence_parallel:
         yield "sequence parallelism", {"parallelism.sequence_parallel": True}
     for stage in ZERO_STAGES:
-        if stage != parallel.zero_stage and Setup(experiment).data > 1:
+        if stage != parallel.zero_stage and experiment.setup.data > 1:
             yield f"ZeRO stage {stage} for {parallel.zero_stage}", {"parallelism.zero_stage": stage}
 
 

@@ -1,6 +1,6 @@
 """What a plan search varies: the axes, their values by default, and one experiment for one choice.
 
-Public: `Axis`, `AXES`, `SWITCHES`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
+Public: `PlanAxis`, `AXES`, `SWITCHES`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Default = Callable[[Setup, Choice], Values]
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlanAxis:
     """One key that plans differ in, and its values; they may depend on the axes before it."""
 
     key: str
@@ -105,19 +105,19 @@ TENSOR, CONTEXT, PIPELINE, DATA = (f"parallelism.{name}" for name in ("tensor", 
 SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
 SCHEDULE, VIRTUAL, MICROBATCH = "parallelism.schedule", "parallelism.virtual_stages", "training.microbatch"
 ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that come first, as a rule
-AXES: tuple[Axis, ...] = (
-    Axis(TENSOR, _share()),
-    Axis(CONTEXT, _share("tensor"), (TENSOR,)),
-    Axis(PIPELINE, _pipeline, (TENSOR, CONTEXT)),
-    Axis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
-    Axis(VIRTUAL, _virtual, (PIPELINE,)),
-    Axis(MICROBATCH, _microbatch),
-    Axis(SCHEDULE, lambda base, choice: tuple(SCHEDULES)),
-    Axis("training.recompute", _always("none", "selective", "alternate", "full")),
-    Axis("parallelism.sequence_parallel", _always(False, True)),
-    Axis("parallelism.zero_stage", _always(0, 1, 2, 3)),
-    Axis("parallelism.shard_group", _shard_group, (TENSOR, CONTEXT, DATA)),
-    Axis(ORDER, _order),
+AXES: tuple[PlanAxis, ...] = (
+    PlanAxis(TENSOR, _share()),
+    PlanAxis(CONTEXT, _share("tensor"), (TENSOR,)),
+    PlanAxis(PIPELINE, _pipeline, (TENSOR, CONTEXT)),
+    PlanAxis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
+    PlanAxis(VIRTUAL, _virtual, (PIPELINE,)),
+    PlanAxis(MICROBATCH, _microbatch),
+    PlanAxis(SCHEDULE, lambda base, choice: tuple(SCHEDULES)),
+    PlanAxis("training.recompute", _always("none", "selective", "alternate", "full")),
+    PlanAxis("parallelism.sequence_parallel", _always(False, True)),
+    PlanAxis("parallelism.zero_stage", _always(0, 1, 2, 3)),
+    PlanAxis("parallelism.shard_group", _shard_group, (TENSOR, CONTEXT, DATA)),
+    PlanAxis(ORDER, _order),
 )
 """In this order; the values of an axis may depend on axes of the shape before it."""
 SWITCHES: Mapping[str, Values] = {
@@ -130,7 +130,7 @@ SWITCHES: Mapping[str, Values] = {
 """What stacks can do beside one another or not; which of it a stack offers is in its `choices`."""
 
 
-def axes_of(limits: Mapping[str, Sequence[Any]], base: Setup, wide: bool = False) -> tuple[Axis, ...]:
+def axes_of(limits: Mapping[str, Sequence[Any]], base: Setup, wide: bool = False) -> tuple[PlanAxis, ...]:
     """The axes of the search around `base`, in the order of `AXES`.
 
     `limits` names values of keys instead of the default; other keys become axes too. A key is that of an
@@ -142,9 +142,9 @@ def axes_of(limits: Mapping[str, Sequence[Any]], base: Setup, wide: bool = False
     for key, values in SWITCHES.items():
         values = values if wide else _offered(base, key.rpartition(".")[2])
         if len(values) > 1:
-            axes.append(Axis(key, _always(*values)))
-    known = [Axis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in axes]
-    return (*known, *(Axis(key, _always(*values)) for key, values in keys.items()))
+            axes.append(PlanAxis(key, _always(*values)))
+    known = [PlanAxis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in axes]
+    return (*known, *(PlanAxis(key, _always(*values)) for key, values in keys.items()))
 
 
 def key_of(name: str) -> str:

@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from sim.ask.plan.axes import CONTEXT, DATA, MICROBATCH, ORDER, SCHEDULE, VIRTUAL, with_values
 from sim.ask.plan.chain import Chain, build_chain
 from sim.ask.plan.energy import Crew, Meter, build_crew, step_joules
-from sim.ask.plan.exchange import Exchanges, Spent, exchange_joules
+from sim.ask.plan.exchange import Exchanges, ExchangeTime, exchange_joules
 from sim.ask.plan.inside import BESIDE, INSIDE, PASSES, ZERO, Inside, Insides
-from sim.ask.plan.layout import Layout, layout_of
-from sim.ask.plan.steps import Times, step_bound
-from sim.ask.plan.table import Ints, Table
+from sim.ask.plan.layout import ChunkLayout, layout_of
+from sim.ask.plan.steps import TaskTimes, step_bound
+from sim.ask.plan.table import Ints, PlanTable
 from sim.cluster.cluster import Cluster
 from sim.devices.boards import slowest_of
 from sim.devices.power import Board
 from sim.inputs.board import transfer_rate
 from sim.inputs.records import Experiment, Parallelism
-from sim.inputs.setup import Setup
 from sim.phase import Phase
 from sim.plan.plan import build_plan, course_of_job, cut_model, send_kind
 from sim.programs.ranks import CATEGORY, Job, build_job
@@ -51,7 +50,9 @@ class Least:
     joules: Floats
 
 
-Paid = tuple[Spent[Floats], float, tuple[float, float]]  # of stages and a tied table; joules once, each microbatch
+Paid = tuple[
+    ExchangeTime[Floats], float, tuple[float, float]
+]  # of stages and a tied table; joules once, each microbatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +72,12 @@ class Bounds:
         self.base, self.cluster, self.energy = base, cluster, energy
         self.template = build_job(build_plan(some_plan, cluster))
         self.exchanges, self.insides = Exchanges(), Insides(base)
-        self.known_layouts: dict[object, Layout] = {}
+        # plans of a search differ in little: many share each of these
+        self.known_layouts: dict[object, ChunkLayout] = {}
         self.known_joules: dict[object, Floats] = {}
         self.known_boards: dict[object, Board] = {}
 
-    def of(self, table: Table) -> Least:
+    def of(self, table: PlanTable) -> Least:
         """What one step of each plan takes at least."""
         least = Least(np.zeros(table.n), np.zeros(table.n))
         software = [key for key in table.column if key.startswith("software.")]
@@ -91,7 +93,7 @@ class Bounds:
                         least.seconds[part], least.joules[part] = SAFETY * bound.seconds, SAFETY * bound.joules
         return least
 
-    def _by_ends(self, table: Table) -> Iterator[tuple[Ints, Sends]]:
+    def _by_ends(self, table: PlanTable) -> Iterator[tuple[Ints, Sends]]:
         """Plans of one shape whose models begin and end on the same stages, and all sends among their stages."""
         found: dict[tuple[int, int], list[tuple[Ints, Sends]]] = {}
         for rows in table.groups((SCHEDULE, VIRTUAL)):
@@ -102,14 +104,14 @@ class Bounds:
             sends = {hop: tuple(sorted({s for _, each in alike for s in each.get(hop, ())})) for hop in hops}
             yield np.concatenate([rows for rows, _ in alike]), sends
 
-    def _plan(self, table: Table, row: int) -> Experiment:
+    def _plan(self, table: PlanTable, row: int) -> Experiment:
         return with_values(self.base, table.choice(row))
 
     def _place(self, plan: Experiment, sends: Sends) -> Placed:
         chain = build_chain(plan, self.cluster, sends)
         return Placed(chain, build_crew(plan, self.cluster, chain.grid) if self.energy else None)
 
-    def _of_placed(self, placed: Placed, table: Table) -> Least:
+    def _of_placed(self, placed: Placed, table: PlanTable) -> Least:
         """Plans that differ only in how the work inside the same groups is cut; as `_by_cut`."""
         seconds, added, crew = np.zeros(table.n), np.zeros(table.n), placed.crew
         job = self._job(placed.chain, table, 0)
@@ -129,10 +131,10 @@ class Bounds:
                     added[alike[rows]] = whole.added(joules[kept], sent)[place[rows]]
         if not crew:
             return Least(seconds, added)
-        site = step_joules(self.cluster, Setup(self.base).site, job.board, crew, placed.chain.grid.n_ranks)
+        site = step_joules(self.cluster, self.base.setup.site, job.board, crew, placed.chain.grid.n_ranks)
         return Least(seconds, site(added, SAFETY * seconds))
 
-    def _by_turns(self, table: Table, shape: Parallelism) -> Iterator[tuple[Ints, Ints, tuple[Course, Ends]]]:
+    def _by_turns(self, table: PlanTable, shape: Parallelism) -> Iterator[tuple[Ints, Ints, tuple[Course, Ends]]]:
         """Rows of plans whose chunks are placed and whose schedules begin and end alike; their microbatches."""
         found: dict[tuple[Course, Ends], list[tuple[Ints, int]]] = {}
         for rows in table.groups((SCHEDULE, VIRTUAL, MICROBATCH)):
@@ -147,7 +149,7 @@ class Bounds:
             counts = [np.full(len(rows), microbatches) for rows, microbatches in alike]
             yield np.concatenate([rows for rows, _ in alike]), np.concatenate(counts), turns
 
-    def _exchange(self, placed: Placed, layout: Layout, ends: Ends, table: Table, row: int) -> Paid:
+    def _exchange(self, placed: Placed, layout: ChunkLayout, ends: Ends, table: PlanTable, row: int) -> Paid:
         """What data-parallel ranks exchange, in seconds and joules."""
         software = (key for key in table.column if key.startswith("software.") and key not in PASSES)
         key = layout, ends, table.key(row, (ZERO, *software))
@@ -159,9 +161,9 @@ class Bounds:
             placed.exchanges[key] = (*self.exchanges.of(job, layout, ends), sent)
         return placed.exchanges[key]
 
-    def _job(self, chain: Chain, table: Table, row: int) -> Job:
+    def _job(self, chain: Chain, table: PlanTable, row: int) -> Job:
         experiment = self._plan(table, row)
-        setup = Setup(experiment)
+        setup = experiment.setup
         board = self._board(chain.grid.n_ranks // setup.parallelism.pipeline, setup.software.attention_kernel)
         return replace(chain.job(self.template, experiment, setup.shard, self._layout(table, row).cut), board=board)
 
@@ -173,10 +175,10 @@ class Bounds:
             self.known_boards[ranks, kernel] = Board(slowest, self.base.power, kernel, sends)
         return self.known_boards[ranks, kernel]
 
-    def _layout(self, table: Table, row: int) -> Layout:
+    def _layout(self, table: PlanTable, row: int) -> ChunkLayout:
         """Chunks of the model and what they hold; their operations are those of any shard."""
         keys = [key for key in table.column if key not in UNCUT]
-        setup = Setup(self._plan(table, row))
+        setup = self._plan(table, row).setup
         phases = SCHEDULES[setup.parallelism.schedule].phases
         key = table.key(row, keys), setup.parallelism.zero_stage == 3, course_of_job(setup.experiment), phases
         if key not in self.known_layouts:
@@ -197,7 +199,7 @@ class Bounds:
         return np.array(rows)
 
 
-def _by_cut(table: Table) -> Iterator[Ints]:
+def _by_cut(table: PlanTable) -> Iterator[Ints]:
     """Plans that gather weights for every task (ZeRO-3), or not, and whose schedules have the same phases."""
     splits = np.array([SCHEDULES[name].splits for name in table.array(SCHEDULE)])
     cut = 2 * splits + (table.array(ZERO) == 3)
@@ -209,14 +211,14 @@ class _Whole:
     """K plans of one shape; passes: seconds as of `Insides.passes`, (K, stages, 5, kinds); microbatches: (K,)."""
 
     job: Job
-    layout: Layout
+    layout: ChunkLayout
     course: Course
     ends: Ends
     passes: Floats
     insides: list[Inside]
     microbatches: Ints
 
-    def times(self) -> Times:
+    def times(self) -> TaskTimes:
         """Tasks and sends."""
         stage = list(self.course.stage_of)
         by_kind = self.passes[:, stage]
@@ -224,7 +226,7 @@ class _Whole:
         ahead, back = (self._hops(phase) for phase in (Phase.FORWARD, Phase.INPUT_GRADIENT))
         gather = by_kind[:, :, 4, 0]
         gathers, again = gather * self._arrives(ahead, 1), gather * self._arrives(back, -1)
-        return Times(
+        return TaskTimes(
             self.course,
             self.ends,
             forward + gathers,

@@ -16,7 +16,6 @@ from sim.cluster.cluster import Cluster
 from sim.comm.pattern import RING
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.plan.flows import FlowSet, send_flows
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Sequence
@@ -36,7 +35,7 @@ class Chain:
 
     def job(self, other: Job, experiment: Experiment, shard: Shard, cut: CutModel) -> Job:
         """A job that has just this chain, good for asking what things cost; the rest is borrowed from `other`."""
-        setup = Setup(experiment)
+        setup = experiment.setup
         plan = replace(
             other.plan,
             experiment=experiment,
@@ -57,7 +56,7 @@ def alone(job: Job, rank: RankClass, sequence: Sequence) -> Alone:
 
 def build_chain(experiment: Experiment, cluster: Cluster, sends: Sends) -> Chain:
     """The pipeline of rank 0 of a valid plan, with all these sends."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     column = grid.groups("pipeline")[0]
     sets = []

@@ -23,7 +23,6 @@ from sim.devices.power import Board
 from sim.graph.operation import Operation
 from sim.inputs.energy import Site, Supply
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.energy_plant import Plant
 from sim.plan.grid import RankGrid
 from sim.plan.pieces import Sequence
@@ -45,7 +44,7 @@ class Crew:
 def build_crew(experiment: Experiment, cluster: Cluster, grid: RankGrid) -> Crew:
     """The crew of a valid plan whose ranks are placed as `grid` says."""
     groups = {}
-    for kind, (ranks, key) in job_groups(experiment, Setup(experiment).workload, grid).items():
+    for kind, (ranks, key) in job_groups(experiment, experiment.setup.workload, grid).items():
         sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key)]
         groups[kind] = tuple(dict.fromkeys(group_of(sets, number, cluster) for number in range(len(ranks))))
     nodes = len(np.unique(cluster.node_of(grid.accelerator)))

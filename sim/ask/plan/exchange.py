@@ -2,7 +2,7 @@
 
 The collectives are those that the engine runs (`programs/exchange.py`), each with its links to itself.
 
-Public: `Exchanges`, `Spent`, `exchange_joules`.
+Public: `Exchanges`, `ExchangeTime`, `exchange_joules`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sim.ask.plan.chain import alone
 from sim.ask.plan.energy import Meter
-from sim.ask.plan.layout import Layout, stack
+from sim.ask.plan.layout import ChunkLayout, stack
 from sim.phase import Phase
 from sim.plan.pieces import Segment
 from sim.programs.costs import Costs
@@ -31,7 +31,7 @@ T = TypeVar("T")
 Segments = tuple[Segment, ...]
 
 
-class Spent(NamedTuple, Generic[T]):
+class ExchangeTime(NamedTuple, Generic[T]):
     """What the exchange of a stage takes [s], or of all stages, (stages,) each.
 
     first: before the first task can begin. opening: before it can end. each: of the communicator for
@@ -56,9 +56,9 @@ class Exchanges:
     """Exchanges of many plans; stages that are alike are asked once."""
 
     def __init__(self) -> None:
-        self.known: dict[object, Spent[float]] = {}
+        self.known: dict[object, ExchangeTime[float]] = {}  # plans of a search differ in little
 
-    def of(self, job: Job, layout: Layout, ends: Ends) -> tuple[Spent[Floats], float]:
+    def of(self, job: Job, layout: ChunkLayout, ends: Ends) -> tuple[ExchangeTime[Floats], float]:
         """Of all stages of the job of a chain, whose tasks begin and end as said; and of a tied table at both ends."""
         software, costs, stages = stack(job.plan.software), Costs(job), []
         every = job_exchange(job)
@@ -70,19 +70,19 @@ class Exchanges:
             if key not in self.known:
                 self.known[key] = _stage(costs, rank, ends)
             stages.append(self.known[key])
-        return Spent(*np.array(stages).T), _embedding_seconds(costs)
+        return ExchangeTime(*np.array(stages).T), _embedding_seconds(costs)
 
 
-def _stage(costs: Costs, rank: RankClass, ends: Ends) -> Spent[float]:
+def _stage(costs: Costs, rank: RankClass, ends: Ends) -> ExchangeTime[float]:
     job = costs.job
     optimizer = alone(job, rank, costs.optimizer(rank)).seconds
     if "gradient" not in rank.flows:
-        return Spent(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0)
+        return ExchangeTime(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0)
     prices = _Prices(costs, rank, lambda role, kind, message: job.seconds(rank.flows[role], kind, message))
     return prices.stage(ends, optimizer)
 
 
-def exchange_joules(job: Job, layout: Layout, meter: Meter) -> tuple[float, float]:
+def exchange_joules(job: Job, layout: ChunkLayout, meter: Meter) -> tuple[float, float]:
     """What exchange and optimizer add on one rank of each stage, all stages together: once, and each microbatch [J]."""
     once = often = 0.0
     costs = Costs(job)
@@ -105,7 +105,7 @@ class _Prices:
         self.chunks = [chunk.segments for chunk in self.job.plan.chunks if chunk.stage == rank.stage]
         self.segments = tuple(chain.from_iterable(self.chunks))
 
-    def stage(self, ends: Ends, optimizer: float) -> Spent[float]:
+    def stage(self, ends: Ends, optimizer: float) -> ExchangeTime[float]:
         """All of it."""
         chunks, stage, last = self.job.plan.chunks, self.rank.stage, self.job.plan.phases[-1]
         begin, end = chunks[ends.first[stage]].segments, chunks[ends.last[stage]].segments
@@ -113,7 +113,7 @@ class _Prices:
         sums = self.exchange.of(last, Traffic.GRADIENTS)
         at_once = self.exchange.of(last, Traffic.GRADIENTS, whole=True)
         between = self._waited()
-        return Spent(
+        return ExchangeTime(
             first=self.gradient_group(start, _size(start, begin[0])) if start else 0.0,
             opening=self.all_of(start, begin) if start and start.which is Which.FIRST else 0.0,
             each=sum(self.all_of(c, self.segments) for c in self.exchange.by_segment if c.which is Which.EVERY),

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from sim.ask.plan.axes import DATA, MICROBATCH, ORDER, PIPELINE, SCHEDULE, VIRTUAL, with_values
 from sim.ask.plan.chain import alone
 from sim.ask.plan.layout import layout_of
-from sim.ask.plan.table import Ints, Table
+from sim.ask.plan.table import Ints, PlanTable
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.models.family import Architecture
 from sim.phase import Phase
 from sim.plan.pieces import Passes, Sequence, build_chunks
@@ -52,11 +51,11 @@ class Insides:
 
     def __init__(self, base: Experiment) -> None:
         self.base = base
-        self.known: dict[object, Inside] = {}
+        self.known: dict[object, Inside] = {}  # plans of a search differ in little
         self.alone: dict[object, tuple[float, float]] = {}
         self.seconds: dict[object, Floats] = {}
 
-    def of(self, job: Job, table: Table) -> tuple[Ints, list[Inside]]:
+    def of(self, job: Job, table: PlanTable) -> tuple[Ints, list[Inside]]:
         """Number of what the ranks of each plan do, (n,), and the list of that. All shard as the job does, or not; all
         have the phases of the job."""
         which, insides = np.zeros(table.n, dtype=np.int64), []
@@ -75,7 +74,7 @@ class Insides:
         return which, insides
 
     def _inside(self, experiment: Experiment, job: Job, software: tuple[object, ...]) -> Inside:
-        setup = Setup(experiment)
+        setup = experiment.setup
         shard = setup.shard
         whole = setup.parallelism.model_copy(update={"pipeline": 1, "virtual_stages": 1, "zero_stage": 0})
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})

@@ -1,6 +1,6 @@
 """How a model is cut over stages, as numbers: blocks in each chunk, parameters in each segment.
 
-Public: `Layout`, `layout_of`, `stack`.
+Public: `ChunkLayout`, `layout_of`, `stack`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Sizes = tuple[tuple[int, int], ...]  # by segment: parameters, and those with gr
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class ChunkLayout:
     """The model in chunks, in its order; kinds of blocks; counts: (chunks, kinds); sizes of each chunk.
 
     Equal only to itself.
@@ -30,7 +30,7 @@ class Layout:
     sizes: tuple[Sizes, ...]
 
 
-def layout_of(cut: CutModel) -> Layout:
+def layout_of(cut: CutModel) -> ChunkLayout:
     """The layout of a model that is cut into chunks."""
     chunks = cut.chunks
     pieces = [[piece for segment in chunk.segments for piece in segment.pieces] for chunk in chunks]
@@ -40,7 +40,7 @@ def layout_of(cut: CutModel) -> Layout:
         for piece in inside:
             counts[row, kinds.index(piece.passes)] += piece.count
     sizes = tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in chunks)
-    return Layout(cut, kinds, counts, sizes)
+    return ChunkLayout(cut, kinds, counts, sizes)
 
 
 def stack(software: Software) -> tuple[object, ...]:

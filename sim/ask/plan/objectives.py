@@ -1,6 +1,6 @@
 """What a plan is good for: time, energy and cost of one step, and what each of them is at least.
 
-Public: `OBJECTIVES`, `Objective`, `objectives_of`.
+Public: `OBJECTIVES`, `PlanObjective`, `objectives_of`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KWH = ENERGY.units["kWh"]
 
 
 @dataclass(frozen=True)
-class Objective:
+class PlanObjective:
     """Less is better. `field` of a flattened result holds it; `floor` bounds it from below, (n,)."""
 
     name: str
@@ -53,14 +53,14 @@ def _electricity(setup: Setup) -> float:
     return price or 0.0
 
 
-OBJECTIVES: Mapping[str, Objective] = {
-    "time": Objective("time", "s", "step.time_s", _time),
-    "energy": Objective("energy", "kWh", "energy.total_kwh", _energy, lambda setup: True),
-    "cost": Objective("cost", "USD", "cost.usd.total", _cost, lambda setup: _electricity(setup) > 0),
+OBJECTIVES: Mapping[str, PlanObjective] = {
+    "time": PlanObjective("time", "s", "step.time_s", _time),
+    "energy": PlanObjective("energy", "kWh", "energy.total_kwh", _energy, lambda setup: True),
+    "cost": PlanObjective("cost", "USD", "cost.usd.total", _cost, lambda setup: _electricity(setup) > 0),
 }
 
 
-def objectives_of(names: Sequence[str], setup: Setup) -> tuple[Objective, ...]:
+def objectives_of(names: Sequence[str], setup: Setup) -> tuple[PlanObjective, ...]:
     """The objectives of these names; raises ConfigError if one is unknown or its inputs are missing."""
     for name in names:
         if name not in OBJECTIVES:

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from sim.ask.plan.axes import NEAREST, ORDER, SCHEDULE, Axis
-from sim.ask.plan.table import Mask, Table
+from sim.ask.plan.axes import NEAREST, ORDER, SCHEDULE, PlanAxis
+from sim.ask.plan.table import Mask, PlanTable
 from sim.errors import Problem, finding
 from sim.inputs.checks import CHECKS
 from sim.inputs.findings import Check
@@ -52,7 +52,7 @@ WITHOUT_EFFECT: Mapping[str, Callable[[Setup], bool]] = {
 """Keys whose value changes nothing in some plans, and in which; of `order` those that begin with tensor and context."""
 
 
-def no_repeats(axes: Sequence[Axis], base: Setup) -> Rule:
+def no_repeats(axes: Sequence[PlanAxis], base: Setup) -> Rule:
     """The rule that a key has the first of its values where it has no effect."""
     first = {axis.key: axis.values(base, {})[0] for axis in axes if axis.key in WITHOUT_EFFECT}
     if not all(tuple(order[:2]) == NEAREST for axis in axes if axis.key == ORDER for order in axis.values(base, {})):
@@ -67,7 +67,7 @@ def no_repeats(axes: Sequence[Axis], base: Setup) -> Rule:
     return check_repeats
 
 
-def offered_only(axes: Sequence[Axis]) -> Rule:
+def offered_only(axes: Sequence[PlanAxis]) -> Rule:
     """The rule that a plan keeps to what its software can do, where that has an effect."""
     offered = {axis.key: axis.offered for axis in axes if axis.offered}
 
@@ -81,7 +81,7 @@ def offered_only(axes: Sequence[Axis]) -> Rule:
     return check_offered
 
 
-def schedules_need_pipelines(axes: Sequence[Axis], base: Setup) -> Rule:
+def schedules_need_pipelines(axes: Sequence[PlanAxis], base: Setup) -> Rule:
     """The rule that there is one schedule, the first of its axis, where no stages take turns."""
     first = {axis.key: axis.values(base, {})[0] for axis in axes if axis.key == SCHEDULE}
 
@@ -93,7 +93,7 @@ def schedules_need_pipelines(axes: Sequence[Axis], base: Setup) -> Rule:
     return check_schedule
 
 
-def rules_of(axes: Sequence[Axis], base: Setup) -> tuple[Rule, ...]:
+def rules_of(axes: Sequence[PlanAxis], base: Setup) -> tuple[Rule, ...]:
     """All rules for plans that differ in `axes`."""
     checks = [each for check in CHECKS for each in (family_rules(base) if check is check_model else (check,))]
     return (*checks, offered_only(axes), schedules_need_pipelines(axes, base), no_repeats(axes, base))
@@ -128,6 +128,11 @@ class _Watched:
     ):
         self._parts = record, prefix, axes, choice, read
 
+    @property
+    def setup(self) -> Setup:
+        """As `Experiment.setup`, watched too."""
+        return Setup(cast(Experiment, self))
+
     def __getattr__(self, name: str) -> Any:
         record, prefix, axes, choice, read = self._parts
         path = f"{prefix}{name}"
@@ -141,13 +146,13 @@ class _Watched:
         return _Watched(value, f"{path}.", axes, choice, read) if inner else value
 
 
-def forbidden(rule: Rule, table: Table, base: Experiment, axes: frozenset[str]) -> tuple[Mask, bool]:
+def forbidden(rule: Rule, table: PlanTable, base: Experiment, axes: frozenset[str]) -> tuple[Mask, bool]:
     """Plans of `table` that `rule` forbids, (n,), and whether it has judged all of them.
 
     `axes` are the keys of all axes, those that the table does not have yet too.
     """
     bad, complete = np.zeros(table.n, dtype=bool), True
-    waiting: list[tuple[Table, np.ndarray[Any, Any], tuple[str, ...]]] = [(table, np.arange(table.n), ())]
+    waiting: list[tuple[PlanTable, np.ndarray[Any, Any], tuple[str, ...]]] = [(table, np.arange(table.n), ())]
     while waiting:
         part, rows, keys = waiting.pop()
         for group in part.groups(keys):
@@ -166,7 +171,7 @@ def _judge(
 ) -> tuple[bool | None, list[str]]:
     """Whether the rule forbids a plan, None if that hangs on later axes; and the axes it read."""
     read: dict[str, None] = {}
-    setup = Setup(cast(Experiment, _Watched(base, "", axes, choice, read)))
+    setup = _Watched(base, "", axes, choice, read).setup
     try:
         return next(iter(rule(setup)), None) is not None, list(read)
     except _Unknown:

@@ -22,9 +22,9 @@ import numpy as np
 from sim.ask.plan.axes import CONTEXT, TENSOR, axes_of, with_values
 from sim.ask.plan.best import Best, best_of
 from sim.ask.plan.bound import Bounds, Floats, Least
-from sim.ask.plan.objectives import Objective, objectives_of
+from sim.ask.plan.objectives import PlanObjective, objectives_of
 from sim.ask.plan.space import Space, open_space
-from sim.ask.plan.table import Ints, Table
+from sim.ask.plan.table import Ints, PlanTable
 from sim.ask.sweep.judge import ERROR, OK
 from sim.ask.sweep.store import Outcome
 from sim.ask.workers.batch import Batch
@@ -32,7 +32,6 @@ from sim.ask.workers.pool import InThisProcess, LocalProcesses, processors
 from sim.cluster.build import build_cluster
 from sim.errors import PlanError, SimError
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
 
@@ -60,10 +59,10 @@ def search_plans(
     PlanError if no plan is valid.
     """
     began = time.perf_counter()
-    wanted = objectives_of(objectives, Setup(experiment))
+    wanted = objectives_of(objectives, experiment.setup)
     base = _one_step(experiment)
     progress("enumerating plans", 0.0)
-    space = open_space(base, axes_of(limits or {}, Setup(base), wide))
+    space = open_space(base, axes_of(limits or {}, base.setup, wide))
     if not space.table.n:
         rules = "; ".join(f"{count} plans: {rule}" for rule, count in space.forbidden.items())
         raise PlanError(f"none of {space.enumerated} plans is valid: {rules}")
@@ -100,7 +99,7 @@ class _Hunt:
     """The state of a search."""
 
     space: Space
-    objectives: tuple[Objective, ...]
+    objectives: tuple[PlanObjective, ...]
     best: Best
     least: Least = field(default_factory=lambda: Least(np.zeros(0), np.zeros(0)))  # of each plan, (n,)
     status: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -121,7 +120,7 @@ class _Hunt:
     def bounds(self, workers: LocalProcesses | InThisProcess, progress: Progress) -> None:
         """Bound all plans, in as many processes as there are; plans of equal cuts stay together."""
         base, table, some = self.space.base, self.space.table, self.plan(0)
-        energy = any(objective.needs_energy(Setup(base)) for objective in self.objectives)
+        energy = any(objective.needs_energy(base.setup) for objective in self.objectives)
         if isinstance(workers, InThisProcess) or table.n < FEW:
             self.least = bound_plans(base, some, table, energy)
             return
@@ -156,7 +155,7 @@ class _Hunt:
 
     def _fits(self, row: int) -> bool:
         """Whether there is enough memory for a plan; puts down if not."""
-        lacking = lacking_bytes(Setup(self.plan(row)))
+        lacking = lacking_bytes(self.plan(row).setup)
         if lacking > 0:
             self.status[row] = NO_FIT
             self.lacking = min(self.lacking, lacking)
@@ -164,7 +163,7 @@ class _Hunt:
 
     def _floors(self) -> Floats:
         """What each plan is worth at least, (n, objectives)."""
-        setup = Setup(self.space.base)
+        setup = self.space.base.setup
         return np.stack([objective.floor(setup, self.least) for objective in self.objectives], axis=1)
 
     def _collect(self, running: dict[Future[Batch], int], workers: LocalProcesses | InThisProcess) -> None:
@@ -199,7 +198,7 @@ class _Hunt:
 
     def found(self, experiment: Experiment, complete: bool, wall_s: float) -> PlanSearch:
         """What came of it."""
-        setup, table = Setup(experiment), self.space.table
+        setup, table = experiment.setup, self.space.table
         untried = int((self.status == UNTRIED).sum())
         return PlanSearch(
             name=experiment.name,
@@ -257,9 +256,9 @@ class _Hunt:
 FEW = 2000  # plans that one process bounds in a moment
 
 
-def bound_plans(base: Experiment, some_plan: Experiment, table: Table, energy: bool) -> Least:
+def bound_plans(base: Experiment, some_plan: Experiment, table: PlanTable, energy: bool) -> Least:
     """What the plans of `table` take at least; runs in a process of its own."""
-    cluster = build_cluster(Setup(base).cluster, base.degradations, merge_sprayed=base.simulation.prune == "auto")
+    cluster = build_cluster(base.setup.cluster, base.degradations, merge_sprayed=base.simulation.prune == "auto")
     return Bounds(base, cluster, some_plan, energy).of(table)
 
 

@@ -1,6 +1,6 @@
 """A lower bound on the step time of many plans at once whose schedules begin and end alike.
 
-For the first rank of each stage s of one pipeline, in the notation of `Times`:
+For the first rank of each stage s of one pipeline, in the notation of `TaskTimes`:
 
 - its first task begins after the forward tasks of the chunks before it (and their sends): E(s);
 - its compute stream holds every task of every microbatch, and the sends that it waits for: B(s);
@@ -12,7 +12,7 @@ For the first rank of each stage s of one pipeline, in the notation of `Times`:
 
 Which chunk comes first and last, and what was put off, is read from the table of the schedule (`Schedule.ends`).
 
-Public: `Times`, `step_bound`.
+Public: `TaskTimes`, `step_bound`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.ask.plan.exchange import Spent
+from sim.ask.plan.exchange import ExchangeTime
 from sim.programs.ranks import Job
 from sim.schedule.course import Course
 from sim.schedule.table import Ends
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Times:
+class TaskTimes:
     """Seconds of K plans, (K, chunks) each in model order: tasks by phase, and sends of their results."""
 
     course: Course
@@ -50,7 +50,7 @@ class Times:
         return np.stack([chunks[:, list(own)].sum(axis=1) for own in self.course.chunks], axis=1)
 
 
-def step_bound(times: Times, exchange: Spent[Floats], embedding: float, job: Job) -> Floats:
+def step_bound(times: TaskTimes, exchange: ExchangeTime[Floats], embedding: float, job: Job) -> Floats:
     """Seconds of a step at least, (K,); embedding: of the sum of a tied table over both ends."""
     begin, passes, sends = _begin(times, exchange), *_busy(times)
     between = np.maximum(sends, times.microbatches * exchange.between - exchange.first)
@@ -68,7 +68,7 @@ def step_bound(times: Times, exchange: Spent[Floats], embedding: float, job: Job
     return bound
 
 
-def _slowed(times: Times, begin: Floats, passes: Floats, sends: Floats, traffic: Floats, share: float) -> Floats:
+def _slowed(times: TaskTimes, begin: Floats, passes: Floats, sends: Floats, traffic: Floats, share: float) -> Floats:
     """What a compute stream takes when traffic takes its share of the computation beside it, (K, stages).
 
     Of the step, A is spent computing and the rest R otherwise: waiting, sending, in exposed collectives. The
@@ -80,7 +80,7 @@ def _slowed(times: Times, begin: Floats, passes: Floats, sends: Floats, traffic:
     return least
 
 
-def _begin(times: Times, exchange: Spent[Floats]) -> Floats:
+def _begin(times: TaskTimes, exchange: ExchangeTime[Floats]) -> Floats:
     """When the compute stream of each stage can begin, as if nothing later held it up, (K, stages)."""
     begin = np.zeros((len(times.forward), times.course.stages))
     arrival = np.zeros(len(begin))
@@ -93,14 +93,14 @@ def _begin(times: Times, exchange: Spent[Floats]) -> Floats:
     return begin
 
 
-def _busy(times: Times) -> tuple[Floats, Floats]:
+def _busy(times: TaskTimes) -> tuple[Floats, Floats]:
     """What the compute stream of each stage does in a step: tasks, and sends it waits for, (K, stages) each."""
     passes = times.by_stage(times.forward + times.backward + times.weight)
     sends = times.waits_for_sends * times.by_stage(times.send_forward + times.send_backward)
     return times.microbatches * passes, times.microbatches * sends
 
 
-def _ended(own: Floats, times: Times) -> Floats:
+def _ended(own: Floats, times: TaskTimes) -> Floats:
     """When the last task of each stage is over, given when its own stream can be, (K, stages)."""
     ended, arrival = own.copy(), np.zeros(len(own))
     for chunk in reversed(range(len(times.course.stage_of))):

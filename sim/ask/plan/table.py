@@ -1,6 +1,6 @@
 """Many plans as arrays, one row each, built axis by axis; what a rule forbids never grows.
 
-Public: `Table`.
+Public: `PlanTable`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.ask.plan.axes import Axis
+from sim.ask.plan.axes import PlanAxis
 from sim.inputs.setup import Setup
 from sim.ragged import ranges
 
@@ -22,7 +22,7 @@ LARGEST = 2**62  # number that a group may have
 
 
 @dataclass(frozen=True)
-class Table:
+class PlanTable:
     """Plans as columns of value numbers.
 
     column[key]: (n,) index into values[key], of the smallest unsigned type that holds it.
@@ -40,9 +40,9 @@ class Table:
         """Key path to value of one plan."""
         return {key: self.values[key][int(column[row])] for key, column in self.column.items()}
 
-    def take(self, rows: Ints | Mask) -> Table:
+    def take(self, rows: Ints | Mask) -> PlanTable:
         """The plans at `rows`."""
-        return Table(self.values, {key: column[rows] for key, column in self.column.items()})
+        return PlanTable(self.values, {key: column[rows] for key, column in self.column.items()})
 
     def array(self, key: str) -> NDArray[Any]:
         """The values of one axis, (n,)."""
@@ -67,7 +67,7 @@ class Table:
         order = np.argsort(mixed, kind="stable")
         yield from np.split(order, np.flatnonzero(np.diff(mixed[order])) + 1)
 
-    def with_axis(self, axis: Axis, base: Setup) -> Table:
+    def with_axis(self, axis: PlanAxis, base: Setup) -> PlanTable:
         """Each plan once for each of the values that `axis` has for it."""
         options, which = self._options(axis, base)
         known = tuple(dict.fromkeys(value for option in options for value in option))
@@ -77,14 +77,14 @@ class Table:
         first = np.cumsum([0, *(len(option) for option in options)])[:-1]
         grown = {key: np.repeat(column, sizes) for key, column in self.column.items()}
         grown[axis.key] = flat[ranges(first[which], sizes)]
-        return Table(self.values | {axis.key: known}, grown)
+        return PlanTable(self.values | {axis.key: known}, grown)
 
-    def sizes(self, axis: Axis, base: Setup) -> Ints:
+    def sizes(self, axis: PlanAxis, base: Setup) -> Ints:
         """How many values `axis` has for each plan, (n,)."""
         options, which = self._options(axis, base)
         return np.array([len(option) for option in options], dtype=np.int64)[which]
 
-    def _options(self, axis: Axis, base: Setup) -> tuple[list[tuple[Any, ...]], Ints]:
+    def _options(self, axis: PlanAxis, base: Setup) -> tuple[list[tuple[Any, ...]], Ints]:
         """The distinct lists of values of an axis, and which of them each plan has."""
         which, options = np.zeros(self.n, dtype=np.int64), []
         for number, rows in enumerate(self.groups(key for key in axis.depends if key in self.column)):

@@ -121,7 +121,7 @@ def has_life(experiment: Experiment) -> bool:
         experiment.failures is not None
         or experiment.checkpoint is not None
         or training.time_limit is not None
-        or is_preempted(Setup(experiment).prices)
+        or is_preempted(experiment.setup.prices)
     )
 
 

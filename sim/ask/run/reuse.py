@@ -43,15 +43,16 @@ class Wired(NamedTuple):
     key: tuple[object, ...]
 
 
+# points of a sweep share what is wired alike; see the three below
 _wirings: Memo[Cluster] = Memo(KEPT_RANKS)
-_clusters: Memo[Wired] = Memo(KEPT_RANKS)
-_layouts: Memo[Layout] = Memo(KEPT_RANKS)
-_cuts: Memo[CutModel] = Memo(KEPT_MODELS)
+_clusters: Memo[Wired] = Memo(KEPT_RANKS)  # see _wirings
+_layouts: Memo[Layout] = Memo(KEPT_RANKS)  # see _wirings; folding is in it
+_cuts: Memo[CutModel] = Memo(KEPT_MODELS)  # models are shared by all plans with equal shards
 
 
 def plan_step(experiment: Experiment) -> Plan:
     """The plan of a resolved and checked experiment on its cluster. Raises ConfigError, PlanError."""
-    setup, merge = Setup(experiment), experiment.simulation.prune == "auto"
+    setup, merge = experiment.setup, experiment.simulation.prune == "auto"
     spec = setup.cluster
 
     def build() -> Cluster:
@@ -95,6 +96,6 @@ def _drawing(setup: Setup) -> str:
 
 def step_key(experiment: Experiment) -> tuple[str, ...]:
     """All of a resolved experiment that its step depends on."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     shared = (text_of(getattr(setup, name)) for name in SHARED)
     return *shared, _drawing(setup), experiment.model_dump_json(exclude=NOT_OWN)

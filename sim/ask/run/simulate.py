@@ -13,7 +13,6 @@ from sim.ask.run.step import Simulated, Watch, simulate_step
 from sim.ask.validate.trust import trust_of
 from sim.engine.category import COMMUNICATION
 from sim.inputs.records import Experiment, Measured, Training
-from sim.inputs.setup import Setup
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
@@ -147,7 +146,7 @@ def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
     measured = experiment.measured
     if measured is None:
         return None
-    accelerators, tokens = Setup(experiment).ranks, step.tokens_per_s or 0.0
+    accelerators, tokens = experiment.setup.ranks, step.tokens_per_s or 0.0
     ways = {
         "step_time": ("step_time_s", step.time_s),
         "samples_per_s": ("samples_per_s", step.samples_per_s),

@@ -28,7 +28,7 @@ def with_stacks(result: Result, experiment: Experiment) -> Result:
 
     The trust band then covers that range.
     """
-    setup = Setup(experiment)
+    setup = experiment.setup
     if not setup.software.assumed:
         return result
     others = [stack for stack in _stacks() if stack.name != setup.software.name and could_run(stack, setup)]

@@ -52,38 +52,38 @@ class Readings:
         self.job, self.trace = job, trace
         self.saves: dict[Checkpointing, CheckpointCosts] = {}
 
-    @cached_property
+    @cached_property  # of a step that many points share, as are the six below
     def critical(self) -> RankTime:
         """Where the time goes on the rank class that is busy longest."""
         return rank_time(self.trace, critical_rank(self.trace))
 
-    @cached_property
+    @cached_property  # see critical
     def activity(self) -> Activity:
         """What takes energy."""
         return activity_of(self.trace, self.job)
 
-    @cached_property
+    @cached_property  # see critical
     def memory(self) -> MemoryResult:
         """Memory of all stages."""
         return memory_result(self.job.plan)
 
-    @cached_property
+    @cached_property  # see critical
     def links(self) -> tuple[LinkUse, ...]:
         """How much of each link is used."""
         return link_use(self.trace, self.job.plan.cluster)
 
-    @cached_property
+    @cached_property  # see critical
     def cluster(self) -> Cluster:
         """The cluster with every switch on its own, and no part slow."""
-        return build_cluster(Setup(self.job.plan.experiment).cluster)
+        return build_cluster(self.job.plan.experiment.setup.cluster)
 
-    @cached_property
+    @cached_property  # see critical
     def slots(self) -> list[int]:
         """Cluster node of each node of the job."""
         nodes: list[int] = np.unique(self.cluster.node_of(self.job.plan.grid.accelerator)).tolist()
         return nodes
 
-    @cached_property
+    @cached_property  # see critical
     def blast(self) -> tuple[tuple[int, ...], ...]:
         """Nodes of the job that each switch cuts off (`nodes_behind`), by their place among `slots`."""
         slot = {node: i for i, node in enumerate(self.slots)}
@@ -105,7 +105,7 @@ class Simulated:
     def of(self, experiment: Experiment) -> Simulated:
         """The same step of an experiment that differs in nothing that steps depend on."""
         plan = replace(self.plan, experiment=experiment)
-        return replace(self, setup=Setup(experiment), plan=plan, job=replace(self.job, plan=plan))
+        return replace(self, setup=experiment.setup, plan=plan, job=replace(self.job, plan=plan))
 
     def save_costs(self) -> CheckpointCosts:
         """What a save costs, whenever it happens. Raises as `checkpoint_costs`."""
@@ -148,7 +148,7 @@ class Prepared:
 
 def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     plan = plan_step(experiment)
     job = build_job(plan)
     return Prepared(setup, plan.cluster, plan, job, _executor(job))
@@ -181,7 +181,7 @@ def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simul
     simulated, limit = simulate(experiment), experiment.power.limit
     if limit is None:
         return simulated
-    kept, power = limit, Setup(experiment).accelerator.power
+    kept, power = limit, experiment.setup.accelerator.power
     while (over := highest_mean(simulated.readings.activity) - limit) > LIMIT_KEPT * limit:
         kept -= over
         if kept <= base_power(power, power.voltage.slowest):
@@ -192,7 +192,7 @@ def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simul
     return simulated if kept == limit else simulated.of(experiment)
 
 
-_steps: Memo[Simulated] = Memo(KEPT_ROWS)
+_steps: Memo[Simulated] = Memo(KEPT_ROWS)  # points of a sweep that differ between steps alone share their step
 
 
 def simulate_step(experiment: Experiment, watch: Watch | None = None) -> Simulated:

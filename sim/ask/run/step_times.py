@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.outage import switch_vertices, without_switch
 from sim.errors import SimError
 from sim.inputs.records import ClusterSpec, Degradation, Experiment
-from sim.inputs.setup import Setup
 from sim.life.life_inputs import Slow, State
 from sim.plan.plan import Plan
 
@@ -36,7 +34,7 @@ class StepTimes:
     healthy_s: float
     cluster: Cluster  # with every switch on its own
     slots: list[int]  # cluster node of each node of the job
-    known: dict[State, float] = field(default_factory=dict)
+    known: dict[State, float] = field(default_factory=dict)  # a step is simulated once for each state that a life meets
     reasons: dict[State, set[str]] = field(default_factory=dict)  # where the step engine could not be asked, and why
 
     def __post_init__(self) -> None:
@@ -68,19 +66,15 @@ class StepTimes:
                 yield part._replace(slot=same[met[kind, 0] % len(same)])
                 met[kind, 0] += 1
                 continue
-            rank = self._rank_on.get(self._accelerator(part))
-            if rank is None:
+            there = np.flatnonzero(self.plan.grid.accelerator == self._accelerator(part))
+            if not there.size:
                 continue  # nothing runs there
-            members = np.flatnonzero(self.plan.partition.rank == self.plan.partition.rank[rank])
-            label = (part.component, int(self.plan.partition.rank[rank]))
+            alike = int(self.plan.partition.rank[there[0]])
+            members = np.flatnonzero(self.plan.partition.rank == alike)
+            label = (part.component, alike)
             accelerator = int(self.plan.grid.accelerator[members[met[label] % len(members)]])
             met[label] += 1
             yield self._at(part, accelerator)
-
-    @cached_property
-    def _rank_on(self) -> dict[int, int]:
-        """Rank on each accelerator that has one."""
-        return {accelerator: rank for rank, accelerator in enumerate(self.plan.grid.accelerator.tolist())}
 
     def _accelerator(self, part: Slow) -> int:
         """The accelerator that a slow part is, or the first that its adapter serves."""
@@ -106,7 +100,7 @@ class StepTimes:
     def _degraded(self, state: State) -> Experiment:
         """The experiment in that state; with fewer replicas each keeps its work, so that a step has fewer tokens."""
         experiment, data = self.experiment, self.plan.grid.size["data"]
-        setup = Setup(experiment)
+        setup = experiment.setup
         batch = setup.training.global_batch * state.replicas // data
         placement = setup.parallelism.placement
         if isinstance(placement, tuple):

@@ -65,7 +65,7 @@ def scale(
     at the experiment's own batch: a number, "hoffmann" or "parametric"; by default the experiment's own, else
     hoffmann. `critical` is the critical batch size in tokens. On KeyboardInterrupt the sizes done are returned.
     """
-    setup = Setup(experiment)
+    setup = experiment.setup
     length = setup.training.sequence_length
     if length is None:
         message = f"samples of {setup.workload.kind} {setup.workload.name} have no tokens, on which scaling laws rest"
@@ -115,7 +115,7 @@ def _weak_batch(setup: Setup, nodes: int, smallest: int) -> int:
 
 def _resized(experiment: Experiment, nodes: int, batch: int, tokens: float) -> Experiment:
     """The experiment on so many nodes, as many replicas as they hold; not checked yet."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     accelerators = nodes * setup.node.accelerators
     data = max(1, accelerators // setup.ranks_per_replica)
     return experiment.model_copy(
@@ -130,7 +130,7 @@ def _resized(experiment: Experiment, nodes: int, batch: int, tokens: float) -> E
 
 
 def _point(experiment: Experiment, mode: str, replan: bool, jobs: int | None) -> ScalePoint:
-    setup = Setup(experiment)
+    setup = experiment.setup
     blank = ScalePoint(
         mode=mode,
         nodes=setup.cluster.nodes,

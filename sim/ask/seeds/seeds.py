@@ -19,7 +19,7 @@ from sim.ask.run.lives import Lived, PreparedLife, prepare_life
 from sim.ask.run.simulate import Predicted
 from sim.ask.run.step import simulate_step
 from sim.ask.sweep.judge import OK
-from sim.ask.sweep.store import Entry, Outcome, Store, made
+from sim.ask.sweep.store import Outcome, PointEntry, Store, made
 from sim.ask.workers.batch import content_key
 from sim.ask.workers.dispatch import Job, dispatch
 from sim.ask.workers.pool import InThisProcess, LocalProcesses, processors
@@ -131,7 +131,7 @@ class _Many:
         numbers = iter(range(self.seeds.number))
         while self.enough is None and (chunk := list(islice(numbers, CHUNK))):
             seeds = {self._key(number): number for number in chunk}
-            self.store.list_entries([Entry(n, self._seed(n), key, "", "", "{}") for key, n in seeds.items()])
+            self.store.list_entries([PointEntry(n, self._seed(n), key, "", "", "{}") for key, n in seeds.items()])
             missing = seeds.keys() - self.store.known(seeds)
             for row in self.store.rows(chunk[0]):
                 if row.status == OK and row.fields is not None:

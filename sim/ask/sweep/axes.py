@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.document import entries, uncounted
 from sim.inputs.expression import Expression, parse_expression
-from sim.inputs.reader import Mark, Node, plain
+from sim.inputs.reader import Mark, SourceNode, plain
 from sim.inputs.study import Axis, Bound, LinearRange, LogRange
 from sim.inputs.walk import dimension_of
 from sim.units import (
@@ -32,7 +32,7 @@ from sim.units import (
 )
 
 MAX_LEVELS = 1_000_000
-Change = tuple[str, Node]  # key path and the value as it was written
+Change = tuple[str, SourceNode]  # key path and the value as it was written
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.ASCII)
 
@@ -51,7 +51,7 @@ class Level:
     @property
     def units(self) -> dict[str, Unit]:
         """Key path to the unit of its value, where that is written with one."""
-        quantities = ((key, plain(node), _dimension(key)) for key, node in self.changes)
+        quantities = ((key, plain(node), _dimensions().get(uncounted(key))) for key, node in self.changes)
         found = ((key, unit_of(value, dimension)) for key, value, dimension in quantities if dimension in DIMENSIONS)
         return {key: unit for key, unit in found if unit}
 
@@ -84,7 +84,7 @@ class Varying:
         return len(self.keys) == 1 and numbers == values and numbers == sorted(numbers)
 
 
-def varying(axis: Axis, node: Node) -> Varying:
+def varying(axis: Axis, node: SourceNode) -> Varying:
     """The axis that was written at `node`. Raises ConfigError with the key relative to it."""
     forms = [name for name in ("values", "range", "log_range", "zip") if getattr(axis, name) is not None]
     if len(forms) != 1:
@@ -106,7 +106,7 @@ def varying(axis: Axis, node: Node) -> Varying:
 
 def shown_value(key: str, value: Any) -> Any:
     """`value` of the key path as a table shows it: SI where the key has a dimension, a name for a mapping."""
-    dimension = _dimension(key)
+    dimension = _dimensions().get(uncounted(key))
     if isinstance(value, dict):
         return value.get("name", str(value))
     if isinstance(value, tuple):
@@ -120,18 +120,12 @@ def shown_value(key: str, value: Any) -> Any:
         return None
 
 
-@lru_cache(10_000)
-def _dimension(key: str) -> Dimension | None:
-    """Of the values of a key path, in which entries of a list are counted."""
-    return _dimensions().get(uncounted(key))
-
-
-@cache
+@cache  # walks the types of the file format, for each value of an axis
 def _dimensions() -> dict[str, Dimension]:
     return {entry.path: found for entry in entries() if (found := dimension_of(entry.field)) is not None}
 
 
-def _zipped(node: Node) -> tuple[Level, ...]:
+def _zipped(node: SourceNode) -> tuple[Level, ...]:
     columns = {key: column.value for key, column in node.value.items()}
     sizes = {key: len(column) for key, column in columns.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
@@ -143,14 +137,14 @@ def _zipped(node: Node) -> tuple[Level, ...]:
 # --- ranges -----------------------------------------------------------------------------------
 
 
-def _ranged(make: Callable[..., Varying], key: str, limits: LinearRange | LogRange | None, node: Node) -> Varying:
+def _ranged(make: Callable[..., Varying], key: str, limits: LinearRange | LogRange | None, node: SourceNode) -> Varying:
     if limits is None:
         raise TypeError("an axis of another form")
     scale = _scale(limits, node)
     if scale.steps is None:
         return make((key,), levels=(), between=lambda share: Level(((key, scale.node(scale.between(share))),)))
     nodes = list(dict.fromkeys(scale.value(number) for number in scale.steps))
-    return make((key,), levels=tuple(Level(((key, Node(value, node.mark)),)) for value in nodes))
+    return make((key,), levels=tuple(Level(((key, SourceNode(value, node.mark)),)) for value in nodes))
 
 
 @dataclass(frozen=True)
@@ -180,11 +174,11 @@ class _Scale:
             return f"{float(number):.12g} {self.unit}"
         return round(number) if self.whole else float(f"{float(number):.12g}")
 
-    def node(self, number: Decimal) -> Node:
-        return Node(self.value(number), self.mark)
+    def node(self, number: Decimal) -> SourceNode:
+        return SourceNode(self.value(number), self.mark)
 
 
-def _scale(limits: LinearRange | LogRange, node: Node) -> _Scale:
+def _scale(limits: LinearRange | LogRange, node: SourceNode) -> _Scale:
     (first, unit), (last, unit_of_last) = (_split(node, name, getattr(limits, name)) for name in ("first", "last"))
     if unit != unit_of_last:
         _refuse(node, "last", f"first is in {unit or 'no unit'}, last in {unit_of_last or 'no unit'}", "use one unit")
@@ -201,7 +195,7 @@ def _scale(limits: LinearRange | LogRange, node: Node) -> _Scale:
     return _Scale(first, last, unit, whole, logarithmic, numbers, node.mark)
 
 
-def _split(node: Node, name: str, bound: Bound) -> tuple[Decimal, str]:
+def _split(node: SourceNode, name: str, bound: Bound) -> tuple[Decimal, str]:
     """Number and unit of `bound`."""
     match = _NUMBER.fullmatch(str(bound))
     if match is None:
@@ -209,7 +203,9 @@ def _split(node: Node, name: str, bound: Bound) -> tuple[Decimal, str]:
     return Decimal(match[1]), match[2]
 
 
-def _by_step(limits: LinearRange, node: Node, first: Decimal, last: Decimal, unit: str) -> tuple[Decimal, ...] | None:
+def _by_step(
+    limits: LinearRange, node: SourceNode, first: Decimal, last: Decimal, unit: str
+) -> tuple[Decimal, ...] | None:
     if limits.count is not None:
         _refuse_both(node, "step", limits.step)
         return tuple(first + (last - first) * place / (limits.count - 1) for place in range(limits.count))
@@ -222,7 +218,7 @@ def _by_step(limits: LinearRange, node: Node, first: Decimal, last: Decimal, uni
     return tuple(_climb(first, last, lambda number: number + step))
 
 
-def _by_factor(limits: LogRange, node: Node, first: Decimal, last: Decimal) -> tuple[Decimal, ...] | None:
+def _by_factor(limits: LogRange, node: SourceNode, first: Decimal, last: Decimal) -> tuple[Decimal, ...] | None:
     if limits.count is not None:
         _refuse_both(node, "factor", limits.factor)
         ratio, gaps = float(last / first), limits.count - 1
@@ -241,16 +237,16 @@ def _climb(first: Decimal, last: Decimal, following: Callable[[Decimal], Decimal
         first = following(first)
 
 
-def _refuse_both(node: Node, name: str, value: object) -> None:
+def _refuse_both(node: SourceNode, name: str, value: object) -> None:
     if value is not None:
         _refuse(node, name, f"a range has a {name} or a count, not both", "remove one of them")
 
 
-def _refuse_many(node: Node, number: float) -> None:
+def _refuse_many(node: SourceNode, number: float) -> None:
     if number > MAX_LEVELS:
         _refuse(node, "", f"has {number:.3g} values, more than {MAX_LEVELS:,}")
 
 
-def _refuse(node: Node, key: str, message: str, suggestion: str = "") -> NoReturn:
+def _refuse(node: SourceNode, key: str, message: str, suggestion: str = "") -> NoReturn:
     inner = node.value.get(key, node) if isinstance(node.value, dict) else node
     raise ConfigError(Problem(str(inner.mark), key, message, suggestion))

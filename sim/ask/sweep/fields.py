@@ -77,7 +77,7 @@ def result_lookup(row: Mapping[str, Any], inputs: Lookup) -> Lookup:
 
 def input_lookup(experiment: Experiment) -> Lookup:
     """Values of a resolved experiment by key path, in SI; a definition stands for its name."""
-    setup = Setup(experiment)
+    setup = experiment.setup
 
     def look_up(name: str) -> Any:
         if name in DERIVED:
@@ -132,22 +132,19 @@ def _entries() -> list[Entry]:
     return [entry for entry in entries() if not entry.path.startswith(STUDY)]
 
 
-@cache
 def _keys() -> frozenset[str]:
     return frozenset(entry.path for entry in _entries())
 
 
-@cache
 def _open_keys() -> frozenset[str]:
     return frozenset(entry.path for entry in _entries() if "dict[" in str(entry.field.annotation))
 
 
-@cache
 def _input_names() -> tuple[str, ...]:
     return (*DERIVED, *(entry.path for entry in _entries() if entry.path not in DERIVED))
 
 
-@cache
+@cache  # walks the types of a result, for each name in a study
 def _result_names() -> tuple[tuple[str, bool], ...]:
     """Names of result fields, and whether any name may follow them."""
     return tuple(_typed(Result, ""))

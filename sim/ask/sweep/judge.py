@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sim.ask.sweep.fields import input_lookup, is_input, result_lookup
-from sim.ask.sweep.store import Row
+from sim.ask.sweep.store import StoredRow
 from sim.inputs.expression import Expression, ExpressionError, Lookup
 from sim.inputs.records import Experiment
 from sim.units import DATA, format_quantity
@@ -53,7 +53,7 @@ class Judge:
         """Why `experiment` need not be simulated; empty if it must be."""
         return _broken(self.before, input_lookup(experiment)) if self.before else ""
 
-    def verdict(self, row: Row) -> Verdict:
+    def verdict(self, row: StoredRow) -> Verdict:
         """What the study says of a simulated row; other rows are what they are."""
         if row.status != OK or row.fields is None:
             return Verdict(row.status, row.reason)

@@ -1,6 +1,6 @@
 """The results of a sweep in one DuckDB file.
 
-Public: `Store`, `Entry`, `Outcome`, `Row`, `made`, `quoted`.
+Public: `Store`, `PointEntry`, `Outcome`, `StoredRow`, `made`, `quoted`.
 
 `results` keeps what was computed by content key, for ever; `entries` lists the points of the present study;
 `points` is the table for people, made from both. Each change is one transaction: a killed process loses
@@ -49,7 +49,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PointEntry:
     """One row to be: a point of the study, under the content key of its experiment if that is valid."""
 
     point: int
@@ -61,7 +61,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class StoredRow:
     """An entry with its outcome, if there is one."""
 
     point: int
@@ -89,7 +89,7 @@ class Store:
 
     def _check_tables(self) -> None:
         """Raises ConfigError if the tables that were there are not those of this version."""
-        for table, columns in (("results", ("key", *_names(Outcome))), ("entries", _names(Entry))):
+        for table, columns in (("results", ("key", *_names(Outcome))), ("entries", _names(PointEntry))):
             if tuple(name for name, _ in self._columns(table)) != columns:
                 message = f"was written by another version: its table {table} has other columns"
                 raise ConfigError(Problem(str(self.path), "", message, ELSEWHERE))
@@ -121,7 +121,7 @@ class Store:
         with self.telling():
             self.connection.execute("DELETE FROM entries")
 
-    def list_entries(self, entries: Sequence[Entry]) -> None:
+    def list_entries(self, entries: Sequence[PointEntry]) -> None:
         """Add points of the present study."""
         self._insert("INSERT INTO entries", [tuple(vars(entry).values()) for entry in entries], 6)
 
@@ -145,7 +145,7 @@ class Store:
         with self.telling():
             self.connection.execute(f"{command} SELECT {', '.join(['unnest(?)'] * width)}", columns)
 
-    def rows(self, first: int = 0) -> Iterator[Row]:
+    def rows(self, first: int = 0) -> Iterator[StoredRow]:
         """The points of the study from `first` on, in order; those without an outcome yet are left out."""
         query = """
             SELECT point, seed, coalesce(nullif(e.status, ''), r.status), coalesce(nullif(e.reason, ''), r.reason),
@@ -157,7 +157,7 @@ class Store:
             cursor = self.connection.cursor().execute(query, [first])
         while chunk := self._fetched(cursor):
             for point, seed, status, reason, inputs, told in chunk:
-                yield Row(point, seed, status, reason, from_json(inputs), from_json(told) if told else None)
+                yield StoredRow(point, seed, status, reason, from_json(inputs), from_json(told) if told else None)
 
     def _fetched(self, cursor: DuckDBPyConnection) -> list[tuple[Any, ...]]:
         with self.telling():
@@ -259,7 +259,7 @@ def _cell(column: tuple[str, str]) -> str:
     return f"CASE WHEN {formula} THEN chr(39) || {value} ELSE {value} END AS {head}"
 
 
-def _names(record: type[Entry | Outcome]) -> tuple[str, ...]:
+def _names(record: type[PointEntry | Outcome]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(record))
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from sim.ask.sweep.store import quoted
-from sim.ask.sweep.sweep_table import Table
+from sim.ask.sweep.sweep_table import SweepTable
 from sim.report.page.study import Density, StudyView
 
 MOST = 1000  # points on a page
 CELLS = 60  # of the density along each objective
 
 
-def study_view(table: Table, name: str, description: str, whole: str = "") -> StudyView:
+def study_view(table: SweepTable, name: str, description: str, whole: str = "") -> StudyView:
     """The view of a sweep's table. whole: the file with all its rows, if there is one."""
     total = len(table)
     sampled = total > MOST
@@ -32,7 +32,7 @@ def study_view(table: Table, name: str, description: str, whole: str = "") -> St
     )
 
 
-def _sample(table: Table, total: int) -> list[dict[str, Any]]:
+def _sample(table: SweepTable, total: int) -> list[dict[str, Any]]:
     """The best points, and every n-th of the others."""
     step = -(-total // (MOST // 2))
     best = "coalesce(pareto, false)" if table.objectives else "false"
@@ -46,7 +46,7 @@ def _sample(table: Table, total: int) -> list[dict[str, Any]]:
     return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
 
 
-def _density(table: Table) -> Density:
+def _density(table: SweepTable) -> Density:
     """Counts of all good points over the first two objectives."""
     x, y = (quoted(name) for name in table.objectives[:2])
     good = f"FROM points WHERE status = 'ok' AND {x} IS NOT NULL AND {y} IS NOT NULL"

@@ -15,9 +15,9 @@ from typing import Any
 from sim.ask.sweep.fields import input_lookup
 from sim.ask.sweep.judge import CONSTRAINT, INVALID, Judge, Verdict
 from sim.ask.sweep.points import Point
-from sim.ask.sweep.store import Entry, Outcome, Store
+from sim.ask.sweep.store import Outcome, PointEntry, Store
 from sim.ask.sweep.sweep_file import LoadedStudy
-from sim.ask.sweep.sweep_table import Table, write_points
+from sim.ask.sweep.sweep_table import SweepTable, write_points
 from sim.ask.workers.batch import content_key, first_line
 from sim.ask.workers.dispatch import Job, dispatch
 from sim.ask.workers.pool import Workers
@@ -31,7 +31,7 @@ SHOWN = ("parallelism", "training")  # parts of the experiment that are always p
 Progress = Callable[[int, int], None]  # rows that are done, rows in all
 
 
-def sweep(study: LoadedStudy, store: Store, workers: Workers, progress: Progress | None = None) -> Table:
+def sweep(study: LoadedStudy, store: Store, workers: Workers, progress: Progress | None = None) -> SweepTable:
     """Compute what `store` does not hold yet, and make the table of all points.
 
     Also made, of what is there, when the sweep is interrupted.
@@ -106,7 +106,7 @@ class Sweep:
             self.sent |= missing
             yield from ((key, experiment) for key, experiment in jobs.items() if key in missing)
 
-    def _rows(self, number: int, point: Point) -> Iterator[tuple[Entry, Experiment | None]]:
+    def _rows(self, number: int, point: Point) -> Iterator[tuple[PointEntry, Experiment | None]]:
         """A row for each seed of the point, and what to simulate for it."""
         try:
             experiment = self.study.base.changed(point.changes)
@@ -124,12 +124,12 @@ class Sweep:
                 yield self._left_out(number, first + seed, CONSTRAINT, objection, inputs)
             else:
                 seeded = experiment.model_copy(update={"seed": first + seed})
-                yield Entry(number, first + seed, content_key(seeded), "", "", json.dumps(inputs)), seeded
+                yield PointEntry(number, first + seed, content_key(seeded), "", "", json.dumps(inputs)), seeded
 
     def _left_out(
         self, number: int, seed: int, status: str, reason: str, inputs: dict[str, Any]
-    ) -> tuple[Entry, Experiment | None]:
-        return Entry(number, seed, None, status, reason, json.dumps(inputs)), None
+    ) -> tuple[PointEntry, Experiment | None]:
+        return PointEntry(number, seed, None, status, reason, json.dumps(inputs)), None
 
     def _inputs(self, point: Point, experiment: Experiment) -> dict[str, Any]:
         """The parameters of a point: what varies, what expressions ask for, and the parallel plan."""

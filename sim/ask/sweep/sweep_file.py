@@ -19,7 +19,7 @@ from sim.inputs.expression import Expression, parse_expression
 from sim.inputs.load import Base, load_base, open_definition
 from sim.inputs.overrides import Override, apply_overrides
 from sim.inputs.problems import decode, mark_at
-from sim.inputs.reader import Node
+from sim.inputs.reader import SourceNode
 from sim.inputs.resolve import Resolver
 from sim.inputs.study import Objective, Study
 from sim.units import Unit
@@ -103,7 +103,7 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Sequence[Overr
     return LoadedStudy(name, study, base, axes)
 
 
-def _axes(study: Study, root: Node) -> tuple[tuple[Varying, ...], list[Problem]]:
+def _axes(study: Study, root: SourceNode) -> tuple[tuple[Varying, ...], list[Problem]]:
     """The axes that are right, and what is wrong with the others."""
     axes: list[Varying] = []
     problems: list[Problem] = []
@@ -116,7 +116,7 @@ def _axes(study: Study, root: Node) -> tuple[tuple[Varying, ...], list[Problem]]
     return tuple(axes), problems
 
 
-def _placed(problem: Problem, root: Node) -> Problem:
+def _placed(problem: Problem, root: SourceNode) -> Problem:
     keys = [int(part) if part.isdecimal() else part for part in problem.key.split(".")]
     return replace(problem, where=str(mark_at(root, keys)))
 

@@ -15,7 +15,7 @@ from typing import Any
 from sim.ask.sweep.store import Store, made
 from sim.ask.sweep.sweep import Progress, sweep
 from sim.ask.sweep.sweep_file import LoadedStudy, load_study
-from sim.ask.sweep.sweep_table import Table
+from sim.ask.sweep.sweep_table import SweepTable
 from sim.ask.workers.batch import code_version
 from sim.ask.workers.pool import Workers, start_workers
 from sim.inputs.overrides import Override
@@ -33,7 +33,7 @@ def run_study(
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
-) -> Table:
+) -> SweepTable:
     """Compute what `folder` does not hold yet; the table stays open until its `close`.
 
     `workers` processes, one per processor if None, or those of the Dask `scheduler`. Raises ConfigError.
@@ -43,7 +43,9 @@ def run_study(
         return sweep_into(folder, loaded, crew, progress)
 
 
-def sweep_into(folder: Path | None, study: LoadedStudy, workers: Workers, progress: Progress | None = None) -> Table:
+def sweep_into(
+    folder: Path | None, study: LoadedStudy, workers: Workers, progress: Progress | None = None
+) -> SweepTable:
     """The same with workers that are there already. Raises ConfigError."""
     if folder:
         _write_manifest(study, folder)

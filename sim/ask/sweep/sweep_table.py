@@ -1,6 +1,6 @@
 """The table of a sweep: one row for each point and seed, and ways to get it out.
 
-Public: `Table`, `write_points`.
+Public: `SweepTable`, `write_points`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.ask.sweep.judge import CONSTRAINT, NO_FIT, OK, STATUSES, UNFINISHED, Judge, Verdict, pareto
-from sim.ask.sweep.store import Row, Store, quoted
+from sim.ask.sweep.store import Store, StoredRow, quoted
 from sim.report.notebook import notebook_html
 from sim.report.sweep import SweepSummary, print_summary
 from sim.units import Unit
@@ -39,7 +39,7 @@ _REASONS = f"""
 """
 
 
-class Table:
+class SweepTable:
     """The rows of a sweep: parameters, status, results. Ordered by point and seed.
 
     Columns are `point`, `seed`, the keys that vary, `status`, `reason`, `pareto` and the objectives if there
@@ -135,7 +135,7 @@ class Table:
         """The table for pandas, which must be installed."""
         return self.relation.df()
 
-    def to_arrow(self) -> pyarrow.Table:
+    def to_arrow(self) -> pyarrow.SweepTable:
         """The table for Arrow: pyarrow must be installed."""
         return self.relation.arrow()
 
@@ -156,14 +156,14 @@ class Table:
         self.store.close()
 
 
-def write_points(store: Store, judge: Judge, study: LoadedStudy) -> Table:
+def write_points(store: Store, judge: Judge, study: LoadedStudy) -> SweepTable:
     """Make the table of all points of `study` that have an outcome."""
     survey = _Survey(judge)
     for row in store.rows():
         survey.add(row)
     best = pareto(survey.worths) if judge.objectives else set()
     store.write_table(survey.columns(study.keys), survey.parts(), _heads(survey, best))
-    return Table(store, study.keys, tuple((item.text, more) for item, more in judge.objectives), study.units)
+    return SweepTable(store, study.keys, tuple((item.text, more) for item, more in judge.objectives), study.units)
 
 
 def _dicts(relation: DuckDBPyRelation) -> list[dict[str, Any]]:
@@ -183,7 +183,7 @@ class _Survey:
     fields: dict[str, set[str]] = field(default_factory=dict)
     shapes: set[tuple[tuple[str, ...], tuple[type, ...]]] = field(default_factory=set)  # of inputs and fields so far
 
-    def add(self, row: Row) -> None:
+    def add(self, row: StoredRow) -> None:
         verdict = self.judge.verdict(row)
         self.places.append((row.point, row.seed))
         self.verdicts.append(verdict)

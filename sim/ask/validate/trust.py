@@ -1,6 +1,6 @@
 """The errors of the published runs, kept beside them, and the trust band of a new run.
 
-Public: `trust_of`, `plan_of`, `residuals_of`, `read_residuals`, `write_residuals`, `RESIDUALS`.
+Public: `trust_of`, `traits_of`, `residuals_of`, `read_residuals`, `write_residuals`, `RESIDUALS`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.metrics.result import Trust
 from sim.metrics.trust import Bands, Residual
-from sim.metrics.validation import Plan, Row
+from sim.metrics.validation import Row, RunTraits
 
 RESIDUALS = Path("experiments/validation/residuals.csv")  # in the catalogue
-_PLAN: dict[str, Callable[[str], Any]] = {field.name: int if field.type == "int" else str for field in fields(Plan)}
+_PLAN: dict[str, Callable[[str], Any]] = {
+    field.name: int if field.type == "int" else str for field in fields(RunTraits)
+}
 
 
 def trust_of(experiment: Experiment) -> Trust | None:
     """How published runs like `experiment` were predicted."""
-    return shipped_bands().trust(plan_of(experiment))
+    return shipped_bands().trust(traits_of(experiment))
 
 
-@cache
+@cache  # reads a file, for each run of a process
 def shipped_bands() -> Bands:
     """The bands of the runs that ship with the program."""
     file = catalogue_root() / RESIDUALS
@@ -43,7 +45,7 @@ def read_residuals(file: Path) -> tuple[Residual, ...]:
                 line["source"],
                 line["name"],
                 float(line["error"]),
-                Plan(**{name: kind(line[name]) for name, kind in _PLAN.items()}),
+                RunTraits(**{name: kind(line[name]) for name, kind in _PLAN.items()}),
             )
             for line in csv.DictReader(lines)
         )
@@ -69,12 +71,12 @@ def _network(setup: Setup) -> int:
     return 0 if setup.cluster.nodes == 1 else round(nics.count * nics.bandwidth / node.accelerators / 1e6)
 
 
-def plan_of(experiment: Experiment) -> Plan:
+def traits_of(experiment: Experiment) -> RunTraits:
     """What tells the run from others."""
-    setup = Setup(experiment)
+    setup = experiment.setup
     parallelism, training = setup.parallelism, setup.training
     hidden, head = setup.workload.widths
-    return Plan(
+    return RunTraits(
         accelerator=setup.accelerator.name,
         accelerators=setup.ranks,
         per_node=setup.node.accelerators,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sim.ask.run.simulate import simulate
 from sim.ask.validate.collectives import find_curves, validate_curves
-from sim.ask.validate.trust import plan_of, residuals_of
+from sim.ask.validate.trust import residuals_of, traits_of
 from sim.ask.workers.pool import prepare_worker, processors, stop
 from sim.errors import ConfigError, Problem, SimError
 from sim.inputs.cases import is_table, load_cases
@@ -20,7 +20,6 @@ from sim.inputs.curves import is_curve_table
 from sim.inputs.load import load_experiment
 from sim.inputs.reader import read_file, yaml_files
 from sim.inputs.records import Experiment
-from sim.inputs.setup import Setup
 from sim.metrics.result import Result
 from sim.metrics.trust import Bands
 from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
@@ -34,7 +33,7 @@ Progress = Callable[[int, int, Row], None]  # called with how many are done, how
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """A run to predict: an experiment, or the reason why it cannot be read."""
 
     source: str
@@ -50,7 +49,7 @@ def validate(
     """Predict every measured run under `paths`, by default those of the catalogue.
 
     A run that fails is a row with its reason. On KeyboardInterrupt what is done is returned, with
-    `complete` False. Measured collectives are predicted too. Raises ConfigError if `paths` hold nothing measured.
+    `complete` False. MeasuredRun collectives are predicted too. Raises ConfigError if `paths` hold nothing measured.
     """
     runs, curves = find_measured(paths, overrides), find_curves(paths)
     if not runs and not curves:
@@ -64,7 +63,7 @@ def validate(
 # --- finding --------------------------------------------------------------------------------
 
 
-def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[Measured]:
+def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[MeasuredRun]:
     """The measured runs under `paths` in order, each measurement once: tables before single experiments.
 
     Without `paths` those of the catalogue, but for the blind ones: what is asked for by default is what tables of
@@ -87,7 +86,7 @@ def _holds_cases(file: Path) -> bool:
         return False
 
 
-def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[Measured]:
+def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[MeasuredRun]:
     """The runs in `file`; what is no measured experiment is an error only if `named` by the user."""
     try:
         if is_curve_table(file):
@@ -100,7 +99,7 @@ def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[Measure
             if named or experiment.measured:
                 yield _loaded(_folder(file), file.stem, file, lambda: experiment)
     except ConfigError as error:
-        yield Measured(_folder(file), file.stem, file, None, _reason(error))
+        yield MeasuredRun(_folder(file), file.stem, file, None, _reason(error))
 
 
 def _may_be_measured(file: Path) -> bool:
@@ -112,15 +111,15 @@ def _folder(file: Path) -> str:
     return file.resolve().parent.name or str(file)
 
 
-def _loaded(source: str, name: str, file: Path, load: Callable[[], Experiment]) -> Measured:
+def _loaded(source: str, name: str, file: Path, load: Callable[[], Experiment]) -> MeasuredRun:
     try:
         experiment = load()
     except ConfigError as error:
-        return Measured(source, name, file, None, _reason(error))
+        return MeasuredRun(source, name, file, None, _reason(error))
     if experiment.measured is None or _value(experiment) is None:
         where = f"{file}: {name}"
-        return Measured(source, name, file, None, f"{where}: nothing is measured; give `measured` a value")
-    return Measured(source, name, file, experiment)
+        return MeasuredRun(source, name, file, None, f"{where}: nothing is measured; give `measured` a value")
+    return MeasuredRun(source, name, file, experiment)
 
 
 def _reason(error: BaseException) -> str:
@@ -142,9 +141,9 @@ def _value(experiment: Experiment) -> tuple[str, float] | None:
     return next(((name, measured[name]) for name in names if measured.get(name) is not None), None)
 
 
-def _distinct(runs: list[Measured]) -> list[Measured]:
+def _distinct(runs: list[MeasuredRun]) -> list[MeasuredRun]:
     """`runs` without those that repeat an earlier one: the same experiment and the same value."""
-    kept: dict[str, Measured] = {}
+    kept: dict[str, MeasuredRun] = {}
     for number, run in enumerate(runs):
         key = str(number)
         if run.experiment:
@@ -157,7 +156,7 @@ def _distinct(runs: list[Measured]) -> list[Measured]:
 # --- predicting -----------------------------------------------------------------------------
 
 
-def predict(runs: Sequence[Measured], jobs: int, progress: Progress) -> tuple[list[Row], bool]:
+def predict(runs: Sequence[MeasuredRun], jobs: int, progress: Progress) -> tuple[list[Row], bool]:
     """A row for each run, in their order, and whether all were done."""
     if jobs == 1 or len(runs) <= FEW:
         return _predict_here(runs, progress)
@@ -175,7 +174,7 @@ def predict(runs: Sequence[Measured], jobs: int, progress: Progress) -> tuple[li
     return [rows[number] for number in sorted(rows)], len(rows) == len(runs)
 
 
-def _predict_here(runs: Sequence[Measured], progress: Progress) -> tuple[list[Row], bool]:
+def _predict_here(runs: Sequence[MeasuredRun], progress: Progress) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     try:
         for run in runs:
@@ -186,14 +185,14 @@ def _predict_here(runs: Sequence[Measured], progress: Progress) -> tuple[list[Ro
     return rows, True
 
 
-def _row_of(future: Future[Row], run: Measured) -> Row:
+def _row_of(future: Future[Row], run: MeasuredRun) -> Row:
     error = future.exception()
     if error is None:
         return future.result()
     return Row(run.source, run.name, str(run.path), f"the process that ran it ended: {_reason(error)}")
 
 
-def predict_one(run: Measured) -> Row:
+def predict_one(run: MeasuredRun) -> Row:
     """The prediction of one run; what goes wrong is told in the row."""
     blank = Row(run.source, run.name, str(run.path), run.problem)
     if run.experiment is None:
@@ -223,7 +222,7 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
         step_s=step.time_s,
         fits=result.memory.fits,
         shares={**shares, HIDDEN: step.comm_overlapped_s / step.time_s},
-        plan=plan_of(experiment),
+        plan=traits_of(experiment),
         wall_s=wall_s,
         where=comparison.source,
     )
@@ -232,7 +231,7 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
 # --- summing up -----------------------------------------------------------------------------
 
 
-def summarize(rows: Sequence[Row], runs: Sequence[Measured], complete: bool) -> Validation:
+def summarize(rows: Sequence[Row], runs: Sequence[MeasuredRun], complete: bool) -> Validation:
     """Scores of `rows`, and the worst of them with what may explain them."""
     experiments = {(run.source, run.name): run.experiment for run in runs}
     worst = worst_rows(rows, WORST)
@@ -246,7 +245,7 @@ def _with_host_share(row: Row, experiment: Experiment | None) -> Row:
     """`row` with the share of the step that a host of no cost would save."""
     if experiment is None:
         return row
-    setup = Setup(experiment)
+    setup = experiment.setup
     if not setup.software.host_issue:
         return row
     free = setup.software.model_copy(update={"host_issue": 0.0})

@@ -31,7 +31,7 @@ YOUNG = 10_000  # new objects between two looks for garbage: a step makes some t
 NO_PHYSICS = ("cli", "report", "api.py")  # code that no result depends on
 
 
-@cache
+@cache  # reads all files of the program, for each row of a store
 def code_version() -> str:
     """The version of the program, and a digest of its code: during development results change without it."""
     package, digest = Path(sim.__file__).parent, hashlib.sha256()

@@ -104,7 +104,7 @@ def rarely_watched() -> Iterator[None]:
             timer.callback_time = time_ms
 
 
-@cache
+@cache  # once for a process
 def _keep_freed_memory() -> None:
     """Let this process keep memory that it has freed, for the next point, as far as malloc does by itself.
 

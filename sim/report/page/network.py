@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sim.metrics.pictures import Edge, Network
+from sim.metrics.pictures import Edge, NetworkPicture
 from sim.report import human
 from sim.report.page.frame import Figure
 
@@ -18,7 +18,7 @@ FEW = 12  # edges that are drawn thick, with their load written beside them
 Place = tuple[float, float]
 
 
-def network_chart(network: Network) -> Figure:
+def network_chart(network: NetworkPicture) -> Figure:
     """Every vertex if there are few, else one for each kind with how many there are."""
     places = dict(_places(network))
     data: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ def network_chart(network: Network) -> Figure:
     return Figure("network", text, data, layout, 120 + 80 * len(network.tiers))
 
 
-def _places(network: Network) -> Iterator[tuple[str, Place]]:
+def _places(network: NetworkPicture) -> Iterator[tuple[str, Place]]:
     for level, (kind, names, _) in enumerate(network.tiers):
         for number, name in enumerate(names or (kind,)):
             count = len(names) or 1
@@ -59,7 +59,7 @@ def _ends(edge: Edge, places: dict[str, Place], aside: float) -> tuple[Place, Pl
     return (x0 + aside, y0), (x1 + aside, y1)
 
 
-def _aside(network: Network) -> float:
+def _aside(network: NetworkPicture) -> float:
     return 0.05 if len(network.edges) <= FEW else 0.006
 
 
@@ -82,7 +82,7 @@ def _lines(edges: list[Edge], places: dict[str, Place], number: int, aside: floa
     }
 
 
-def _marks(network: Network, places: dict[str, Place]) -> dict[str, Any]:
+def _marks(network: NetworkPicture, places: dict[str, Place]) -> dict[str, Any]:
     """A mark in each link that tells its numbers."""
     aside, few = _aside(network), len(network.edges) <= FEW
     ends = [_ends(edge, places, aside) for edge in network.edges]
@@ -117,7 +117,7 @@ def _words(edge: Edge) -> str:
     )
 
 
-def _vertices(network: Network, places: dict[str, Place]) -> dict[str, Any]:
+def _vertices(network: NetworkPicture, places: dict[str, Place]) -> dict[str, Any]:
     labels = {
         name: (name.split("/")[-1] if names else f"   {human.count(count)} x {kind}")
         for kind, names, count in network.tiers
