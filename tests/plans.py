@@ -46,7 +46,7 @@ ACCELERATOR: Fields = {
 NODE: Fields = {
     "name": "server",
     "accelerators": 8,
-    "local": {"kind": "switch", "bandwidth": 300e9, "latency": 2e-6},
+    "local": {"kind": "switch", "bandwidth": 300e9, "latency": 1e-6},
     "nics": {"count": 8, "bandwidth": 25e9, "latency": 1e-6},
     "collectives": {"ring_hop": 1e-6, "ring_hop_network": 3e-6, "tree_hop": 4e-6, "tree_hop_network": 8e-6},
 }
@@ -91,6 +91,10 @@ CASES: dict[str, dict[str, Any]] = {
     "adapters behind PCIe switches": {
         "nodes": 2, "parallelism": {"tensor": 4}, "training": {"global_batch": 16},
         "node": {"nics": {"count": 4}, "host": {"pcie_bandwidth": 20e9}, "pcie": {"switches": 4}},
+    },
+    "long lines": {
+        "nodes": 4, "node": {"nics": {"latency": 2.5e-4}}, "fabric": LEAF_SPINE, "software": BESIDE,
+        "parallelism": {"tensor": 2, "pipeline": 2}, "training": {"global_batch": 64},
     },
     "replicas on a switch": {"nodes": 4, "parallelism": {"tensor": 8}, "training": {"global_batch": 32}},
     "256 ranks on rails": {

@@ -162,7 +162,7 @@ def test_a_tree_that_cannot_be_built_is_refused(pcie: dict[str, Any], key: str) 
 
 
 def test_a_tree_beside_nvlink_needs_the_rate_of_its_boards() -> None:
-    with pytest.raises(ConfigError, match="cluster.node.pcie: a PCIe tree beside a switch"):
+    with pytest.raises(ConfigError, match="a PCIe tree beside a switch"):
         small_experiment(node={"pcie": {"switches": 4}})
 
 

@@ -146,6 +146,7 @@ class Nic(Record):
     bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="line rate of one adapter per direction")
     efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
     latency: Seconds = Field(default=0.0, ge=0, description="adapter and host path, one way")
+    window: Bytes = Field(default=12 * 2**20, gt=0, description="bytes on their way over one connection: where round trips are long, it moves no more than window over round trip")
     ring_exits: Literal["every_rank", "one"] = Field(default="every_rank", description="where the rings of a communicator leave a node: in turn at each of its ranks there, or all at one")
 
 
@@ -154,9 +155,9 @@ class CollectiveTuning(Record):
 
     floor: Seconds = Field(default=0.0, ge=0, description="least time of any collective, launch and synchronisation")
     floor_network: Seconds | None = Field(default=None, ge=0, description="the same between nodes; floor if absent")
-    ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node")
+    ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node, its hop included; local.latency if that is longer")
     ring_hop_network: Seconds = Field(default=0.0, ge=0, description="per step of a ring between nodes")
-    tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
+    tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
     patterns: tuple[Literal["ring", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(

@@ -48,7 +48,7 @@ def _adapters_left(run: Simulated) -> Iterator[str]:
     count, server = run.setup.node.nics.count, run.cluster.server
     used = count // server.n_accelerators * server.n_accelerators
     if count > server.n_accelerators and count > used and run.cluster.fabric is not None:
-        yield f"{count - used} of {count} adapters of a node carry nothing: {server.n_accelerators} accelerators have {used}"
+        yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
