@@ -1,4 +1,4 @@
-"""Latency counts: bytes on their way are bounded by the window of a connection, and steps inside a node by their hop."""
+"""Latency counts: bytes on their way are bounded by the window of a connection, steps in a node by their hop."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_line_of_500_us_halves_a_ring() -> None:
         }
         return rates(job_of(load_experiment(source).experiment))[0]
 
-    near, far = network_rate("10 us"), network_rate("250 us")  # to the switch, and from it
+    near, far = network_rate("20 us"), network_rate("500 us")
     assert 0.45 < far / near < 0.6
 
 
