@@ -45,7 +45,7 @@ ACCELERATOR: Fields = {
 NODE: Fields = {
     "name": "server",
     "accelerators": 8,
-    "local": {"kind": "switch", "bandwidth": 300e9, "latency": 2e-6},
+    "local": {"kind": "switch", "bandwidth": 300e9, "latency": 1e-6},
     "nics": {"count": 8, "bandwidth": 25e9, "latency": 1e-6},
     "collectives": {"ring_hop": 1e-6, "ring_hop_network": 3e-6, "tree_hop": 4e-6, "tree_hop_network": 8e-6},
 }
@@ -56,6 +56,18 @@ TRAINING: Fields = {"global_batch": 8, "sequence_length": 512}
 
 LEAF_SPINE = {"kind": "fat_tree", "nodes_per_unit": 2, "spines": 4}
 CUBE_MESH = {"local": {"kind": "hybrid_cube_mesh", "bandwidth": 150e9}, "nics": {"count": 4, "bandwidth": 12.5e9}}
+TWO_SOCKETS = {
+    "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8, "latency": 1e-6}, "nics": {"count": 2},
+    "pcie": {"sockets": 2, "socket_bandwidth": 20e9, "peer_access": "socket"},
+}  # fmt: skip
+GEFORCE = {
+    "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8}, "nics": {"count": 1},
+    "pcie": {"switches": 4, "sockets": 2, "socket_bandwidth": 15e9, "peer_access": "none", "adapters": "root"},
+}  # fmt: skip
+SEVEN_BRIDGED = {
+    "accelerators": 7, "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8}, "nics": {"count": 8},
+    "pcie": {"switches": 2, "bridges": {"bandwidth": 100e9}},
+}  # fmt: skip
 BESIDE = {"gradient_overlap": True, "parameter_prefetch": True, "overlap_slowdown": 0.1}
 PYTORCH = {
     **BESIDE, "root_unit": True, "joins_matrices": False, "batch_first": True, "keeps_gathered": True,
@@ -64,6 +76,25 @@ PYTORCH = {
 
 CASES: dict[str, dict[str, Any]] = {
     "one node, tensor 8": {"parallelism": {"tensor": 8}, "training": {"global_batch": 12}},
+    "two sockets": {
+        "nodes": 4, "node": TWO_SOCKETS, "fabric": LEAF_SPINE, "software": BESIDE,
+        "parallelism": {"tensor": 2, "pipeline": 2}, "training": {"global_batch": 64},
+    },
+    "staged in host memory": {
+        "nodes": 2, "node": GEFORCE, "parallelism": {"tensor": 4}, "training": {"global_batch": 16},
+    },
+    "seven boards, eight adapters, bridges": {
+        "nodes": 3, "node": SEVEN_BRIDGED, "software": BESIDE, "training": {"global_batch": 84},
+        "degradations": [{"accelerator": "node1/gpu2", "factor": 0.7}],
+    },
+    "adapters behind PCIe switches": {
+        "nodes": 2, "parallelism": {"tensor": 4}, "training": {"global_batch": 16},
+        "node": {"nics": {"count": 4}, "host": {"pcie_bandwidth": 20e9}, "pcie": {"switches": 4}},
+    },
+    "long lines": {
+        "nodes": 4, "node": {"nics": {"latency": 2.5e-4}}, "fabric": LEAF_SPINE, "software": BESIDE,
+        "parallelism": {"tensor": 2, "pipeline": 2}, "training": {"global_batch": 64},
+    },
     "replicas on a switch": {"nodes": 4, "parallelism": {"tensor": 8}, "training": {"global_batch": 32}},
     "256 ranks on rails": {
         "nodes": 32, "fabric": LEAF_SPINE | {"rail_optimized": True, "nodes_per_unit": 8}, "software": BESIDE,

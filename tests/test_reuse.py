@@ -57,6 +57,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "other kind": {"accelerator": {"kind": "tpu"}},
     "start-up": {"node": {"collectives": {"ring_hop": 5e-6}}},
     "slow ports": {"node": {"local": {"kind": "switch", "bandwidth": 100e9, "latency": 2e-6}}},
+    "window": {"node": {"nics": {"window": 1e4}}},
     "adapters": {"node": {"nics": {"bandwidth": 50e9}}},
     "power of fans": {"node": {"power": {"fans": {"idle": 100.0, "busy": 200.0}}}},
     "slow kind": {"accelerator": {"matrix": {"peak": {"bf16": 1e14, "fp16": 1e14}, "efficiency": 0.5}}},

@@ -54,7 +54,8 @@ def _adapters(cluster: Cluster) -> set[tuple[int, int]]:
     if not nics:
         return pairs
     for i, adapter in enumerate(server.adapter.tolist()):
-        local = i if server.exit[i] < 0 else int(server.links.target[server.exit[i]])
+        way = server.exit[i][server.exit[i] >= 0]
+        local = int(server.links.target[way[-1]]) if len(way) else i
         vertices = server.vertices(cluster.n_nodes, np.array([local]))[:, 0].tolist()
         pairs |= {(v, nics[0].first + n * server.n_adapters + adapter) for n, v in enumerate(vertices)}
     return pairs

@@ -51,7 +51,7 @@ class NodeRouter:
         links = [self.server.attached(here, self.server.exit[i])]
         if self.fabric is not None and (found := self.fabric.gates(self._adapter(accelerator))) is not None:
             links.append(found[1])
-        return np.stack(links, axis=1)
+        return np.concatenate([each.reshape(len(accelerator), -1) for each in links], axis=1)
 
     def _adapter(self, accelerator: Ints) -> Ints:
         here, i = self.places.split(accelerator)

@@ -1,7 +1,7 @@
 """The inside of a node: its links and the paths between its accelerators, as one template.
 
 All nodes of a cluster are equal, so the template is built once and numbered out: link l of node n is
-n * n_links + l. Local vertices are the accelerators, then the node's switch, then its PCIe complex.
+n * n_links + l. Local vertices are the accelerators, then the node's switch, then the parts of its PCIe (`pcie.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.cluster.blocks import VertexBlock
+from sim.cluster.cables import Cable, as_links, link_table
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.hops import Hops
+from sim.cluster.pcie import PcieTree, line_rate
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import LocalNetwork, Node
 
@@ -32,16 +34,16 @@ class Server:
     """The network inside one node.
 
     Adapters are as many as rails: where a node has more adapters than accelerators, those of one
-    accelerator are one bundle. `exit` and `entry` are the links between an accelerator and the
-    complex its adapter sits on, -1 where that way is not a bottleneck.
+    accelerator are one bundle. `exit` and `entry` are the links on the way from an accelerator to its
+    adapter and back, none where that way is not a bottleneck.
     """
 
     node: Node
-    switches: tuple[str, ...]  # kinds of the local vertices behind the accelerators
+    parts: tuple[tuple[str, int], ...]  # kinds of the local vertices behind the accelerators, and how many of each
     links: Links  # of one node, between local vertices
     path: Ints  # (accelerators, accelerators, longest path) local links, -1 where shorter
-    exit: Ints  # (accelerators,) local link
-    entry: Ints  # (accelerators,) local link
+    exit: Ints  # (accelerators, longest way) local links, -1 where shorter
+    entry: Ints  # (accelerators, longest way) local links, -1 where shorter
     adapter: Ints  # (accelerators,) adapter of each accelerator
     n_adapters: int
     adapter_rate: float  # B/s payload of one adapter or bundle, per direction
@@ -54,7 +56,7 @@ class Server:
     @property
     def n_vertices(self) -> int:
         """Accelerators and switches of the node, without adapters."""
-        return self.n_accelerators + len(self.switches)
+        return self.n_accelerators + sum(count for _, count in self.parts)
 
     @property
     def connected(self) -> bool:
@@ -63,15 +65,17 @@ class Server:
 
     def vertices(self, n_nodes: int, local: Ints) -> Ints:
         """Cluster vertices (n_nodes, k) of local vertices (k,) in every node."""
-        nodes = np.arange(n_nodes)[:, None]
-        a = self.n_accelerators
-        return np.where(local < a, nodes * a + local, local * n_nodes + nodes)
+        counts = np.array([self.n_accelerators, *(count for _, count in self.parts)])
+        count, first = (np.repeat(each, counts)[local] for each in (counts, np.cumsum(counts) - counts))
+        vertices: Ints = first * n_nodes + np.arange(n_nodes)[:, None] * count + (local - first)
+        return vertices
 
     def blocks(self, n_nodes: int, kind: str) -> list[VertexBlock]:
         """Name blocks of the accelerators (of that kind) and local switches of all nodes."""
         blocks = [VertexBlock(kind, f"node{{}}/{kind}{{}}", 0, (n_nodes, self.n_accelerators))]
-        for i, switch in enumerate(self.switches):
-            blocks.append(VertexBlock(switch, f"node{{}}/{switch}", (self.n_accelerators + i) * n_nodes, (n_nodes,)))
+        for part, count in self.parts:
+            shape = (n_nodes, count) if count > 1 else (n_nodes,)
+            blocks.append(VertexBlock(part, f"node{{}}/{part}" + "{}" * (count > 1), blocks[-1].end, shape))
         return blocks
 
     def cluster_links(self, n_nodes: int) -> Links:
@@ -91,46 +95,44 @@ class Server:
         return Hops(link, np.ones(link.shape))
 
     def attached(self, node: Ints, local_link: Ints) -> Ints:
-        """Cluster links of local links (n,), -1 kept."""
-        return np.where(local_link >= 0, local_link + node * self.links.n, -1)
-
-
-@dataclass(frozen=True)
-class _Cable:
-    source: int
-    target: int
-    capacity: float
-    latency: float
+        """Cluster links of local links (n, k) of nodes (n,), -1 kept."""
+        return np.where(local_link >= 0, local_link + node[:, None] * self.links.n, -1)
 
 
 def build_server(node: Node) -> Server:
-    """The template of a node record."""
-    cables, switches = _local_cables(node)
-    path = _paths(node.accelerators, len(switches), cables)
-    ports = np.full(node.accelerators, -1), np.full(node.accelerators, -1)
-    if "pcie" in switches:
-        ports = _ports(node.accelerators, 0)
+    """The template of a node record. Raises ConfigError where its local network cannot be built."""
+    n, n_adapters = node.accelerators, min(node.nics.count, node.accelerators)
+    adapter = np.arange(n) * n_adapters // n
+    cables, parts = _local_cables(node)
+    path = _paths(n, sum(count for _, count in parts), cables)
+    ports = np.full((n, 0), -1), np.full((n, 0), -1)
+    if node.pcie is not None and line_rate(node) > 0:
+        tree = PcieTree(node, node.pcie, adapter, n + len(parts), len(cables))
+        if node.local.kind == "pcie":
+            path = tree.paths()
+        cables, parts, ports = [*cables, *tree.cables], (*parts, *tree.parts), (tree.exits(), tree.entries())
+    elif "pcie" in dict(parts):
+        ports = _ports(n, 0)
     elif node.host.pcie_bandwidth > 0:
-        ports = _ports(node.accelerators, len(cables))
-        cables += _star(node.accelerators, node.accelerators + len(switches), node.host.pcie_bandwidth, 0.0)
-        switches = (*switches, "pcie")
-    n_adapters = min(node.nics.count, node.accelerators)
+        ports = _ports(n, len(cables))
+        cables += _star(n, n + len(parts), node.host.pcie_bandwidth, 0.0)
+        parts = (*parts, ("pcie", 1))
     return Server(
         node=node,
-        switches=switches,
-        links=_as_links(cables),
+        parts=parts,
+        links=as_links(cables),
         path=path,
         exit=ports[0],
         entry=ports[1],
-        adapter=np.arange(node.accelerators) * n_adapters // node.accelerators,
+        adapter=adapter,
         n_adapters=n_adapters,
         adapter_rate=node.nics.bandwidth * node.nics.efficiency * _adapters_per_rail(node),
     )
 
 
-def _adapters_per_rail(node: Node) -> float:
-    """How many adapters one bundle holds; 0 where there are none."""
-    return max(1.0, node.nics.count / node.accelerators) if node.nics.count else 0.0
+def _adapters_per_rail(node: Node) -> int:
+    """How many adapters one bundle holds, as many for each accelerator; 0 where there are none."""
+    return max(1, node.nics.count // node.accelerators) if node.nics.count else 0
 
 
 def without_adapters(server: Server) -> Server:
@@ -139,28 +141,27 @@ def without_adapters(server: Server) -> Server:
     Raises ConfigError if several accelerators share no switch.
     """
     n = server.n_accelerators
-    exits = np.full(n, -1), np.full(n, -1)
+    exits = np.full((n, 0), -1), np.full((n, 0), -1)
     if n > 1:
-        if server.node.local.kind not in ("switch", "pcie"):
+        local = server.node.local.kind
+        if local not in ("switch", "pcie") or (local == "pcie" and server.node.pcie is not None):
             message = f"a torus of nodes with {n} accelerators attaches to their switch; there is none"
-            raise ConfigError(
-                Problem("", "node.local.kind", message, "use switch or pcie, or one accelerator per node")
-            )
+            raise ConfigError(Problem("", "node.local.kind", message, "use switch, or one accelerator per node"))
         exits = _ports(n, 0)
     return replace(server, exit=exits[0], entry=exits[1], adapter=np.zeros(n, np.int64), n_adapters=1)
 
 
-def _local_cables(node: Node) -> tuple[list[_Cable], tuple[str, ...]]:
+def _local_cables(node: Node) -> tuple[list[Cable], tuple[tuple[str, int], ...]]:
     local, n = node.local, node.accelerators
     rate = local.bandwidth * local.efficiency
     if local.kind == "none" or n == 1:
         return [], ()
     if local.bandwidth <= 0:
         raise ConfigError(Problem("", "node.local.bandwidth", f"a {local.kind} network needs a bandwidth above 0"))
-    if local.kind == "switch":
-        return _star(n, n, rate, local.latency / 2), ("nvswitch",)
-    if local.kind == "pcie":
-        return _star(n, n, rate, local.latency / 2), ("pcie",)
+    if local.kind == "pcie" and node.pcie is not None:
+        return [], ()
+    if local.kind in ("switch", "pcie"):
+        return _star(n, n, rate, local.latency / 2), (("nvswitch" if local.kind == "switch" else "pcie", 1),)
     return _direct(pair_widths(local, n), rate, local.latency), ()
 
 
@@ -176,46 +177,31 @@ def pair_widths(local: LocalNetwork, n: int) -> dict[tuple[int, int], float]:
     return {pair: width / CUBE_MESH_PORTS for pair, width in CUBE_MESH_LINKS.items()}
 
 
-def _star(n: int, centre: int, rate: float, latency: float) -> list[_Cable]:
+def _star(n: int, centre: int, rate: float, latency: float) -> list[Cable]:
     """Accelerator to centre, then centre to accelerator: links 0..n-1 and n..2n-1."""
-    up = [_Cable(i, centre, rate, latency) for i in range(n)]
-    return up + [_Cable(centre, i, rate, latency) for i in range(n)]
+    up = [Cable(i, centre, rate, latency) for i in range(n)]
+    return up + [Cable(centre, i, rate, latency) for i in range(n)]
 
 
 def _ports(n: int, first: int) -> tuple[Ints, Ints]:
-    up = np.arange(first, first + n)
+    up = np.arange(first, first + n)[:, None]
     return up, up + n
 
 
-def _direct(widths: dict[tuple[int, int], float], rate: float, latency: float) -> list[_Cable]:
+def _direct(widths: dict[tuple[int, int], float], rate: float, latency: float) -> list[Cable]:
     both = [(*ends, width) for pair, width in sorted(widths.items()) for ends in (pair, pair[::-1])]
-    return [_Cable(i, j, rate * width, latency) for i, j, width in both]
+    return [Cable(i, j, rate * width, latency) for i, j, width in both]
 
 
-def _as_links(cables: Sequence[_Cable]) -> Links:
-    return Links(
-        np.array([cable.capacity for cable in cables], np.float64),
-        np.array([cable.latency for cable in cables], np.float64),
-        np.array([cable.source for cable in cables], np.int64),
-        np.array([cable.target for cable in cables], np.int64),
-    )
-
-
-def _paths(n: int, n_switches: int, cables: Sequence[_Cable]) -> Ints:
+def _paths(n: int, n_switches: int, cables: Sequence[Cable]) -> Ints:
     """Local links of the shortest path of each pair of accelerators, wide links preferred, padded with -1."""
     leaving: list[list[int]] = [[] for _ in range(n + n_switches)]
     for k in sorted(range(len(cables)), key=lambda k: (-cables[k].capacity, k)):
         leaving[cables[k].source].append(k)
-    found = [_walks(cables, leaving, source, n) for source in range(n)]
-    longest = max((len(path) for row in found for path in row), default=0)
-    table = np.full((n, n, longest), -1, np.int64)
-    for i, row in enumerate(found):
-        for j, path in enumerate(row):
-            table[i, j, : len(path)] = path
-    return table
+    return link_table([path for source in range(n) for path in _walks(cables, leaving, source, n)]).reshape(n, n, -1)
 
 
-def _walks(cables: Sequence[_Cable], leaving: Sequence[Sequence[int]], source: int, n: int) -> list[list[int]]:
+def _walks(cables: Sequence[Cable], leaving: Sequence[Sequence[int]], source: int, n: int) -> list[list[int]]:
     """Shortest path by hops from `source` to each of n accelerators as link numbers; [] where there is none."""
     path: dict[int, list[int]] = {source: []}
     queue = deque([source])

@@ -25,7 +25,7 @@ class Broadcast(Pattern):
     def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         tuning = node.collectives
         between = group.nodes - 1
-        start = (group.size - 1 - between) * tuning.ring_hop
+        start = (group.size - 1 - between) * group.local_step(node, tuning.ring_hop)
         start += between * (tuning.ring_hop_network + group.carrier("broadcast").latency)
         return (Leg(start, message, "broadcast"),)
 

@@ -38,6 +38,8 @@ class Exchange(Pattern):
         start = (group.size - 1) * node.collectives.ring_hop
         if group.nodes > 1:
             start += node.collectives.ring_hop_network + group.carrier("exchange").latency
+        else:
+            start = group.local_step(node, start)
         return (Leg(start, message * (group.size - 1) / group.size, "exchange"),)
 
     @override
@@ -45,7 +47,8 @@ class Exchange(Pattern):
         gate = cluster.router.gates(np.arange(cluster.n_accelerators))
         walked = _walked(cluster, members) if gate is None else _counted(cluster, members, gate)
         start, link, pairs = sum_loads(walked.group, walked.link, walked.pairs, members.n, cluster.links.n)
-        return Loads(start, link, pairs / (members.size - 1), walked.latency)
+        peers = members.size - 1
+        return Loads(start, link, pairs / peers, walked.latency, under_way=walked.latency / peers)
 
 
 @dataclass(frozen=True)

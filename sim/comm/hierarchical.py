@@ -35,7 +35,7 @@ class Hierarchical(Pattern):
         across = (nodes - 1) * tuning.ring_hop + tuning.ring_hop_network + group.carrier(ACROSS).latency
         return (
             Leg(across, message * (nodes - 1) / nodes, ACROSS),
-            Leg((group.width - 1) * tuning.ring_hop, message * (width - 1) / width, WITHIN),
+            Leg(group.local_step(node, (group.width - 1) * tuning.ring_hop), message * (width - 1) / width, WITHIN),
         )
 
     @override

@@ -23,7 +23,7 @@ class InNetwork(Pattern):
 
     @override
     def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
-        return (Leg(node.collectives.in_network, through_switch(message, group.size, node)),)
+        return (Leg(group.local_step(node, node.collectives.in_network), through_switch(message, group.size, node)),)
 
 
 def through_switch(message: float, members: int, node: Node) -> float:

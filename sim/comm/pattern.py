@@ -85,6 +85,10 @@ class Group:
         """Rate of its ring alone [B/s]."""
         return min(self.local_rate, self.network_rate)
 
+    def local_step(self, node: Node, start_up: float) -> float:
+        """Seconds of a step inside a node: `start_up`, measured with its hop; at the least the latency of that hop."""
+        return max(start_up, self.hop_latency if self.nodes == 1 else node.local.latency)
+
     @property
     def width(self) -> int:
         """Members in the fullest node."""
@@ -141,6 +145,8 @@ class Loads:
     """What the flow of each of n groups puts on links, CSR by group, per byte of its size.
 
     latency: (n,) s of the longest path. routes: all paths, where each of them carries the whole flow or a part of it.
+    under_way: (n,) s, largest product of latency and share of the flow on a connection: bytes on their way, over the
+    rate of the flow. A connection carries the whole flow where nothing else is said.
     """
 
     start: Ints
@@ -148,6 +154,7 @@ class Loads:
     coefficient: Floats
     latency: Floats
     routes: Routes | None = None
+    under_way: Floats | None = None
 
 
 class Pattern(ABC):
@@ -180,8 +187,10 @@ def routed(cluster: Cluster, members: Members, hops: HopColumns) -> Loads:
     hop = np.repeat(np.arange(len(group)), np.diff(routes.start))
     summed = sum_loads(group[hop], routes.link, share[hop] * routes.share, members.n, cluster.links.n)
     latency = np.zeros(members.n)
+    under_way = np.zeros(members.n)
     np.maximum.at(latency, group, routes.latency)
-    return Loads(*summed, latency, routes)
+    np.maximum.at(under_way, group, share * routes.latency)
+    return Loads(*summed, latency, routes, under_way)
 
 
 def joined(parts: list[HopColumns]) -> HopColumns:

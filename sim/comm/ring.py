@@ -33,7 +33,7 @@ class Ring(Pattern):
         rounds = ROUNDS[collective]
         turns = rounds * (group.size - 1) if rounds else 1
         between = min(turns, max(rounds, 1) * (group.nodes - 1))
-        start = (turns - between) * node.collectives.ring_hop
+        start = (turns - between) * group.local_step(node, node.collectives.ring_hop)
         start += between * (node.collectives.ring_hop_network + group.hop_latency)
         size = message * rounds * (group.size - 1) / group.size if rounds else message
         return (Leg(start, size),)

@@ -35,7 +35,8 @@ class Tree(Pattern):
     def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
         tuning = node.collectives
         levels = ceil(log2(group.nodes)) if group.nodes > 1 else 0
-        start = 2 * ((group.width - 1) * tuning.tree_hop + levels * (tuning.tree_hop_network + group.hop_latency))
+        inside = (group.width - 1) * group.local_step(node, tuning.tree_hop)
+        start = 2 * (inside + levels * (tuning.tree_hop_network + group.hop_latency))
         local = 2 * message * (group.size - 1) / group.size
         if group.nodes == 1:
             return (Leg(start, local / tuning.tree_efficiency),)

@@ -33,7 +33,8 @@ class FlowTable:
     """Flow classes and what one flow of a class loads, with all its copies, on one link of a class.
 
     flow, link: (nnz,) class indices; coefficient: (nnz,); capacity: (n_links,) B/s;
-    link_count: (n_links,) links in the class; link_example: (n_links,) one of them. Only the first
+    link_count: (n_links,) links in the class; link_example: (n_links,) one of them, -1 where a class is a limit of its
+    flows and no link. Only the first
     `n_shared` link classes can ever be full; the others are there to count bytes. priority: of each class, those of a
     lower number are served first, as if the others were not there; all are alike if it is empty.
     """

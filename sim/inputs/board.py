@@ -53,6 +53,8 @@ def transfer_rate(node: Node, fabric: Fabric | None) -> float:
     """Most bytes that one accelerator of a node sends in a second, inside the node or out of it [B/s]."""
     local, nics = node.local, node.nics
     inside = local.bandwidth * local.efficiency if node.accelerators > 1 and local.kind != "none" else 0.0
+    if node.pcie is not None and node.pcie.bridges and node.accelerators > 1:
+        inside = max(inside, node.pcie.bridges.bandwidth * node.pcie.bridges.efficiency)
     outside = max(1, nics.count // node.accelerators) * nics.bandwidth * nics.efficiency if nics.count else 0.0
     if isinstance(fabric, TorusFabric):
         outside = fabric.link.bandwidth * fabric.link.efficiency

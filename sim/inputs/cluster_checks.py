@@ -69,6 +69,8 @@ def count_links(cluster: ClusterSpec) -> int:
         return 0
     n, pairs = node.accelerators, node.local.kind in ("mesh", "hybrid_cube_mesh")
     inside = n * (n - 1) if pairs else 4 * n  # to and from a switch and the PCIe complex
+    if node.pcie is not None:
+        inside += 10 * n + node.pcie.sockets**2
     rails = min(node.nics.count, n)
     total = cluster.nodes * (inside + 2 * rails)
     match fabric:
@@ -85,12 +87,24 @@ def count_links(cluster: ClusterSpec) -> int:
     return total
 
 
-def check_rail_adapters(setup: Setup) -> Iterator[Problem]:
-    """Adapters share the accelerators of a node evenly."""
-    count, accelerators = setup.node.nics.count, setup.node.accelerators
-    if count and accelerators % count and count % accelerators:
-        message = f"{count} adapters for {accelerators} accelerators"
-        yield finding("cluster.node.nics.count", message, "one number must divide the other")
+def check_pcie(setup: Setup) -> Iterator[Problem]:
+    """Boards, switches and sockets of a PCIe tree can be shared out, and its links have rates."""
+    node, pcie, key = setup.node, setup.node.pcie, "cluster.node.pcie"
+    if pcie is None:
+        return
+    if node.local.kind != "pcie" and node.host.pcie_bandwidth == 0:
+        message = f"a PCIe tree beside a {node.local.kind} network without a rate of its boards"
+        yield finding(key, message, "use local.kind: pcie, or give host.pcie_bandwidth")
+    if pcie.switches > node.accelerators:
+        message = f"{pcie.switches} switches for {node.accelerators} boards"
+        yield finding(f"{key}.switches", message, "at most one for each board")
+    roots = pcie.switches or node.accelerators
+    if pcie.sockets > roots:
+        message = f"{pcie.sockets} sockets for {roots} root ports"
+        yield finding(f"{key}.sockets", message, "at most one for each root port")
+    if pcie.sockets > 1 and pcie.socket_bandwidth == 0:
+        message = f"{pcie.sockets} sockets without a link between them"
+        yield finding(f"{key}.socket_bandwidth", message, "give a bandwidth, such as 24 GB/s")
 
 
 def check_patterns(setup: Setup) -> Iterator[Problem]:
@@ -129,7 +143,7 @@ CLUSTER_CHECKS: tuple[Check, ...] = (
     check_fabric_present,
     check_fabric_holds_nodes,
     check_network_size,
-    check_rail_adapters,
+    check_pcie,
     check_patterns,
     check_graph,
     check_degradations,

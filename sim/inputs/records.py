@@ -119,13 +119,35 @@ class LocalNetwork(Record):
     reduction_efficiency: Fraction = Field(default=0.85, gt=0, description="share of the rate reached with in-network reduction")
 
 
+class Bridges(Record):
+    """Bridges that join neighbouring boards of a node and no others, as NVLink bridges do."""
+
+    bandwidth: BytesPerSecond = Field(gt=0, description="of a board over its bridge, per direction")
+    efficiency: Fraction = Field(default=0.69, gt=0, description="share of the line rate that payload reaches when saturated")
+    boards: Count = Field(default=2, ge=2, le=4, description="boards that one bridge joins, in order of their numbers")
+
+
+class Pcie(Record):
+    """How boards, adapters and sockets of a node are joined over PCIe. Parts are shared out in order, as evenly as may be."""
+
+    switches: Count = Field(default=0, ge=0, le=64, description="PCIe switches that boards share; 0: a root port for each board")
+    uplink: BytesPerSecond | None = Field(default=None, gt=0, description="line rate from a switch to its root port, per direction; that of a board if absent")
+    sockets: Count = Field(default=1, ge=1, le=16, description="processor sockets that root ports are divided over, each with its memory")
+    socket_bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="payload from one socket to another, per direction")
+    adapters: Literal["switch", "root"] = Field(default="switch", description="where an adapter sits: at the switch of the first board that it serves, or (always without switches) on a root port of that board's socket")
+    peer_access: Literal["none", "switch", "socket", "all"] = Field(default="all", description="how far boards and adapters reach the memory of a board; farther, data go up into host memory and down again")
+    staged_efficiency: Fraction = Field(default=0.64, gt=0, description="share of a root port's line rate that payload reaches in and out of host memory, where data are staged there")
+    bridges: Bridges | None = Field(default=None, description="bridges between neighbouring boards; none if absent")
+
+
 class Nic(Record):
     """Network adapters of one node."""
 
-    count: Count = Field(default=1, ge=0, le=1024, description="adapters; rail i serves accelerators i*accelerators/count and on")
+    count: Count = Field(default=1, ge=0, le=1024, description="adapters; rail i serves accelerators i*accelerators/count and on, and an accelerator with several has as many as all others")
     bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="line rate of one adapter per direction")
     efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
     latency: Seconds = Field(default=0.0, ge=0, description="adapter and host path, one way")
+    window: Bytes = Field(default=12 * 2**20, gt=0, description="bytes on their way over one connection: where round trips are long, it moves no more than window over round trip")
     ring_exits: Literal["every_rank", "one"] = Field(default="every_rank", description="where the rings of a communicator leave a node: in turn at each of its ranks there, or all at one")
 
 
@@ -134,9 +156,9 @@ class CollectiveTuning(Record):
 
     floor: Seconds = Field(default=0.0, ge=0, description="least time of any collective, launch and synchronisation")
     floor_network: Seconds | None = Field(default=None, ge=0, description="the same between nodes; floor if absent")
-    ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node")
+    ring_hop: Seconds = Field(default=0.0, ge=0, description="per step of a ring inside the node, its hop included; local.latency if that is longer")
     ring_hop_network: Seconds = Field(default=0.0, ge=0, description="per step of a ring between nodes")
-    tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node")
+    tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
     patterns: tuple[Literal["ring", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
@@ -164,6 +186,7 @@ class Node(Record):
     accelerator: Reference[Accelerator] = Field(description="accelerator by name, path or inline")
     accelerators: Count = Field(ge=1, le=576, description="accelerators in the node")
     local: LocalNetwork = Field(default=LocalNetwork(), description="network inside the node")
+    pcie: Pcie | None = Field(default=None, description="root ports, switches and sockets: the ways of a local network of kind pcie, elsewhere those to the adapters; one switch if absent")
     nics: Nic = Field(default=Nic(), description="adapters to the network between nodes")
     collectives: CollectiveTuning = Field(default=CollectiveTuning(), description="start-up and ramp of collectives")
     host: Host = Field(default=Host(), description="processor and memory of the host")

@@ -39,11 +39,12 @@ def link_use(trace: Trace, cluster: Cluster) -> tuple[LinkUse, ...]:
 
 def link_use_of(table: FlowTable, carried: Floats, peaks: Floats, time: float, cluster: Cluster) -> tuple[LinkUse, ...]:
     """The same of links that carried that many bytes each in `time` s, with that peak of their capacity, (n_links,)."""
+    real = table.link_example >= 0
     rows: dict[tuple[str, float, float], tuple[int, int, float]] = {}
     means = carried / (table.capacity * time)
     loads = np.round(np.stack([means, np.maximum(means, peaks)]), 12)
     columns = (table.link_example, table.link_count, carried, *loads)
-    for example, links, size, mean, peak in zip(*(column.tolist() for column in columns), strict=True):
+    for example, links, size, mean, peak in zip(*(column[real].tolist() for column in columns), strict=True):
         if size > 0:
             key = (cluster.link_kind(example), mean, peak)
             known = rows.get(key)

@@ -197,7 +197,7 @@ def _partners(plan: Plan, ranks: Sequence[int]) -> dict[tuple[int, int], int]:
 def _loads(rows: _Rows, cluster: Cluster, inside: NDArray[np.bool_]) -> Iterator[Load]:
     """The load of the busiest classes of links over time."""
     names = {use.name: use for use in link_use(rows.trace, cluster)[:BUSIEST]}
-    examples = [cluster.link_name(link) for link in rows.trace.table.link_example.tolist()]
+    examples = [cluster.link_name(link) if link >= 0 else "" for link in rows.trace.table.link_example.tolist()]
     links = [number for number, name in enumerate(examples) if name in names]
     times, loads = _load_over_time(rows, links, inside)
     for column, link in enumerate(links):

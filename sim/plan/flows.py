@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ class FlowSet:
 
     members: (n, size) ranks. ordered: columns have different roles (a send: sender, receiver).
     start: (n+1,), link and coefficient: (nnz,). latency: (n,) s of the longest hop. nodes: (n,)
-    servers that the group spans. Sets of one `kind` have the same groups in the same order.
+    servers that the group spans. under_way: (n,) s, bytes on their way on its fullest connection over the rate of the
+    flow; none: not bounded. Sets of one `kind` have the same groups in the same order.
     """
 
     kind: str
@@ -36,6 +38,12 @@ class FlowSet:
     latency: Floats
     nodes: Ints
     carrier: str = RING
+    under_way: Floats | None = None
+
+    def most(self, flow: int, window: float) -> float:
+        """What a connection with at most `window` bytes sent and not yet acknowledged allows a flow [B/s]."""
+        under_way = 0.0 if self.under_way is None else float(self.under_way[flow])
+        return window / (2 * under_way) if under_way else inf
 
     @property
     def n(self) -> int:
@@ -95,6 +103,7 @@ def _flow_set(kind: str, members: Ints, ordered: bool, loads: Loads, nodes: Ints
         loads.latency,
         nodes,
         carrier,
+        loads.latency if loads.under_way is None else loads.under_way,
     )
 
 

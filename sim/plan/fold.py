@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 Index = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Colours = NDArray[np.uint64]
-LABEL = np.dtype([("set", np.int64), ("femtoseconds", np.float64), ("nodes", np.int64)])
+LABEL = np.dtype([("set", np.int64), ("femtoseconds", np.float64), ("under_way", np.float64), ("nodes", np.int64)])
 FEMTOSECOND = 1e-15  # sums of the same hops in another order differ by far less, latencies of interest by far more
 
 
@@ -108,6 +108,7 @@ def flow_labels(position: int, flow_set: FlowSet) -> NDArray[np.void]:
     labels = np.empty(flow_set.n, dtype=LABEL)
     labels["set"] = position
     labels["femtoseconds"] = np.rint(flow_set.latency / FEMTOSECOND)
+    labels["under_way"] = 0 if flow_set.under_way is None else np.rint(flow_set.under_way / FEMTOSECOND)
     labels["nodes"] = flow_set.nodes
     return labels
 

@@ -41,6 +41,7 @@ GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "repl
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
 SYNCHRONIZATION = 5.8e-6
+NO_LINK = -1  # example of a link class that stands for the window of connections
 
 
 @dataclass(frozen=True)
@@ -385,16 +386,17 @@ def group_of(flow_sets: Iterable[FlowSet], number: int, cluster: Cluster) -> Gro
     ring, *others = flow_sets
     link, rate = _crossed(ring, number, cluster)
     local = link < cluster.n_nodes * cluster.server.links.n
+    window = cluster.node.nics.window
     return Group(
         ring.members.shape[1],
         int(ring.nodes[number]),
         float(ring.latency[number]),
         float(rate[local].min(initial=np.inf)),
-        float(rate[~local].min(initial=np.inf)),
+        float(rate[~local].min(initial=ring.most(number, window))),
         tuple(
             Carrier(
                 other.carrier,
-                float(_crossed(other, number, cluster)[1].min(initial=np.inf)),
+                float(_crossed(other, number, cluster)[1].min(initial=other.most(number, window))),
                 float(other.latency[number]),
             )
             for other in others
@@ -412,23 +414,43 @@ def _crossed(flow_set: FlowSet, number: int, cluster: Cluster) -> tuple[Ints, Fl
 def flow_table(plan: Plan) -> FlowTable:
     """The quotient: what all flows of a class put on one link of a class.
 
-    Links left out of rate sharing follow the others, in classes of equal capacity and load.
+    Links left out of rate sharing follow the others, in classes of equal capacity and load. Where the window of its
+    connections holds a flow back, that is a link of its own, which is in no cluster (`NO_LINK`).
     """
     partition, capacity = plan.partition, plan.structure.capacity
     n_flows = 1 + max((int(f.max()) for f in partition.flow), default=-1)
     examples = first_of_class(partition.link)
     flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows)
+    held, most, flows = _held_back(plan, flow, capacity[examples][link] / coefficient, n_flows)
     others, count, their_flow, their_link, their_load = _passive_links(plan, n_flows)
+    n_shared = len(examples) + len(held)
     return FlowTable(
         n_flows=n_flows,
-        n_shared=len(examples),
-        flow=np.concatenate([flow, their_flow]),
-        link=np.concatenate([link, their_link + len(examples)]),
-        coefficient=np.concatenate([coefficient, their_load]),
-        capacity=np.concatenate([capacity[examples], plan.cluster.links.capacity[others]]),
-        link_count=np.concatenate([np.bincount(partition.link, minlength=len(examples)), count]),
-        link_example=np.concatenate([plan.links[examples], others]),
+        n_shared=n_shared,
+        flow=np.concatenate([flow, held, their_flow]),
+        link=np.concatenate([link, np.arange(len(examples), n_shared), their_link + n_shared]),
+        coefficient=np.concatenate([coefficient, np.ones(len(held)), their_load]),
+        capacity=np.concatenate([capacity[examples], most, plan.cluster.links.capacity[others]]),
+        link_count=np.concatenate([np.bincount(partition.link, minlength=len(examples)), flows, count]),
+        link_example=np.concatenate([plan.links[examples], np.full(len(held), NO_LINK), others]),
     )
+
+
+def _held_back(plan: Plan, flow: Ints, rate: Floats, n_flows: int) -> tuple[Ints, Floats, Ints]:
+    """Flow classes that the window of their connections keeps below what links allow them alone.
+
+    flow, rate: (nnz,) what each link allows each class [B/s]. Returns the classes, what their windows allow, and how
+    many flows each stands for.
+    """
+    most, flows = np.full(n_flows, np.inf), np.zeros(n_flows, dtype=np.int64)
+    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+        for first in first_of_class(flow_of).tolist():
+            most[flow_of[first]] = flow_set.most(first, plan.cluster.node.nics.window)
+        flows += np.bincount(flow_of, minlength=n_flows)
+    alone = np.full(n_flows, np.inf)
+    np.minimum.at(alone, flow, rate)
+    held = np.flatnonzero(most < alone)
+    return held, most[held], flows[held]
 
 
 def _loads_on(plan: Plan, links: Ints, n_flows: int) -> tuple[Ints, Ints, Floats]:

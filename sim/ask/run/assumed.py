@@ -1,4 +1,4 @@
-"""What was taken for granted about power, prices and saves because nobody said: notes for the report.
+"""What was taken for granted about adapters, power, prices and saves because nobody said: notes for the report.
 
 Public: `assumptions`, `swings`.
 """
@@ -41,6 +41,14 @@ def _told(accelerator: Accelerator, path: str) -> str:
     for key in path.split("."):
         value = value[key] if isinstance(value, Mapping) else getattr(value, key)
     return f"{path} {value:.4g}" if isinstance(value, int | float) else path
+
+
+def _adapters_left(run: Simulated) -> Iterator[str]:
+    """Every accelerator has as many adapters as all others: the rest of them is left over."""
+    count, server = run.setup.node.nics.count, run.cluster.server
+    used = count // server.n_accelerators * server.n_accelerators
+    if count > server.n_accelerators and count > used and run.cluster.fabric is not None:
+        yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -115,6 +123,7 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
 
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_data_sheet,
+    _adapters_left,
     _network_power,
     _silent_parts,
     _power_limit,
