@@ -55,7 +55,7 @@ class PcieTree:
         counts |= {"socket": self.pcie.sockets, "memory": self.pcie.sockets}
         return tuple((kind, count) for kind, count in counts.items() if count)
 
-    @cached_property
+    @cached_property  # read for each pair of boards
     def cables(self) -> list[Cable]:
         """All links, each direction by itself."""
         joined = [*self._board_links(), *self._root_links(), *self._bridges()]
@@ -118,7 +118,7 @@ class PcieTree:
     def _links(self, way: Way) -> list[int]:
         return [self._number[ends] for ends in pairwise(way)]
 
-    @cached_property
+    @cached_property  # read for each pair of boards
     def _number(self) -> dict[tuple[int, int], int]:
         """Link between two vertices."""
         return {(cable.source, cable.target): self.first_link + k for k, cable in enumerate(self.cables)}
