@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
+LossKind = Literal[
+    "vocabulary_parallel",
+    "eager",
+    "compiled",
+    "with_metrics",
+    "narrow",
+    "narrow_held",
+    "transformers",
+    "transformers_2023",
+    "chunked",
+    "liger",
+]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
 
 
@@ -80,7 +92,10 @@ class Shard:
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "current", "dynamic"] = "delayed"
-    cross_entropy: Literal["vocabulary_parallel", "eager", "compiled", "with_metrics"] = "vocabulary_parallel"
+    cross_entropy: LossKind = "vocabulary_parallel"
+    loss_chunks: int = 1  # parts of the logits, where the loss makes them in parts
+    autocast: bool = False  # 32-bit weights and residual stream, products in 16 bit
+    pointwise: Literal["native", "transformers", "written_out"] = "native"  # norms and activations: whose kernels
     joins_matrices: bool = True  # matrices with the same input are one product
     batch_first: bool = False  # collectives along the sequence copy
     keeps_gathered: bool = False  # inputs gathered along the sequence, for the weight gradient
