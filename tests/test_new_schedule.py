@@ -25,7 +25,7 @@ from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError
 from sim.inputs.records import Experiment
 from sim.metrics.breakdown import rank_time
-from sim.metrics.memory import memory_by_stage
+from sim.metrics.memory import moments_by_stage
 from sim.phase import Phase
 from sim.schedule.alternate import round_robin
 from sim.schedule.catalogue import SCHEDULES, schedule_of
@@ -163,7 +163,8 @@ class TestZeroBubble:
         quick, plain = (simulate_step(job(name)) for name in ("zb-h1", "1f1b"))
         assert quick.trace.time < plain.trace.time
         held, less = (
-            [parts["activations"] for parts in memory_by_stage(job(name).setup)] for name in ("zb-h1", "1f1b")
+            [moments["loss"]["activations"] for moments in moments_by_stage(job(name).setup)]
+            for name in ("zb-h1", "1f1b")
         )
         assert held[0] == less[0]
         assert held[-1] == held[0] > less[-1]

@@ -78,7 +78,7 @@ def test_eager_stacks_launch_as_many_kernels_as_were_counted(
 
 
 def test_norms_and_gelu_that_are_written_out_move_each_intermediate() -> None:
-    written = layer_block(GPT2, replace(SHARD, fused_kernels=False, written_out=True))
+    written = layer_block(GPT2, replace(SHARD, fused_kernels=False, pointwise="written_out"))
     native = layer_block(GPT2, replace(SHARD, fused_kernels=False))
     rows = 8 * 1024
     per_row = 2 * 768 * (10 - 2) + 3072 * (18 - 2)  # two norms, one GELU: passes over elements of 2 B
@@ -89,16 +89,16 @@ def test_norms_and_gelu_that_are_written_out_move_each_intermediate() -> None:
 
 def test_only_layer_norms_and_gelu_are_written_out() -> None:
     plain = replace(SHARD, fused_kernels=False)
-    assert layer_block(LLAMA, replace(plain, written_out=True)) == layer_block(LLAMA, plain)
+    assert layer_block(LLAMA, replace(plain, pointwise="written_out")) == layer_block(LLAMA, plain)
 
 
 def test_autocast_keeps_the_residual_stream_in_32_bit_and_casts_weights() -> None:
     plain, wide = layer_block(GPT2, SHARD), layer_block(GPT2, replace(SHARD, autocast=True))
     elements = 8 * 1024 * 768
-    # two norms read 2 B more, two sums read and write 2 B more
-    assert traffic(wide.forward) - traffic(plain.forward) == pytest.approx(elements * (2 * 2 + 2 * 4))
-    # norms read twice and write 2 B more, and so do both sums of gradients, with three operands
-    assert traffic(wide.backward) - traffic(plain.backward) == pytest.approx(elements * (2 * 6 + 2 * 6))
+    # two norms read and write 2 B more, and so do two sums
+    assert traffic(wide.forward) - traffic(plain.forward) == pytest.approx(elements * (2 * 4 + 2 * 4))
+    # five passes of a norm move 2 B more, and so do the three operands of both sums of gradients
+    assert traffic(wide.backward) - traffic(plain.backward) == pytest.approx(elements * (2 * 10 + 2 * 6))
     cast = shard("nanogpt").gather_copy
     assert cast == shard("nanogpt").reduce_copy == 6  # B: 4 read and 2 written, or the other way
     assert shard("fsdp-compile").gather_copy == 0
@@ -122,7 +122,7 @@ def test_sharded_weights_are_cast_as_they_are_gathered_not_by_autocast() -> None
     assert isinstance(software, Software)
     training = Training(global_batch=8, microbatch=8, sequence_length=1024)
     sharded = job(Parallelism(zero_stage=3), training, software).setup.shard
-    assert (sharded.autocast, sharded.gather_copy) == (False, software.gather_copy_bytes)
+    assert (sharded.casts_weights, sharded.gather_copy) == (False, software.gather_copy_bytes)
 
 
 def test_a_loss_on_16_bit_logits_moves_less_and_reads_rows_between_loads_again() -> None:

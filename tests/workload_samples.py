@@ -135,7 +135,8 @@ def stage_memory(
     """Peak bytes of a stage with so many layers, by part."""
     memory = StageMemory(Architecture(model, shard), training, parallelism, software)
     last = parallelism.pipeline - 1
-    return memory.at((range(layers),), [[in_flight]], first=stage == 0, last=stage == last)
+    moments = memory.at((range(layers),), [[in_flight]], first=stage == 0, last=stage == last)
+    return max(moments.values(), key=lambda parts: sum(parts.values()))
 
 
 SHARD = Shard(tensor=8, microbatch=2, sequence_length=2048, precision="fp16")

@@ -14,12 +14,14 @@ from typing import Literal
 from pydantic import Field
 from typing_extensions import override
 
-from sim.graph.graph import Tensor
+from sim.graph.graph import Step, Tensor
 from sim.graph.operation import CollectiveKind
 from sim.graph.products import Linear, Serving
 from sim.graph.work import Writer
 from sim.record import Record
 from sim.units import Count
+
+WIDE = 4  # bytes of a 32-bit number
 
 
 class LowRank(Record):
@@ -30,6 +32,9 @@ class LowRank(Record):
         default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
     )
     dropout: bool = Field(default=False, description="dropout on the input of an adapter")
+    wide: bool = Field(
+        default=False, description="adapters and their inputs are in 32 bit (PEFT's default beside 16-bit weights)"
+    )
 
 
 class Adapter(Serving):
@@ -72,13 +77,28 @@ class Adapter(Serving):
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
-        """The small inner product, and with dropout the input that it left, and its mask."""
+        """The small inner product, and with dropout the input that it left, and its mask.
+
+        A 32-bit adapter casts the input of each matrix (PEFT, tuners/lora/layer.py, _cast_input_dtype).
+        """
         assert self.product
         read = self.product.reads[0]
-        inner = Tensor(f"{self.name} inner", (*read.axes[:-1], self.lora.rank), work.element)
+        wide = WIDE if self.lora.wide else work.element
+        inner = Tensor(f"{self.name} inner", (*read.axes[:-1], self.lora.rank), wide)
+        copies = len(self.product.widths(work)) if self.lora.wide else 0
+        inputs = tuple(Tensor(f"{self.name} input {number}", read.axes, wide) for number in range(copies))
         if not self.lora.dropout:
-            return (inner,)
-        return inner, Tensor(f"{self.name} input", read.axes, work.element), Tensor(f"{self.name} mask", read.axes, 1)
+            return (inner, *inputs)
+        dropped = Tensor(f"{self.name} dropped", read.axes, wide)
+        return inner, *inputs, dropped, Tensor(f"{self.name} mask", read.axes, 1)
+
+    @override
+    def steps(self, work: Writer) -> tuple[Step, ...]:
+        """Its result is added to that of the product, which is counted there."""
+        assert self.product
+        needed = tuple(self.needs(work))
+        trained = Tensor(f"{self.name} weights", (self.parameters(work),), WIDE if self.lora.wide else work.element)
+        return (Step(self.product.reads, needed, needed, (trained,)),)
 
     def parameters(self, work: Writer) -> int:
         """Trained parameters on one rank: rank x (inputs + outputs); of a split matrix A has a share of the rank."""

@@ -177,10 +177,6 @@ class Scores(Operator):
         return self.reads
 
     @override
-    def working(self, work: Writer) -> int:
-        return work.bytes(self.result)
-
-    @override
     def products(self, work: Writer) -> float:
         return 2.0 * scores(work) * work.graph.sizes["width"]
 

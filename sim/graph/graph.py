@@ -30,7 +30,8 @@ class Tensor:
 class Step(NamedTuple):
     """What one eager operator reads, writes and keeps, and the weights that get a gradient.
 
-    An alias hands on the gradient of its result as that of what it read, without a copy.
+    An alias hands on the gradient of its result as that of what it read, without a copy. What is `brought` is there
+    while its backward pass runs: a gathered input, a second gradient of the same weight.
     """
 
     reads: tuple[Tensor, ...]
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     kept: tuple[Tensor, ...]
     weights: tuple[Tensor, ...] = ()
     alias: bool = False
+    brought: tuple[Tensor, ...] = ()
 
 
 class Operator:
@@ -75,13 +77,10 @@ class Operator:
         """What the backward pass reads of the forward pass."""
         return ()
 
-    def working(self, work: Writer) -> int:
-        """Gradients and copies that live at once while the backward pass goes through it [B], where they are wide."""
-        return 0
-
     def steps(self, work: Writer) -> tuple[Step, ...]:
         """What an eager framework makes of it, for the liveness of tensors; nothing where no storage changes hands."""
-        return (Step(self.reads, self.writes, tuple(self.needs(work)), self.weights),) if self.writes else ()
+        weights = () if work.frozen else self.weights
+        return (Step(self.reads, self.writes, tuple(self.needs(work)), weights),) if self.writes else ()
 
     def products(self, work: Writer) -> float:
         """FLOPs of one forward pass as a model counts them: matrix products, attention in full [FLOP]."""

@@ -7,7 +7,7 @@ backward likewise, with gradients and what was kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from sim.graph.graph import Graph, Step, Tensor
@@ -29,21 +29,39 @@ class Moments(NamedTuple):
     input: int
 
 
-def moments_of(graph: Graph, work: Writer, *, repeats: bool) -> Moments:
-    """The moments of a transformed graph; a graph that `repeats` keeps its input and runs again before going back."""
+def moments_of(
+    graph: Graph, work: Writer, kept: Collection[Tensor] | None = None, *, gradient: int | None = None
+) -> Moments:
+    """The moments of a transformed graph.
+
+    kept: what is kept from pass to pass where some of it is computed again, in front of the first operator that reads
+    it; all that backward operators read if None. gradient: bytes per element of a weight's gradient, 0 where it is
+    added to a buffer by the product that makes it; as wide as the weight if None.
+    """
     steps = [step for operator in graph.operators for step in operator.steps(work)]
     source, output = graph.bytes(steps[0].reads[0]), graph.bytes(steps[-1].writes[0])
-    forward = _forward(graph, steps)
-    whole = sum(map(graph.bytes, _each(tensor for step in steps for tensor in step.kept)))
-    backward, weights = _backward(graph, steps, whole)
-    if repeats:
-        backward = max(backward, forward + output)
-    return Moments(forward, source if repeats else whole, backward, weights, output, source)
+    whole = _each(tensor for step in steps for tensor in step.kept)
+    stays = whole if kept is None else _still_kept(graph, whole, kept)
+    extra = 0 if kept is None else sum(map(graph.bytes, kept)) - sum(map(graph.bytes, stays))
+    forward = _forward(graph, steps, whole)
+    again = {id(tensor) for tensor in whole} - {id(tensor) for tensor in stays}
+    backward, weights = _backward(graph, steps, whole, again, gradient)
+    if any(id(tensor) in again for tensor in next((step.kept for step in reversed(steps) if step.kept), ())):
+        backward = max(backward, forward + output)  # all of it runs again beside the gradient that arrived
+    return Moments(forward, sum(map(graph.bytes, stays)) + extra, backward + extra, weights, output, source)
 
 
-def _forward(graph: Graph, steps: list[Step]) -> int:
+def _still_kept(graph: Graph, whole: list[Tensor], kept: Collection[Tensor]) -> list[Tensor]:
+    """Those of `whole` that are kept; a mask and its like are made anew by who asks, and told by name."""
+    handed = {id(tensor) for operator in graph.operators for tensor in operator.writes} | {id(graph.source)}
+    known = {id(tensor) for tensor in kept}
+    names = {tensor.name for tensor in kept if id(tensor) not in handed}
+    return [each for each in whole if (id(each) in known if id(each) in handed else each.name in names)]
+
+
+def _forward(graph: Graph, steps: list[Step], kept: list[Tensor]) -> int:
     readers = Counter(id(tensor) for step in steps for tensor in step.reads)
-    stays = {id(tensor) for step in steps for tensor in step.kept} | {id(steps[-1].writes[0])}
+    stays = {id(tensor) for tensor in kept} | {id(steps[-1].writes[0])}
     live = peak = graph.bytes(steps[0].reads[0])
     for step in steps:
         live += sum(map(graph.bytes, step.writes))
@@ -54,14 +72,22 @@ def _forward(graph: Graph, steps: list[Step]) -> int:
     return peak
 
 
-def _backward(graph: Graph, steps: list[Step], kept: int) -> tuple[int, int]:
-    """The fullest moment, and gradients of weights at the end; the gradient of the output is there at the start."""
+def _backward(
+    graph: Graph, steps: list[Step], kept: list[Tensor], again: set[int], width: int | None
+) -> tuple[int, int]:
+    """The fullest moment, and gradients of weights at the end; the gradient of the output is there at the start.
+
+    What is computed `again` lies there from the first step on that reads some of it.
+    """
     last = steps[-1].writes[0]
     readers = Counter(id(tensor) for step in steps for tensor in step.kept)
     gradients = {id(last): graph.bytes(last)}
-    live = peak = kept + graph.bytes(last)
+    remade = sum(graph.bytes(tensor) for tensor in kept if id(tensor) in again)
+    live = peak = sum(map(graph.bytes, kept)) - remade + graph.bytes(last)
     weights = 0
     for step in reversed(steps):
+        if remade and any(id(tensor) in again for tensor in step.kept):
+            live, remade = live + remade, 0
         arrived = sum(gradients.get(id(tensor), 0) for tensor in step.writes)
         handed_on = False
         for tensor in step.reads:
@@ -74,9 +100,9 @@ def _backward(graph: Graph, steps: list[Step], kept: int) -> tuple[int, int]:
             else:
                 gradients[id(tensor)] = size
                 live += size
-        more = sum(map(graph.bytes, step.weights))
+        more = sum((each.width if width is None else width) * graph.elements(each) for each in step.weights)
         weights, live = weights + more, live + more
-        peak = max(peak, live)
+        peak = max(peak, live + sum(map(graph.bytes, step.brought)))
         for tensor in step.writes:
             given = gradients.pop(id(tensor), 0)
             live -= 0 if handed_on else given

@@ -14,6 +14,7 @@ from sim.graph.work import Writer
 # (2 kernels and a sum), quotient (3 and a sum), difference, variance (2), mean, and the sums of three gradients.
 WRITTEN_OUT = (1 + 1 + 2 + 2 + 2 + 2, 8)
 WRITTEN_OUT_BACKWARD = (1 + (2 + 3 + 1) + (2 + 3 + 1) + 1 + (2 + 2) + 1 + 2 * 3, 20)
+WIDE = 4  # bytes of a 32-bit number
 
 
 class Norm(Operator):
@@ -54,16 +55,35 @@ class Norm(Operator):
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
-        return self.reads
+        """Its input; written out in Python also what it centred and scaled, an RMS norm of Transformers in 32 bit."""
+        (x,) = self.reads
+        how = work.shard.pointwise
+        if how == "native" or (how == "transformers" and self.form != "rmsnorm"):
+            return self.reads
+        if how == "written_out" and self.form == "layernorm":
+            return x, self._copy("centred", x.width), self._copy("scaled", x.width)
+        return (x if x.width == WIDE else self._copy("in 32 bit", WIDE)), self._copy("scaled", x.width)
 
     @override
     def steps(self, work: Writer) -> tuple[Step, ...]:
-        """A statistic of 4 B a row is kept beside the input."""
-        statistic = Tensor(f"{self.name} statistic", self.reads[0].axes[:-1], 4)
-        return (Step(self.reads, (*self.writes, statistic), (*self.reads, statistic), self.weights),)
+        """A statistic of 4 B a row is kept beside the input; written out, one operator after the other."""
+        (x,), weights = self.reads, () if work.frozen else self.weights
+        statistic = Tensor(f"{self.name} statistic", x.axes[:-1], WIDE)
+        first, *others = self.needs(work)
+        if not others:
+            return (Step(self.reads, (*self.writes, statistic), (x, statistic), weights),)
+        made = () if first is x else (Step((x,), (first,), ()),)
+        before = first
+        for each in others:
+            made = (*made, Step((before,), (each,), (before,)))
+            before = each
+        return (*made, Step((before,), self.writes, (before, statistic), weights))
+
+    def _copy(self, what: str, width: int) -> Tensor:
+        return Tensor(f"{self.name} {what}", self.reads[0].axes, width)
 
     def _written_out(self, work: Writer) -> bool:
-        return self.form == "layernorm" and work.shard.written_out
+        return self.form == "layernorm" and work.shard.pointwise == "written_out"
 
     def _eager_rms(self, work: Writer) -> bool:
         return self.form == "rmsnorm" and not work.fused

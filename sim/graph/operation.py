@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 OpKind = Literal["matmul", "attention", "elementwise", "collective"]
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
-Losses = Literal["vocabulary_parallel", "eager", "eager_16bit", "compiled", "with_metrics"]
+LossKind = Literal[
+    "vocabulary_parallel",
+    "eager",
+    "compiled",
+    "with_metrics",
+    "eager_16bit",
+    "eager_16bit_held",
+    "transformers",
+    "transformers_2023",
+    "chunked",
+    "liger",
+]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
 
 
@@ -78,13 +89,15 @@ class Shard:
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True
-    written_out: bool = False  # layer norms and GELU, in elementary operations
-    autocast: bool = False  # residual stream in 32 bit
     pads_vocabulary: int = 1  # to a multiple on each tensor rank
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
     fp8_scaling: Literal["delayed", "current", "dynamic"] = "delayed"
-    cross_entropy: Losses = "vocabulary_parallel"
+    cross_entropy: LossKind = "vocabulary_parallel"
+    loss_chunks: int = 1  # parts of the logits, where the loss makes them in parts
+    casts_weights: bool = False  # whole, in each pass (autocast)
+    autocast: bool = False  # 32-bit weights and residual stream, products in 16 bit
+    pointwise: Literal["native", "transformers", "written_out"] = "native"  # norms and activations: whose kernels
     joins_matrices: bool = True  # matrices with the same input are one product
     batch_first: bool = False  # collectives along the sequence copy
     keeps_gathered: bool = False  # inputs gathered along the sequence, for the weight gradient

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
-from sim.graph.work import Writer, whole_bytes
+from sim.graph.work import Writer
 
 GATED = ("swiglu", "geglu")
 # Passes over the elements and kernels of a GELU that is written out, one term per kernel as reads + writes. Forward:
@@ -105,28 +105,28 @@ class Activation(Operator):
         work.memory(name, (3 * e * steps + bias) * elements, steps + trains)
 
     def _written_out(self, work: Writer) -> bool:
-        return self.form == "gelu" and work.shard.written_out
+        return self.form == "gelu" and work.shard.pointwise == "written_out"
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
-        """Its inputs; an eager gate also the activated factor."""
+        """Its inputs; an eager gate also the activated factor, and a GELU written out three factors of its formula."""
         if self.gated and not work.fused:
-            return (*self.reads, Tensor(f"{self.name} factor", self.result.axes, self.result.width))
+            return (*self.reads, self._factor("factor"))
+        if self.form == "gelu" and work.shard.pointwise == "written_out":
+            return (*self.reads, *map(self._factor, ("half", "tanh", "one plus tanh")))
         return self.reads
 
     @override
     def steps(self, work: Writer) -> tuple[Step, ...]:
         """An eager gate is two."""
         if work.fused or not self.gated:
-            return super().steps(work)
+            kept = tuple(self.needs(work))
+            return (Step(self.reads, (*self.writes, *kept[len(self.reads) :]), kept),)
         gate, up, factor = self.needs(work)
         return Step((gate,), (factor,), (gate,)), Step((factor, up), self.writes, (factor, up))
 
-    @override
-    def working(self, work: Writer) -> int:
-        """Gradients of all it reads and writes, and the gathered input of the products before it."""
-        gathered = whole_bytes(work) if work.splits else 0
-        return sum(map(work.bytes, (*self.reads, *self.writes))) + gathered
+    def _factor(self, what: str) -> Tensor:
+        return Tensor(f"{self.name} {what}", self.result.axes, self.result.width)
 
 
 class Dropout(Operator):

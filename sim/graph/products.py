@@ -202,6 +202,9 @@ class Linear(Operator):
         if work.frozen and not self.adapter:
             return ()
         whole = self.enter is not None and work.shard.keeps_gathered
+        x = self.reads[0]
+        if x.width > work.element:  # autocast: each product casts its own input
+            return tuple(self._narrow(x, work, number) for number in range(len(self.widths(work))))
         if self.cast is None:
             return (self.reads[0] if self.enter is None or whole else self.enter.reads[0],)
         if self.keeps_cast(work):
@@ -215,12 +218,24 @@ class Linear(Operator):
     @override
     def steps(self, work: Writer) -> tuple[Step, ...]:
         """One for each matrix, if they are apart."""
-        kept = tuple(self.needs(work))
-        if work.shard.joins_matrices or len(self.writes) == 1:
-            return (Step(self.reads, self.writes, kept, self.weights),)
-        matrices = len(self.columns)
-        weights = (self.weights[number::matrices] for number in range(matrices))
-        return tuple(Step(self.reads, (y,), kept, each) for y, each in zip(self.writes, weights, strict=True))
+        kept, own = tuple(self.needs(work)), () if work.frozen else self.weights
+        again = self.enter is not None and not work.shard.keeps_gathered and bool(kept)
+        brought = self.reads if again else ()
+        x, apart = self.reads[0], len(self.writes) > 1 and not work.shard.joins_matrices
+        matrices = len(self.columns) if apart else 1
+        steps: tuple[Step, ...] = ()
+        for number in range(matrices):
+            weights, writes = own[number::matrices], self.writes[number : number + 1] if apart else self.writes
+            if x.width > work.element:
+                narrow = kept[number] if kept else self._narrow(x, work, number)
+                steps += Step((x,), (narrow,), ()), Step((narrow,), writes, kept[number : number + 1], weights)
+            else:
+                steps += (Step(self.reads, writes, kept, weights, brought=brought),)
+        return steps
+
+    def _narrow(self, x: Tensor, work: Writer, number: int) -> Tensor:
+        """Its input as autocast hands it to a product."""
+        return Tensor(f"{self.name} input {number} in 16 bit", x.axes, work.element)
 
     @override
     def products(self, work: Writer) -> float:

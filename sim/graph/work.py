@@ -162,10 +162,3 @@ class Writer:
     def elements(self, tensor: Tensor) -> int:
         """Local elements of `tensor`."""
         return self.graph.elements(tensor)
-
-
-def whole_bytes(work: Writer) -> int:
-    """What the graph reads, all rows of it [B]."""
-    source = work.graph.source
-    axes = tuple("tokens" if axis == "rows" else axis for axis in source.axes)
-    return work.bytes(Tensor(source.name, axes, source.width))

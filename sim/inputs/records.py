@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.graph.adapters import LowRank
+from sim.graph.operation import LossKind
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
@@ -42,6 +43,7 @@ class ScheduleName(Choice):
 
 # --- accelerators ---------------------------------------------------------------------------
 
+OptimizerName = Literal["adamw", "adamw_foreach", "adamw_fused", "adamw_loop", "adam8bit", "paged_adamw", "paged_adamw8bit", "sgd", "sgd_momentum", "lion", "adafactor", "muon", "lamb"]
 TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 class Rates(Record):
@@ -344,7 +346,19 @@ class Software(Record):
     ring_attention: Literal["fused", "separate", "compiled"] = Field(default="fused", description="context parallelism: blocks are merged as they are computed, or by 32-bit kernels of their own (PyTorch); compiled, these are fused and all traffic is waited for at once")
     fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")
     fp8_scaling: Literal["delayed", "current", "dynamic"] = Field(default="delayed", description="scale of fp8 tensors: from earlier steps, or from a pass over the tensor itself; dynamic also casts weights at each use")
-    cross_entropy: Literal["vocabulary_parallel", "eager", "eager_16bit", "compiled", "with_metrics"] = Field(default="vocabulary_parallel", description="kernels of the loss: Megatron's, PyTorch's one by one, the same without a cast to 32 bit, fused by a compiler, or one each way and PyTorch's forward for two metrics (Composer)")
+    cross_entropy: LossKind = Field(default="vocabulary_parallel", description="kernels of the loss, and which logits it keeps: Megatron's; PyTorch's one by one in 32 bit (eager) or 16 (eager_16bit, eager_16bit_held where the caller keeps them); fused by a compiler; one each way and PyTorch's forward for two metrics (Composer); of Transformers, now or in 2023; in parts that are computed again (chunked), or whose gradients are made at once (liger)")
+    loss_chunks: Count = Field(default=8, ge=1, le=100_000, description="parts of the logits, for cross_entropy chunked and liger")
+    autocast: bool = Field(default=False, description="16-bit training by torch.autocast without sharding: weights, norms and the residual stream stay in 32 bit, weights are cast in each pass, products cast what they read")
+    pointwise: Literal["native", "transformers", "written_out"] = Field(default="native", description="norms and activations: kernels that keep their input; RMS norms of Transformers, which keep a 32-bit copy and what they scaled; or layer norms and GELU written out operator by operator, a kernel each, as in books and courses")
+    gradient_buffer: bool = Field(default=True, description="gradients are added up in a buffer that is always there (Megatron, DeepSpeed); else they come with the backward pass and go with the step (PyTorch)")
+    bucket_copy: bool = Field(default=False, description="buckets of data-parallel gradients are memory beside the gradients (PyTorch DDP without gradient_as_bucket_view)")
+    bucket_memory: Bytes = Field(default=0.0, ge=0, description="buffers of gradients on their way, beside them (DeepSpeed, reduce_bucket_size)")
+    live_parameters: Count = Field(default=0, ge=0, le=1_000_000_000_000, description="ZeRO-3: gathered weights that are kept for their next use (DeepSpeed, stage3_max_live_parameters)")
+    step_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="bytes per local parameter of copies of gradients that the optimizer step makes")
+    step_group: Count = Field(default=0, ge=0, le=1_000_000_000_000, description="local parameters that the step copies at once; 0: all (DeepSpeed ZeRO-3, sub_group_size)")
+    accumulates_whole: bool = Field(default=False, description="gradients of several microbatches are added up whole and reduced after the last (accelerate's no_sync, FSDP set_requires_gradient_sync); memory only")
+    allocator_share: float = Field(default=1.03, ge=1, le=2, description="memory that the allocator takes for activations and temporary tensors over what they need")
+    optimizer: OptimizerName = Field(default="adamw_fused", description="what training.optimizer is if it is not said")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
     gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
     reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
@@ -352,8 +366,6 @@ class Software(Record):
     moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
     optimizer_bytes: float = Field(default=42.0, ge=0, le=10_000, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
-    written_out: bool = Field(default=False, description="layer norms and GELU are written out in elementary operations, a kernel each, as in books and courses")
-    autocast: bool = Field(default=False, description="weights in 32 bit are cast in each pass, and the residual stream stays in 32 bit (torch.autocast without sharding)")
     pads_vocabulary: Count = Field(default=1, ge=1, le=100_000, description="the vocabulary of each tensor rank is padded to a multiple of this (Megatron, make-vocab-size-divisible-by)")
     host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
     blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
@@ -388,6 +400,14 @@ class Parallelism(Record):
     )
 
 
+class Offload(Record):
+    """What lies in host memory instead of the accelerator's."""
+
+    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process)")
+    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each use (memory only)")
+    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; two layers' worth stays (memory only: it is taken to hide behind computation)")
+
+
 class Training(Record):
     """What is trained and how."""
 
@@ -396,6 +416,8 @@ class Training(Record):
     sequence_length: Count | None = Field(default=None, ge=1, le=1_000_000_000, description="tokens per sequence; required where samples are sequences of tokens")
     document_length: Count | None = Field(default=None, ge=1, description="tokens per document, where several are packed into a sequence and attention stays inside each; for unequal ones sum of squares over sum; the sequence is one document if absent")
     precision: Precision = Field(default="bf16", description="number format of matrix products")
+    optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
+    offload: Offload = Field(default=Offload(), description="what lies in host memory")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")

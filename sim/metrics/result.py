@@ -36,8 +36,12 @@ class MemoryResult:
     peak_bytes_per_accelerator: float
     capacity_bytes: float
     fits: bool
-    parts: dict[str, float]  # weights, gradients, optimizer, activations, temporary, reserved
-    by_stage: tuple[dict[str, float], ...] = ()  # the same for each pipeline stage
+    parts: dict[str, float]  # weights, gradients, optimizer, activations, temporary, allocator, reserved
+    by_stage: tuple[dict[str, float], ...] = ()  # the same for each pipeline stage, at its own fullest moment
+    moments: dict[str, dict[str, float]] = field(default_factory=dict)  # parts at each moment of the fullest stage
+    host_bytes: float = 0.0  # of one node, for what lies there instead
+    error: float = 0.1  # relative error of such predictions
+    verdict: str = "fits"  # or tight: it fits, but not by the error; or does not fit
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from sim.errors import Problem, finding, indivisible
 from sim.graph.attention import Attention
-from sim.graph.ends import CrossEntropy, Lookup
+from sim.graph.ends import CHUNKED, CrossEntropy, Lookup
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
@@ -165,6 +165,7 @@ def sizes_of(model: Transformer, shard: Shard) -> Sizes:
         "queries": queries,
         "keys": shard.document_length or shard.sequence_length,
         "tokens": tokens,
+        "loss rows": share(tokens, shard.loss_chunks),
         "rows": share(tokens, tensor) if shard.sequence_parallel else tokens,
         "hidden": model.hidden,
         "heads": heads,
@@ -233,5 +234,7 @@ def head(model: Transformer, shard: Shard, sizes: Sizes) -> Graph:
     product = graph.add(Linear("head", normed, ("vocabulary",), wide=True))
     if model.tied_embeddings:
         product.weights = ()  # the token table, which stands in the embedding
+    if shard.cross_entropy in CHUNKED:
+        product.result.axes = ("loss rows", "vocabulary")
     graph.add(CrossEntropy(product.result))
     return graph

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sim.errors import Problem
 from sim.graph.adapters import LowRank
+from sim.graph.ends import CHUNKED, CrossEntropy
 from sim.graph.graph import Graph
+from sim.graph.liveness import Moments, moments_of
 from sim.graph.operation import Shard
-from sim.graph.work import Writer, whole_bytes
+from sim.graph.work import Writer
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
+from sim.transforms.recompute import kept, repeated
 
 
 class Divided(Protocol):
@@ -139,7 +142,7 @@ class Architecture:
         for graph in self.graphs:
             transform(graph, shard)
         self._known: dict[int, Held] = {}  # layers are alike; asked for by chunks, memory and state
-        self._working: dict[int, float] = {}  # as above
+        self._moments: dict[tuple[int, int | None], Moments] = {}  # as above
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -156,15 +159,24 @@ class Architecture:
             self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
         return self._known[id(graph)]
 
-    def working_bytes(self, graph: Graph) -> float:
-        """What recomputation brings back beside the bytes kept, the widest gradients, and the input of all rows [B]."""
-        if id(graph) not in self._working:
+    def moments(self, graph: Graph, gradient: int | None = None) -> Moments:
+        """What passes through a piece take; `gradient` [B] per element of a weight's, as it is made."""
+        key = id(graph), gradient
+        if key not in self._moments:
             work = Writer(graph, self.shard)
-            wide = max(each.working(work) for each in graph.operators)
-            everything = Writer(graph, replace(self.shard, recompute="none"))
-            again = 0 if self.shard.recompute == "none" else kept_bytes(everything) - self.held(graph).kept
-            self._working[id(graph)] = float(again + wide + whole_bytes(work))
-        return self._working[id(graph)]
+            again = repeated(work) or (self.shard.cross_entropy in CHUNKED and graph is self.last)
+            self._moments[key] = moments_of(graph, work, kept(work) if again else None, gradient=gradient)
+        return self._moments[key]
+
+    @cached_property  # a model of its own, asked for by state and reports
+    def held_by_caller(self) -> int:
+        """What the code around the model does not let go before the backward pass is over [B]."""
+        losses = [each for each in (self.last.operators if self.last else ()) if isinstance(each, CrossEntropy)]
+        return sum(each.held_bytes(Writer(self.last, self.shard)) for each in losses) if self.last else 0
+
+    def largest_weight(self, graph: Graph) -> int:
+        """Parameters of the largest matrix of a piece."""
+        return max(map(graph.elements, graph.weights()), default=0)
 
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.

@@ -200,10 +200,6 @@ class Convolution(Operator):
     def trained_passes(self, work: Writer) -> int:
         return 2 if self.reads[0].role == "index" else 3
 
-    @override
-    def working(self, work: Writer) -> int:
-        return sum(map(work.bytes, (*self.reads, *self.writes)))
-
     def _positions(self, work: Writer) -> int:
         return work.graph.sizes["samples"] * self.side**2
 

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from sim.inputs.storage import Checkpointing
 from sim.plan.pieces import by_stage
 from sim.plan.plan import Plan, ties_embeddings
-from sim.workload.memory import stored_bytes, weight_bytes
+from sim.workload.memory import state_bytes as held_bytes
+from sim.workload.memory import weight_bytes
 
 Floats = NDArray[np.float64]
 
 
 def state_bytes(plan: Plan, save: Checkpointing) -> tuple[float, float]:
     """Saved bytes per parameter: of weights, of optimizer state."""
-    weights, optimizer = stored_bytes(plan.shard.precision, plan.software)
+    weights, optimizer = held_bytes(plan.experiment.training, plan.software)
     if save.bytes_per_parameter is None:
         return float(weights), float(optimizer)
     return min(weights, save.bytes_per_parameter), max(0.0, save.bytes_per_parameter - weights)

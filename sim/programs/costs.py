@@ -19,8 +19,8 @@ from sim.plan.pieces import Segment, Sequence, Work, by_stage, sequence_of, work
 from sim.programs.chains import Alone, Cut, cut
 from sim.programs.exchange import Traffic
 from sim.programs.ranks import Job, RankClass
-from sim.workload.memory import weight_bytes
-from sim.workload.optimizer import optimizer_step
+from sim.workload.memory import stored_bytes, weight_bytes
+from sim.workload.optimizer import host_seconds, optimizer_step
 
 WHOLE = -1  # instead of the number of a chunk or a segment: all of them
 
@@ -192,7 +192,8 @@ class Costs:
     def optimizer(self, rank: RankClass) -> Sequence:
         """The optimizer step of a rank."""
         plan = self.job.plan
-        return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision))
+        chosen = plan.experiment.training.optimizer
+        return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision, chosen))
 
     def update(self, number: int) -> Alone:
         """The optimizer step of a rank class with nothing beside it."""
@@ -201,6 +202,15 @@ class Costs:
         if key not in self._chains:
             self._chains[key] = self.job.alone(rank, [(self.optimizer(rank), 1)])
         return self._chains[key]
+
+    def host_update(self, number: int) -> float | None:
+        """The optimizer step of a rank class where the host does it [s], else None."""
+        plan = self.job.plan
+        if not plan.experiment.training.offload.optimizer:
+            return None
+        weight = stored_bytes(plan.shard.precision, plan.software)[0]
+        pcie = plan.cluster.node.host.pcie_bandwidth
+        return host_seconds(self.updated_parameters(self.job.ranks[number]), pcie, weight, weight)
 
 
 # --- recipes ----------------------------------------------------------------------------------
@@ -282,8 +292,10 @@ def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...], costs:
 
 
 def optimizer_action(rank: int, costs: Costs) -> Action:
-    """The optimizer step of a rank."""
-    chain = costs.update(rank)
+    """The optimizer step of a rank, or of the host for it."""
+    chain, host = costs.update(rank), costs.host_update(rank)
+    if host is not None:
+        return Action("optimizer", Category.OPTIMIZER, (rank,), host, parts=((Category.OPTIMIZER, host),))
     return Action(
         "optimizer",
         Category.OPTIMIZER,

@@ -47,6 +47,7 @@ METRICS = {
     "model_tflops_per_accelerator": ("TFLOP/s per accelerator", human.digits),
 }
 KINDS = 8  # kinds of links shown
+MOST = 2  # parts of memory told of a moment
 
 
 def print_report(result: Result, console: Console) -> None:
@@ -236,12 +237,23 @@ def _memory(memory: MemoryResult, fill: str) -> RenderableType:
     share = memory.peak_bytes_per_accelerator / memory.capacity_bytes
     peak = f"{memory.peak_bytes_per_accelerator / size:,.3f} {unit}"
     table.add_row("peak", peak, human.percent(share), f"of {human.size(memory.capacity_bytes)}", style="bold")
+    for moment, parts in memory.moments.items():
+        total = sum(parts.values())
+        most = " and ".join(sorted(parts, key=lambda part: -parts[part])[:MOST])
+        table.add_row(
+            moment, f"{total / size:,.3f} {unit}", human.percent(total / memory.capacity_bytes), most, style="dim"
+        )
+    if memory.host_bytes:
+        table.add_row("host", f"{memory.host_bytes / size:,.3f} {unit}", "", "memory of a node", style="dim")
     return table
 
 
 def _verdict(memory: MemoryResult) -> RenderableType:
     left = memory.capacity_bytes - memory.peak_bytes_per_accelerator
-    if memory.fits:
+    if memory.verdict == "tight":
+        within = f", {human.size(left)} free, less than the error of such predictions ({human.percent(memory.error)})"
+        verdict = Text("TIGHT", style="bold yellow") + Text(within, style="not bold")
+    elif memory.fits:
         verdict = Text("FITS", style="bold green") + Text(f", {human.size(left)} free", style="not bold")
     else:
         verdict = Text("DOES NOT FIT", style="bold red") + Text(f", {human.size(-left)} too much", style="not bold")

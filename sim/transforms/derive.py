@@ -1,7 +1,8 @@
 """From a graph as a family writes it to what everybody else asks of it.
 
-Passes run in a fixed order: kernels of attention; tensor parallelism; 8-bit operands, so that gathers carry 1 B;
-adapters. Then recomputation says what runs again, and the backward pass goes through the operators in reverse.
+Passes run in a fixed order: the stream under autocast; kernels of attention; tensor parallelism; 8-bit operands, so
+that gathers carry 1 B; adapters. Then recomputation says what runs again, and the backward pass goes through the
+operators in reverse.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from sim.graph.operation import Block, Operation, Phase, Shard
 from sim.graph.work import Writer
 from sim.transforms.adapters import adapt
 from sim.transforms.attention_kernel import choose_attention_kernels
-from sim.transforms.precision import cast_operands, widen_stream
+from sim.transforms.autocast import widen_the_stream
+from sim.transforms.precision import cast_operands
 from sim.transforms.recompute import kept, repeated
 from sim.transforms.tensor import split_over_tensor_ranks
 
@@ -21,8 +23,8 @@ Operations = tuple[Operation, ...]
 
 def transform(graph: Graph, shard: Shard) -> Graph:
     """`graph` as one rank runs it under `shard`: changed, and handed back."""
+    widen_the_stream(graph, shard)
     choose_attention_kernels(graph, shard)
-    widen_stream(graph, shard)
     split_over_tensor_ranks(graph, shard)
     cast_operands(graph, shard)
     adapt(graph, shard)
@@ -99,7 +101,7 @@ def _backward(work: Writer, copied: float) -> Operations:
 def _copy_unit(work: Writer, what: str, traffic: float) -> None:
     """Copies between the buffer of a collective and the tensors of a sharded unit (ZeRO-3), or casts of autocast."""
     if traffic:
-        work.memory(f"{what} copied", traffic, _matrices(work.graph) if work.shard.autocast else 1)
+        work.memory(f"{what} copied", traffic, _matrices(work.graph) if work.shard.casts_weights else 1)
 
 
 def _matrices(graph: Graph) -> int:

@@ -1,24 +1,11 @@
-"""Products in 8 bit: where their operands are cast; and what autocast leaves in 32 bit."""
+"""Products in 8 bit: where their operands are cast."""
 
 from __future__ import annotations
 
-from sim.graph.ends import Lookup
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
-from sim.graph.pointwise import Positions, ResidualSum
 from sim.graph.products import Cast, Enter, Linear, WeightCast
-
-
-def widen_stream(graph: Graph, shard: Shard) -> None:
-    """Under autocast embeddings are in 32 bit, and so is what branches in 16 bit are added to (type promotion)."""
-    if not shard.autocast:
-        return
-    for operator in graph.operators:
-        if isinstance(operator, Lookup | Positions | ResidualSum):
-            operator.result.width = 4
-    if graph.source.role == "activation":
-        graph.source.width = 4
 
 
 def cast_operands(graph: Graph, shard: Shard) -> None:

@@ -16,7 +16,7 @@ from sim.inputs.storage import SERIALIZATION_BANDWIDTH
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
 from sim.metrics.result import PowerLevel
-from sim.units import DATA_RATE, POWER, format_quantity
+from sim.units import DATA, DATA_RATE, POWER, format_quantity
 
 SWING = 1e-3  # share above its limit that is told
 GIGABIT = DATA_RATE.units["Gb/s"]
@@ -49,6 +49,29 @@ def _adapters_left(run: Simulated) -> Iterator[str]:
     used = count // server.n_accelerators * server.n_accelerators
     if count > server.n_accelerators and count > used and run.cluster.fabric is not None:
         yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
+
+
+def _tight_memory(run: Simulated) -> Iterator[str]:
+    memory = run.readings.memory
+    if memory.verdict == "tight":
+        share = memory.peak_bytes_per_accelerator / memory.capacity_bytes
+        yield f"memory is tight: {share:.0%} is predicted to be used, and such predictions err by {memory.error:.0%}"
+
+
+def _host_memory(run: Simulated) -> Iterator[str]:
+    """What is moved to the host, and whether it has room."""
+    offload, host, needed = run.setup.training.offload, run.setup.node.host, run.readings.memory.host_bytes
+    if not needed:
+        return
+    if host.memory and needed > host.memory:
+        lack, room = format_quantity(needed, DATA), format_quantity(host.memory, DATA)
+        yield f"the host of a node has {room} of memory, and {lack} would lie there"
+    hidden = [name for name in ("parameters", "activations") if getattr(offload, name)]
+    if hidden:
+        yield f"copies of {' and '.join(hidden)} to and from the host are taken to hide behind computation"
+    if offload.optimizer and not host.pcie_bandwidth:
+        way_out = "cluster.node.host.pcie_bandwidth says how fast"
+        yield f"gradients and weights of the host's optimizer cross PCIe at no cost: {way_out}"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -122,6 +145,8 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
+    _tight_memory,
+    _host_memory,
     _of_data_sheet,
     _adapters_left,
     _network_power,

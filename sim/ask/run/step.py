@@ -65,7 +65,7 @@ class Readings:
     @cached_property  # see critical
     def memory(self) -> MemoryResult:
         """Memory of all stages."""
-        return memory_result(self.job.plan)
+        return memory_result(Setup(self.job.plan.experiment), self.job.plan.architecture)
 
     @cached_property  # see critical
     def links(self) -> tuple[LinkUse, ...]:

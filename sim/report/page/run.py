@@ -6,6 +6,7 @@ Public: `run_page`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from sim.metrics.pictures import Pictures
 from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, RunResult, StepResult
@@ -71,7 +72,7 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
     if result.accelerators_idle:
         size = human.count(result.accelerators + result.accelerators_idle)
         yield "IDLE accelerators", human.count(result.accelerators_idle), f"of the {size} that are powered and paid for"
-    verdict = "fits" if memory.fits else "DOES NOT FIT"
+    verdict = {"fits": "fits", "tight": "fits tightly"}.get(memory.verdict, "DOES NOT FIT")
     yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} into {human.size(memory.capacity_bytes)}"
     if result.run and result.run.finished:
         steps = f"{human.count(result.run.steps)} steps, goodput {human.percent(result.run.goodput)}"
@@ -125,7 +126,17 @@ def _memory_table(memory: MemoryResult) -> str:
         [part, (size, human.size(size)), (size / memory.capacity_bytes, human.percent(size / memory.capacity_bytes))]
         for part, size in memory.parts.items()
     )
-    return table(("part of the fullest stage", "size", "of capacity"), rows)
+    moments: Iterator[list[Cell]] = (
+        [f"peak at {moment}", (total, human.size(total)), (share, human.percent(share))]
+        for moment, total, share in _peaks(memory)
+    )
+    return table(("part of the fullest stage", "size", "of capacity"), chain(rows, moments))
+
+
+def _peaks(memory: MemoryResult) -> Iterator[tuple[str, float, float]]:
+    for moment, parts in memory.moments.items():
+        total = sum(parts.values())
+        yield moment, total, total / memory.capacity_bytes
 
 
 def _network(result: Result, drawn: Pictures | None) -> list[Part]:
