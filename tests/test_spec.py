@@ -299,7 +299,7 @@ def test_place_is_relative_to_the_working_folder(folder: Path, monkeypatch: pyte
         (["cluster.node.local.bandwidth=0"], "4 accelerators a node without a network between them"),
         (["cluster.fabric="], "2 nodes and no network between them"),
         (["cluster.node.nics.count=0"], "2 nodes whose adapters have no rate"),
-        (["cluster.node.nics.count=3"], "3 adapters for 4 accelerators"),
+        (["cluster.node.host.pcie_bandwidth=25 GB/s", "cluster.node.pcie.switches=9"], "9 switches for 4 boards"),
         (["cluster.node.collectives.patterns=[tree]"], "a library without ring and exchange cannot run every"),
         (["cluster.fabric={kind: torus, shape: [1], link: {bandwidth: 1 GB/s}}"], "2 nodes in a fabric with"),
         (["cluster.fabric={kind: graph}"], "a graph needs either graphml or nodes and links"),
