@@ -21,6 +21,7 @@ from sim.plan.fold import Partition, Structure, build_structure, identity_partit
 from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Chunks, build_chunks
 from sim.plan.prune import Covers, distinct, never_full
+from sim.plan.rows import Mask, Rows, first_rows, rates_alone, whole_rows
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
@@ -29,6 +30,8 @@ Ints = NDArray[np.int64]
 SEND_KINDS = {1: "forward", -1: "backward"}
 SEND_KEY = 1_000_000  # of hashed paths, beyond those of groups and of sends to neighbours
 SEND_KEYS = {1: 10, -1: 11}
+PROVED_RANKS = 512  # up to so many are folded over all links that can fill: that costs less than a proof
+FOLDED = 0.5  # more classes than this share of the ranks are not worth another proof
 JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carrier where that is not the ring
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
@@ -56,6 +59,7 @@ class Layout:
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
+    rows: Rows | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Plan:
     "replica", "embedding", "expert", "expert_tensor", "expert_gradient", and sends by `send_kind`), with its carrier
     where that is not the ring. structure: what can hold the job back; links: (n,) cluster link behind each of its
     links. flows: one FlowSet per kind and carrier, over all links; apart: for each of them, whether none of its
-    groups shares a link that can be full with another.
+    groups shares a link that can be full with another. rows: what counts of links in the structure; None: all of
+    every link that can fill, so that no step needs to be checked against the others.
     """
 
     experiment: Experiment
@@ -92,6 +97,7 @@ class Plan:
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
+    rows: Rows | None = None
 
     @cached_property
     def course(self) -> Course:
@@ -125,21 +131,49 @@ class Plan:
 
 
 def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
-    """Place ranks, load links, fold. `experiment` is resolved and checked. Follows from `layout_key` alone."""
+    """Place ranks, load links, fold. `experiment` is resolved and checked. Follows from `layout_key` alone.
+
+    Many ranks are folded over a part of the links, and what their step does is checked against the others.
+    """
     setup, options = Setup(experiment), experiment.simulation
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     flows = job_flows(experiment, setup.workload, grid, cluster)
-    stage = grid.coordinate["pipeline"]
-    structure, links, apart = fold_structure(stage, grid.accelerator, cluster, flows, options.prune == "auto")
+    sets = tuple(flow_set for flow_set, _ in flows.values())
+    can_fill, apart = links_that_fill(cluster, flows, options.prune == "auto")
+    rows = None
+    if options.fold == "auto" and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
+        rows = first_rows(sets, cluster, can_fill)
+        rows = rows if rows.left_out(sets).any() else None
+    structure, links = structure_of(
+        grid.coordinate["pipeline"], grid.accelerator, cluster, sets, rows or whole_rows(sets, can_fill), rows is None
+    )
     return Layout(
         grid=grid,
         structure=structure,
-        flows=tuple(flow_set for flow_set, _ in flows.values()),
+        flows=sets,
         apart=apart,
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
+        rows=rows,
     )
+
+
+def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
+    """The layout of a plan with `more` coefficients that count, (nnz,) of each flow set.
+
+    All of them count, and nothing is left to be checked, where ranks hardly fold any more.
+    """
+    assert plan.rows is not None
+    place = plan.grid.coordinate["pipeline"], plan.grid.accelerator, plan.cluster, plan.flows
+    rows: Rows | None = plan.rows.joined(more)
+    structure, links = structure_of(*place, plan.rows.joined(more), False)
+    partition = refine(structure)
+    if len(partition.representatives()) > plan.grid.n_ranks * FOLDED:
+        rows = None
+        structure, links = structure_of(*place, whole_rows(plan.flows, plan.rows.can_fill), True)
+        partition = refine(structure)
+    return Layout(plan.grid, structure, plan.flows, plan.apart, plan.flow_sets, links, partition, rows)
 
 
 def layout_key(experiment: Experiment) -> tuple[object, ...]:
@@ -178,6 +212,7 @@ def build_plan(
         flow_sets=layout.flow_sets,
         links=layout.links,
         partition=layout.partition,
+        rows=layout.rows,
     )
 
 
@@ -274,6 +309,13 @@ def fold_structure(
     Also the (n,) cluster link behind each link of the structure, and which flow sets share no link that
     can be full: a property of the job, whatever is folded or pruned.
     """
+    sets = tuple(flow_set for flow_set, _ in flows.values())
+    can_fill, apart = links_that_fill(cluster, flows, prune)
+    return *structure_of(stage, accelerator, cluster, sets, whole_rows(sets, can_fill), True), apart
+
+
+def links_that_fill(cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Mask, tuple[bool, ...]]:
+    """Links that can hold flows back, (n_links,), all in use without `prune`; and which sets share none that can."""
     sets = [flow_set for flow_set, _ in flows.values()]
     users = np.zeros(cluster.links.n, dtype=np.int64)
     for alike in _by_kind(sets):
@@ -282,12 +324,25 @@ def fold_structure(
     crowded = can_fill & (users > 1)
     busy = {alike[0].kind: any(crowded[each.link].any() for each in alike) for alike in _by_kind(sets)}
     apart = tuple(not busy[flow_set.kind] for flow_set in sets)
-    used = can_fill if prune else users > 0
+    return (can_fill if prune else users > 0), apart
+
+
+def structure_of(
+    stage: Ints, accelerator: Ints, cluster: Cluster, sets: tuple[FlowSet, ...], rows: Rows, whole: bool
+) -> tuple[Structure, Ints]:
+    """Ranks by stage and speed, and flows over rows; with the (n,) cluster link behind each of these.
+
+    Unless all links are `whole`, flows are told apart by their rates alone, which rows do not give away.
+    """
+    used = np.zeros(cluster.links.n, dtype=bool)
+    for flow_set, counts in zip(sets, rows.counts, strict=True):
+        used[flow_set.link[counts]] = True
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
     label = stage * len(speeds) + speed
-    return build_structure(label, cluster.links.capacity[links], sets, number), links, apart
+    alone = None if whole else [rates_alone(flow_set, cluster) for flow_set in sets]
+    return build_structure(label, cluster.links.capacity[links], list(sets), number, rows.counts, alone), links
 
 
 def _by_kind(sets: list[FlowSet]) -> list[list[FlowSet]]:
