@@ -33,22 +33,15 @@ class Moves(NamedTuple):
 
 
 class Overload(NamedTuple):
-    """What a check found: (n,) link classes and flow classes that were on them while they were overloaded.
-
-    checked: links that were left out of sharing. peak: (n_links,) largest share of capacity of their classes.
-    """
+    """What a check found: (n,) link classes and flow classes that were on them while they were overloaded."""
 
     link: Ints
     flow: Ints
-    checked: int
-    peak: Floats
 
 
-def find_overload(trace: Trace) -> Overload:
+def find_overload(trace: Trace, moves: Moves) -> Overload:
     """Flows to share rates on links of the trace's table that were left out and might have been overloaded."""
-    table = trace.table
-    moves = moves_of(trace)
-    left_out = np.flatnonzero(table.left_out)
+    table, left_out = trace.table, np.flatnonzero(trace.table.left_out)
     alone = table.solo_rates()
     active = (np.bincount(moves.flow, minlength=table.n_flows) > 0) & np.isfinite(alone)
     rate = np.where(active, alone, 0.0)[table.flow]
@@ -66,13 +59,22 @@ def find_overload(trace: Trace) -> Overload:
         link, flow = _guilty(moments, whole, table.flow[entries], load > limit[moments.link])
         links.append(link)
         flows.append(flow)
-    peak = np.zeros(n_links)
-    for entries in _in_turn(table, left_out, moves):
+    return Overload(np.concatenate(links), np.concatenate(flows))
+
+
+def peak_of_left_out(trace: Trace, moves: Moves) -> Floats:
+    """Largest share of capacity on links that were left out, (n_links,); 0 elsewhere.
+
+    A transfer counts at its mean rate, so it is exact where rates did not change.
+    """
+    table = trace.table
+    peak = np.zeros(len(table.capacity))
+    for entries in _in_turn(table, np.flatnonzero(table.left_out), moves):
         moments = _moments(table, entries, moves)
         load = _running(moments, table.coefficient[entries], moves.rate)
-        np.maximum.at(peak, moments.link, load / table.capacity[moments.link])
-    checked = int(table.link_count[left_out].sum())
-    return Overload(np.concatenate(links), np.concatenate(flows), checked, peak)
+        first = np.flatnonzero(np.diff(moments.link, prepend=-1))
+        peak[moments.link[first]] = np.maximum.reduceat(load, first) / table.capacity[moments.link[first]]
+    return peak
 
 
 def moves_of(trace: Trace) -> Moves:
@@ -95,9 +97,10 @@ def moves_of(trace: Trace) -> Moves:
         width = first[which + 1] - first[which]
         row, kind = order[ranges(first[which], width)], np.repeat(kinds, width)
         parts.append(Moves(kind, begin[row], end[row], alone[kind]))
-    joined = Moves(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    order = np.argsort(joined.flow, kind="stable")
-    return Moves(*(column[order] for column in joined))
+    kind = np.concatenate([part.flow for part in parts])
+    order = np.argsort(kind, kind="stable")
+    starts, ends, rates = (np.concatenate([part[place] for part in parts])[order] for place in (1, 2, 3))
+    return Moves(kind[order], starts, ends, rates)
 
 
 def _every_row(trace: Trace) -> tuple[Ints, Floats, Floats]:
@@ -131,7 +134,6 @@ class Moments(NamedTuple):
     link: Ints
     entry: Ints
     move: Ints
-    time: Floats
     step: Ints
 
 
@@ -155,12 +157,15 @@ def _moments(table: FlowTable, entries: Ints, moves: Moves) -> Moments:
     flow = table.flow[entries]
     width = first[flow + 1] - first[flow]
     move, entry = ranges(first[flow], width), np.repeat(np.arange(len(entries)), width)
-    end = np.maximum(moves.end[move] * (1 - TOLERANCE), moves.begin[move])
-    time, step = np.concatenate([moves.begin[move], end]), np.repeat(np.array([1, -1]), len(move))
     move, entry = np.concatenate([move, move]), np.concatenate([entry, entry])
-    link = table.link[entries][entry]
-    order = np.lexsort((step, time, link))
-    return Moments(link[order], entry[order], move[order], time[order], step[order])
+    step = np.repeat(np.array([-1, 1]), len(move) // 2)
+    end = np.maximum(moves.end * (1 - TOLERANCE), moves.begin)
+    time = np.concatenate([end, moves.begin])
+    place = np.empty(len(time), dtype=np.int64)
+    place[np.argsort(time, kind="stable")] = np.arange(len(time))  # ends come first in an instant
+    at = np.where(step > 0, move + len(end), move)
+    order = np.argsort(table.link[entries][entry] * len(time) + place[at])
+    return Moments(table.link[entries][entry][order], entry[order], move[order], step[order])
 
 
 def _running(moments: Moments, weight: Floats, rate: Floats | None = None) -> Floats:
@@ -169,7 +174,8 @@ def _running(moments: Moments, weight: Floats, rate: Floats | None = None) -> Fl
     total = np.cumsum(each if rate is None else each * rate[moments.move])
     first = np.flatnonzero(np.diff(moments.link, prepend=-1))
     before = np.concatenate([[0.0], total])[first]
-    return total - np.repeat(before, np.diff(np.append(first, len(total))))
+    running: Floats = total - np.repeat(before, np.diff(np.append(first, len(total))))
+    return running
 
 
 def _guilty(moments: Moments, moves: Moves, flow: Ints, over: NDArray[np.bool_]) -> tuple[Ints, Ints]:

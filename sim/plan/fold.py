@@ -41,9 +41,9 @@ class Structure:
     """Everything that can differ between ranks, and how it hangs together.
 
     rank_label: (n_ranks,) equal for ranks that do the same on equal hardware. capacity: (n_links,)
-    B/s. flow_label: (n_flows,) records of LABEL: set, latency, span, and where told rates of each flow, all sets in a row;
-    set_start: (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the links it crosses,
-    with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its ranks.
+    B/s. flow_label: (n_flows,) records of LABEL: set, latency and span of each flow, and its rates if it is told apart
+    by them, all sets in a row; set_start: (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the
+    links it crosses, with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its ranks.
     """
 
     rank_label: Ints

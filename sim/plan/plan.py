@@ -18,7 +18,7 @@ from sim.models.family import Architecture, Workload
 from sim.phase import Phase
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
-from sim.plan.grid import RankGrid, build_grid
+from sim.plan.grid import SEEDED, RankGrid, build_grid
 from sim.plan.pieces import Chunks, build_chunks
 from sim.plan.prune import Covers, distinct, never_full
 from sim.plan.rows import Mask, Rows, first_rows, rates_alone, whole_rows
@@ -183,7 +183,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
-    place = plan.order, plan.placement, experiment.seed if plan.placement == "random" else None
+    place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
 
 

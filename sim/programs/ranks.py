@@ -195,6 +195,18 @@ class Job:
         """All operations of a chain, one after the other."""
         return [operation for sequence, count in work for _ in range(count) for operation in self.timed(rank, sequence)]
 
+    def lead(self, rank: RankClass, work: Work, kind: str) -> float:
+        """Seconds of computation in a chain before its first collective of a kind."""
+        seconds = 0.0
+        for sequence, count in work:
+            timed = self.timed(rank, sequence)
+            first = next((place for place, each in enumerate(timed) if each.group == kind), None)
+            before = sum(each.seconds for each in timed[:first] if not each.group)
+            if first is not None:
+                return seconds + before
+            seconds += count * before
+        return seconds
+
     def _all_timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
         """Operations with their times; a collective of several legs is as many in a row."""
         legs = [self._time(rank, operation) for operation in operations]
@@ -419,7 +431,7 @@ def flow_table(plan: Plan) -> FlowTable:
     partition, capacity = plan.partition, plan.structure.capacity
     n_flows = 1 + max((int(f.max()) for f in partition.flow), default=-1)
     examples, whole = first_of_class(partition.link), whole_links(plan)
-    flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows, plan.rows and plan.rows.counts)
+    flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows, plan.rows.counts if plan.rows else None)
     count = np.bincount(partition.link[whole], minlength=len(examples))
     examples[partition.link[whole][::-1]] = np.flatnonzero(whole)[::-1]
     passive = _passive_links(plan, n_flows, plan.links[whole])
@@ -430,7 +442,7 @@ def flow_table(plan: Plan) -> FlowTable:
         link=np.concatenate([link, passive.link + len(examples)]),
         coefficient=np.concatenate([coefficient, passive.load]),
         capacity=np.concatenate([capacity[examples], plan.cluster.links.capacity[passive.example]]),
-        link_count=np.concatenate([count, passive.count]),
+        link_count=np.concatenate([count, passive.links]),
         link_example=np.concatenate([plan.links[examples], passive.example]),
     )
     if plan.rows is None:
@@ -478,13 +490,13 @@ def _loads_on(
 class Passive(NamedTuple):
     """Links in use that take no part in rate sharing, in classes of equal capacity and load.
 
-    example, count, left_out: (n,) one link of each class, how many it stands for, whether it may fill. flow, link,
+    example, links, left_out: (n,) one link of each class, how many it stands for, whether it may fill. flow, link,
     load, inside: (nnz,) flow class, link class, coefficient, and what of it counts in a row. place: (n_links,) class
     of each link of the cluster, -1 for others.
     """
 
     example: Ints
-    count: Ints
+    links: Ints
     left_out: NDArray[np.bool_]
     flow: Ints
     link: Ints

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.ask.run.reuse import keep_layout
-from sim.engine.overload import find_overload
+from sim.engine.overload import find_overload, moves_of, peak_of_left_out
 from sim.engine.trace import Trace
 from sim.plan.plan import CutModel, build_plan, with_rows
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
@@ -46,11 +46,13 @@ def proved_step(job: Job, run: Callable[[Job], Trace], trace: Trace | None = Non
     """Run a job until no link is overloaded. trace: of the first run, if there was one. Raises Deadlock."""
     trace, rounds = trace or run(job), 1
     while job.plan.rows is not None:
-        found = find_overload(trace)
+        moves = moves_of(trace)
+        found = find_overload(trace, moves)
         if not len(found.link):
-            peak = np.maximum(trace.link_peak, found.peak)
+            peak = np.maximum(trace.link_peak, peak_of_left_out(trace, moves))
+            checked = int(job.table.link_count[job.table.left_out].sum())
             joined = int((~whole_links(job.plan)).sum())
-            return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, found.checked, joined))
+            return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, checked, joined))
         plan = job.plan
         layout = with_rows(plan, guilty_rows(plan, job.table, found.link, found.flow))
         keep_layout(plan.experiment, layout)

@@ -102,7 +102,7 @@ class Simulated:
     trace: Trace
     feeding: Feeding | None
     readings: Readings
-    proof: Proof = Proof()
+    proof: Proof
 
     def of(self, experiment: Experiment) -> Simulated:
         """The same step of an experiment that differs in nothing that steps depend on."""
@@ -145,9 +145,7 @@ class Prepared:
             if feeding.stall_s > 0:
                 step = proved_step(step.job, partial(_run, input_stall=feeding.stall_s))
         readings = Readings(step.job, step.trace)
-        return Simulated(
-            self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof
-        )
+        return Simulated(self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof)
 
 
 def prepare_step(experiment: Experiment) -> Prepared:
