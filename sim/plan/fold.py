@@ -43,7 +43,8 @@ class Structure:
     rank_label: (n_ranks,) equal for ranks that do the same on equal hardware. capacity: (n_links,)
     B/s. flow_label: (n_flows,) records of LABEL: set, latency and span of each flow, and its rates if it is told apart
     by them, all sets in a row; set_start: (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the
-    links it crosses, with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its ranks.
+    links it crosses, with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its
+    ranks.
     """
 
     rank_label: Ints

@@ -237,9 +237,9 @@ def chain_action(label: str, place: Place, costs: Costs) -> Action:
     )
 
 
-def begin_action(place: Place, costs: Costs) -> Action:
+def begin_action(label: str, place: Place, costs: Costs) -> Action:
     """A rank begins a pass that it goes through in lock-step with others of its group."""
-    return Action("begin", Category.OTHER, (place.rank,), lead=costs.lead(place))
+    return Action(label, Category.COMPUTE, (place.rank,), lead=costs.lead(place))
 
 
 def step_action(label: str, place: Place, number: int, costs: Costs) -> Action:

@@ -90,7 +90,7 @@ class PassWriter:
         where = (place.phase, place.chunk, role, place.position)
         begun = tuple(token(self.script.kind("begun", member, where)) for member in together)
         mine = begun[together.index(rank.number)]
-        begin = self.script.new_template(waits, partial(begin_action, place), mine)
+        begin = self.script.new_template(waits, partial(begin_action, label, place), mine)
         return [(rank.number, begin), (rank.number, self.script.new_template(begun, chain, signal))]
 
     def _cut(
