@@ -83,7 +83,9 @@ def moves_of(trace: Trace) -> Moves:
     alone = trace.table.solo_rates()
     flow = np.array([action.flow for action in actions], dtype=np.int64)
     size, latency = (np.array([getattr(each, name) for each in actions]) for name in ("size", "latency"))
-    carried = [(number, kind) for number, each in enumerate(actions) for kind, moved in each.carried if moved > 0]
+    carried = [
+        (number, kind) for number, each in enumerate(actions) for kind, moved in trace.carried(each) if moved > 0
+    ]
     action, begin, end = _every_row(trace)
     chosen = (flow[action] >= 0) & (size[action] > 0)
     act, since, until = action[chosen], begin[chosen] + latency[action[chosen]], end[chosen]

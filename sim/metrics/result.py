@@ -221,6 +221,23 @@ class Exactness:
 
 
 @dataclass(frozen=True)
+class BoundedResult:
+    """What is reported where only bounds of the step time were asked for; the same names as in `Result`."""
+
+    name: str
+    accelerators: int
+    exactness: Exactness
+    folding: dict[str, int]  # ranks, rank_classes
+    wall_s: float
+    seed: int
+    version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps(..., sort_keys=True)`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Result:
     """Everything a run reports."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,12 +21,13 @@ from sim.plan.fold import Partition, Structure, build_structure, identity_partit
 from sim.plan.grid import SEEDED, RankGrid, build_grid
 from sim.plan.pieces import Chunks, build_chunks
 from sim.plan.prune import Covers, distinct, never_full
-from sim.plan.rows import Mask, Rows, first_rows, rates_alone, whole_rows
+from sim.plan.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 SEND_KINDS = {1: "forward", -1: "backward"}
 SEND_KEY = 1_000_000  # of hashed paths, beyond those of groups and of sends to neighbours
 SEND_KEYS = {1: 10, -1: 11}
@@ -157,6 +158,40 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
         rows=rows,
     )
+
+
+def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[Layout, Floats]]:
+    """Ranks folded as if no two flows ever met, and the rate of each flow class, (n,) [B/s]: two layouts alike.
+
+    In the first flows have their rates alone and the least latency of their like, in the second the least rates that
+    sharing can give them, and the most latency.
+    """
+    setup = Setup(experiment)
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    flows = job_flows(experiment, setup.workload, grid, cluster)
+    sets = tuple(flow_set for flow_set, _ in flows.values())
+    stage = grid.coordinate["pipeline"]
+    rows = Rows(tuple(np.zeros(len(each.link), dtype=bool) for each in sets), np.zeros(cluster.links.n, dtype=bool))
+    numbers = {kind: number for number, kind in enumerate(flows)}
+    rates = least_rates(sets, cluster)
+    for which, extreme in enumerate((np.minimum, np.maximum)):
+        alike = tuple(_with_latency(flow_set, stage, extreme) for flow_set in sets)
+        structure, links = structure_of(stage, grid.accelerator, cluster, alike, rows, False)
+        partition = refine(structure)
+        n_flows = 1 + max((int(classes.max()) for classes in partition.flow), default=-1)
+        rate = np.full(n_flows, np.inf if which else 0.0)
+        for classes, of_set in zip(partition.flow, rates, strict=True):
+            (np.minimum if which else np.maximum).at(rate, classes, of_set[which])
+        yield Layout(grid, structure, alike, (True,) * len(sets), numbers, links, partition, None), rate
+
+
+def _with_latency(flow_set: FlowSet, stage: Ints, extreme: np.ufunc) -> FlowSet:
+    """A set in which all flows of a stage over as many nodes have the least or the most latency of them."""
+    key = stage[flow_set.members[:, 0]] * (1 + int(flow_set.nodes.max(initial=0))) + flow_set.nodes
+    known, like = np.unique(key, return_inverse=True)
+    latency = np.full(len(known), -np.inf if extreme is np.maximum else np.inf)
+    extreme.at(latency, like, flow_set.latency)
+    return replace(flow_set, latency=latency[like])
 
 
 def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:

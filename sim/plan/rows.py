@@ -89,3 +89,22 @@ def _least(flow_set: FlowSet, value: Floats) -> Floats:
 def _rounded(rate: Floats) -> Floats:
     fraction, exponent = np.frexp(rate)
     return np.where(np.isfinite(rate), np.ldexp(np.rint(fraction * 2.0**BITS) / 2.0**BITS, exponent), rate)
+
+
+def least_rates(sets: Sequence[FlowSet], cluster: Cluster) -> list[tuple[Floats, Floats]]:
+    """For each set the rate of each flow alone, and the least that max-min sharing can give it, (n,) each [B/s].
+
+    The least is its part of the tightest link when all flows there are active: each flow gets as much as the slowest
+    flow of some full link on its way, and there as much as all others do (Bertsekas & Gallager, sec. 6.5.2).
+    """
+    total = np.zeros(cluster.links.n)
+    for flow_set in sets:
+        total += np.bincount(flow_set.link, flow_set.coefficient, cluster.links.n)
+    capacity = cluster.links.capacity
+    return [
+        (
+            _least(flow_set, capacity[flow_set.link] / flow_set.coefficient),
+            _least(flow_set, capacity[flow_set.link] / total[flow_set.link]),
+        )
+        for flow_set in sets
+    ]

@@ -222,7 +222,6 @@ def given_action(action: Action, costs: Costs) -> Action:
 def chain_action(label: str, place: Place, costs: Costs) -> Action:
     """A chain of block passes that meets nobody."""
     chain, flows = costs.chain(place), costs.job.ranks[place.rank].flows
-    carried = [(flows[group], size) for group, size in chain.sizes.items()]
     return Action(
         label,
         Category.COMPUTE,
@@ -230,7 +229,7 @@ def chain_action(label: str, place: Place, costs: Costs) -> Action:
         chain.seconds,
         parts=tuple(chain.parts.items()),
         comm=chain.comm,
-        carried=tuple(each for each in carried if costs.job.flows[each[0]].members[0] == place.rank),
+        carried=tuple([(flows[group], size) for group, size in chain.sizes.items()]),
         operations=chain.operations,
         joules=tuple(chain.spent.joules.items()),
         busy=chain.spent.busy,

@@ -81,9 +81,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
             *(lived.notes(whole) if lived and whole else ()),
         ),
         folding=folding(run),
-        exactness=Exactness(
-            rounds=run.proof.rounds, links_checked=run.proof.checked, links_joined=run.proof.joined
-        ),
+        exactness=Exactness(rounds=run.proof.rounds, links_checked=run.proof.checked, links_joined=run.proof.joined),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
         seed=experiment.seed,
