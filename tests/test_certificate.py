@@ -57,9 +57,7 @@ def job(seed: int) -> dict[str, Any]:
             "rail_optimized": one_of(True, False),
         }
         | tiers,
-        "routing": one_of(
-            {}, {}, {"kind": "spray"}, {"kind": "ecmp", "seed": seed}, {"kind": "ecmp", "queue_pairs": 2}
-        ),
+        "routing": one_of({}, {}, {"kind": "spray"}, hashed, hashed | {"queue_pairs": 2}),
         "model": {"layers": pipeline * one_of(1, 2)},
         "parallelism": {
             "tensor": tensor,

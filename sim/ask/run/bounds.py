@@ -2,7 +2,8 @@
 
 The order of things in a step does not depend on rates, so a step lasts no less if a transfer takes longer. With every
 flow at its rate alone it is a lower bound, with every flow at the least rate that max-min sharing can give it an upper
-one; so with the least and the most latency of like groups. Nobody meets anybody in either, so both fold to a handful of ranks.
+one; so with the least and the most latency of like groups. Nobody meets anybody in either, so both fold to a handful
+of ranks.
 
 Public: `Bounds`, `bounded`, `step_bounds`.
 """
