@@ -16,6 +16,7 @@ from bench.cases import (
     points,
     sweeps,
     sweeps_on_dask,
+    unfriendly,
 )
 from bench.measure import ROOT
 
@@ -33,7 +34,7 @@ def main() -> None:
 def rows() -> Iterator[Row]:
     """All measurements, one after another: nothing else should run meanwhile."""
     sweeping = chain(points(), sweeps(), sweeps_on_dask())
-    return chain(event_rates(), sweeping, all_reduce(), growth(), long_runs(), cold_starts())
+    return chain(event_rates(), sweeping, all_reduce(), growth(), unfriendly(), long_runs(), cold_starts())
 
 
 def show(row: Row) -> str:

@@ -30,6 +30,16 @@ TWO_PROCESSES = ("-j", "2")
 MANY = ("--set", "axes.0.log_range.count=50")  # failure rates: 10,000 points
 DASK_SHARE = 0.9
 ANEW = "simulation.reuse=off"  # every planning is a first one
+SLOW_PARTS = {
+    "one slow GPU": "degradations=[{accelerator: node7/gpu3, factor: 0.8}]",
+    "one slow cable": "degradations=[{link: node7/nic3<->unit0/leaf3, factor: 0.5}]",
+}
+HASHED = "cluster.routing={kind: ecmp}"
+UNEQUAL = (  # name, change, accelerators, seconds
+    ("hashing", HASHED, 1_024, 1.5),
+    ("hashing", HASHED, 2_048, 12.0),
+    ("nodes shuffled", "parallelism.placement=random_nodes", 8_192, 5.0),
+)
 REPLICA = 128  # accelerators of one replica of GROWN
 REPLICA_BATCH = 16  # sequences per step of one replica of GROWN
 
@@ -109,10 +119,41 @@ def growth() -> Iterator[Row]:
         yield Row(f"peak memory, {run['accelerators']:,} accelerators", peak, peak, "MB", ratio=ratio)
 
 
-def _grown(accelerators: int) -> Any:
+def _grown(accelerators: int, *changes: str) -> Any:
     replicas = accelerators // REPLICA
     settings = ("cluster=dgx-h100-superpod", f"nodes={accelerators // 8}", f"parallelism.data={replicas}", ANEW)
-    return in_child("step", GROWN, "5", *settings, f"training.global_batch={replicas * REPLICA_BATCH}")
+    return in_child("step", GROWN, "5", *settings, *changes, f"training.global_batch={replicas * REPLICA_BATCH}")
+
+
+def unfriendly() -> Iterator[Row]:
+    """Shapes in which replicas are not alike, against the friendly one in the same run."""
+    friendly = _ragged(1_024)
+    yield time_row("175B on 1,024, friendly shape", Sample(tuple(friendly["seconds"])))
+    for accelerators, times in ((8_192, 3.0), (131_072, 10.0)):
+        run, least = _ragged(accelerators), min(friendly["seconds"])
+        ratio = f"x{min(run['seconds']) / least:.1f} of the friendly one, {run['peak_bytes'] / 1e6:.0f} MB"
+        yield time_row(f"175B on {accelerators:,}, ragged units", Sample(tuple(run["seconds"])), times * least, ratio)
+        simulation, base = Sample(tuple(run["simulation_s"])), min(friendly["simulation_s"])
+        yield time_row(f"175B on {accelerators:,}, without planning", simulation, 3 * base)
+    for name, change in SLOW_PARTS.items():
+        run = _grown(GROWTH[1], change)
+        yield time_row(f"405B on 16,384, {name}", Sample(tuple(run["seconds"])), 0.5)
+    for name, change, accelerators, limit in UNEQUAL:
+        run = _ragged(accelerators, change, repetitions=1)
+        memory = f"{run['peak_bytes'] / 1e6:.0f} MB"
+        yield time_row(f"175B on {accelerators:,}, {name}", Sample(tuple(run["seconds"])), limit, memory)
+    bounded = in_child("bounds", SWEPT, *_ragged_changes(8_192), HASHED)
+    width = f"{bounded['width']:.2%} apart"
+    yield time_row("175B on 8,192, hashing: bounds", Sample(tuple(bounded["seconds"])), 1.0, width)
+
+
+def _ragged(accelerators: int, *changes: str, repetitions: int = 3) -> Any:
+    return in_child("step", SWEPT, str(repetitions), *_ragged_changes(accelerators), *changes, ANEW)
+
+
+def _ragged_changes(accelerators: int) -> tuple[str, ...]:
+    nodes = accelerators // 8
+    return f"nodes={nodes}", f"training.global_batch={12 * nodes}", "parallelism.data=null"
 
 
 def all_reduce() -> Iterator[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.measure import peak_memory, timed
 from sim.ask.run.accounts import open_accounts
+from sim.ask.run.bounds import step_bounds
 from sim.ask.run.lives import prepare_life
 from sim.ask.run.simulate import predict, simulate
 from sim.ask.run.step import prepare_step
@@ -82,7 +83,21 @@ def lives(experiment: str, number: str, jobs: str) -> dict[str, Any]:
         return {"seconds": [time.perf_counter() - begin], "peak_bytes": peak_memory()}
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "point": point, "life": life, "lives": lives}
+def bounds(experiment: str, *overrides: str) -> dict[str, Any]:
+    """Bound a step time: times [s], and how far the bounds are apart as a share of the lower one."""
+    loaded = load_experiment(experiment, overrides).experiment
+    found = step_bounds(loaded)
+    times = timed(lambda: step_bounds(loaded), 3)
+    return {"seconds": list(times.values), "width": found.upper_s / found.lower_s - 1}
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {
+    "step": step,
+    "point": point,
+    "life": life,
+    "lives": lives,
+    "bounds": bounds,
+}
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](*sys.argv[2:])))

@@ -24,7 +24,12 @@ class Memo(Generic[ValueT]):
         if key in self.known:
             self.known.move_to_end(key)
             return self.known[key][0]
-        value = make()
+        return self.put(key, make(), weigh)
+
+    def put(self, key: Hashable, value: ValueT, weigh: Callable[[ValueT], float]) -> ValueT:
+        """Keep `value` for `key`, whatever was known."""
+        if key in self.known:
+            self.weight -= self.known.pop(key)[1]
         weight = weigh(value)
         self.known[key] = value, weight
         self.weight += weight

@@ -19,7 +19,7 @@ from sim.inputs.records import Experiment
 from sim.metrics.links import flow_bytes
 from sim.plan.plan import build_plan
 from sim.programs.costs import given_action
-from sim.programs.ranks import Job, build_job
+from sim.programs.ranks import Job, build_job, whole_links
 
 Fields = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -357,6 +357,7 @@ def peak_by_link(run: Simulated) -> Floats:
     """Largest share of capacity of every link of the cluster that rates were shared on; nan elsewhere."""
     peak = np.full(run.cluster.links.n, np.nan)
     peak[run.plan.links] = run.trace.link_peak[: run.trace.table.n_shared][run.plan.partition.link]
+    peak[run.plan.links[~whole_links(run.plan)]] = np.nan
     return peak
 
 

@@ -328,3 +328,33 @@ def test_a_folder_in_place_of_a_file_is_a_wrong_option(
     assert outcome.code == 2
     assert option in outcome.err
     assert "directory" in outcome.err
+
+
+class TestBounds:
+    def test_they_hold_the_step_time(self, cli: Cli) -> None:
+        bounds = json.loads(cli("run", *SMALL, "--bounds", "--json").out)["exactness"]
+        run = json.loads(cli("run", *SMALL, "--json").out)
+        assert bounds["answer"] == "bounds"
+        assert run["exactness"] == {
+            "answer": "exact",
+            "links_checked": 0,
+            "links_joined": 0,
+            "lower_s": None,
+            "rounds": 1,
+            "upper_s": None,
+        }
+        assert bounds["lower_s"] <= run["step"]["time_s"] * (1 + 1e-9) <= bounds["upper_s"] * (1 + 2e-9)
+
+    def test_text_says_how_wide_they_are(self, cli: Cli) -> None:
+        outcome = cli("run", *SMALL, "--bounds")
+        assert outcome.code == 0
+        assert "step time between" in outcome.out
+
+    def test_a_bounded_step_has_no_lives(self, cli: Cli) -> None:
+        assert cli("run", *SMALL, "--bounds", "--seeds", "3").code == 2
+
+    @pytest.mark.parametrize("change", ["power.limit=500 W"])
+    def test_what_bounds_do_not_know_is_refused(self, cli: Cli, change: str) -> None:
+        outcome = cli("run", *SMALL, "--bounds", "--set", change)
+        assert outcome.code == 3
+        assert change.split("=", maxsplit=1)[0] in outcome.err

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from equal import assert_same
 from plans import small_experiment
 from test_pipeline import IDEAL
 from test_plan_search import bounds_of, exhaustive
 from test_schedule import walk
-from test_shortcuts import SHORTCUTS, assert_same
+from test_shortcuts import SHORTCUTS
 
 from sim.ask.plan.axes import axes_of, with_values
 from sim.ask.plan.search import search_plans

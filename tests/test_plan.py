@@ -119,8 +119,11 @@ class TestExperts:
         np.testing.assert_array_equal(named.groups("expert"), plain.groups("expert"))
 
 
+PLACEMENTS = ["packed", "round_robin", "random", "random_nodes", "fragmented"]
+
+
 class TestPlacement:
-    @given(st.integers(1, 32), st.sampled_from(["packed", "round_robin", "random"]), st.integers(0, 5))
+    @given(st.integers(1, 32), st.sampled_from(PLACEMENTS), st.integers(0, 5))
     def test_every_rank_has_its_own_accelerator(self, n_ranks: int, placement: str, seed: int) -> None:
         cluster = cluster_of()
         where = place_ranks(placement, n_ranks, cluster, seed).tolist()
@@ -131,10 +134,9 @@ class TestPlacement:
     def test_no_placement_uses_more_nodes_than_a_packed_one(self, n_ranks: int) -> None:
         cluster = cluster_of()
         nodes = [
-            len(set(cluster.node_of(place_ranks(placement, n_ranks, cluster, 1)).tolist()))
-            for placement in ("packed", "round_robin", "random")
+            len(set(cluster.node_of(place_ranks(placement, n_ranks, cluster, 1)).tolist())) for placement in PLACEMENTS
         ]
-        assert nodes == [-(-n_ranks // 8)] * 3
+        assert nodes == [-(-n_ranks // 8)] * len(PLACEMENTS)
 
     def test_round_robin_goes_from_node_to_node(self) -> None:
         assert cluster_of().node_of(place_ranks("round_robin", 32, cluster_of(), 0)).tolist() == [0, 1, 2, 3] * 8
@@ -142,6 +144,26 @@ class TestPlacement:
     def test_random_follows_the_seed_only(self) -> None:
         first, again, other = (place_ranks("random", 32, cluster_of(), seed).tolist() for seed in (1, 1, 2))
         assert first == again != other
+
+    def test_shuffled_nodes_stay_whole(self) -> None:
+        where = place_ranks("random_nodes", 32, cluster_of(), 3).reshape(4, 8)
+        np.testing.assert_array_equal(where - where[:, :1], np.tile(np.arange(8), (4, 1)))
+        nodes = (where[:, 0] // 8).tolist()
+        assert sorted(nodes) == [0, 1, 2, 3] != nodes
+
+    def test_a_fragmented_job_has_nodes_anywhere_in_the_cluster_in_their_order(self) -> None:
+        cluster = cluster_of()
+        found = {
+            tuple(cluster.node_of(place_ranks("fragmented", 16, cluster, seed))[::8].tolist()) for seed in range(40)
+        }
+        assert found == {(a, b) for a in range(4) for b in range(a + 1, 4)}
+
+    def test_named_nodes_are_filled_in_the_order_of_their_names(self) -> None:
+        cluster = cluster_of()
+        packed = place_ranks("packed", 12, cluster, 0, ("node3", "node1"))
+        assert packed.tolist() == [*range(24, 32), *range(8, 12)]
+        turns = cluster.node_of(place_ranks("round_robin", 4, cluster, 0, ("node3", "node1")))
+        assert turns.tolist() == [3, 3, 3, 3]
 
     def test_an_explicit_list_is_taken_as_it_is(self) -> None:
         grid = grid_of({"tensor": 1, "context": 1, "pipeline": 1, "data": 3}, placement=(9, 2, 30))

@@ -222,7 +222,10 @@ def test_loading_leaves_cached_files_alone() -> None:
         ("cluster.node.accelerator.memory={capasity: 1 GB}", "is 'capasity' meant to be it?"),
         ("parallelism.sequence_parallel=yes", "must be true or false, not 'yes'; write true"),
         ("parallelism.placement=[0, x]", "parallelism.placement.1: must be a whole number, not 'x'"),
-        ("parallelism.placement=near", "must be one of packed, round_robin, random, not 'near'"),
+        (
+            "parallelism.placement=near",
+            "packed, round_robin, random, random_nodes, fragmented, not 'near'",
+        ),
         ("description=405", 'must be text, not 405; write "405"'),
         ("cluster.node.accelerator.matrix.tile=[1]", "an entry is missing"),
         ("workload=3", "workload: must be a name, a path or a mapping of keys, not 3"),

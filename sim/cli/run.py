@@ -53,19 +53,24 @@ def run(
         Path | None,
         Option("--output", "-o", metavar="DIR", help="Also write result.json, manifest.json and events.jsonl there."),
     ] = None,
+    bounds: Annotated[
+        bool, Option("--bounds", help="Only bound the step time, where the exact one would cost too much.")
+    ] = False,
 ) -> int:
     """Simulate one experiment.
 
     With --seeds, lives are kept as they end, in DIR or results/NAME, and the same command goes on after an
     interruption. Exit code 1 says that it ran, but does not fit into memory, never comes to its end, or missed the
-    tolerance of its measurement.
+    tolerance of its measurement. Bounds of the step time are proved in a moment, whatever the shape.
     """
     from sim.ask.run.single import default_folder, meets_expectations, run_experiment
     from sim.ask.seeds.seeds import Seeds
     from sim.cli.progress import bar, counted
 
-    folder = writable(directory) if directory else None
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    if bounds:
+        return _bound(source, changes, json, alone=not (seeds or precision or directory))
+    folder = writable(directory) if directory else None
     close = share(precision, "--precision") if precision else None
     many = Seeds(seeds or MOST, close, jobs) if seeds or close else None
     show = partial(_show, json=json)
@@ -75,6 +80,21 @@ def run(
     else:
         result = run_experiment(source, changes, partial(bar, "simulating"), folder=folder, show=show)
     return output.FINE if meets_expectations(result) else output.MISSED
+
+
+def _bound(source: str, changes: list[str], json: bool, *, alone: bool) -> int:
+    """Bounds of the step time, printed. Raises as loading and planning do."""
+    from sim.ask.run.bounds import bounded
+    from sim.report.bounds import bounds_text
+
+    if not alone:
+        raise BadParameter("a bounded step has no lives and no files", param_hint="--bounds")
+    found = bounded(source, changes)
+    if json:
+        output.emit_json(found.to_json())
+    else:
+        output.emit_rich(lambda console: console.print(bounds_text(found), highlight=False, markup=False))
+    return output.FINE
 
 
 def _show(result: Result, json: bool) -> None:

@@ -10,12 +10,13 @@ alone. If somebody comes near before it is on its links, it is called back and j
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import inf
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from simpy.core import Environment
 from simpy.events import Event
 
@@ -37,6 +38,10 @@ class FlowTable:
     flows and no link. Only the first
     `n_shared` link classes can ever be full; the others are there to count bytes. priority: of each class, those of a
     lower number are served first, as if the others were not there; all are alike if it is empty.
+
+    left_out: (n_links,) link classes that do not share rates although they may fill, so that what is on them has to be
+    checked (`engine/overload.py`); inside: (nnz,) what of a coefficient on them counts in a row among the shared ones;
+    place: (n,) link class of each link of the cluster, -1 without traffic. All three empty if none is left out.
     """
 
     n_flows: int
@@ -48,6 +53,9 @@ class FlowTable:
     link_count: Ints
     link_example: Ints
     priority: tuple[int, ...] = ()
+    left_out: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    inside: Floats = field(default_factory=lambda: np.zeros(0))
+    place: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def solo_rates(self) -> Floats:
         """Rate of each class when it is alone, (n_flows,) B/s."""

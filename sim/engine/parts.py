@@ -26,16 +26,37 @@ def find_parts(program: Program, beats: dict[int, int], conflicts: Conflicts) ->
     first: dict[int, int] = {}
     for s in beats:
         first.setdefault(root[s], s)
+    touched = _Touched(whole)
     parts = []
     for r, streams in members.items():
         if r in first:
             signals = frozenset(kind for s in streams for kind in _signals(whole[s]))
             met = {flow for s in streams for own in flows[s] for flow in conflicts[own]}
             ranks = {program.streams[s].rank for s in streams}
-            inside = set(streams)
-            others = [s for s, mine in enumerate(whole) if s not in inside and _touches(mine, signals, met, ranks)]
+            others = sorted(touched.by(signals, met, ranks) - set(streams))
             parts.append(Part(streams, first[r], beats[first[r]], streams + others, signals))
     return parts
+
+
+class _Touched:
+    """Streams by what they may touch: flow classes they move, ranks they slow, tokens they wait for."""
+
+    def __init__(self, instructions: list[Instructions]) -> None:
+        self.moves: dict[int, set[int]] = {}
+        self.slows: dict[int, set[int]] = {}
+        self.waits: dict[int, set[int]] = {}
+        for s, mine in enumerate(instructions):
+            for template, action in mine:
+                self.moves.setdefault(action.flow, set()).add(s)
+                for rank in action.steals:
+                    self.slows.setdefault(rank, set()).add(s)
+                for kind, _ in template.waits:
+                    self.waits.setdefault(kind, set()).add(s)
+
+    def by(self, signals: frozenset[int], flows: set[int], ranks: set[int]) -> set[int]:
+        """Streams that may use links of these flows, slow the work of these ranks, or wait for these tokens."""
+        tables = (self.moves, flows), (self.slows, ranks), (self.waits, signals)
+        return {s for table, keys in tables for key in keys for s in table.get(key, ())}
 
 
 def _instruction(program: Program, number: int) -> tuple[Template, Action]:
@@ -54,16 +75,6 @@ def _flows(instructions: Instructions) -> set[int]:
     return carried | {action.flow for _, action in instructions if action.flow >= 0}
 
 
-def _touches(instructions: Instructions, signals: frozenset[int], flows: set[int], ranks: set[int]) -> bool:
-    """Whether they may use links of these flows, slow the work of these ranks, or wait for these tokens."""
-    return any(
-        action.flow in flows
-        or not ranks.isdisjoint(action.steals)
-        or any(kind in signals for kind, _ in template.waits)
-        for template, action in instructions
-    )
-
-
 def _joined(loops: list[Instructions], flows: list[set[int]], conflicts: Conflicts) -> list[int]:
     """Union of streams that exchange tokens or share links in their loops; root of each stream."""
     parent = list(range(len(loops)))
@@ -75,10 +86,11 @@ def _joined(loops: list[Instructions], flows: list[set[int]], conflicts: Conflic
         return s
 
     looping = set().union(*flows)
+    near = {flow: [-1 - other for other in conflicts[flow] if other in looping] for flow in looping}
     first: dict[int, int] = {}  # token kind, or -1 less a flow class -> the first stream that has to do with it
     for s, loop in enumerate(loops):
         keys = [*_signals(loop), *(kind for template, _ in loop for kind, _ in template.waits)]
-        keys += [-1 - other for flow in flows[s] for other in conflicts[flow] if other in looping]
+        keys += [key for flow in flows[s] for key in near[flow]]
         for key in keys:
             other = first.setdefault(key, s)
             if other != s:

@@ -39,7 +39,8 @@ class Action(NamedTuple):
     Work is computation, or a collective that shares its links with nobody. It may stand for a chain of
     operations: `parts` are its exposed seconds by category, `comm` the seconds of its collectives,
     hidden or not. `carried` are the bytes it moves by flow class. `joules` is the energy of the computation in it
-    by phase on each rank, `busy` the seconds that this computation needs at full speed.
+    by phase on each rank, `busy` the seconds that this computation needs at full speed. `lead`: of the begin of work
+    that several ranks go through together, the seconds of it that each does before it needs the others.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Action(NamedTuple):
     operations: int = 1
     joules: tuple[tuple[str, float], ...] = ()
     busy: float = 0.0
+    lead: float = 0.0
 
     @property
     def is_computation(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.network import FlowTable
-from sim.engine.program import Program
+from sim.engine.program import Action, Program
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -58,6 +58,15 @@ class Trace:
     def actions(self) -> Ints:
         """Number of the action of each row, (n,)."""
         return np.array([template.action for template in self.program.templates], dtype=np.int64)[self.template]
+
+    def carried(self, action: Action) -> list[tuple[int, float]]:
+        """Bytes inside an action by flow class; of a flow of several rank classes those of the first, as they are one.
+
+        Members of a group that go through a chain together have an action each.
+        """
+        if not self.flow_ranks:
+            return list(action.carried)
+        return [(flow, size) for flow, size in action.carried if self.flow_ranks[flow][:1] == action.ranks[:1]]
 
     def weights(self) -> Ints:
         """How often each stored row happened, (n,)."""

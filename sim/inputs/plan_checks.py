@@ -6,6 +6,7 @@ Public: `PLAN_CHECKS`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from sim.errors import Problem, finding, indivisible, listed
@@ -14,6 +15,7 @@ from sim.inputs.setup import Setup
 from sim.schedule.catalogue import SCHEDULES, course_of
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
+MOST_NAMED = 5  # nodes in a message
 SECONDS_A_PASS, BYTES_A_PASS = 1.5e-5, 350.0  # measured with one stage and a million microbatches
 
 
@@ -147,6 +149,28 @@ def check_placement(setup: Setup) -> Iterator[Problem]:
         yield finding(key, f"there is no accelerator{listed(outside)}", f"they are numbered 0 to {size - 1}")
 
 
+def check_on_nodes(setup: Setup) -> Iterator[Problem]:
+    """The nodes that are asked for exist, once each, and hold all ranks."""
+    names, key = setup.parallelism.on_nodes, "parallelism.on_nodes"
+    if names is None:
+        return
+    nodes = setup.accelerators // setup.node.accelerators
+    if not isinstance(setup.parallelism.placement, str):
+        yield finding(key, "the placement names each accelerator", "give one of the two")
+    if outside := [name for name in names if not 0 <= node_number(name) < nodes]:
+        yield finding(key, f"there is no {', '.join(outside[:MOST_NAMED])}", f"they are node0 to node{nodes - 1}")
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        yield finding(key, f"{', '.join(twice[:MOST_NAMED])} appear twice", "name each once")
+    elif (room := len(names) * setup.node.accelerators) < setup.ranks:
+        yield finding(key, f"{len(names)} nodes hold {room} of {setup.ranks} ranks", "name more, or use fewer ranks")
+
+
+def node_number(name: str) -> int:
+    """Number of the node of that name; -1 if no node is called so."""
+    digits = name.removeprefix("node")
+    return int(digits) if digits != name and digits.isdecimal() and digits == str(int(digits)) else -1
+
+
 def check_shard_group(setup: Setup) -> Iterator[Problem]:
     """Shard groups divide the ranks that hold the same weights, and need something to shard."""
     group, ranks = setup.parallelism.shard_group, setup.data * setup.parallelism.context
@@ -206,6 +230,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_precision_supported,
     check_order_is_complete,
     check_placement,
+    check_on_nodes,
     check_shard_group,
     check_expert,
     check_adapters,

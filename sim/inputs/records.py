@@ -395,9 +395,10 @@ class Parallelism(Record):
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
         default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"
     )
-    placement: Literal["packed", "round_robin", "random"] | tuple[int, ...] = Field(
-        default="packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle, or an explicit list"
+    placement: Literal["packed", "round_robin", "random", "random_nodes", "fragmented"] | tuple[int, ...] = Field(
+        default="packed", description="rank to accelerator: in order, node by node in turn, seeded shuffle of accelerators or of whole nodes, in order on seeded nodes of the whole cluster, or an explicit list"
     )
+    on_nodes: tuple[Name, ...] | None = Field(default=None, description="nodes to use, by name and in this order, as [node3, node17]; all of the cluster if absent")
 
 
 class Offload(Record):

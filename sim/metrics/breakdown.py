@@ -82,6 +82,11 @@ def _own(trace: Trace, rows: Ints) -> Iterator[Cause]:
 def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, event: Event) -> Iterator[Cause]:
     """Causes of the wait between `begin` and the start of `event`, with the seconds of each."""
     until, blocker = history.start(event), event
+    last = history.blocker(event)
+    if last is not None and (lead := trace.program.actions[acts[last[0]]].lead) > 0:
+        alone = min(lead, until - begin)  # each works as far as it can before it waits for the others, who do as much
+        yield "bubble", alone
+        begin += alone
     while until > begin:
         before = history.blocker(blocker)
         if before is None:

@@ -21,7 +21,7 @@ def flow_bytes(trace: Trace) -> Floats:
     for action, count in zip(trace.program.actions, times.tolist(), strict=True):
         if action.flow >= 0:
             total[action.flow] += count * action.size
-        for flow, size in action.carried:
+        for flow, size in trace.carried(action):
             total[flow] += count * size
     return np.array(total)
 
@@ -45,7 +45,7 @@ def link_use_of(table: FlowTable, carried: Floats, peaks: Floats, time: float, c
     loads = np.round(np.stack([means, np.maximum(means, peaks)]), 12)
     columns = (table.link_example, table.link_count, carried, *loads)
     for example, links, size, mean, peak in zip(*(column[real].tolist() for column in columns), strict=True):
-        if size > 0:
+        if size > 0 and links > 0:  # rows of a link that counts in part stand for none
             key = (cluster.link_kind(example), mean, peak)
             known = rows.get(key)
             rows[key] = (min(known[0], example), known[1] + links, known[2]) if known else (example, links, size)

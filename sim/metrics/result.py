@@ -208,6 +208,40 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Exactness:
+    """How the step time was found.
+
+    answer: exact, or bounds if only these were asked for. rounds: how often the step was simulated until it was
+    proved; links_checked: links left out of rate sharing, on which it was checked; links_joined: of which flows that
+    would have overloaded them took part at last. Without links left out nothing had to be proved.
+    """
+
+    answer: str = "exact"
+    lower_s: float | None = None  # proved bounds of the step time; None where it is exact
+    upper_s: float | None = None
+    rounds: int = 1
+    links_checked: int = 0
+    links_joined: int = 0
+
+
+@dataclass(frozen=True)
+class BoundedResult:
+    """What is reported where only bounds of the step time were asked for; the same names as in `Result`."""
+
+    name: str
+    accelerators: int
+    exactness: Exactness
+    folding: dict[str, int]  # ranks, rank_classes
+    wall_s: float
+    seed: int
+    version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps(..., sort_keys=True)`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Result:
     """Everything a run reports."""
 
@@ -233,6 +267,7 @@ class Result:
     input: Feeding | None = None  # how training data arrives; None: always in time
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
     stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for
+    exactness: Exactness = field(default_factory=Exactness)
     accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own
 
     def to_json(self) -> dict[str, Any]:

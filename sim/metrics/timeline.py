@@ -197,8 +197,10 @@ def _partners(plan: Plan, ranks: Sequence[int]) -> dict[tuple[int, int], int]:
 def _loads(rows: _Rows, cluster: Cluster, inside: NDArray[np.bool_]) -> Iterator[Load]:
     """The load of the busiest classes of links over time."""
     names = {use.name: use for use in link_use(rows.trace, cluster)[:BUSIEST]}
-    examples = [cluster.link_name(link) if link >= 0 else "" for link in rows.trace.table.link_example.tolist()]
-    links = [number for number, name in enumerate(examples) if name in names]
+    table = rows.trace.table
+    examples = [cluster.link_name(link) if link >= 0 else "" for link in table.link_example.tolist()]
+    whole = table.link_count.tolist()
+    links = [number for number, name in enumerate(examples) if whole[number] and name in names]
     times, loads = _load_over_time(rows, links, inside)
     for column, link in enumerate(links):
         use = names[examples[link]]
@@ -246,6 +248,6 @@ def _transfers(rows: _Rows, inside: NDArray[np.bool_]) -> Iterator[tuple[float, 
         if last > first and action.flow >= 0 and action.size:
             yield from ((first, action.flow, 1, 0.0), (last, action.flow, -1, 0.0))
         elif last > first:
-            for flow, size in action.carried:
+            for flow, size in rows.trace.carried(action):
                 rate = size / (last - first)
                 yield from ((first, flow, 1, rate), (last, flow, -1, -rate))

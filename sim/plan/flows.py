@@ -40,10 +40,12 @@ class FlowSet:
     carrier: str = RING
     under_way: Floats | None = None
 
-    def most(self, flow: int, window: float) -> float:
-        """What a connection with at most `window` bytes sent and not yet acknowledged allows a flow [B/s]."""
-        under_way = 0.0 if self.under_way is None else float(self.under_way[flow])
-        return window / (2 * under_way) if under_way else inf
+    def most(self, window: float) -> Floats:
+        """What connections with at most `window` bytes sent and not yet acknowledged allow the flows, (n,) [B/s]."""
+        if self.under_way is None:
+            return np.full(self.n, inf)
+        with np.errstate(divide="ignore"):
+            return np.asarray(window / (2 * self.under_way))
 
     @property
     def n(self) -> int:

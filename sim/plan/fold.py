@@ -18,13 +18,22 @@ from numpy.typing import NDArray
 
 from sim.errors import EngineError
 from sim.plan.flows import FlowSet
-from sim.plan.prune import distinct
+from sim.plan.prune import Mask, distinct
 
 Ints = NDArray[np.int64]
 Index = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Colours = NDArray[np.uint64]
-LABEL = np.dtype([("set", np.int64), ("femtoseconds", np.float64), ("under_way", np.float64), ("nodes", np.int64)])
+LABEL = np.dtype(
+    [
+        ("set", np.int64),
+        ("femtoseconds", np.float64),
+        ("under_way", np.float64),
+        ("nodes", np.int64),
+        ("local", np.float64),
+        ("network", np.float64),
+    ]
+)
 FEMTOSECOND = 1e-15  # sums of the same hops in another order differ by far less, latencies of interest by far more
 
 
@@ -33,9 +42,10 @@ class Structure:
     """Everything that can differ between ranks, and how it hangs together.
 
     rank_label: (n_ranks,) equal for ranks that do the same on equal hardware. capacity: (n_links,)
-    B/s. flow_label: (n_flows,) records of LABEL: set, latency and span of each flow, all sets in a row;
-    set_start: (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the links it crosses,
-    with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its ranks.
+    B/s. flow_label: (n_flows,) records of LABEL: set, latency and span of each flow, and its rates if it is told apart
+    by them, all sets in a row; set_start: (n_sets+1,) where each set begins. start, link, weight: CSR by flow of the
+    links it crosses, with the number of the coefficient in `weights`. member_start, member, role: CSR by flow of its
+    ranks.
     """
 
     rank_label: Ints
@@ -69,14 +79,25 @@ class Partition:
         return first_of_class(self.rank)
 
 
-def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet], number: Ints) -> Structure:
-    """Join flow sets over the links l with number[l] >= 0, renumbered; `capacity` is theirs."""
-    counts, links, coefficients, members, roles, sizes, labels = [], [], [], [], [], [], []
+def build_structure(
+    rank_label: Ints,
+    capacity: Floats,
+    flow_sets: list[FlowSet],
+    number: Ints,
+    counts: Sequence[Mask] | None = None,
+    alone: Sequence[tuple[Floats, Floats]] | None = None,
+) -> Structure:
+    """Join flow sets over the links l with number[l] >= 0, renumbered; `capacity` is theirs.
+
+    counts: for each set which of its coefficients to take, (nnz,); all of these links if absent. alone: for each set
+    rates by which its flows are told apart, (n,) in a node and (n,) between nodes [B/s].
+    """
+    widths, links, coefficients, members, roles, sizes, labels = [], [], [], [], [], [], []
     n_roles = 0
     for position, flow_set in enumerate(flow_sets):
         link = number[flow_set.link]
-        kept = link >= 0
-        counts.append(np.bincount(flow_set.owner[kept], minlength=flow_set.n))
+        kept = link >= 0 if counts is None else counts[position]
+        widths.append(np.bincount(flow_set.owner[kept], minlength=flow_set.n))
         links.append(link[kept].astype(np.int32))
         coefficients.append(flow_set.coefficient[kept])
         width = flow_set.members.shape[1]
@@ -84,7 +105,7 @@ def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet]
         members.append(flow_set.members.astype(np.int32).ravel())
         roles.append(np.tile(role.astype(np.int32), flow_set.n))
         sizes.append(np.full(flow_set.n, width))
-        labels.append(flow_labels(position, flow_set))
+        labels.append(flow_labels(position, flow_set, *(alone[position] if alone else ())))
         n_roles += width
     weights, weight = np.unique(_joined(coefficients, np.float64), return_inverse=True)
     set_sizes = [flow_set.n for flow_set in flow_sets]
@@ -93,7 +114,7 @@ def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet]
         capacity=capacity,
         flow_label=_joined(labels, LABEL),
         set_start=_starts(np.array(set_sizes, dtype=np.int64)),
-        start=_starts(_joined(counts, np.int64)),
+        start=_starts(_joined(widths, np.int64)),
         link=_joined(links, np.int32),
         weight=weight.astype(np.int32),
         weights=weights,
@@ -103,13 +124,16 @@ def build_structure(rank_label: Ints, capacity: Floats, flow_sets: list[FlowSet]
     )
 
 
-def flow_labels(position: int, flow_set: FlowSet) -> NDArray[np.void]:
+def flow_labels(
+    position: int, flow_set: FlowSet, local: Floats | float = 0.0, network: Floats | float = 0.0
+) -> NDArray[np.void]:
     """What tells the flows of the set at `position` apart before any link is looked at, (n,) records of LABEL."""
     labels = np.empty(flow_set.n, dtype=LABEL)
     labels["set"] = position
     labels["femtoseconds"] = np.rint(flow_set.latency / FEMTOSECOND)
     labels["under_way"] = 0 if flow_set.under_way is None else np.rint(flow_set.under_way / FEMTOSECOND)
     labels["nodes"] = flow_set.nodes
+    labels["local"], labels["network"] = local, network
     return labels
 
 

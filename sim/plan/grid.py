@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
+from sim.inputs.plan_checks import node_number
 from sim.inputs.records import Parallelism
 from sim.plan.mesh import Mesh, build_mesh
+from sim.ragged import ranges
 from sim.rng import stream
 
 Ints = NDArray[np.int64]
 AXES = ("tensor", "context", "data", "pipeline")
+SEEDED = ("random", "random_nodes", "fragmented")  # placements that the seed moves
 SHARED = ("tensor", "context", "data")  # axes whose ranks experts are divided over
 
 
@@ -72,7 +75,7 @@ def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int)
     }
     mesh = build_mesh({axis: size[axis] for axis in parallelism.order if axis in size})
     n_ranks = len(mesh.ranks)
-    accelerator = place_ranks(parallelism.placement, n_ranks, cluster, seed)
+    accelerator = place_ranks(parallelism.placement, n_ranks, cluster, seed, parallelism.on_nodes)
     return RankGrid(mesh, accelerator, parallelism.expert, parallelism.expert_tensor)
 
 
@@ -82,19 +85,35 @@ def row_of_ranks(n_ranks: int) -> RankGrid:
     return RankGrid(mesh, mesh.ranks)
 
 
-def place_ranks(placement: str | tuple[int, ...], n_ranks: int, cluster: Cluster, seed: int) -> Ints:
+def place_ranks(
+    placement: str | tuple[int, ...], n_ranks: int, cluster: Cluster, seed: int, on: tuple[str, ...] | None = None
+) -> Ints:
     """Accelerator of each rank, (n_ranks,).
 
-    packed: in order. round_robin: one to each node in turn, over the nodes a packed job would use.
-    random: packed, shuffled with the run's seed. A tuple is taken as it is.
+    packed: in order. round_robin: one to each node in turn, over the nodes a packed job would use. random: packed,
+    shuffled with the run's seed. random_nodes: the nodes of a packed job, shuffled. fragmented: nodes that happen to
+    be free, drawn from all of the cluster with the seed, in order. A tuple is taken as it is. on: names of the nodes
+    that there are, in their order; all of the cluster if absent.
     """
-    ranks = np.arange(n_ranks)
     if isinstance(placement, tuple):
         return np.array(placement, dtype=np.int64)
+    nodes = np.arange(cluster.n_nodes) if on is None else np.array([node_number(name) for name in on])
+    sizes = cluster.places.sizes[nodes]
+    if placement == "fragmented":
+        drawn = stream(seed, "placement").permutation(len(nodes))
+        nodes = nodes[np.sort(drawn[: _enough(sizes[drawn], n_ranks)])]
+    used = nodes[: _enough(cluster.places.sizes[nodes], n_ranks)]
+    if placement == "random_nodes":
+        used = used[stream(seed, "placement").permutation(len(used))]
+    sizes = cluster.places.sizes[used]
+    accelerators = ranges(cluster.places.first[used], sizes)
     if placement == "round_robin":
-        used = int(cluster.places.first[cluster.node_of(ranks[-1:]) + 1][0])
-        node, local = cluster.places.split(np.arange(used))
-        return np.lexsort((node, local))[:n_ranks]
-    if placement == "random":
-        return stream(seed, "placement").permutation(n_ranks)
-    return ranks
+        node, local = np.repeat(np.arange(len(used)), sizes), ranges(np.zeros_like(sizes), sizes)
+        accelerators = accelerators[np.lexsort((node, local))]
+    accelerators = accelerators[:n_ranks]
+    return accelerators[stream(seed, "placement").permutation(n_ranks)] if placement == "random" else accelerators
+
+
+def _enough(sizes: Ints, n_ranks: int) -> int:
+    """How many of the nodes of these sizes, from the first on, hold so many ranks."""
+    return int(np.searchsorted(np.cumsum(sizes), n_ranks)) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,21 @@ from sim.models.family import Architecture, Workload
 from sim.phase import Phase
 from sim.plan.flows import FlowSet, collective_flows, send_flows
 from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
-from sim.plan.grid import RankGrid, build_grid
+from sim.plan.grid import SEEDED, RankGrid, build_grid
 from sim.plan.pieces import Chunks, build_chunks
 from sim.plan.prune import Covers, distinct, never_full
+from sim.plan.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 SEND_KINDS = {1: "forward", -1: "backward"}
 SEND_KEY = 1_000_000  # of hashed paths, beyond those of groups and of sends to neighbours
 SEND_KEYS = {1: 10, -1: 11}
+PROVED_RANKS = 512  # up to so many are folded over all links that can fill: that costs less than a proof
+FOLDED = 0.5  # more classes than this share of the ranks are not worth another proof
 JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carrier where that is not the ring
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
@@ -55,6 +59,7 @@ class Layout:
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
+    rows: Rows | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class Plan:
     "replica", "embedding", "expert", "expert_tensor", "expert_gradient", and sends by `send_kind`), with its carrier
     where that is not the ring. structure: what can hold the job back; links: (n,) cluster link behind each of its
     links. flows: one FlowSet per kind and carrier, over all links; apart: for each of them, whether none of its
-    groups shares a link that can be full with another.
+    groups shares a link that can be full with another. rows: what counts of links in the structure; None: all of
+    every link that can fill, so that no step needs to be checked against the others.
     """
 
     experiment: Experiment
@@ -91,6 +97,7 @@ class Plan:
     flow_sets: dict[str, int]
     links: Ints
     partition: Partition
+    rows: Rows | None = None
 
     @property
     def course(self) -> Course:
@@ -124,21 +131,83 @@ class Plan:
 
 
 def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
-    """Place ranks, load links, fold. `experiment` is resolved and checked. Follows from `layout_key` alone."""
+    """Place ranks, load links, fold. `experiment` is resolved and checked. Follows from `layout_key` alone.
+
+    Many ranks are folded over a part of the links, and what their step does is checked against the others.
+    """
     setup, options = experiment.setup, experiment.simulation
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
     flows = job_flows(experiment, setup.workload, grid, cluster)
-    stage = grid.coordinate["pipeline"]
-    structure, links, apart = fold_structure(stage, grid.accelerator, cluster, flows, options.prune == "auto")
+    sets = tuple(flow_set for flow_set, _ in flows.values())
+    can_fill, apart = links_that_fill(cluster, flows, options.prune == "auto")
+    rows = None
+    if options.fold == "auto" and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
+        rows = first_rows(sets, cluster, can_fill)
+        rows = rows if rows.left_out(sets).any() else None
+    structure, links = structure_of(
+        grid.coordinate["pipeline"], grid.accelerator, cluster, sets, rows or whole_rows(sets, can_fill), rows is None
+    )
     return Layout(
         grid=grid,
         structure=structure,
-        flows=tuple(flow_set for flow_set, _ in flows.values()),
+        flows=sets,
         apart=apart,
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
+        rows=rows,
     )
+
+
+def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[Layout, Floats]]:
+    """Ranks folded as if no two flows ever met, and the rate of each flow class, (n,) [B/s]: two layouts alike.
+
+    In the first flows have their rates alone and the least latency of their like, in the second the least rates that
+    sharing can give them, and the most latency.
+    """
+    setup = experiment.setup
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    flows = job_flows(experiment, setup.workload, grid, cluster)
+    sets = tuple(flow_set for flow_set, _ in flows.values())
+    stage = grid.coordinate["pipeline"]
+    rows = Rows(tuple(np.zeros(len(each.link), dtype=bool) for each in sets), np.zeros(cluster.links.n, dtype=bool))
+    numbers = {kind: number for number, kind in enumerate(flows)}
+    rates = least_rates(sets, cluster)
+    for which, extreme in enumerate((np.minimum, np.maximum)):
+        alike = tuple(_with_latency(flow_set, stage, extreme) for flow_set in sets)
+        structure, links = structure_of(stage, grid.accelerator, cluster, alike, rows, False)
+        partition = refine(structure)
+        n_flows = 1 + max((int(classes.max()) for classes in partition.flow), default=-1)
+        rate = np.full(n_flows, np.inf if which else 0.0)
+        for classes, of_set in zip(partition.flow, rates, strict=True):
+            (np.minimum if which else np.maximum).at(rate, classes, of_set[which])
+        yield Layout(grid, structure, alike, (True,) * len(sets), numbers, links, partition, None), rate
+
+
+def _with_latency(flow_set: FlowSet, stage: Ints, extreme: np.ufunc) -> FlowSet:
+    """A set in which all flows of a stage over as many nodes have the least or the most latency of them."""
+    key = stage[flow_set.members[:, 0]] * (1 + int(flow_set.nodes.max(initial=0))) + flow_set.nodes
+    known, like = np.unique(key, return_inverse=True)
+    latency = np.full(len(known), -np.inf if extreme is np.maximum else np.inf)
+    extreme.at(latency, like, flow_set.latency)
+    return replace(flow_set, latency=latency[like])
+
+
+def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
+    """The layout of a plan with `more` coefficients that count, (nnz,) of each flow set.
+
+    All of them count, and nothing is left to be checked, where ranks hardly fold any more.
+    """
+    assert plan.rows is not None
+    place = plan.grid.coordinate["pipeline"], plan.grid.accelerator, plan.cluster, plan.flows
+    rows: Rows | None = plan.rows.joined(more)
+    structure, links = structure_of(*place, plan.rows.joined(more), False)
+    partition = refine(structure)
+    if len(partition.representatives()) > plan.grid.n_ranks * FOLDED:
+        rows = None
+        structure, links = structure_of(*place, whole_rows(plan.flows, plan.rows.can_fill), True)
+        partition = refine(structure)
+    return Layout(plan.grid, structure, plan.flows, plan.apart, plan.flow_sets, links, partition, rows)
 
 
 def layout_key(experiment: Experiment) -> tuple[object, ...]:
@@ -148,7 +217,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
-    place = plan.order, plan.placement, experiment.seed if plan.placement == "random" else None
+    place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
 
 
@@ -177,6 +246,7 @@ def build_plan(
         flow_sets=layout.flow_sets,
         links=layout.links,
         partition=layout.partition,
+        rows=layout.rows,
     )
 
 
@@ -273,6 +343,13 @@ def fold_structure(
     Also the (n,) cluster link behind each link of the structure, and which flow sets share no link that
     can be full: a property of the job, whatever is folded or pruned.
     """
+    sets = tuple(flow_set for flow_set, _ in flows.values())
+    can_fill, apart = links_that_fill(cluster, flows, prune)
+    return *structure_of(stage, accelerator, cluster, sets, whole_rows(sets, can_fill), True), apart
+
+
+def links_that_fill(cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Mask, tuple[bool, ...]]:
+    """Links that can hold flows back, (n_links,), all in use without `prune`; and which sets share none that can."""
     sets = [flow_set for flow_set, _ in flows.values()]
     users = np.zeros(cluster.links.n, dtype=np.int64)
     for alike in _by_kind(sets):
@@ -281,12 +358,25 @@ def fold_structure(
     crowded = can_fill & (users > 1)
     busy = {alike[0].kind: any(crowded[each.link].any() for each in alike) for alike in _by_kind(sets)}
     apart = tuple(not busy[flow_set.kind] for flow_set in sets)
-    used = can_fill if prune else users > 0
+    return (can_fill if prune else users > 0), apart
+
+
+def structure_of(
+    stage: Ints, accelerator: Ints, cluster: Cluster, sets: tuple[FlowSet, ...], rows: Rows, whole: bool
+) -> tuple[Structure, Ints]:
+    """Ranks by stage and speed, and flows over rows; with the (n,) cluster link behind each of these.
+
+    Unless all links are `whole`, flows are told apart by their rates alone, which rows do not give away.
+    """
+    used = np.zeros(cluster.links.n, dtype=bool)
+    for flow_set, counts in zip(sets, rows.counts, strict=True):
+        used[flow_set.link[counts]] = True
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
     label = stage * len(speeds) + speed
-    return build_structure(label, cluster.links.capacity[links], sets, number), links, apart
+    alone = None if whole else [rates_alone(flow_set, cluster) for flow_set in sets]
+    return build_structure(label, cluster.links.capacity[links], list(sets), number, rows.counts, alone), links
 
 
 def _by_kind(sets: list[FlowSet]) -> list[list[FlowSet]]:

@@ -123,6 +123,7 @@ def with_transfers(plan: Plan, transfers: Transfers, *, training: bool) -> Plan:
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
         partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
+        rows=None,
     )
 
 

@@ -72,7 +72,7 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
     exchange = exchange_writer(shape, script)
     exchange.open_step()
     writer = PassWriter(shape, script, exchange, costs.form)
-    widths: tuple[int, ...] = ()
+    widths: dict[int, tuple[int, ...]] = {}
     for stage in range(shape.course.stages):
         widths = writer.write_stage(stage)
         exchange.after_passes(stage)
@@ -87,17 +87,17 @@ def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
     return script
 
 
-def _beats(shape: Shape, widths: tuple[int, ...]) -> dict[int, int]:
+def _beats(shape: Shape, widths: dict[int, tuple[int, ...]]) -> dict[int, int]:
     """Compute streams of the last stage, with their instructions per period of the schedule; none if it is short.
 
-    widths: instructions there of a task of each kind.
+    widths: of each, instructions there of a task of each kind.
     """
     schedule, stage = shape.schedule, shape.course.stages - 1
     period = schedule.period(stage) if shape.switches.skip else 0
     if not period or schedule.microbatches < MIN_PERIODS * period:
         return {}
-    width = kinds_of(schedule, stage, shape.exchange).beat(widths, period)
-    return {rank.number: width for rank in shape.stages[stage]}
+    kinds = kinds_of(schedule, stage, shape.exchange)
+    return {rank.number: kinds.beat(widths[rank.number], period) for rank in shape.stages[stage]}
 
 
 def _embedding_gradients(shape: Shape, script: Script, exchange: ExchangeWriter) -> dict[int, int]:

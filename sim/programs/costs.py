@@ -67,6 +67,7 @@ class Costs:
     _kinds: dict[Like, tuple[Kinds, ...]] = field(default_factory=dict)
     _chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
     _steps: dict[tuple[object, ...], list[Cut]] = field(default_factory=dict)
+    _leads: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     # --- passes -----------------------------------------------------------------------------------
 
@@ -103,6 +104,13 @@ class Costs:
         if key not in self._chains:
             self._chains[key] = self.job.alone(rank, self._work(place))
         return self._chains[key]
+
+    def lead(self, place: Place) -> float:
+        """Seconds into a pass at which its first collective of the tensor group is issued."""
+        rank, key = self._rank(place)
+        if key not in self._leads:
+            self._leads[key] = self.job.lead(rank, self._work(place), "tensor")
+        return self._leads[key]
 
     def steps(self, place: Place) -> list[Cut]:
         """A pass cut at its collectives."""
@@ -236,6 +244,11 @@ def chain_action(label: str, place: Place, costs: Costs) -> Action:
         joules=tuple(chain.spent.joules.items()),
         busy=chain.spent.busy,
     )
+
+
+def begin_action(label: str, place: Place, costs: Costs) -> Action:
+    """A rank begins a pass that it goes through in lock-step with others of its group."""
+    return Action(label, Category.COMPUTE, (place.rank,), lead=costs.lead(place))
 
 
 def step_action(label: str, place: Place, number: int, costs: Costs) -> Action:

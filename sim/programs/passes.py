@@ -8,10 +8,19 @@ from functools import partial
 from sim.engine.program import Script, Token, token
 from sim.phase import Phase
 from sim.plan.plan import send_kind
-from sim.programs.costs import WHOLE, Form, Place, chain_action, inner_action, send_action, step_action
+from sim.programs.costs import (
+    WHOLE,
+    Form,
+    Place,
+    begin_action,
+    chain_action,
+    inner_action,
+    send_action,
+    step_action,
+)
 from sim.programs.gradients import ExchangeWriter
 from sim.programs.kinds import Role, kinds_of
-from sim.programs.shape import RankShape, Shape
+from sim.programs.shape import LOCKED, RankShape, Shape
 from sim.schedule.table import Task
 
 LABELS = {Phase.FORWARD: "forward", Phase.INPUT_GRADIENT: "backward", Phase.WEIGHT_GRADIENT: "weight gradient"}
@@ -29,21 +38,22 @@ class PassWriter:
         self.sends: dict[tuple[int, int], int] = {}
         self.groups: dict[int, int] = {}
 
-    def write_stage(self, stage: int) -> tuple[int, ...]:
+    def write_stage(self, stage: int) -> dict[int, tuple[int, ...]]:
         """Append all tasks of a stage to the streams of its rank classes.
 
-        Returns how many instructions of a task of each kind go to the compute stream of its first rank class.
+        Returns how many instructions of a task of each kind go to the compute stream of each of them.
         """
         kinds = kinds_of(self.shape.schedule, stage, self.shape.exchange)
-        first: tuple[int, ...] = ()
+        counts: dict[int, tuple[int, ...]] = {}
         for rank in self.shape.stages[stage]:
             placed = [self._templates(rank, each, role) for each, role in kinds.firsts]
             for stream in dict.fromkeys(stream for instructions in placed for stream, _ in instructions):
                 mine = [[t for where, t in instructions if where == stream] for instructions in placed]
                 widths = tuple(map(len, mine))
                 self.script.streams[stream].add_line([t for block in mine for t in block], kinds.line(widths))
-                first = first or widths
-        return first
+                if stream == rank.number:
+                    counts[stream] = widths
+        return counts
 
     def _templates(self, rank: RankShape, task: Task, role: Role) -> Placed:
         """Instructions of a task, each with the stream it goes to; the compute stream comes first."""
@@ -63,18 +73,25 @@ class PassWriter:
     # --- computation ------------------------------------------------------------------------------
 
     def _run(self, rank: RankShape, place: Place, role: Role, waits: tuple[Token, ...], signal: Token | None) -> Placed:
-        """One instruction if nothing in it meets other traffic, else cut at its collectives."""
-        label = LABELS[place.phase]
-        if self.shape.switches.coalesce and self._meets_nobody(rank, place, role.calm):
-            return [(rank.number, self.script.new_template(waits, partial(chain_action, label, place), signal))]
-        return self._cut(rank, place, label, role, waits, signal)
+        """One instruction if nothing in it meets other traffic, else cut at its collectives.
 
-    def _meets_nobody(self, rank: RankShape, place: Place, calm: bool) -> bool:
-        """Whether all collectives inside have their links to themselves."""
+        Ranks in lock-step wait until all of their group have begun, then take the same time.
+        """
+        label = LABELS[place.phase]
         inside = self.shape.inside[place.chunk][place.phase]
         kinds = frozenset().union(*inside) if place.position == WHOLE else inside[place.position]
-        alone = rank.calm if calm else rank.free
-        return all(kind in alone for kind, _ in rank.flows if kind in kinds)
+        together = rank.together if LOCKED in kinds else (rank.number,)
+        members = (self.shape.ranks[number] for number in together)
+        if not self.shape.switches.coalesce or not all(_meet_nobody(each, kinds, role.calm) for each in members):
+            return self._cut(rank, place, label, role, waits, signal)
+        chain = partial(chain_action, label, place)
+        if len(together) == 1:
+            return [(rank.number, self.script.new_template(waits, chain, signal))]
+        where = (place.phase, place.chunk, role, place.position)
+        begun = tuple(token(self.script.kind("begun", member, where)) for member in together)
+        mine = begun[together.index(rank.number)]
+        begin = self.script.new_template(waits, partial(begin_action, label, place), mine)
+        return [(rank.number, begin), (rank.number, self.script.new_template(begun, chain, signal))]
 
     def _cut(
         self, rank: RankShape, place: Place, label: str, role: Role, waits: tuple[Token, ...], signal: Token | None
@@ -141,3 +158,9 @@ class PassWriter:
             self.sends[key] = len(self.script.streams)
             self.script.new_stream(f"rank class {rank.number} {send_kind(hop)} sends", "send", rank.number)
         return self.sends[key]
+
+
+def _meet_nobody(rank: RankShape, kinds: frozenset[str], calm: bool) -> bool:
+    """Whether all collectives of these kinds have their links to themselves."""
+    alone = rank.calm if calm else rank.free
+    return all(kind in alone for kind, _ in rank.flows if kind in kinds)

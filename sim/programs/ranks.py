@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -194,6 +195,18 @@ class Job:
     def all_timed(self, rank: RankClass, work: Work) -> list[Timed]:
         """All operations of a chain, one after the other."""
         return [operation for sequence, count in work for _ in range(count) for operation in self.timed(rank, sequence)]
+
+    def lead(self, rank: RankClass, work: Work, kind: str) -> float:
+        """Seconds of computation in a chain before its first collective of a kind."""
+        seconds = 0.0
+        for sequence, count in work:
+            timed = self.timed(rank, sequence)
+            first = next((place for place, each in enumerate(timed) if each.group == kind), None)
+            before = sum(each.seconds for each in timed[:first] if not each.group)
+            if first is not None:
+                return seconds + before
+            seconds += count * before
+        return seconds
 
     def _all_timed(self, rank: RankClass, operations: tuple[Operation, ...]) -> list[Timed]:
         """Operations with their times; a collective of several legs is as many in a row."""
@@ -414,25 +427,38 @@ def _crossed(flow_set: FlowSet, number: int, cluster: Cluster) -> tuple[Ints, Fl
 def flow_table(plan: Plan) -> FlowTable:
     """The quotient: what all flows of a class put on one link of a class.
 
-    Links left out of rate sharing follow the others, in classes of equal capacity and load. Where the window of its
-    connections holds a flow back, that is a link of its own, which is in no cluster (`NO_LINK`).
+    Links left out of rate sharing follow the others, in classes of equal capacity and load; a link of which a part
+    counts there is among them, and its row stands for no link. Where the window of its connections holds a flow back,
+    that is a link of its own, which is in no cluster (`NO_LINK`).
     """
     partition, capacity = plan.partition, plan.structure.capacity
     n_flows = 1 + max((int(f.max()) for f in partition.flow), default=-1)
-    examples = first_of_class(partition.link)
-    flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows)
+    examples, whole = first_of_class(partition.link), whole_links(plan)
+    flow, link, coefficient = _loads_on(plan, plan.links[examples], n_flows, plan.rows.counts if plan.rows else None)
     held, most, flows = _held_back(plan, flow, capacity[examples][link] / coefficient, n_flows)
-    others, count, their_flow, their_link, their_load = _passive_links(plan, n_flows)
     n_shared = len(examples) + len(held)
-    return FlowTable(
+    count = np.bincount(partition.link[whole], minlength=len(examples))
+    examples[partition.link[whole][::-1]] = np.flatnonzero(whole)[::-1]
+    passive = _passive_links(plan, n_flows, plan.links[whole])
+    table = FlowTable(
         n_flows=n_flows,
         n_shared=n_shared,
-        flow=np.concatenate([flow, held, their_flow]),
-        link=np.concatenate([link, np.arange(len(examples), n_shared), their_link + n_shared]),
-        coefficient=np.concatenate([coefficient, np.ones(len(held)), their_load]),
-        capacity=np.concatenate([capacity[examples], most, plan.cluster.links.capacity[others]]),
-        link_count=np.concatenate([np.bincount(partition.link, minlength=len(examples)), flows, count]),
-        link_example=np.concatenate([plan.links[examples], np.full(len(held), NO_LINK), others]),
+        flow=np.concatenate([flow, held, passive.flow]),
+        link=np.concatenate([link, np.arange(len(examples), n_shared), passive.link + n_shared]),
+        coefficient=np.concatenate([coefficient, np.ones(len(held)), passive.load]),
+        capacity=np.concatenate([capacity[examples], most, plan.cluster.links.capacity[passive.example]]),
+        link_count=np.concatenate([count, flows, passive.links]),
+        link_example=np.concatenate([plan.links[examples], np.full(len(held), NO_LINK), passive.example]),
+    )
+    if plan.rows is None:
+        return table
+    place = np.where(passive.place < 0, -1, passive.place + n_shared)
+    place[plan.links[whole]] = partition.link[whole]
+    return replace(
+        table,
+        left_out=np.concatenate([np.zeros(n_shared, dtype=bool), passive.left_out]),
+        inside=np.concatenate([np.zeros(len(flow) + len(held)), passive.inside]),
+        place=place,
     )
 
 
@@ -444,8 +470,8 @@ def _held_back(plan: Plan, flow: Ints, rate: Floats, n_flows: int) -> tuple[Ints
     """
     most, flows = np.full(n_flows, np.inf), np.zeros(n_flows, dtype=np.int64)
     for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
-        for first in first_of_class(flow_of).tolist():
-            most[flow_of[first]] = flow_set.most(first, plan.cluster.node.nics.window)
+        first = first_of_class(flow_of)
+        most[flow_of[first]] = flow_set.most(plan.cluster.node.nics.window)[first]
         flows += np.bincount(flow_of, minlength=n_flows)
     alone = np.full(n_flows, np.inf)
     np.minimum.at(alone, flow, rate)
@@ -453,14 +479,29 @@ def _held_back(plan: Plan, flow: Ints, rate: Floats, n_flows: int) -> tuple[Ints
     return held, most[held], flows[held]
 
 
-def _loads_on(plan: Plan, links: Ints, n_flows: int) -> tuple[Ints, Ints, Floats]:
-    """Total coefficient of each flow class on each of `links`: flow class, position in `links`, load."""
+def whole_links(plan: Plan) -> NDArray[np.bool_]:
+    """Which of the links in the structure count there with all that crosses them, (n,)."""
+    whole = np.ones(plan.cluster.links.n, dtype=bool)
+    if plan.rows is not None:
+        for flow_set, counts in zip(plan.flows, plan.rows.counts, strict=True):
+            whole[flow_set.link[~counts]] = False
+    chosen: NDArray[np.bool_] = whole[plan.links]
+    return chosen
+
+
+def _loads_on(
+    plan: Plan, links: Ints, n_flows: int, counts: tuple[NDArray[np.bool_], ...] | None = None
+) -> tuple[Ints, Ints, Floats]:
+    """Total coefficient of each flow class on each of `links`: flow class, position in `links`, load.
+
+    counts: of each flow set, which coefficients to take, (nnz,).
+    """
     place = np.full(plan.cluster.links.n, -1)
     place[links] = np.arange(len(links))
     keys, loads = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+    for number, (flow_set, flow_of) in enumerate(zip(plan.flows, plan.partition.flow, strict=True)):
         where = place[flow_set.link]
-        chosen = np.flatnonzero(where >= 0)
+        chosen = np.flatnonzero(where >= 0 if counts is None else (where >= 0) & counts[number])
         owner = np.searchsorted(flow_set.start, chosen, side="right") - 1
         keys.append(where[chosen] * n_flows + flow_of[owner])
         loads.append(flow_set.coefficient[chosen])
@@ -468,22 +509,72 @@ def _loads_on(plan: Plan, links: Ints, n_flows: int) -> tuple[Ints, Ints, Floats
     return key % max(n_flows, 1), key // max(n_flows, 1), totals(inverse, np.concatenate(loads), len(key))
 
 
-def _passive_links(plan: Plan, n_flows: int) -> tuple[Ints, Ints, Ints, Ints, Floats]:
-    """Links in use that take no part in rate sharing, one of each class of equal capacity and load.
+class Passive(NamedTuple):
+    """Links in use that take no part in rate sharing, in classes of equal capacity and load.
 
-    Returns the links, how many each stands for, and flow class, position and load as `_loads_on`.
+    example, links, left_out: (n,) one link of each class, how many it stands for, whether it may fill. flow, link,
+    load, inside: (nnz,) flow class, link class, coefficient, and what of it counts in a row. place: (n_links,) class
+    of each link of the cluster, -1 for others.
     """
+
+    example: Ints
+    links: Ints
+    left_out: NDArray[np.bool_]
+    flow: Ints
+    link: Ints
+    load: Floats
+    inside: Floats
+    place: Ints
+
+
+def _passive_links(plan: Plan, n_flows: int, whole: Ints) -> Passive:
+    """All links in use but those that share rates with all that crosses them."""
     used = np.zeros(plan.cluster.links.n, dtype=bool)
     for flow_set in plan.flows:
         used[flow_set.link] = True
-    used[plan.links] = False
+    used[whole] = False
     links = np.flatnonzero(used)
     flow, link, load = _loads_on(plan, links, n_flows)
-    signature = mix(plan.cluster.links.capacity[links].view(np.uint64))
-    np.add.at(signature, link, mix(mix(flow.astype(np.uint64)) ^ load.view(np.uint64)))
+    inside, left_out = np.zeros(len(flow)), np.zeros(len(links), dtype=bool)
+    if plan.rows is not None:
+        their_flow, their_link, counted = _loads_on(plan, links, n_flows, plan.rows.counts)
+        inside[np.searchsorted(link * n_flows + flow, their_link * n_flows + their_flow)] = counted
+        left_out = plan.rows.can_fill[links]
+    signature = mix(plan.cluster.links.capacity[links].view(np.uint64)) + left_out
+    content = mix(mix(flow.astype(np.uint64)) ^ load.view(np.uint64))
+    if inside.any():
+        content = mix(content ^ inside.view(np.uint64))
+    np.add.at(signature, link, content)
     _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
     kept = np.isin(link, first)
     order = np.argsort(first)
     rank = np.empty(len(links), dtype=np.int64)
     rank[first[order]] = np.arange(len(first))
-    return links[first[order]], np.bincount(inverse)[order], flow[kept], rank[link[kept]], load[kept]
+    place = np.full(len(used), -1)
+    place[links] = rank[first[inverse]]
+    example = first[order]
+    return Passive(
+        links[example],
+        np.bincount(inverse)[order],
+        left_out[example],
+        flow[kept],
+        rank[link[kept]],
+        load[kept],
+        inside[kept],
+        place,
+    )
+
+
+def guilty_rows(plan: Plan, table: FlowTable, link: Ints, flow: Ints) -> tuple[NDArray[np.bool_], ...]:
+    """Which coefficients are those of flow classes `flow` on link classes `link` of the table, (nnz,) of each set."""
+    guilty = np.zeros(len(table.capacity) + 1, dtype=bool)
+    guilty[link] = True
+    pairs, masks = np.unique(link * table.n_flows + flow), []
+    for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
+        mask = guilty[table.place[flow_set.link]]
+        chosen = np.flatnonzero(mask)
+        owner = np.searchsorted(flow_set.start, chosen, side="right") - 1
+        key = table.place[flow_set.link[chosen]] * table.n_flows + flow_of[owner]
+        mask[chosen] = np.isin(key, pairs)
+        masks.append(mask)
+    return tuple(masks)

@@ -19,6 +19,7 @@ from sim.programs.ranks import CATEGORY, Job, RankClass
 from sim.schedule.course import Course
 from sim.schedule.table import Schedule
 
+LOCKED = "tensor"  # kind of groups whose ranks may go in lock-step
 KEPT = 64  # layouts and models whose part of a shape is remembered
 
 Inside = tuple[tuple[tuple[Kinds, ...], ...], ...]
@@ -28,7 +29,7 @@ class RankShape(NamedTuple):
     """A rank class: its pipeline stage, and its flow class of each kind that it has.
 
     calm: kinds of groups inside passes that have their links to themselves while a calm pass runs. free: those that
-    have them while any pass runs.
+    have them while any pass runs. together: ranks of its tensor group, which go through such passes in lock-step.
     """
 
     number: int
@@ -36,6 +37,7 @@ class RankShape(NamedTuple):
     flows: tuple[tuple[str, int], ...]
     calm: Kinds
     free: Kinds
+    together: tuple[int, ...]
 
     def flow(self, kind: str) -> int:
         """Its flow class of a kind, -1 if it has none."""
@@ -165,10 +167,27 @@ def _classes_of(job: Job, beside: bool, slows: bool) -> Classes:
             inner = [(kind, flow) for kind, flow in rank.flows.items() if kind in CATEGORY]
             calm = frozenset(kind for kind, flow in inner if _is_calm(job, rank, flow))
             free = frozenset(kind for kind, flow in inner if beside and _is_free(job, rank, flow, slows))
-            ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free))
+            together = _in_lock_step(job, rank)
+            if len(together) > 1:
+                calm, free = calm | {LOCKED}, free if slows or not beside else free | {LOCKED}
+            ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free, together))
         return Classes(tuple(ranks), tuple(FlowShape(each.key, each.members, each.receiver) for each in job.flows))
 
     return _classes.get((Same(job.flows), job.plan.apart, beside, slows), make, lambda made: 1.0)
+
+
+def _in_lock_step(job: Job, rank: RankClass) -> tuple[int, ...]:
+    """Ranks that go through a pass together once all have begun it, that of the rank itself among them.
+
+    They are equally fast, and nobody else is ever on the links of their group. Where collectives beside a pass slow it,
+    that holds for calm passes alone.
+    """
+    flow = rank.flows.get(LOCKED, -1)
+    if flow < 0 or not job.is_apart(flow):
+        return (rank.number,)
+    others = job.flows[flow].members
+    alike = all(job.ranks[other].profile == rank.profile and job.ranks[other].stage == rank.stage for other in others)
+    return others if alike else (rank.number,)
 
 
 def _is_calm(job: Job, rank: RankClass, flow: int) -> bool:

@@ -137,6 +137,7 @@ def _part(common: Common, grid: RankGrid, own: JobFlows, ranks: slice, sets: sli
         flow_sets={kind: place for place, kind in enumerate(own)},
         links=common.links,
         partition=Partition(rank, common.partition.link, common.partition.flow[sets]),
+        rows=None,
     )
 
 

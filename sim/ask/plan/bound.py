@@ -37,7 +37,18 @@ from sim.schedule.table import Ends
 
 Floats = NDArray[np.float64]
 UNCUT = frozenset(
-    (CONTEXT, DATA, ZERO, SCHEDULE, ORDER, "parallelism.shard_group", "parallelism.placement", *INSIDE, *BESIDE)
+    (
+        CONTEXT,
+        DATA,
+        ZERO,
+        SCHEDULE,
+        ORDER,
+        "parallelism.shard_group",
+        "parallelism.placement",
+        "parallelism.on_nodes",
+        *INSIDE,
+        *BESIDE,
+    )
 )  # keys that do not say how the model is cut into chunks and segments; ZeRO-3 does
 SAFETY = 1.0 - 1e-9  # what the exact shortcuts of the engine may differ by
 

@@ -52,25 +52,45 @@ _cuts: Memo[CutModel] = Memo(KEPT_MODELS)  # models are shared by all plans with
 
 def plan_step(experiment: Experiment) -> Plan:
     """The plan of a resolved and checked experiment on its cluster. Raises ConfigError, PlanError."""
-    setup, merge = experiment.setup, experiment.simulation.prune == "auto"
+    if experiment.simulation.reuse == "off":
+        spec = experiment.setup.cluster
+        return build_plan(experiment, build_cluster(spec, experiment.degradations, merge_sprayed=_merges(experiment)))
+    cluster, key = _wired(experiment)
+    layout = _layouts.get(_layout_key(key, experiment), lambda: lay_out(experiment, cluster), _layout_size)
+    return build_plan(experiment, cluster, layout, _cut(experiment.setup))
+
+
+def keep_layout(experiment: Experiment, layout: Layout) -> None:
+    """Let `plan_step` find a layout instead of the one that it had made."""
+    if experiment.simulation.reuse == "auto":
+        _layouts.put(_layout_key(_wired(experiment).key, experiment), layout, _layout_size)
+
+
+def _wired(experiment: Experiment) -> Wired:
+    setup, merge = experiment.setup, _merges(experiment)
     spec = setup.cluster
 
     def build() -> Cluster:
         return build_cluster(spec, experiment.degradations, merge_sprayed=merge)
-
-    if experiment.simulation.reuse == "off":
-        return build_plan(experiment, build())
 
     def wire() -> Wired:
         key = wiring_key(setup), experiment.degradations, merge
         return Wired(_wirings.get(key, build, _cluster_size).with_numbers_of(spec), key)
 
     known = text_of(spec), _drawing(setup), experiment.degradations, merge
-    cluster, key = _clusters.get(known, wire, lambda made: _cluster_size(made.cluster))
-    layout = _layouts.get(
-        (key, layout_key(experiment)), lambda: lay_out(experiment, cluster), lambda made: OWN_RANKS + made.grid.n_ranks
-    )
-    return build_plan(experiment, cluster, layout, _cut(setup))
+    return _clusters.get(known, wire, lambda made: _cluster_size(made.cluster))
+
+
+def _merges(experiment: Experiment) -> bool:
+    return experiment.simulation.prune == "auto"
+
+
+def _layout_key(wiring: tuple[object, ...], experiment: Experiment) -> tuple[object, ...]:
+    return wiring, layout_key(experiment)
+
+
+def _layout_size(layout: Layout) -> float:
+    return OWN_RANKS + layout.grid.n_ranks
 
 
 def _cluster_size(cluster: Cluster) -> float:

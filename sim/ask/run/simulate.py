@@ -15,7 +15,7 @@ from sim.engine.category import COMMUNICATION
 from sim.inputs.records import Experiment, Measured, Training
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
-from sim.metrics.result import Comparison, Result, RunResult, StepResult, UtilizationResult
+from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
 
 if TYPE_CHECKING:
     from sim.ask.run.lives import Lived
@@ -80,6 +80,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
             *(lived.notes(whole) if lived and whole else ()),
         ),
         folding=folding(run),
+        exactness=Exactness(rounds=run.proof.rounds, links_checked=run.proof.checked, links_joined=run.proof.joined),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
         seed=experiment.seed,

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from sim.ask.run.proof import Proof, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
@@ -65,7 +66,7 @@ class Readings:
     @cached_property  # see critical
     def memory(self) -> MemoryResult:
         """Memory of all stages."""
-        return memory_result(Setup(self.job.plan.experiment), self.job.plan.architecture)
+        return memory_result(self.job.plan.experiment.setup, self.job.plan.architecture)
 
     @cached_property  # see critical
     def links(self) -> tuple[LinkUse, ...]:
@@ -101,6 +102,7 @@ class Simulated:
     trace: Trace
     feeding: Feeding | None
     readings: Readings
+    proof: Proof
 
     def of(self, experiment: Experiment) -> Simulated:
         """The same step of an experiment that differs in nothing that steps depend on."""
@@ -136,14 +138,14 @@ class Prepared:
 
     def run(self) -> Simulated:
         """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
-        trace, feeding = self.executor.run(), None
+        step, feeding = proved_step(self.job, _run, self.executor.run()), None
         data, storage = self.setup.experiment.input, self.cluster.storage
         if data is not None and storage is not None:
-            feeding = feed(supply_of(self.plan, data, storage), trace.time, self.setup.experiment.seed)
+            feeding = feed(supply_of(self.plan, data, storage), step.trace.time, self.setup.experiment.seed)
             if feeding.stall_s > 0:
-                trace = _executor(self.job, feeding.stall_s).run()
-        readings = Readings(self.job, trace)
-        return Simulated(self.setup, self.cluster, self.plan, self.job, trace, feeding, readings)
+                step = proved_step(step.job, partial(_run, input_stall=feeding.stall_s))
+        readings = Readings(step.job, step.trace)
+        return Simulated(self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof)
 
 
 def prepare_step(experiment: Experiment) -> Prepared:
@@ -163,6 +165,13 @@ def _executor(job: Job, input_stall: float = 0.0) -> Executor:
         slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
     )
+
+
+def _run(job: Job, input_stall: float = 0.0) -> Trace:
+    executor = _executor(job, input_stall)
+    trace = executor.run()
+    executor.release()
+    return trace
 
 
 def _simulate(experiment: Experiment, watch: Watch | None) -> Simulated:

@@ -28,6 +28,7 @@ from sim.inputs.records import Experiment
 from sim.metrics.energy_run import SpanEnergy
 from sim.metrics.long_run import LifeSummary, Tally, half_width
 from sim.metrics.result import Result
+from sim.plan.grid import SEEDED
 
 FILE = "lives.duckdb"
 ROUND = 25  # lives after each of which it is asked whether the mean is known well enough
@@ -95,7 +96,7 @@ def life_fields(experiment: Experiment) -> str:
 def _seed_moves_steps(experiment: Experiment) -> bool:
     """Whether a step, not only a life, draws random numbers."""
     data = experiment.input
-    return experiment.parallelism.placement == "random" or (data is not None and data.record_deviation > 0)
+    return experiment.parallelism.placement in SEEDED or (data is not None and data.record_deviation > 0)
 
 
 def _summary(fields: dict[str, object]) -> LifeSummary:

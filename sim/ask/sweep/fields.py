@@ -21,7 +21,7 @@ from sim.record import Record
 
 # Parts of a result that say how it was found, or repeat the input.
 LEFT_OUT = frozenset(
-    {"name", "description", "setup", "manifest", "notes", "folding", "events", "wall_s", "seed", "version"}
+    {"name", "description", "setup", "manifest", "notes", "folding", "exactness", "events", "wall_s", "seed", "version"}
 )
 SUMMARIES = ("total", "mean")  # the entry of a mapping that its own name stands for
 DERIVED: dict[str, Callable[[Setup], Any]] = {

@@ -1,0 +1,149 @@
+"""Folding by certificate: a step over a part of the links, checked against all of them, is that of all of them.
+
+The oracle of every case is the engine with each rank, link and flow on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from equal import EXACT, assert_same
+from plans import CASES, LEAF_SPINE, small_experiment
+
+import sim.plan.plan
+from sim.ask.run.bounds import step_bounds
+from sim.ask.run.simulate import simulate
+from sim.ask.run.step import Simulated, prepare_step, simulate_step
+from sim.engine.overload import find_overload, moves_of
+from sim.errors import ConfigError
+from sim.inputs.load import load_experiment
+from sim.inputs.records import Experiment
+from sim.metrics.energy_step import step_energy
+
+FIXED, RANDOM = 60, 200
+ANEW = {"reuse": "off"}
+
+
+@pytest.fixture(autouse=True)
+def every_job_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few ranks it has, and however little they fold."""
+    monkeypatch.setattr(sim.plan.plan, "PROVED_RANKS", 0)
+    monkeypatch.setattr(sim.plan.plan, "FOLDED", 1.0)
+
+
+def job(seed: int) -> dict[str, Any]:
+    """Some job on a cluster whose middle may bind: ragged units, hashing, thin uplinks, shuffled nodes."""
+    random = Random(seed)
+
+    def one_of(*values: Any) -> Any:
+        return random.choice(values)
+
+    tensor, pipeline, data = one_of(1, 2, 2, 4), one_of(1, 2, 2, 3), one_of(3, 4, 5, 6, 8)
+    nodes = -(-tensor * pipeline * data // 2) + one_of(0, 1)
+    tiers = {"tiers": 3, "units_per_pod": 2, "cores": one_of(1, 2)} if one_of(True, False, False) else {}
+    hashed = {"kind": "ecmp", "seed": seed}
+    return {
+        "nodes": nodes,
+        "node": {"accelerators": 2, "nics": {"count": one_of(1, 2), "bandwidth": one_of(12.5e9, 25e9)}},
+        "fabric": LEAF_SPINE
+        | {
+            "nodes_per_unit": one_of(1, 2, 3, 5),
+            "spines": one_of(2, 4, 8),
+            "leaf_oversubscription": one_of(1.0, 1.0, 2.0),
+            "rail_optimized": one_of(True, False),
+        }
+        | tiers,
+        "routing": one_of({}, {}, {"kind": "spray"}, hashed, hashed | {"queue_pairs": 2}),
+        "model": {"layers": pipeline * one_of(1, 2)},
+        "parallelism": {
+            "tensor": tensor,
+            "pipeline": pipeline,
+            "data": data,
+            "zero_stage": one_of(0, 1, 2, 3) if pipeline == 1 else one_of(0, 1),
+            "placement": one_of("packed", "packed", "random", "random_nodes", "fragmented", "round_robin"),
+        },
+        "software": {
+            "gradient_overlap": one_of(True, False),
+            "pipeline_overlap": one_of(True, False),
+            "overlap_slowdown": one_of(0.0, 0.0, 0.1),
+        },
+        "training": {"global_batch": data * one_of(1, 4, 9)},
+        "degradations": [{"accelerator": "node0/gpu1", "factor": 0.7}] if one_of(True, False, False) else [],
+        "seed": seed,
+    }
+
+
+def both(fields: dict[str, Any]) -> tuple[Simulated, Simulated]:
+    """A job folded by certificate, and with every rank on its own."""
+    proved = simulate_step(small_experiment(**fields, simulation=ANEW))
+    return proved, simulate_step(small_experiment(**fields, simulation=ANEW | {"fold": "off"}))
+
+
+def check(seed: int) -> None:
+    try:
+        proved, plain = both(job(seed))
+    except ConfigError:
+        pytest.skip("no valid job")
+    assert_same(proved, plain, peaks=False)
+    used, expected = (step_energy(each.readings.activity).phases for each in (proved, plain))
+    assert used == pytest.approx(expected, rel=EXACT)
+    bounds = step_bounds(small_experiment(**job(seed)))
+    assert bounds.lower_s * (1 - EXACT) <= plain.trace.time <= bounds.upper_s * (1 + EXACT)
+
+
+@pytest.mark.parametrize("seed", range(FIXED))
+def test_a_proved_step_is_the_step(seed: int) -> None:
+    check(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1_000, 1_000 + RANDOM))
+def test_more_proved_steps_are_the_step(seed: int) -> None:
+    check(seed)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cases_of_the_shortcuts_are_proved(case: str) -> None:
+    proved, plain = both(CASES[case])
+    assert_same(proved, plain)
+
+
+@pytest.fixture(scope="module")
+def ragged() -> Experiment:
+    """Replicas of 16 nodes in units of 20, of which the last is partly filled."""
+    changes = ("nodes=1024", "training.global_batch=12288", "parallelism.data=null", "simulation.reuse=off")
+    return load_experiment("gpt3-175b-a100", changes).experiment
+
+
+class TestAt8192Accelerators:
+    def test_links_that_bind_join_and_classes_stay_few(self, ragged: Experiment) -> None:
+        exactness, folding = (getattr(simulate(ragged), name) for name in ("exactness", "folding"))
+        assert exactness.answer == "exact"
+        assert exactness.rounds == 2
+        assert exactness.links_joined > 0
+        assert exactness.links_checked > 1000
+        assert folding["rank_classes"] < 300
+
+    def test_a_link_made_slower_behind_its_back_is_refuted(self, ragged: Experiment) -> None:
+        """What was proved for links as they are says nothing about links of a tenth of their capacity."""
+        step = simulate_step(ragged)
+        moves, table = moves_of(step.trace), step.trace.table
+        assert not len(find_overload(step.trace, moves).link)
+        loaded = np.flatnonzero(table.left_out & (step.trace.link_peak > 0.5))[0]
+        capacity = table.capacity.copy()
+        capacity[loaded] /= 10
+        found = find_overload(replace(step.trace, table=replace(table, capacity=capacity)), moves)
+        assert set(found.link.tolist()) == {int(loaded)}
+        on_it = set(table.flow[table.link == loaded].tolist())
+        assert set(found.flow.tolist()) <= on_it
+
+    def test_the_first_round_alone_would_be_wrong(self, ragged: Experiment) -> None:
+        prepared = prepare_step(ragged)
+        unproved = prepared.executor.run()
+        assert len(find_overload(unproved, moves_of(unproved)).link)
+        proved = simulate_step(ragged).trace.time
+        assert abs(proved / unproved.time - 1) > 1e-6
