@@ -130,7 +130,7 @@ def _merged(moves: Moves, n_flows: int) -> Moves:
     return Moves(flow[begins], time[begins], time[ends], np.ones(int(begins.sum())))
 
 
-class Moments(NamedTuple):
+class Instants(NamedTuple):
     """Begins and ends of moves on links, (n,), by link and time: link class, entry, which move, and 1 or -1."""
 
     link: Ints
@@ -154,7 +154,7 @@ def _in_turn(table: FlowTable, links: Ints, moves: Moves) -> Iterator[Ints]:
         yield entries[turn == number]
 
 
-def _moments(table: FlowTable, entries: Ints, moves: Moves) -> Moments:
+def _moments(table: FlowTable, entries: Ints, moves: Moves) -> Instants:
     first = np.searchsorted(moves.flow, np.arange(table.n_flows + 1))
     flow = table.flow[entries]
     width = first[flow + 1] - first[flow]
@@ -167,10 +167,10 @@ def _moments(table: FlowTable, entries: Ints, moves: Moves) -> Moments:
     place[np.argsort(time, kind="stable")] = np.arange(len(time))  # ends come first in an instant
     at = np.where(step > 0, move + len(end), move)
     order = np.argsort(table.link[entries][entry] * len(time) + place[at])
-    return Moments(table.link[entries][entry][order], entry[order], move[order], step[order])
+    return Instants(table.link[entries][entry][order], entry[order], move[order], step[order])
 
 
-def _running(moments: Moments, weight: Floats, rate: Floats | None = None) -> Floats:
+def _running(moments: Instants, weight: Floats, rate: Floats | None = None) -> Floats:
     """Sum over what moves after each moment, from 0 again at each link."""
     each = weight[moments.entry] * moments.step
     total = np.cumsum(each if rate is None else each * rate[moments.move])
@@ -180,7 +180,7 @@ def _running(moments: Moments, weight: Floats, rate: Floats | None = None) -> Fl
     return running
 
 
-def _guilty(moments: Moments, moves: Moves, flow: Ints, over: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+def _guilty(moments: Instants, moves: Moves, flow: Ints, over: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """Link and flow of each entry that moves at a moment of overload."""
     if not over.any():
         return moments.link[over], moments.link[over]

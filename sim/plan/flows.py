@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +39,12 @@ class FlowSet:
     carrier: str = RING
     under_way: Floats | None = None
 
-    def most(self, window: float) -> Floats:
-        """What connections with at most `window` bytes sent and not yet acknowledged allow the flows, (n,) [B/s]."""
+    def most(self, flows: Ints, window: float) -> Floats:
+        """What connections with at most `window` bytes sent and not yet acknowledged allow these flows, (n,) [B/s]."""
         if self.under_way is None:
-            return np.full(self.n, inf)
+            return np.full(len(flows), np.inf)
         with np.errstate(divide="ignore"):
-            return np.asarray(window / (2 * self.under_way))
+            return np.asarray(window / (2 * self.under_way[flows]))
 
     @property
     def n(self) -> int:

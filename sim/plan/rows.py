@@ -106,5 +106,5 @@ def least_rates(sets: Sequence[FlowSet], cluster: Cluster) -> list[tuple[Floats,
             np.minimum(_least(flow_set, capacity[flow_set.link] / flow_set.coefficient), most),
             np.minimum(_least(flow_set, capacity[flow_set.link] / total[flow_set.link]), most),
         )
-        for flow_set, most in ((each, each.most(cluster.node.nics.window)) for each in sets)
+        for flow_set, most in ((each, each.most(np.arange(each.n), cluster.node.nics.window)) for each in sets)
     ]

@@ -399,17 +399,17 @@ def group_of(flow_sets: Iterable[FlowSet], number: int, cluster: Cluster) -> Gro
     ring, *others = flow_sets
     link, rate = _crossed(ring, number, cluster)
     local = link < cluster.n_nodes * cluster.server.links.n
-    window = cluster.node.nics.window
+    window, one = cluster.node.nics.window, np.array([number])
     return Group(
         ring.members.shape[1],
         int(ring.nodes[number]),
         float(ring.latency[number]),
         float(rate[local].min(initial=np.inf)),
-        float(rate[~local].min(initial=ring.most(number, window))),
+        float(rate[~local].min(initial=float(ring.most(one, window)[0]))),
         tuple(
             Carrier(
                 other.carrier,
-                float(_crossed(other, number, cluster)[1].min(initial=other.most(number, window))),
+                float(_crossed(other, number, cluster)[1].min(initial=float(other.most(one, window)[0]))),
                 float(other.latency[number]),
             )
             for other in others
@@ -471,7 +471,7 @@ def _held_back(plan: Plan, flow: Ints, rate: Floats, n_flows: int) -> tuple[Ints
     most, flows = np.full(n_flows, np.inf), np.zeros(n_flows, dtype=np.int64)
     for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
         first = first_of_class(flow_of)
-        most[flow_of[first]] = flow_set.most(plan.cluster.node.nics.window)[first]
+        most[flow_of[first]] = flow_set.most(first, plan.cluster.node.nics.window)
         flows += np.bincount(flow_of, minlength=n_flows)
     alone = np.full(n_flows, np.inf)
     np.minimum.at(alone, flow, rate)

@@ -5,7 +5,7 @@ flow at its rate alone it is a lower bound, with every flow at the least rate th
 one; so with the least and the most latency of like groups. Nobody meets anybody in either, so both fold to a handful
 of ranks.
 
-Public: `Bounds`, `bounded`, `step_bounds`.
+Public: `StepBounds`, `bounded`, `step_bounds`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def bounded(source: str, overrides: list[str]) -> BoundedResult:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class StepBounds:
     """What the step time is within [s], and how many ranks there are in how many classes that were simulated."""
 
     lower_s: float
@@ -52,7 +52,7 @@ class Bounds:
     rank_classes: int
 
 
-def step_bounds(experiment: Experiment) -> Bounds:
+def step_bounds(experiment: Experiment) -> StepBounds:
     """Proved bounds of the step time of a resolved and checked experiment. Raises PlanError."""
     if problems := list(_unbounded(experiment)):
         raise PlanError(problems)
@@ -68,7 +68,7 @@ def step_bounds(experiment: Experiment) -> Bounds:
     slowdown = lower.plan.software.overlap_slowdown
     if slowdown > 0:
         slow = Program(slow.script, [each._replace(duration=each.duration / (1 - slowdown)) for each in slow.actions])
-    return Bounds(_seconds(lower, quick), _seconds(upper, slow), lower.plan.grid.n_ranks, len(lower.ranks))
+    return StepBounds(_seconds(lower, quick), _seconds(upper, slow), lower.plan.grid.n_ranks, len(lower.ranks))
 
 
 def _moves(program: Program) -> list[tuple[object, ...]]:
