@@ -38,6 +38,14 @@ def test_what_is_not_modelled_is_refused_by_its_key(case: Case) -> None:
     assert [problem for problem in caught.value.problems if case.refused in str(problem)] != []
 
 
+def test_layers_that_do_not_divide_are_told() -> None:
+    """NVIDIA/Megatron-LM issue 1304: two of 30 layers were lost and nothing was said."""
+    (case,) = (case for case in cases() if case.report == "30 layers on 4 stages")
+    assert sim.simulate(case.altered).notes[0].startswith("30 layers over 4 model chunks lie 7, 2 x 8, 7")
+    told = sim.simulate(case.altered, set={"workload.layers": 32}).notes
+    assert not any("model chunks" in note for note in told)
+
+
 def test_every_report_has_a_source_and_is_judged() -> None:
     for case in cases():
         assert case.source

@@ -1,4 +1,4 @@
-"""What was taken for granted about power, prices and saves because nobody said: notes for the report.
+"""What was taken for granted about stages, power, prices and saves because nobody said: notes for the report.
 
 Public: `assumptions`, `swings`.
 """
@@ -6,6 +6,7 @@ Public: `assumptions`, `swings`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
@@ -41,6 +42,14 @@ def _told(accelerator: Accelerator, path: str) -> str:
     for key in path.split("."):
         value = value[key] if isinstance(value, Mapping) else getattr(value, key)
     return f"{path} {value:.4g}" if isinstance(value, int | float) else path
+
+
+def _uneven_stages(run: Simulated) -> Iterator[str]:
+    sizes = [chunk.layers for chunk in run.plan.chunks]
+    if len(set(sizes)) > 1:
+        alike = [(size, len(list(group))) for size, group in groupby(sizes)]
+        told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
+        yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -115,6 +124,7 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
 
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_data_sheet,
+    _uneven_stages,
     _network_power,
     _silent_parts,
     _power_limit,
