@@ -10,9 +10,11 @@
 What takes long or needs other machines stands in `console` blocks, which do not run.
 
 The table of published runs in the README says what `experiments/validation/residuals.csv` holds, which
-`clustersim validate experiments --residuals FILE` writes, but for the runs of the blind test.
+`clustersim validate experiments --residuals FILE` writes, but for the runs of the blind test. That of
+people's own reports in docs/models.md is written by `reports.py`.
 
-`python tests/pages.py` (`make docs`) puts what is printed today into the `text` blocks, and this table into the README.
+`python tests/pages.py` (`make docs`) puts what is printed today into the `text` blocks, and these tables into their
+pages.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from statistics import mean, median
 
+from reports import inside, rows
+
 from sim.ask.validate.trust import RESIDUALS, read_residuals, shipped_bands
 from sim.cli.app import call
 from support import ROOT, Cli, Outcome
@@ -44,6 +48,7 @@ OMITTED = "..."  # a line that stands for any number of lines
 WIDTH = "80"
 TABLE = "| published runs | n | mean error | median | worst | bias |"
 COVERED = "| source | inside |"
+REPORTS = "| report | source | of what | measured | predicted | band | verdict |"
 JUDGED = "transformer"  # the family whose rule is told
 SOURCES = {
     "bloom_tuning": "BLOOM tuning (A100)",
@@ -210,12 +215,18 @@ def main() -> None:
 def renewed_table(page: str) -> str:
     """The page with what follows from the errors of published runs as they are today.
 
-    The table of these runs, those that are predicted best first; the rule of trust bands, and whom they hold.
+    The table of these runs, those that are predicted best first; the rule of trust bands, and whom they hold; people's
+    own reports.
     """
-    page = re.sub(r"(?<=  Today: ).* differences\.", _rule_of_bands(), page)
-    for title, lines in ((TABLE, _table()), (COVERED, _coverage())):
-        page = re.sub(rf"(?<={re.escape(title)}\n)(\|.*\n)+", "".join(f"{line}\n" for line in lines), page)
-    return page
+    page = _put(page, r"(?<=  Today: ).* differences\.", _rule_of_bands())
+    for title, lines in ((TABLE, _table), (COVERED, _coverage), (REPORTS, rows)):
+        if title in page:
+            page = _put(page, rf"(?<={re.escape(title)}\n)(\|.*\n)+", "".join(f"{line}\n" for line in lines()))
+    return _put(page, r"(?<=\nInside its band today: ).*", inside()) if REPORTS in page else page
+
+
+def _put(page: str, pattern: str, text: str) -> str:
+    return re.sub(pattern, lambda _: text, page)
 
 
 def _rule_of_bands() -> str:

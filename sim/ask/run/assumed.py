@@ -1,4 +1,4 @@
-"""What was taken for granted about adapters, power, prices and saves because nobody said: notes for the report.
+"""What was taken for granted about stages, adapters, power, prices and saves because nobody said: notes for a report.
 
 Public: `assumptions`, `swings`.
 """
@@ -6,6 +6,7 @@ Public: `assumptions`, `swings`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
@@ -72,6 +73,14 @@ def _host_memory(run: Simulated) -> Iterator[str]:
     if offload.optimizer and not host.pcie_bandwidth:
         way_out = "cluster.node.host.pcie_bandwidth says how fast"
         yield f"gradients and weights of the host's optimizer cross PCIe at no cost: {way_out}"
+
+
+def _uneven_stages(run: Simulated) -> Iterator[str]:
+    sizes = [chunk.layers for chunk in run.plan.chunks]
+    if len(set(sizes)) > 1:
+        alike = [(size, len(list(group))) for size, group in groupby(sizes)]
+        told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
+        yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -149,6 +158,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _host_memory,
     _of_data_sheet,
     _adapters_left,
+    _uneven_stages,
     _network_power,
     _silent_parts,
     _power_limit,
