@@ -65,7 +65,7 @@ def find_overload(trace: Trace, moves: Moves) -> Overload:
 def peak_of_left_out(trace: Trace, moves: Moves) -> Floats:
     """Largest share of capacity on links that were left out, (n_links,); 0 elsewhere.
 
-    A transfer counts at its mean rate, so it is exact where rates did not change.
+    A transfer counts at its mean rate, so it is exact where rates did not change. A proved step fills no link beyond 1.
     """
     table = trace.table
     peak = np.zeros(len(table.capacity))
@@ -74,7 +74,7 @@ def peak_of_left_out(trace: Trace, moves: Moves) -> Floats:
         load = _running(moments, table.coefficient[entries], moves.rate)
         first = np.flatnonzero(np.diff(moments.link, prepend=-1))
         peak[moments.link[first]] = np.maximum.reduceat(load, first) / table.capacity[moments.link[first]]
-    return peak
+    return np.minimum(peak, 1.0)
 
 
 def moves_of(trace: Trace) -> Moves:
