@@ -21,7 +21,7 @@ from sim.rng import stream
 
 ALIKE = (  # no change of what waits for what
     "itself", "training", "slow host", "sequence", "another seed", "fabric", "nodes", "power limit", "faster memory",
-    "other kind", "start-up", "slow ports", "adapters", "power of fans", "slow kind", "prune",
+    "other kind", "start-up", "slow ports", "adapters", "power of fans", "slow kind", "prune", "window",
 )  # fmt: skip
 PLANS: dict[str, tuple[Any, ...]] = {
     "parallelism.tensor": (1, 2, 4),

@@ -27,6 +27,7 @@ from sim.models.family import NOTHING, Architecture, Held
 from sim.workload.optimizer import OptimizerKind, optimizer_of
 
 WHOLE_BYTES = 4  # of a 32-bit weight
+WHOLE_SHARE = 1.03  # of what tensors need, where no unit is gathered and freed (rasbt/LLMs-from-scratch: 1.02 to 1.05)
 REMAINDER_BYTES = 2  # what a 16-bit weight lacks of it
 MOMENTS = ("loss", "early backward", "late backward", "optimizer step")
 ON_THE_BOARD = 2  # layers whose activations are on their way, where others lie in host memory
@@ -373,7 +374,9 @@ def _reduced_gradients(part: _Stage) -> float:
 def _allocated(part: _Stage, parts: Parts) -> Parts:
     """With what the allocator takes beside tensors that come and go."""
     moving = parts["activations"] + parts["ends"] + parts["temporary"]
-    return {**parts, "allocator": (part.software.allocator_share - 1) * moving}
+    share = part.software.allocator_share
+    share = share if part.shards(3) > 1 else min(share, WHOLE_SHARE)
+    return {**parts, "allocator": (share - 1) * moving}
 
 
 def state_bytes(training: Training, software: Software) -> tuple[float, float]:
