@@ -115,7 +115,6 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
             "pytorch-16bit-compile",
             "teaching",
             "teaching-16bit",
-            "teaching-fused",
         },
         "torchtitan": {
             "fsdp",
