@@ -152,7 +152,21 @@ class FlashAttention(Operator):
             work.collective(f"{self.name} backward last turn", "all_gather", share, "context")
 
 
-class Scores(Operator):
+class _CoreProduct(Operator):
+    """A product for each head, of two tensors that its gradients are made of."""
+
+    __slots__ = ()
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        return self.reads
+
+    @override
+    def products(self, work: Writer) -> float:
+        return 2.0 * scores(work) * work.graph.sizes["width"]
+
+
+class Scores(_CoreProduct):
     """Products of queries and keys for each head."""
 
     __slots__ = ()
@@ -171,14 +185,6 @@ class Scores(Operator):
     def backward(self, work: Writer) -> None:
         batched(work, f"{self.name} query gradient", "queries", "width", "keys")
         batched(work, f"{self.name} key gradient", "keys", "width", "queries")
-
-    @override
-    def needs(self, work: Writer) -> Iterable[Tensor]:
-        return self.reads
-
-    @override
-    def products(self, work: Writer) -> float:
-        return 2.0 * scores(work) * work.graph.sizes["width"]
 
 
 class Softmax(Operator):
@@ -209,7 +215,7 @@ class Softmax(Operator):
         work.memory(name, traffic * work.elements(self.result), 1 if work.fused else 3 + 2 * cast)
 
 
-class Context(Operator):
+class Context(_CoreProduct):
     """Products of probabilities and values for each head."""
 
     __slots__ = ("keys",)
@@ -228,14 +234,6 @@ class Context(Operator):
         gather_keys(work, "attention backward", 2 * work.element * key_elements(work, self.keys))
         batched(work, f"{self.name} score gradient", "queries", "keys", "width")
         batched(work, f"{self.name} value gradient", "keys", "width", "queries")
-
-    @override
-    def needs(self, work: Writer) -> Iterable[Tensor]:
-        return self.reads
-
-    @override
-    def products(self, work: Writer) -> float:
-        return 2.0 * scores(work) * work.graph.sizes["width"]
 
 
 class _Copying(Operator):

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.ask.plan.axes import CONTEXT, DATA, MICROBATCH, ORDER, SCHEDULE, VIRTUAL, with_values
+from sim.ask.plan.axes import CONTEXT, DATA, MICROBATCH, SCHEDULE, VIRTUAL, with_values
 from sim.ask.plan.chain import Chain, build_chain
 from sim.ask.plan.energy import Crew, Meter, build_crew, step_joules
 from sim.ask.plan.exchange import Exchanges, ExchangeTime, exchange_joules
-from sim.ask.plan.inside import BESIDE, INSIDE, PASSES, ZERO, Inside, Insides
+from sim.ask.plan.inside import BESIDE, INSIDE, PASSES, PLACES, ZERO, Inside, Insides
 from sim.ask.plan.layout import ChunkLayout, layout_of
 from sim.ask.plan.steps import TaskTimes, step_bound
 from sim.ask.plan.table import Ints, PlanTable
@@ -36,20 +36,8 @@ from sim.schedule.course import Course, Sends
 from sim.schedule.table import Ends
 
 Floats = NDArray[np.float64]
-UNCUT = frozenset(
-    (
-        CONTEXT,
-        DATA,
-        ZERO,
-        SCHEDULE,
-        ORDER,
-        "parallelism.shard_group",
-        "parallelism.placement",
-        "parallelism.on_nodes",
-        *INSIDE,
-        *BESIDE,
-    )
-)  # keys that do not say how the model is cut into chunks and segments; ZeRO-3 does
+# keys that do not say how the model is cut into chunks and segments; ZeRO-3 does
+UNCUT = frozenset((CONTEXT, DATA, ZERO, SCHEDULE, *PLACES, *INSIDE, *BESIDE))
 SAFETY = 1.0 - 1e-9  # what the exact shortcuts of the engine may differ by
 
 
