@@ -11,7 +11,7 @@ COMPILE = $(BIN)/python -m uv pip compile --quiet --no-config --universal --pyth
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 EDITABLE = $(INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: run test check lint types bench docs lock clean
+.PHONY: run test check lint types bench docs site package lock clean
 
 run: .venv/installed
 	@$(BIN)/clustersim run $(EXPERIMENT)
@@ -33,7 +33,18 @@ bench: .venv/installed
 
 docs: .venv/installed
 	@$(BIN)/python -c 'from sim.inputs.document import reference_markdown as text; print(text(), end="")' >docs/input.md
+	@$(BIN)/python -m typer sim.cli.verbs utils docs --name clustersim --title "Commands" >docs/commands.md
+	@$(BIN)/clustersim timeline docs/pictures/step.yaml --format svg -o docs/pictures/step.svg
 	@$(BIN)/python tests/pages.py
+
+site: .venv/installed-site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "build/site/index.html" >&2
+
+package: .venv/installed-site
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build
+	@$(BIN)/python -m twine check --strict dist/*
 
 # Exact versions for every Python and system, by uv (https://docs.astral.sh/uv/pip/compile/); pip reads them.
 lock: .venv/created
@@ -42,6 +53,7 @@ lock: .venv/created
 	@$(COMPILE) --extra dev --group build --output-file $(LOCK)/dev.txt
 	@$(COMPILE) --group build --constraints $(LOCK)/dev.txt --output-file $(LOCK)/run.txt
 	@$(COMPILE:pyproject.toml=) --group peers --constraints $(LOCK)/dev.txt --output-file $(LOCK)/peers.txt
+	@$(COMPILE:pyproject.toml=) --group site --constraints $(LOCK)/dev.txt --output-file $(LOCK)/site.txt
 	@$(COMPILE:pyproject.toml=) --group alone --no-deps --output-file $(LOCK)/alone.txt
 
 clean:
@@ -67,4 +79,8 @@ clean:
 
 .venv/installed-peers: .venv/installed-dev $(LOCK)/peers.txt $(LOCK)/alone.txt
 	@$(INSTALL) --no-deps --requirement $(LOCK)/peers.txt --requirement $(LOCK)/alone.txt
+	@touch $@
+
+.venv/installed-site: .venv/installed-dev $(LOCK)/site.txt
+	@$(INSTALL) --no-deps --requirement $(LOCK)/site.txt
 	@touch $@

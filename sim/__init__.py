@@ -4,7 +4,7 @@
 imported when they are first used.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _API = ("check", "simulate", "sweep")
 

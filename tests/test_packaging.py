@@ -93,6 +93,7 @@ WANTED = {
     "run": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["build"]],
     "dev": [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]],
     "peers": PROJECT["dependency-groups"]["peers"],
+    "site": PROJECT["dependency-groups"]["site"],
     "alone": PROJECT["dependency-groups"]["alone"],
 }
 

@@ -10,16 +10,27 @@ from typer import BadParameter, Option
 from sim.cli import output
 from sim.cli.run import Overrides, Source, writable
 
+DEFAULTS = {"chrome": Path("timeline.json.gz"), "pytorch": Path("timeline"), "svg": Path("timeline.svg")}
+
 
 def timeline(
     source: Source,
     overrides: Overrides = None,
-    target: Annotated[
-        Path, Option("--output", "-o", metavar="FILE|DIR", help="Where to write; .gz compresses.")
-    ] = Path("timeline.json.gz"),
+    chosen: Annotated[
+        Path | None,
+        Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="Where to write, .gz compresses; timeline.json.gz, a folder timeline or timeline.svg if absent.",
+        ),
+    ] = None,
     form: Annotated[
-        Literal["chrome", "pytorch"],
-        Option("--format", help="chrome: one file for Perfetto; pytorch: a folder with a profiler trace per rank."),
+        Literal["chrome", "pytorch", "svg"],
+        Option(
+            "--format",
+            help="chrome: one file for Perfetto; pytorch: a folder with a profiler trace per rank; svg: a picture.",
+        ),
     ] = "chrome",
     ranks: Annotated[
         str, Option("--ranks", metavar="LIST", help="Such as 0,8,16..23; one rank of each kind if absent.")
@@ -31,7 +42,7 @@ def timeline(
     """Write what ranks do during one step as a timeline.
 
     Open it at https://ui.perfetto.dev or chrome://tracing. A folder of profiler traces is what
-    HolisticTraceAnalysis reads.
+    HolisticTraceAnalysis reads; a picture goes into a page or a paper.
     """
     from math import inf
 
@@ -44,6 +55,7 @@ def timeline(
     largest = _quantity(limit, DATA, "--max-size")
     if window[1] <= window[0]:
         raise BadParameter("the window ends before it begins", param_hint="--to")
+    target = chosen or DEFAULTS[form]
     experiment = load_experiment(source, overrides or []).experiment
     writable(target if form == "pytorch" else target.parent)
     run = study.simulated_for_timeline(experiment)
@@ -51,6 +63,9 @@ def timeline(
     if form == "pytorch":
         files = study.write_profiler_traces(run, shown, target)
         output.say(f"wrote {len(files)} profiler traces to {target}")
+    elif form == "svg":
+        study.write_picture(shown, target, largest)
+        output.say(f"wrote {target}: {len(shown.places)} ranks")
     else:
         size = study.write_timeline(shown, target, largest)
         said = f"{len(shown.places)} ranks, {len(shown.spans):,} spans, {format_quantity(float(size), DATA)}"

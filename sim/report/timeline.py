@@ -3,7 +3,7 @@
 Both follow the Trace Event Format (Google, "Trace Event Format", 2016): times in microseconds,
 complete events `X` that nest on a track, counters `C`, flow arrows `s` and `f`, metadata `M`.
 
-Public: `chrome_events`, `profiler_trace`, `write_events`.
+Public: `chrome_events`, `profiler_trace`, `write_events`, `check_size`.
 """
 
 from __future__ import annotations
@@ -181,8 +181,13 @@ def write_events(events: Iterable[Event], file: Path, limit: float) -> int:
         for number, event in enumerate(events):
             text = (",\n" if number else "") + json.dumps(event, separators=(",", ":"))
             size += len(text)
-            if size > limit:
-                raise ConfigError(Problem(str(file), "", f"is larger than {limit / 1e6:,.0f} MB", SMALLER))
+            check_size(size, file, limit)
             out.write(text)
         out.write("\n]}\n")
     return size
+
+
+def check_size(size: float, file: Path, limit: float) -> None:
+    """Raises ConfigError if a file would have more than `limit` bytes."""
+    if size > limit:
+        raise ConfigError(Problem(str(file), "", f"is larger than {limit / 1e6:,.0f} MB", SMALLER))

@@ -1,6 +1,6 @@
 """The timeline of one step, in files that viewers open.
 
-Public: `simulated_for_timeline`, `window`, `write_timeline`, `write_profiler_traces`, `parse_ranks`.
+Public: `simulated_for_timeline`, `window`, `write_timeline`, `write_picture`, `write_profiler_traces`, `parse_ranks`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import Experiment
 from sim.metrics.timeline import Timeline, timeline
-from sim.report.files import replacing
-from sim.report.timeline import chrome_events, profiler_trace, write_events
+from sim.report.files import replacing, write_text
+from sim.report.timeline import check_size, chrome_events, profiler_trace, write_events
+from sim.report.timeline_picture import timeline_picture
 
 SHOWN = 8  # ranks, if none are asked for
 
@@ -49,6 +50,13 @@ def default_ranks(run: Simulated) -> list[int]:
 def write_timeline(shown: Timeline, file: Path, limit: float) -> int:
     """Write for Chrome and Perfetto; returns the size in bytes. Raises ConfigError if it is over `limit`."""
     return write_events(chrome_events(shown), file, limit)
+
+
+def write_picture(shown: Timeline, file: Path, limit: float) -> None:
+    """Write one SVG picture. Raises ConfigError if it is over `limit` bytes, OutputError if it cannot be written."""
+    text = timeline_picture(shown)
+    check_size(len(text.encode()), file, limit)
+    write_text(file, text, "--output")
 
 
 def write_profiler_traces(run: Simulated, shown: Timeline, folder: Path) -> list[Path]:
