@@ -11,6 +11,7 @@ from bench.cases import (
     all_reduce,
     cold_starts,
     event_rates,
+    explored,
     growth,
     long_runs,
     points,
@@ -34,7 +35,7 @@ def main() -> None:
 def rows() -> Iterator[Row]:
     """All measurements, one after another: nothing else should run meanwhile."""
     sweeping = chain(points(), sweeps(), sweeps_on_dask())
-    return chain(event_rates(), sweeping, all_reduce(), growth(), unfriendly(), long_runs(), cold_starts())
+    return chain(event_rates(), sweeping, all_reduce(), growth(), unfriendly(), long_runs(), cold_starts(), explored())
 
 
 def show(row: Row) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import simpy
 
+from bench.explorer import first_page, slider
 from bench.measure import Sample, command, in_child, points_in, seconds, timed
 
 CALLBACKS = 200_000
@@ -221,3 +222,9 @@ def cold_starts() -> Iterator[Row]:
     """Whole processes, as a person waits for them."""
     yield time_row("cold clustersim --help", timed(command("--help"), 7), 0.3)
     yield time_row(f"cold process to report, {GROWN}", timed(command("run", GROWN), 5), 3.0)
+
+
+def explored() -> Iterator[Row]:
+    """The explorer: what a visitor waits for."""
+    yield time_row("explore, first page after start", first_page(3), 1.0)
+    yield time_row("explore, a slider of gpt3-175b-a100", slider(), 0.3)

@@ -28,6 +28,7 @@ LAYERS = (
     {"metrics"},
     {"report"},
     {"ask"},
+    {"explore"},
     {"cli", "api"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,6 +11,7 @@ from sim import __version__
 from sim.cli import (
     calibrate,
     catalogue,
+    explore,
     files,
     output,
     plan,
@@ -38,6 +39,7 @@ app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)
 app.command("scale")(scale.scale)
 app.command("sensitivity")(sensitivity.sensitivity)
+app.command("explore")(explore.explore)
 app.command("check")(files.check)
 app.command("list")(catalogue.list_)
 app.command("explain")(files.explain)

@@ -33,7 +33,7 @@ __all__ = [
     "load_base", "load_definition", "load_experiment", "load_node", "open_definition", "validate_experiment",
 ]  # fmt: skip
 
-Source = str | Path | Mapping[str, Any]
+Source = str | Path | Mapping[str, Any] | SourceNode
 OTHER_KINDS = {  # keys of files that are about experiments: what such a file is, and what takes it
     "axes": ("this is a study", "use clustersim sweep"),
     "base": ("this is a study", "use clustersim sweep"),
@@ -61,7 +61,7 @@ def load_experiment(
     """The experiment that `source` names, with all definitions inline and the overrides set.
 
     An override is a text `key.path=value`, or a pair of key path and value. `source` is a name in the
-    catalogue, a path, a mapping, or a record; with `si` the numbers of a mapping may be plain SI
+    catalogue, a path, a mapping, a text that was read, or a record; with `si` the numbers of a mapping may be plain SI
     values. `checks` are what it has to meet. Raises ConfigError with all problems found.
     """
     resolver = Resolver()
@@ -186,7 +186,9 @@ def _record_of(kind: str, root: SourceNode) -> type[Record]:
 
 def open_definition(resolver: Resolver, kind: str, source: Source) -> tuple[SourceNode, Path | None]:
     """The mapping that `source` stands for, with its own `extends` applied, and its file. Raises ConfigError."""
-    if isinstance(source, Mapping):
+    if isinstance(source, SourceNode):
+        root, path = source, None
+    elif isinstance(source, Mapping):
         root, path = from_python(source, f"<{kind}>"), None
     else:
         path = _found(kind, source)
