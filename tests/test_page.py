@@ -113,12 +113,13 @@ def test_hovering_a_link_tells_its_numbers(visit: Visit, result: Result) -> None
 
 def test_a_page_of_two_results(browser: Any, result: Result, tmp_path: Path) -> None:
     other = simulate(load_experiment("quickstart", [*CHANGES, "training.microbatch=2"]).experiment)
-    (tmp_path / "two.html").write_text(compare_page(result, other), encoding="utf-8")
+    (tmp_path / "two.html").write_text(compare_page([result, other]), encoding="utf-8")
     visit = Visit(browser, tmp_path / "two.html")
     visit.draw_all()
     assert visit.complaints == []
     assert visit.column("changes", 1) == ["training.microbatch"]
-    assert "step.time_s" in visit.column("metrics", 1)
+    assert "step time" in visit.column("metrics", 1)
+    assert "step.time_s" in visit.column("metrics", 4)
 
 
 def study_rows(count: int) -> list[dict[str, Any]]:

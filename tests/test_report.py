@@ -15,8 +15,9 @@ from rich.console import Console
 from sim.errors import ConfigError
 from sim.metrics.result import Result, RunResult
 from sim.report import human
-from sim.report.compare import compare, print_contrast, show
+from sim.report.compare import compare, print_contrast
 from sim.report.jsonout import dumps, from_json, read_result, result_text
+from sim.report.labels import label, told
 from sim.report.text import report_text
 
 GIB = 2.0**30
@@ -127,18 +128,48 @@ class TestCompare:
             step=replace(sample_result.step, time_s=16.0),
             manifest={"training": {"microbatch": 2}, "parallelism": {"tensor": 8, "context": 2}},
         )
-        contrast = compare(sample_result, other)
-        assert [(change.key, change.a, change.b) for change in contrast.changes] == [
-            ("training.microbatch", 1, 2),
-            ("parallelism.context", None, 2),
+        contrast = compare([sample_result, other])
+        assert [(change.key, change.values) for change in contrast.changes] == [
+            ("training.microbatch", (1, 2)),
+            ("parallelism.context", (None, 2)),
         ]
         metrics = {metric.key: metric for metric in contrast.metrics}
-        assert (metrics["step.time_s"].difference, metrics["step.time_s"].ratio) == (-16.0, 0.5)
-        assert metrics["step.breakdown_s.input_stall"].ratio is None
+        assert metrics["step.time_s"].values == (32.0, 16.0)
+        assert metrics["step.time_s"].ratio(1) == 0.5
+        assert metrics["step.breakdown_s.input_stall"].ratio(1) is None
+
+    def test_json_of_two_keeps_the_names_that_it_had(self, sample_result: Result) -> None:
+        other = replace(sample_result, name="other", step=replace(sample_result.step, time_s=16.0))
+        data = compare([sample_result, other]).to_json()
+        assert (data["a"], data["b"], data["designs"]) == (sample_result.name, "other", [sample_result.name, "other"])
+        step = next(metric for metric in data["metrics"] if metric["key"] == "step.time_s")
+        assert (step["a"], step["b"], step["difference"], step["ratio"]) == (32.0, 16.0, -16.0, 0.5)
+
+    def test_three_designs_are_set_against_the_first_with_what_is_asked_first_on_top(
+        self, sample_result: Result
+    ) -> None:
+        others = [replace(sample_result, step=replace(sample_result.step, time_s=seconds)) for seconds in (16.0, 64.0)]
+        contrast = compare([sample_result, *others], ["now", "fast", "slow"])
+        buffer = StringIO()
+        print_contrast(contrast, Console(file=buffer, width=80, color_system=None))
+        (row,) = (line.split() for line in buffer.getvalue().splitlines() if line.startswith("step time"))
+        assert row == ["step", "time", "32.00", "s", "16.00", "s", "-50.0", "%", "64.00", "s", "+100.0", "%"]
+        assert next(iter(contrast.metrics)).key == "run.time_to_train_s.mean"
+
+    def test_every_number_of_a_result_has_a_name_of_its_own(self, sample_result: Result) -> None:
+        keys = [metric.key for metric in compare([sample_result, sample_result]).metrics]
+        assert len({label(key) for key in keys}) == len(keys)
+
+    def test_input_is_told_in_units(self, sample_result: Result) -> None:
+        manifests = [{"cluster": {"node": {"nics": {"bandwidth": rate}}}} for rate in (25e9, 50e9)]
+        results = [replace(sample_result, manifest=manifest) for manifest in manifests]
+        buffer = StringIO()
+        print_contrast(compare(results), Console(file=buffer, width=80, color_system=None))
+        assert "50 GB/s" in buffer.getvalue()
 
     def test_prints_within_80_columns(self, sample_result: Result) -> None:
         buffer = StringIO()
-        contrast = compare(sample_result, replace(sample_result, name="other", accelerators=2048))
+        contrast = compare([sample_result, replace(sample_result, name="other", accelerators=2048)])
         print_contrast(contrast, Console(file=buffer, width=80, color_system=None))
         assert "The input is the same." in buffer.getvalue()
         assert max(len(line) for line in buffer.getvalue().splitlines()) <= 80
@@ -184,4 +215,4 @@ class TestHuman:
     ],
 )
 def test_compared_numbers_have_the_units_that_their_names_tell(key: str, value: float, text: str) -> None:
-    assert show(key, value) == text
+    assert told(key, value) == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def explain(
         str,
         Argument(
             metavar="KEY|run",
-            help="A key path such as parallelism.tensor, or its end; or `run`.",
+            help="A key path such as parallelism.tensor, or its end; a number such as mfu; or `run`.",
             autocompletion=complete.explainable,
         ),
     ] = "",
@@ -74,10 +75,10 @@ def explain(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> int:
-    """Explain a key of the input, or the time of a run.
+    """Explain a key of the input, a number of a result, or the time of a run.
 
-    `explain KEY` prints its type, unit, bounds, default and purpose; without a KEY the keys of an
-    experiment and of a study. `explain run NAME` simulates the experiment and changes of it.
+    `explain KEY` prints its type, unit, bounds, default and purpose, or how a number such as mfu is defined; without a
+    KEY the keys of an experiment and of a study. `explain run NAME` simulates the experiment and changes of it.
     """
     if key == "run":
         if not source:
@@ -85,14 +86,36 @@ def explain(
         return _explain_run(source, overrides or [], json)
     if source:
         raise BadParameter("only `explain run` takes an experiment", param_hint="[FILE|NAME]")
-    from sim.inputs.document import explain as explanation
-
-    text = explanation(key)
+    text = _explanation(key)
     if json:
         output.emit_json({"key": key, "text": text})
     else:
         output.emit_lines([text])
     return output.FINE
+
+
+def _explanation(key: str) -> str:
+    """Of a key of the input, of a number of a result, or of both where both are called so."""
+    from textwrap import fill
+
+    from sim.errors import ConfigError
+    from sim.inputs.document import explain as explanation
+    from sim.report.definitions import definitions_of, nearest
+
+    numbers = [
+        f"{one.key} (a number of a result)\n{fill(one.text, 88)}" for one in (definitions_of(key) if key else ())
+    ]
+    try:
+        return "\n\n".join([*numbers, explanation(key)])
+    except ConfigError as error:
+        if numbers:
+            return "\n\n".join(numbers)
+        close = nearest(key)
+        if not close:
+            raise
+        raise ConfigError(
+            [replace(each, suggestion=f"{each.suggestion} or {' or '.join(close)}") for each in error.problems]
+        ) from None
 
 
 def _explain_run(source: str, overrides: list[str], json: bool) -> int:

@@ -6,14 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
-from sim.cli import output
+from sim.cli import complete, output
 from sim.cli.run import AsJson
 
 Stored = Annotated[Path, Argument(metavar="RESULT", help="result.json, or the folder it is in.")]
 
 
+Designs = Annotated[
+    list[str],
+    Argument(
+        metavar="DESIGN DESIGN...",
+        help="result.json or its folder, or an experiment; NAME=DESIGN names it.",
+        autocompletion=complete.experiments,
+    ),
+]
 Html = Annotated[Path | None, Option("--html", metavar="FILE", help="Write a page for the browser instead.")]
 
 
@@ -35,20 +43,28 @@ def report(source: Stored, json: AsJson = False, html: Html = None) -> int:
     return output.FINE
 
 
-def compare(a: Stored, b: Stored, json: AsJson = False, html: Html = None) -> int:
-    """Set two stored results side by side."""
+def compare(designs: Designs, json: AsJson = False, html: Html = None) -> int:
+    """Set designs side by side: what was asked differently, and what that changed.
+
+    A design is a stored result, or an experiment, which is simulated now; NAME=DESIGN gives it a name of your own. The
+    others are set against the first.
+    """
+    from sim.ask.run.designs import named_designs
     from sim.report.compare import compare as contrast_of
     from sim.report.compare import print_contrast
-    from sim.report.jsonout import read_result, shown_from
+    from sim.report.jsonout import shown_from
 
-    left, right = read_result(a), read_result(b)
-    with shown_from(a, b):
-        contrast = contrast_of(left, right)
+    if len(designs) < 2:
+        raise BadParameter("needs two designs or more", param_hint="DESIGN")
+    names, results = named_designs(designs)
+    with shown_from(*map(Path, designs)):
         if html:
             from sim.report.page.compare import compare_page
 
-            write_html(html, lambda: compare_page(left, right))
-        elif json:
+            write_html(html, lambda: compare_page(results, names))
+            return output.FINE
+        contrast = contrast_of(results, names)
+        if json:
             output.emit_json(contrast.to_json())
         else:
             output.emit_rich(lambda console: print_contrast(contrast, console))

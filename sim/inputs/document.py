@@ -1,6 +1,7 @@
 """Documentation from the declarations: what each key is, for people and for editors.
 
-Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `uncounted`, `STUDY`.
+Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `uncounted`, `dimensions`, `quantity_at`,
+`STUDY`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sim.inputs.records import Experiment
 from sim.inputs.study import Study
 from sim.inputs.walk import choices, dimension_of, is_record, kind_of, members
 from sim.record import Record
-from sim.units import COUNT, FRACTION, format_quantity
+from sim.units import COUNT, FRACTION, Dimension, format_quantity
 
 _BOUNDS = (
     (Gt, "gt", "more than"), (Ge, "ge", "at least"), (Lt, "lt", "less than"), (Le, "le", "at most"),
@@ -85,6 +86,20 @@ def entries() -> tuple[Entry, ...]:
 def uncounted(key_path: str) -> str:
     """The path of an entry: `failures.modes.0.mtbf` without the places in lists."""
     return ".".join(part for part in key_path.split(".") if not part.isdecimal())
+
+
+@cache  # walks the types of the file format, for each value of an axis
+def dimensions() -> dict[str, Dimension]:
+    """The dimension of every key that has one, by its path without places in lists."""
+    return {entry.path: found for entry in entries() if (found := dimension_of(entry.field)) is not None}
+
+
+def quantity_at(key_path: str, value: Any) -> str | None:
+    """An SI value of a key for people, with a fitting unit; None where the key is no quantity with a unit."""
+    dimension = dimensions().get(uncounted(key_path))
+    if dimension is None or not dimension.symbol or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return format_quantity(value, dimension)
 
 
 def explain(key_path: str = "") -> str:

@@ -9,20 +9,18 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 from sim.errors import ConfigError, Problem
-from sim.inputs.document import entries, uncounted
+from sim.inputs.document import dimensions, uncounted
 from sim.inputs.expression import Expression, parse_expression
 from sim.inputs.reader import Mark, SourceNode, plain
 from sim.inputs.study import Axis, Bound, LinearRange, LogRange
-from sim.inputs.walk import dimension_of
 from sim.units import (
     COUNT,
     DIMENSIONS,
     FRACTION,
-    Dimension,
     QuantityError,
     Unit,
     parse_count,
@@ -51,7 +49,7 @@ class Level:
     @property
     def units(self) -> dict[str, Unit]:
         """Key path to the unit of its value, where that is written with one."""
-        quantities = ((key, plain(node), _dimensions().get(uncounted(key))) for key, node in self.changes)
+        quantities = ((key, plain(node), dimensions().get(uncounted(key))) for key, node in self.changes)
         found = ((key, unit_of(value, dimension)) for key, value, dimension in quantities if dimension in DIMENSIONS)
         return {key: unit for key, unit in found if unit}
 
@@ -106,7 +104,7 @@ def varying(axis: Axis, node: SourceNode) -> Varying:
 
 def shown_value(key: str, value: Any) -> Any:
     """`value` of the key path as a table shows it: SI where the key has a dimension, a name for a mapping."""
-    dimension = _dimensions().get(uncounted(key))
+    dimension = dimensions().get(uncounted(key))
     if isinstance(value, dict):
         return value.get("name", str(value))
     if isinstance(value, tuple):
@@ -118,11 +116,6 @@ def shown_value(key: str, value: Any) -> Any:
         return read(value) if read else parse_quantity(value, dimension)
     except QuantityError:
         return None
-
-
-@cache  # walks the types of the file format, for each value of an axis
-def _dimensions() -> dict[str, Dimension]:
-    return {entry.path: found for entry in entries() if (found := dimension_of(entry.field)) is not None}
 
 
 def _zipped(node: SourceNode) -> tuple[Level, ...]:
