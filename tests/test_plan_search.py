@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from io import StringIO
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import BESIDE, CASES, CUBE_MESH, LEAF_SPINE, PYTORCH, small_experiment
+from rich.console import Console
 
 from sim.ask.plan.axes import AXES, SWITCHES, axes_of, with_values
 from sim.ask.plan.best import ParetoFront, TopPlans
@@ -20,7 +23,7 @@ from sim.ask.plan.bound import Bounds
 from sim.ask.plan.files import open_question, winning_file
 from sim.ask.plan.objectives import KWH, objectives_of
 from sim.ask.plan.rules import forbidden, no_repeats, rules_of
-from sim.ask.plan.search import search_plans, winner_of
+from sim.ask.plan.search import NEAR, search_plans, winner_of
 from sim.ask.plan.space import open_space
 from sim.ask.plan.table import PlanTable
 from sim.ask.run.simulate import simulate
@@ -32,6 +35,8 @@ from sim.inputs.checks import CHECKS, check_experiment
 from sim.inputs.records import Experiment
 from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import PlanSearch
+from sim.report.planning import print_reasons, print_search
+from sim.report.text import LABELS
 from support import Cli
 
 EXACT = 1e-9
@@ -322,7 +327,10 @@ def test_all_of_the_best_are_found() -> None:
     unique = open_space(experiment, axes_of(limits, experiment.setup)).table
     times = sorted(simulate_step(with_values(experiment, choice)).trace.time for choice in some(unique))
     found = search_plans(experiment, limits, top=7, jobs=1)
-    assert [plan.step_s for plan in found.plans] == pytest.approx(times[:7], rel=EXACT)
+    apart = [seconds for n, seconds in enumerate(times) if not n or seconds > times[n - 1] * (1 + EXACT)]
+    assert [plan.step_s for plan in found.plans] == pytest.approx(apart[:7], rel=EXACT)
+    alike = sum(seconds <= apart[6] * (1 + EXACT) for seconds in times)
+    assert sum(1 + len(plan.twins) for plan in found.plans) == alike
 
 
 def test_pareto_set_is_that_of_trying_everything() -> None:
@@ -421,12 +429,36 @@ def test_wrong_objective_is_refused(objective: str, what: str) -> None:
         search_plans(base("one server"), {}, (objective,), jobs=1)
 
 
+def test_twins_are_one_row_and_of_near_equals_the_one_with_memory_to_spare_is_taken() -> None:
+    experiment, limits = base("one server"), SPACES["one server"]
+    found = search_plans(experiment, limits, top=10, jobs=1)
+    assert len({plan.step_s for plan in found.plans}) == 10
+    near = [plan for plan in found.plans if plan.step_s <= found.plans[0].step_s * (1 + NEAR)]
+    assert found.plans[found.choice].memory_bytes == min(plan.memory_bytes for plan in near)
+    out = StringIO()
+    print_search(replace(found, choice=1), Console(file=out, width=100))
+    assert "Row 2 is taken" in out.getvalue()
+    assert "just as well" in out.getvalue() or not any(plan.twins for plan in found.plans)
+
+
+def test_reasons_add_up_to_the_difference() -> None:
+    experiment = base("one server")
+    found = search_plans(experiment, SPACES["one server"], top=3, jobs=1)
+    out = StringIO()
+    print_reasons(found, Console(file=out, width=400))
+    first, second = found.plans[:2]
+    gaps = {part: second.breakdown_s[part] - first.breakdown_s[part] for part in first.breakdown_s}
+    assert sum(gaps.values()) == pytest.approx(second.step_s - first.step_s, abs=1e-9)
+    largest = max(gaps, key=lambda part: abs(gaps[part]))
+    assert f"{LABELS[largest]} {'+' if gaps[largest] > 0 else '-'}" in out.getvalue().splitlines()[2]
+
+
 def test_what_is_kept() -> None:
     top, front = TopPlans(2), ParetoFront()
     for row, worth in enumerate([(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 3.0)]):
         top.add(row, np.array(worth))
         front.add(row, np.array(worth))
-    assert top.rows == [1, 2]
+    assert top.rows == [1, 2, 3]  # twins count once
     assert front.rows == [1, 2, 0]
     assert top.beats(np.array([[2.1], [2.0]])).tolist() == [True, False]
     assert front.beats(np.array([(2.0, 2.5), (2.0, 2.0)])).tolist() == [True, False]
@@ -493,6 +525,8 @@ def test_model_and_cluster_are_enough(cli: Cli) -> None:
 def test_winning_file_keeps_the_experiment_but_its_measurement() -> None:
     question = open_question("korthikanti-22b-full", [], ["tensor=8", "microbatch=4", "zero_stage=0"])
     found = search_plans(question.loaded.experiment, question.limits, top=1, jobs=1)
-    text = winning_file(question.loaded, found)
-    assert "\nmeasured:" not in text
+    text = winning_file(question, found)
+    assert "\nmeasured: null" in text
     assert "name: korthikanti-22b-full-best" in text
+    assert "extends: korthikanti-22b-full\n" in text
+    assert len(text.splitlines()) < 30

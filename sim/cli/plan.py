@@ -51,17 +51,19 @@ def plan(
     file: Annotated[
         Path | None, Option("--output", "-o", metavar="FILE", help="Write the experiment with the best plan there.")
     ] = None,
+    explain: Annotated[bool, Option("--explain", help="Tell why each of the others is not the first.")] = False,
     json: AsJson = False,
 ) -> int:
     """Find the best parallel plan, exactly.
 
-    Every plan is bounded from below; plans are simulated in order of that bound until no other can be better.
+    Every plan is bounded from below; plans are simulated in order of that bound until no other can be better. Of plans
+    that are as good as the best, the one with most memory to spare is taken, and said.
     Ctrl-C prints the best so far. Exit code 1 says that no plan fits into memory.
     """
     from sim.ask.plan.files import open_question, winning_file
     from sim.ask.plan.search import search_plans
     from sim.report.files import deliver, write_text
-    from sim.report.planning import print_search
+    from sim.report.planning import print_reasons, print_search
 
     if (source is None) == (workload is None) or (workload is None) != (cluster is None):
         raise BadParameter("give an experiment, or --workload and --cluster", param_hint="FILE|NAME")
@@ -83,10 +85,12 @@ def plan(
             output.emit_json(search.to_json())
         else:
             output.emit_rich(lambda console: print_search(search, console))
+            if explain and search.plans[1:]:
+                output.emit_rich(lambda console: print_reasons(search, console))
 
     def keep() -> None:
         if file and search.plans:
-            write_text(file, winning_file(question.loaded, search), "--output")
+            write_text(file, winning_file(question, search, file.parent), "--output")
 
     deliver(keep, show)
     if not search.complete:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.cluster_checks import CLUSTER_CHECKS
 from sim.inputs.load import LoadedExperiment, load_experiment
 from sim.inputs.reader import SourceNode, plain, read_text
-from sim.inputs.writer import yaml_text
+from sim.inputs.writer import extending, yaml_text
 
 OPENED = "opened.yaml"  # what messages call a text that has no file
 # A failure drawn on the page needs somewhere to fall back on; said in the notes and in the YAML.
@@ -91,23 +90,5 @@ def _completed(changes: dict[str, Any], source: str | SourceNode) -> tuple[dict[
 def yaml_of(design: Design) -> str:
     """The design as a file that `clustersim run` takes. Raises ConfigError."""
     opened = open_design(design, planned=False)
-    start: dict[str, Any] = plain(_read(design.text)) if design.text else {"extends": _reference(design.base)}
-    for path, value in opened.changes.items():
-        _put(start, path.split("."), value)
-    return yaml_text(start, "Made with clustersim explore.")
-
-
-def _reference(base: str) -> str:
-    """A path as it is found from anywhere; a name as it is."""
-    return str(Path(base).resolve()) if base.endswith((".yaml", ".yml")) else base
-
-
-def _put(holder: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set one key; a name on the way becomes a mapping that extends it, as overrides on the command line do."""
-    first, *rest = path
-    if not rest:
-        holder[first] = value
-        return
-    inner = holder.get(first)
-    holder[first] = dict(inner) if isinstance(inner, dict) else {"extends": inner} if isinstance(inner, str) else {}
-    _put(holder[first], rest, value)
+    source = plain(_read(design.text)) if design.text else design.base
+    return yaml_text(extending(source, opened.changes), "Made with clustersim explore.")

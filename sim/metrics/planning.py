@@ -21,6 +21,11 @@ class FoundPlan:
     memory_bytes: float  # of the fullest accelerator
     breakdown_s: dict[str, float]
     accelerators_idle: int = 0
+    samples_per_s: float = 0.0
+    tokens_per_s: float | None = None  # None: samples have no tokens
+    time_to_train_s: float | None = None  # without faults and saves; None: no length of the training is known
+    usd: float | None = None  # of that training, or of one step; None: no prices
+    twins: tuple[dict[str, Any], ...] = ()  # values in which plans of the same worth differ from this one
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class PlanSearch:
     complete: bool  # False: interrupted, `untried` plans might be better
     untried: int
     wall_s: float
+    choice: int = 0  # of `plans`: with one objective, among those near the best the one with most memory to spare
 
     def to_json(self) -> dict[str, Any]:
         """The search as plain data."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+TWINS = 1e-9  # relative difference below which two plans are worth the same: rounding
 
 
 class Best(Protocol):
@@ -30,7 +31,7 @@ class Best(Protocol):
 
 
 class TopPlans:
-    """The `count` best by one objective."""
+    """The `count` best by one objective; plans of one worth are twins, and count once."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -38,17 +39,25 @@ class TopPlans:
 
     def beats(self, bounds: Floats) -> Mask:
         """Those than which enough plans are better."""
-        worst = self.kept[-1][0] if len(self.kept) == self.count else np.inf
+        firsts = self._firsts()
+        worst = self.kept[firsts[-1]][0] if len(firsts) == self.count else np.inf
         return worst < bounds[:, 0]
 
     def add(self, row: int, worth: Floats) -> None:
         """Keep what is good enough."""
         insort(self.kept, (float(worth[0]), row))
-        del self.kept[self.count :]
+        firsts = self._firsts()
+        if len(firsts) > self.count:
+            del self.kept[firsts[self.count] :]
+
+    def _firsts(self) -> list[int]:
+        """Where plans of another worth begin."""
+        worths = [worth for worth, _ in self.kept]
+        return [place for place, worth in enumerate(worths) if not place or worth > worths[place - 1] * (1 + TWINS)]
 
     @property
     def rows(self) -> list[int]:
-        """Best first."""
+        """Best first, twins after one another."""
         return [row for _, row in self.kept]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sim.ask.plan.axes import DATA, key_of
@@ -14,7 +15,7 @@ from sim.errors import ConfigError, Problem
 from sim.inputs.cluster_checks import CLUSTER_CHECKS
 from sim.inputs.load import LoadedExperiment, load_experiment
 from sim.inputs.reader import plain, read_text
-from sim.inputs.writer import yaml_text
+from sim.inputs.writer import extending, yaml_text
 from sim.metrics.planning import PlanSearch
 
 
@@ -26,6 +27,8 @@ class Question:
     """
 
     loaded: LoadedExperiment
+    source: str | Mapping[str, Any]
+    changes: dict[str, Any]  # by key path, what was set beside the source
     limits: dict[str, tuple[Any, ...]]
     wide: bool = False
 
@@ -40,7 +43,13 @@ def open_question(source: str | Mapping[str, Any], overrides: Sequence[str], spa
             raise ConfigError(Problem("--space", name, f"{text!r} is not of the form KEY=LIST", way_out))
         key = key_of(name.strip())
         limits[key] = tuple(_decoded(source, overrides, key, item) for item in _items(values))
-    return Question(load_experiment(source, overrides, checks=CLUSTER_CHECKS), limits, "wide" in space)
+    loaded = load_experiment(source, overrides, checks=CLUSTER_CHECKS)
+    return Question(loaded, source, dict(map(_changed, overrides)), limits, "wide" in space)
+
+
+def _changed(override: str) -> tuple[str, Any]:
+    path, _, value = override.partition("=")
+    return path.strip(), plain(read_text(value.strip(), "--set"))
 
 
 def _items(text: str) -> list[Any]:
@@ -56,17 +65,25 @@ def _decoded(source: str | Mapping[str, Any], overrides: Sequence[str], key: str
     return value
 
 
-def winning_file(loaded: LoadedExperiment, search: PlanSearch) -> str:
-    """The experiment with the best plan, as a YAML file.
+def winning_file(question: Question, search: PlanSearch, folder: Path | None = None) -> str:
+    """The experiment with the best plan, as a YAML file that will lie in `folder`: question, and what the plan says.
 
     Where all accelerators work, `data` is left out, so that the plan fills clusters of other sizes too.
     """
-    best, written = search.plans[0], {key: value for key, value in loaded.written.items() if key != "measured"}
-    values = best.values if best.accelerators_idle else {**best.values, DATA: None}
-    for path, value in values.items():
-        part, _, name = path.partition(".")
-        held = {key: item for key, item in written.get(part, {}).items() if key != name}
-        written[part] = held if value is None else {**held, name: value}
-    written["name"] = f"{search.name}-best"
+    best, loaded = search.plans[search.choice], question.loaded
+    values = {**best.values, "measured": None, **({} if best.accelerators_idle else {DATA: None})}
+    unsaid = {key for key, value in values.items() if value is None and not _says(loaded.written, key)}
+    values = {key: value for key, value in values.items() if key not in unsaid}
+    changes = {"name": f"{search.name}-best", **question.changes, **values}
     state = "best" if search.complete else "best so far"
-    return yaml_text(written, f"The {state} of {search.enumerated:,} plans by {', '.join(search.objectives)}.")
+    comment = f"The {state} of {search.enumerated:,} plans by {', '.join(search.objectives)}"
+    comment += ", of near-equals the one with most memory to spare." if search.choice else "."
+    return yaml_text(extending(question.source, changes, folder), comment)
+
+
+def _says(written: Mapping[str, Any], path: str) -> bool:
+    """Whether a mapping has a value at a key path."""
+    found: Any = written
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found is not None

@@ -12,15 +12,16 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from sim.ask.plan.axes import CONTEXT, TENSOR, axes_of, with_values
-from sim.ask.plan.best import Best, best_of
+from sim.ask.plan.best import TWINS, Best, best_of
 from sim.ask.plan.bound import Bounds, Floats, Least
 from sim.ask.plan.objectives import PlanObjective, objectives_of
 from sim.ask.plan.space import Space, open_space
@@ -32,11 +33,13 @@ from sim.ask.workers.pool import InThisProcess, LocalProcesses, processors
 from sim.cluster.build import build_cluster
 from sim.errors import PlanError, SimError
 from sim.inputs.records import Experiment
+from sim.inputs.setup import Setup
 from sim.metrics.memory import lacking_bytes
 from sim.metrics.planning import Alternative, FoundPlan, PlanSearch
 
 ENDED = "the process that ran it ended"
 PATIENCE = 4  # processes that may end so while nothing has been simulated
+NEAR = 0.005  # plans nearer than that are as good: no prediction is that exact
 UNTRIED, SIMULATED, NO_FIT, FAILED = range(4)
 
 Progress = Callable[[str, float], None]  # told what is being done, and the share of it that is
@@ -199,6 +202,7 @@ class _Hunt:
     def found(self, experiment: Experiment, complete: bool, wall_s: float) -> PlanSearch:
         """What came of it."""
         setup, table = experiment.setup, self.space.table
+        plans = tuple(self._plans(setup))
         untried = int((self.status == UNTRIED).sum())
         return PlanSearch(
             name=experiment.name,
@@ -213,16 +217,29 @@ class _Hunt:
             bounded=untried if complete else 0,
             failed=dict(self.failed),
             simulated=len(self.fields),
-            plans=tuple(self._found(row) for row in self.best.rows),
+            plans=plans,
             alternatives=tuple(self._alternatives()) if len(self.objectives) == 1 and complete else (),
             capacity_bytes=setup.accelerator.memory.capacity,
             complete=complete,
             untried=0 if complete else untried,
             wall_s=wall_s,
+            choice=_choice(plans, self.objectives[0].name) if len(self.objectives) == 1 else 0,
         )
 
-    def _found(self, row: int) -> FoundPlan:
-        fields, prefix = self.fields[row], "step.breakdown_s."
+    def _plans(self, setup: Setup) -> Iterator[FoundPlan]:
+        """The plans kept; twins are told with the first of them."""
+        rows = self.best.rows
+        worth = [float(self._worth(self.fields[row])[0]) for row in rows]
+        single = len(self.objectives) == 1
+        starts = [n for n in range(len(rows)) if not single or not n or worth[n] > worth[n - 1] * (1 + TWINS)]
+        for first, last in pairwise([*starts, len(rows)]):
+            values = [self.space.table.choice(row) for row in rows[first:last]]
+            twins = tuple({key: one[key] for key in one if one[key] != values[0][key]} for one in values[1:])
+            yield replace(self._found(rows[first], setup), twins=twins)
+
+    def _found(self, row: int, setup: Setup) -> FoundPlan:
+        fields, prefix, steps = self.fields[row], "step.breakdown_s.", setup.target_steps
+        usd = fields.get("cost.usd.total")
         return FoundPlan(
             values=self.space.table.choice(row),
             worth={each.name: fields[each.field] for each in self.objectives},
@@ -231,6 +248,10 @@ class _Hunt:
             mfu=fields["step.mfu"],
             memory_bytes=fields["memory.peak_bytes_per_accelerator"],
             accelerators_idle=fields["accelerators_idle"],
+            samples_per_s=fields["step.samples_per_s"],
+            tokens_per_s=fields.get("step.tokens_per_s"),
+            time_to_train_s=None if steps is None else steps * fields["step.time_s"],
+            usd=None if usd is None else usd * (steps or 1),
             breakdown_s={key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)},
         )
 
@@ -251,6 +272,12 @@ class _Hunt:
                 proven = self.status[row] != SIMULATED
                 alternatives.append(Alternative(key, table.choice(row)[key], float(worth[row]), bool(proven)))
         return alternatives
+
+
+def _choice(plans: Sequence[FoundPlan], objective: str) -> int:
+    """Among plans that are worth about as much as the best, the one with most memory to spare; the first of equals."""
+    near = [n for n, plan in enumerate(plans) if plan.worth[objective] <= plans[0].worth[objective] * (1 + NEAR)]
+    return min(near, key=lambda n: plans[n].memory_bytes, default=0)
 
 
 FEW = 2000  # plans that one process bounds in a moment
