@@ -24,6 +24,7 @@ from sim.report.page.charts import (
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
 from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
+from sim.report.sentence import in_one_sentence
 from sim.report.text import LABELS, METRICS, idle_warning, settings, stack_range
 
 RUN = "run"  # the level of power over the whole run
@@ -49,7 +50,8 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
         Section("Cost", list(_cost(result.cost)) if result.cost else []),
         Section("Input", [code(written, "the resolved input")]),
     ]
-    return page(result.name, result.description or str(result.setup.get("workload", "")), sections)
+    what = result.description or str(result.setup.get("workload", ""))
+    return page(result.name, f"{what}. {in_one_sentence(result)}", sections)
 
 
 def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
@@ -80,12 +82,12 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
     elif result.run:
         yield "DID NOT FINISH", human.duration(result.run.elapsed_s), f"{human.count(result.run.steps)} steps done"
     if result.energy:
-        power = f"{human.digits(result.energy.mean_power_w / 1e3)} kW on average"
-        yield "energy", f"{human.digits(result.energy.total_kwh)} kWh", power
+        power = f"{human.power(result.energy.mean_power_w)} on average"
+        yield "energy", human.energy(result.energy.total_kwh), power
         if result.energy.carbon_kg is not None:
-            yield "carbon", f"{human.digits(result.energy.carbon_kg / 1e3)} t CO2e", ""
+            yield "carbon", f"{human.carbon(result.energy.carbon_kg)} CO2e", ""
     if result.cost:
-        yield "cost", f"{human.digits(result.cost.usd['total'])} USD", result.cost.basis
+        yield "cost", human.money(result.cost.usd["total"]), result.cost.basis
     if result.comparison:
         measured = f"{human.signed_percent(result.comparison.error)} in step time"
         label, spell = METRICS[result.comparison.metric]
