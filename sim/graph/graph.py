@@ -98,15 +98,17 @@ class Graph:
     """A piece of a model: what runs in a row, is recomputed, and travels between ranks as one.
 
     sizes: local count of each named axis. split: axes that tensor ranks share. A piece is `repeated` if it is
-    one of many in a row: only such pieces are recomputed and adapted.
+    one of many in a row: only such pieces are recomputed and adapted. What is `carried` was made by an earlier piece
+    for several, which keeps it, and travels along with the source.
     """
 
-    __slots__ = ("name", "operators", "repeated", "sizes", "source", "split")
+    __slots__ = ("carried", "name", "operators", "repeated", "sizes", "source", "split")
 
     def __init__(
         self, name: str, source: Tensor, sizes: Sizes, split: frozenset[str] = frozenset(), *, repeated: bool = False
     ) -> None:
         self.name, self.source, self.sizes, self.split, self.repeated = name, source, sizes, split, repeated
+        self.carried: tuple[Tensor, ...] = ()
         self.operators: list[Operator] = []
 
     def add(self, operator: OperatorT) -> OperatorT:
