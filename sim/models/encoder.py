@@ -1,7 +1,7 @@
 """Encoders of the BERT kind (Devlin 2018, arXiv 1810.04805): norms behind residual sums, masked positions predicted.
 
-Only the positions that are predicted go through the head. Padding is computed like tokens, or left out where
-sequences lie one behind the other without it (MLPerf), in attention too.
+Only the positions that are predicted go through the head. Padding is computed like tokens, or left out in attention
+too where sequences lie one behind the other without it (MLPerf), or the longest of a batch ends it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,12 @@ class Encoder(Workload):
         default=0.15, gt=0, description="share of the positions that are predicted; no others go through the head"
     )
     next_sentence: bool = Field(default=True, description="the first position also tells whether sentences follow")
-    unpadded: Fraction | None = Field(
-        default=None,
+    computed: Fraction = Field(
+        default=1.0,
         gt=0,
-        description="mean share of tokens in a sequence, where padding is left out of all computation, as MLPerf does; "
-        "padding is computed like tokens if absent",
+        description="mean share of the positions of a sequence that are computed: less than 1 where padding is left out, "
+        "or batches end with their longest sequence; training.document_length then is the mean of squared lengths over "
+        "that of lengths",
     )
     attention: Literal["flash", "unfused"] = Field(
         default="flash", description="fused attention, or scores written to memory"
@@ -87,7 +88,7 @@ class Encoder(Workload):
     @property
     @override
     def line(self) -> str:
-        padding = f", padding left out ({self.unpadded:.0%} are tokens)" if self.unpadded else ""
+        padding = f", {self.computed:.0%} of positions computed" if self.computed < 1 else ""
         shape = f"{self.layers} layers, hidden {self.hidden}, {self.heads} heads"
         return f"encoder of {shape}, vocabulary {self.vocab}, {self.masked:.0%} masked{padding}"
 
@@ -137,15 +138,10 @@ def check_sequence_is_whole(model: Encoder, plan: Divided, training: Trained) ->
 
 
 def check_attention_of_documents(model: Encoder, plan: Divided, training: Trained) -> Iterator[Problem]:
-    """Only a fused kernel skips padding, and the scores between documents of a sequence."""
-    if model.attention == "flash":
-        return
-    if training.document_length is not None:
+    """Only a fused kernel skips the scores between documents of a full sequence."""
+    if model.attention != "flash" and training.document_length is not None and model.computed == 1:
         message = "unfused attention computes all scores and masks them"
         yield finding("training.document_length", message, "use workload.attention flash, or leave it out")
-    if model.unpadded is not None:
-        message = "unfused attention computes the scores of padding too"
-        yield finding("workload.unpadded", message, "use workload.attention flash, or leave it out")
 
 
 def check_discipline(model: Encoder, plan: Divided, training: Trained) -> Iterator[Problem]:
@@ -172,17 +168,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def masked_rows(model: Encoder, length: int) -> int:
-    """Positions of a sequence that are predicted; as many are masked of the tokens of a padded one."""
-    return ceil(model.masked * length)
-
-
 def sizes_of(model: Encoder, shard: Shard) -> Sizes:
-    """What `shard` leaves to the fullest rank; without padding there are fewer tokens, of the same samples."""
+    """What `shard` leaves to the fullest rank; where padding is left out samples have fewer rows."""
     length, batch = shard.sequence_length, shard.microbatch
-    tokens = ceil(batch * length * (model.unpadded or 1.0))
-    masked = batch * ceil(masked_rows(model, length) * (model.unpadded or 1.0))
-    queries = ceil(length * (model.unpadded or 1.0))
+    tokens = ceil(batch * length * model.computed)
+    masked = batch * ceil(model.masked * length * model.computed)
+    queries = ceil(length * model.computed)
     shape = transformer_sizes(
         shard, hidden=model.hidden, heads=model.heads, width=model.hidden // model.heads, ffn=model.ffn
     )
