@@ -56,6 +56,11 @@ class Linear(Operator):
         return (sum(each),) if work.shard.joins_matrices else each
 
     @property
+    def of_data(self) -> bool:
+        """Whether it multiplies data, which have no gradient."""
+        return self.reads[0].role == "index"
+
+    @property
     def precision(self) -> str | None:
         """Format of the operands, if not that of activations."""
         return "fp8" if self.cast else None
@@ -133,7 +138,12 @@ class Linear(Operator):
         return self.enter is not None and read and not work.shard.keeps_gathered
 
     def _input_gradients(self, work: Writer, parts: int = 1) -> None:
-        """The products (rows x width) by (width x inputs); gradients are summed by twos, or all at once."""
+        """The products (rows x width) by (width x inputs); gradients are summed by twos, or all at once.
+
+        Data have no gradient.
+        """
+        if self.of_data:
+            return
         rows, inputs, widths = work.graph.rows(self.reads[0]), work.graph.count(self.inputs), self.widths(work)
         for width in widths:
             name = f"{self.name} input gradient"
@@ -244,7 +254,7 @@ class Linear(Operator):
 
     @override
     def trained_passes(self, work: Writer) -> int:
-        return 2 if work.frozen else 3
+        return 3 - work.frozen - self.of_data
 
 
 class Serving(Operator):

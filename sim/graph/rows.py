@@ -1,4 +1,4 @@
-"""Some of the rows of a tensor, and inputs that a model holds once for many layers."""
+"""Rows taken from a tensor or put before it, and inputs that a model holds once for many layers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,26 @@ class SelectedRows(Operator):
     def backward(self, work: Writer) -> None:
         """Clear a gradient of all rows, read and add those that were taken."""
         work.memory(f"{self.name} backward", work.bytes(self.reads[0]) + 2 * work.bytes(self.result), 2)
+
+
+class FirstRow(Operator):
+    """A trained row before those of each sample, such as a class token."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, x: Tensor, rows: Axis) -> None:
+        weight = Tensor(name, x.axes[-1:], x.width, "weight")
+        super().__init__(name, (x,), (Tensor(f"{name} output", (rows, *x.axes[1:]), x.width),), (weight,))
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Read the rows, write one more for each sample."""
+        work.memory(self.name, work.bytes(self.reads[0]) + work.bytes(self.result))
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """The same the other way."""
+        work.memory(f"{self.name} backward", work.bytes(self.reads[0]) + work.bytes(self.result))
 
 
 class SharedInput(Linear):
