@@ -8,7 +8,7 @@ from sim.graph.attention import Attention, Span
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
-from sim.graph.pointwise import GATED, Activation, ProductBias, ResidualSum
+from sim.graph.pointwise import GATED, Activation, Dropout, ProductBias, ResidualSum
 from sim.graph.products import Linear
 from sim.graph.rows import SharedInput
 from sim.models.family import share
@@ -26,6 +26,7 @@ class Style:
     dropout: bool
     fused: bool  # attention is one kernel
     before: bool = True  # norms come before each sublayer, else behind its residual sum
+    inner_dropout: bool = False  # of what the activation makes
 
 
 def transformer_sizes(shard: Shard, *, hidden: int, heads: int, width: int, ffn: int) -> Sizes:
@@ -48,16 +49,27 @@ def row_sizes(shard: Shard, count: int, whole: str = "tokens", part: str = "rows
 
 
 def attention_sublayer(
-    graph: Graph, style: Style, x: Tensor, span: Span, *, name: str = "attention", seen: Tensor | None = None
+    graph: Graph,
+    style: Style,
+    x: Tensor,
+    span: Span,
+    *,
+    name: str = "attention",
+    seen: Tensor | None = None,
+    shared: bool = False,
 ) -> Tensor:
-    """The residual stream behind attention of `x` to itself, or to what is `seen` of another sequence."""
+    """The residual stream behind attention of `x` to itself, or to what is `seen` of another sequence.
+
+    What is seen is kept by who made it if it is `shared`.
+    """
     add, bias = graph.add, style.bias
     source = add(Norm(f"{name} norm", x, style.norm)).result if style.before else x
     if seen is None:
         queries, keys, values = add(Linear("qkv", source, ("query", "key", "key"), bias=bias)).writes
     else:
         queries = add(Linear(f"{name} query", source, ("query",), bias=bias)).result
-        keys, values = add(SharedInput(f"{name} key and value", seen, ("key", "key"), bias=bias)).writes
+        product = SharedInput if shared else Linear
+        keys, values = add(product(f"{name} key and value", seen, ("key", "key"), bias=bias)).writes
     if bias:
         add(ProductBias(f"{name} bias", (queries, keys, values)))
     context = add(Attention(queries, keys, values, fused=style.fused, dropout=style.dropout, span=span)).result
@@ -72,6 +84,8 @@ def feed_forward_sublayer(graph: Graph, style: Style, x: Tensor) -> Tensor:
     columns = ("ffn", "ffn") if style.activation in GATED else ("ffn",)
     inner = add(Linear("feed-forward up", source, columns, bias=bias)).writes
     activated = add(Activation("activation", inner, style.activation, bias=bias)).result
+    if style.inner_dropout:
+        activated = add(Dropout("activation dropout", activated)).result
     output = add(Linear("feed-forward down", activated, ("hidden",), bias=bias)).result
     return _joined(graph, style, "feed-forward", output, x)
 
