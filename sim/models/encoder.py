@@ -48,7 +48,9 @@ class Encoder(Workload):
     heads: Count = Field(ge=1, le=100_000, description="attention heads")
     ffn: Count = Field(ge=1, le=100_000_000, description="inner width of the feed-forward block")
     vocab: Count = Field(ge=1, le=1_000_000_000, description="vocabulary entries")
-    segments: Count = Field(default=2, ge=0, le=1_000_000, description="rows of the table of segments; 0: no such table")
+    segments: Count = Field(
+        default=2, ge=0, le=1_000_000, description="rows of the table of segments; 0: no such table"
+    )
     max_positions: Count = Field(default=512, ge=1, le=1_000_000_000, description="rows of the position table")
     activation: Literal["gelu", "relu"] = Field(default="gelu", description="feed-forward activation")
     masked: Fraction = Field(
@@ -177,14 +179,19 @@ def sizes_of(model: Encoder, shard: Shard) -> Sizes:
     shape = transformer_sizes(
         shard, hidden=model.hidden, heads=model.heads, width=model.hidden // model.heads, ffn=model.ffn
     )
-    return shape | row_sizes(shard, tokens) | row_sizes(shard, masked, "masked", "masked rows") | {
-        "queries": queries,
-        "keys": shard.document_length or queries,
-        "loss rows": share(masked, shard.loss_chunks),
-        "vocabulary": shard.pads_vocabulary * share(model.vocab, shard.tensor * shard.pads_vocabulary),
-        "positions": model.max_positions,
-        "segments": model.segments,
-    }
+    return (
+        shape
+        | row_sizes(shard, tokens)
+        | row_sizes(shard, masked, "masked", "masked rows")
+        | {
+            "queries": queries,
+            "keys": shard.document_length or queries,
+            "loss rows": share(masked, shard.loss_chunks),
+            "vocabulary": shard.pads_vocabulary * share(model.vocab, shard.tensor * shard.pads_vocabulary),
+            "positions": model.max_positions,
+            "segments": model.segments,
+        }
+    )
 
 
 def _style(model: Encoder) -> Style:

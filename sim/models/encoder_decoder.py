@@ -45,7 +45,9 @@ class EncoderDecoder(Workload):
     kind: Literal["encoder_decoder"]
     name: Name = Field(default="inline", description="the name it is found by")
     encoder_layers: Count = Field(ge=1, le=10_000, description="layers of the encoder")
-    decoder_layers: Count = Field(ge=1, le=10_000, description="layers of the decoder, each with attention to the encoder")
+    decoder_layers: Count = Field(
+        ge=1, le=10_000, description="layers of the decoder, each with attention to the encoder"
+    )
     hidden: Count = Field(ge=1, le=10_000_000, description="width of the residual stream")
     heads: Count = Field(ge=1, le=100_000, description="attention heads")
     head_dim: Count = Field(ge=1, le=100_000, description="width of a head")
@@ -53,7 +55,10 @@ class EncoderDecoder(Workload):
     vocab: Count = Field(ge=1, le=1_000_000_000, description="vocabulary entries")
     buckets: Count = Field(default=32, ge=1, le=1_000_000, description="distances that have a bias of their own")
     target_length: Count = Field(
-        default=114, ge=1, le=1_000_000_000, description="tokens of a target; training.sequence_length has those of an input"
+        default=114,
+        ge=1,
+        le=1_000_000_000,
+        description="tokens of a target; training.sequence_length has those of an input",
     )
     activation: Literal["relu", "gelu", "geglu", "swiglu"] = Field(
         default="relu", description="feed-forward activation; geglu and swiglu have a third matrix"
@@ -62,7 +67,9 @@ class EncoderDecoder(Workload):
     attention: Literal["flash", "unfused"] = Field(
         default="unfused", description="fused attention, or scores written to memory"
     )
-    dropout: bool = Field(default=True, description="dropout of scores, activations, sublayers and both ends of a stack")
+    dropout: bool = Field(
+        default=True, description="dropout of scores, activations, sublayers and both ends of a stack"
+    )
     sources: dict[str, str] = Field(
         default_factory=dict, description="key path (or its prefix) to the source of its numbers"
     )
@@ -157,15 +164,19 @@ def sizes_of(model: EncoderDecoder, shard: Shard) -> Sizes:
     batch, length = shard.microbatch, shard.sequence_length
     shape = transformer_sizes(shard, hidden=model.hidden, heads=model.heads, width=model.head_dim, ffn=model.ffn)
     rows = row_sizes(shard, batch * length) | row_sizes(shard, batch * model.target_length, "targets", "target rows")
-    return shape | rows | {
-        "queries": length,
-        "keys": length,
-        "seen": length,
-        "target positions": model.target_length,
-        "buckets": model.buckets,
-        "loss rows": share(batch * model.target_length, shard.loss_chunks),
-        "vocabulary": shard.pads_vocabulary * share(model.vocab, shard.tensor * shard.pads_vocabulary),
-    }
+    return (
+        shape
+        | rows
+        | {
+            "queries": length,
+            "keys": length,
+            "seen": length,
+            "target positions": model.target_length,
+            "buckets": model.buckets,
+            "loss rows": share(batch * model.target_length, shard.loss_chunks),
+            "vocabulary": shard.pads_vocabulary * share(model.vocab, shard.tensor * shard.pads_vocabulary),
+        }
+    )
 
 
 def _style(model: EncoderDecoder) -> Style:

@@ -224,8 +224,8 @@ class Architecture:
     @property
     def message_bytes(self) -> float:
         """What one rank hands to the next stage [B]: its share under sequence parallelism; the most of unequal layers."""
-        layers = {id(graph): graph for graph in self.layers}.values()
-        return float(max(sum(map(graph.bytes, (graph.source, *graph.carried))) for graph in layers))
+        layers = {id(graph): graph for graph in self.layers if graph.source.role != "index"}.values()
+        return float(max((sum(map(graph.bytes, (graph.source, *graph.carried))) for graph in layers), default=0))
 
     @cached_property  # a walk over all operations; the model is shared by points of a sweep
     def flops(self) -> tuple[float, float]:

@@ -146,14 +146,18 @@ def sizes_of(model: VisionTransformer, shard: Shard) -> Sizes:
     length, batch = model.patches + 1, shard.microbatch
     width = model.hidden // model.heads
     shape = transformer_sizes(shard, hidden=model.hidden, heads=model.heads, width=width, ffn=model.ffn)
-    return shape | row_sizes(shard, batch * length) | {
-        "queries": length,
-        "keys": length,
-        "patches": batch * model.patches,
-        "positions": length,
-        "pixels": COLOURS * model.patch**2,
-        "classes": model.classes,
-    }
+    return (
+        shape
+        | row_sizes(shard, batch * length)
+        | {
+            "queries": length,
+            "keys": length,
+            "patches": batch * model.patches,
+            "positions": length,
+            "pixels": COLOURS * model.patch**2,
+            "classes": model.classes,
+        }
+    )
 
 
 def _style(model: VisionTransformer) -> Style:

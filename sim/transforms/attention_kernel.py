@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from sim.graph.attention import Attention, Context, FlashAttention, KeyRepetition, LayoutCopy, ScoreBias, Scores, Softmax
+from sim.graph.attention import (
+    Attention,
+    Context,
+    FlashAttention,
+    KeyRepetition,
+    LayoutCopy,
+    ScoreBias,
+    Scores,
+    Softmax,
+)
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Dropout, Rotation
