@@ -53,7 +53,11 @@ class Linear(Operator):
     def widths(self, work: Writer) -> tuple[int, ...]:
         """Columns of each product that runs."""
         each = tuple(map(work.graph.count, self.columns))
-        return (sum(each),) if work.shard.joins_matrices else each
+        return each if self.apart(work) else (sum(each),)
+
+    def apart(self, work: Writer) -> bool:
+        """Whether its matrices are products of their own."""
+        return len(self.columns) > 1 and not work.shard.joins_matrices
 
     @property
     def of_data(self) -> bool:
@@ -231,7 +235,7 @@ class Linear(Operator):
         kept, own = tuple(self.needs(work)), () if work.frozen else self.weights
         again = self.enter is not None and not work.shard.keeps_gathered and bool(kept)
         brought = self.reads if again else ()
-        x, apart = self.reads[0], len(self.writes) > 1 and not work.shard.joins_matrices
+        x, apart = self.reads[0], self.apart(work)
         matrices = len(self.columns) if apart else 1
         steps: tuple[Step, ...] = ()
         for number in range(matrices):
