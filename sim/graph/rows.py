@@ -51,7 +51,7 @@ class FirstRow(Operator):
 
 
 class SharedInput(Linear):
-    """A product of what many layers read: kept once, where it was made, and its gradient added to that of the others."""
+    """A product of what many layers read: kept once, by who made it, and its gradient added to that of the others."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""State space layers by chunks (Dao 2024, Mamba-2, arXiv 2405.21060, section 6): a short convolution, a scan, a gated norm.
+"""State space layers by chunks (Dao 2024, arXiv 2405.21060, section 6): a short convolution, a scan, a gated norm.
 
 A scan is products inside chunks and a recurrence between them. Kernels as mamba_ssm has them (ops/triton): scores of
 a chunk are made once for each group of heads, states are in 32 bit, and scores above the diagonal are left out.
@@ -50,7 +50,10 @@ class CausalConvolution(Operator):
 
     def __init__(self, name: str, x: Tensor, kernel: int) -> None:
         column = x.axes[-1]
-        weights = Tensor(name, (column, kernel), x.width, "weight"), Tensor(f"{name} bias", (column,), x.width, "weight")
+        weights = (
+            Tensor(name, (column, kernel), x.width, "weight"),
+            Tensor(f"{name} bias", (column,), x.width, "weight"),
+        )
         super().__init__(name, (x,), (Tensor(f"{name} output", x.axes, x.width),), weights)
         self.kernel = kernel
 
@@ -126,7 +129,11 @@ class ChunkedScan(Operator):
         chunks, (mixed, _), y = self.chunks, self.reads, self.result
         self._states(work, " again")
         length, width, state, heads = chunks.length, chunks.width, chunks.state, chunks.heads
-        read, states, inside = work.bytes(mixed) + work.bytes(y), WIDE * chunks.states, round(length * chunks.below_diagonal)
+        read, states, inside = (
+            work.bytes(mixed) + work.bytes(y),
+            WIDE * chunks.states,
+            round(length * chunks.below_diagonal),
+        )
         self._product(work, "state gradient", (width, state, length), heads, work.bytes(y) + states)
         work.memory(f"{self.name} states backward", 3 * states)
         self._product(work, "input gradient", (length, width, inside + state), heads, read + work.bytes(y) + states)

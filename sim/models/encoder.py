@@ -60,9 +60,9 @@ class Encoder(Workload):
     computed: Fraction = Field(
         default=1.0,
         gt=0,
-        description="mean share of the positions of a sequence that are computed: less than 1 where padding is left out, "
-        "or batches end with their longest sequence; training.document_length then is the mean of squared lengths over "
-        "that of lengths",
+        description="mean share of the positions of a sequence that are computed: less than 1 where padding is left "
+        "out, or batches end with their longest sequence; training.document_length then is the sum of squared lengths "
+        "over that of lengths",
     )
     attention: Literal["flash", "unfused"] = Field(
         default="flash", description="fused attention, or scores written to memory"

@@ -205,7 +205,7 @@ def decoder_layer(model: EncoderDecoder, shard: Shard, sizes: Sizes, *, first: b
     width = element_bytes(shard.precision)
     x = Tensor("decoder layer input", ("targets", "hidden"), width)
     seen = Tensor("encoder output", ("tokens", "hidden"), width)
-    positions = {name: sizes["target positions"] for name in ("queries", "keys")}
+    positions = dict.fromkeys(("queries", "keys"), sizes["target positions"])
     graph = Graph("decoder layer", seen if first else x, sizes | positions, SPLIT, repeated=True)
     graph.carried = () if first else (seen,)
     style = _style(model)

@@ -1,4 +1,4 @@
-"""State space models of the Mamba-2 kind (Dao 2024, arXiv 2405.21060), and hybrids with attention and feed-forward layers.
+"""State space models of the Mamba-2 kind (Dao 2024, arXiv 2405.21060), and hybrids with layers of transformers.
 
 Layers follow a pattern of letters: M a state space layer, * attention, - a feed-forward block (as Nemotron-H,
 arXiv 2504.03624, writes it).
@@ -194,16 +194,20 @@ def sizes_of(model: StateSpace, shard: Shard) -> Sizes:
     heads, ffn, batch, length = model.heads or 1, model.ffn or 1, shard.microbatch, shard.sequence_length
     width = model.head_dim or max(1, model.hidden // heads)
     shape = transformer_sizes(shard, hidden=model.hidden, heads=heads, width=width, ffn=ffn)
-    return shape | row_sizes(shard, batch * length) | {
-        "queries": length,
-        "keys": shard.document_length or length,
-        "key": (model.kv_heads or heads) * width,
-        "inner": model.columns,
-        "mixed": model.columns + 2 * model.groups * model.state,
-        "scan heads": model.columns // model.scan_head_dim,
-        "loss rows": share(batch * length, shard.loss_chunks),
-        "vocabulary": shard.pads_vocabulary * share(model.vocab, shard.pads_vocabulary),
-    }
+    return (
+        shape
+        | row_sizes(shard, batch * length)
+        | {
+            "queries": length,
+            "keys": shard.document_length or length,
+            "key": (model.kv_heads or heads) * width,
+            "inner": model.columns,
+            "mixed": model.columns + 2 * model.groups * model.state,
+            "scan heads": model.columns // model.scan_head_dim,
+            "loss rows": share(batch * length, shard.loss_chunks),
+            "vocabulary": shard.pads_vocabulary * share(model.vocab, shard.pads_vocabulary),
+        }
+    )
 
 
 def _style(model: StateSpace) -> Style:

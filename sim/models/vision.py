@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy 2020, arXiv 2010.11929): patches of an image as tokens, a class token before them."""
+"""Vision transformers (Dosovitskiy 2020, arXiv 2010.11929): patches of an image as tokens, a class token before."""
 
 from __future__ import annotations
 
