@@ -85,7 +85,7 @@ class CausalConvolution(Operator):
 class Chunks(NamedTuple):
     """The sizes of a scan on one rank."""
 
-    count: int  # of chunks, all sequences together
+    number: int  # of chunks, all sequences together
     length: int  # tokens of each
     heads: int
     width: int  # of a head
@@ -95,7 +95,7 @@ class Chunks(NamedTuple):
     @property
     def states(self) -> int:
         """Elements of the states of all chunks."""
-        return self.count * self.heads * self.width * self.state
+        return self.number * self.heads * self.width * self.state
 
     @property
     def below_diagonal(self) -> float:
@@ -155,25 +155,25 @@ class ChunkedScan(Operator):
         chunks = self.chunks
         each = chunks.length * chunks.state * chunks.groups
         each += chunks.heads * chunks.width * (2 * chunks.state + chunks.length)
-        return 2.0 * chunks.count * chunks.length * each
+        return 2.0 * chunks.number * chunks.length * each
 
     def _states(self, work: Writer, again: str = "") -> None:
         """Steps summed up, scores, states of chunks, and states passed from chunk to chunk."""
         chunks, (mixed, steps) = self.chunks, self.reads
         work.memory(f"{self.name} steps{again}", work.bytes(steps) + 2 * WIDE * work.elements(steps))
         length, state = chunks.length, chunks.state
-        read = 2 * work.element * chunks.count * length * chunks.groups * state
+        read = 2 * work.element * chunks.number * length * chunks.groups * state
         self._product(work, f"scores{again}", (length, length, state), chunks.groups, read + WIDE * self._scores())
         moved = work.bytes(mixed) + WIDE * chunks.states
         self._product(work, f"states{again}", (chunks.width, state, length), chunks.heads, moved)
         work.memory(f"{self.name} state passing{again}", 2 * WIDE * chunks.states)
 
     def _scores(self) -> int:
-        return self.chunks.count * self.chunks.groups * self.chunks.length**2
+        return self.chunks.number * self.chunks.groups * self.chunks.length**2
 
     def _product(self, work: Writer, name: str, shape: tuple[int, int, int], each: int, traffic: float) -> None:
         """A product for `each` head or group of every chunk."""
-        (m, n, k), batch = shape, self.chunks.count * each
+        (m, n, k), batch = shape, self.chunks.number * each
         flops = 2.0 * batch * m * n * k
         work.operations.append(
             Operation(

@@ -223,7 +223,7 @@ class Architecture:
 
     @property
     def message_bytes(self) -> float:
-        """What one rank hands to the next stage [B], the most of unequal layers: its share under sequence parallelism."""
+        """What one rank hands to the next stage [B], the most of all layers; its share under sequence parallelism."""
         layers = {id(graph): graph for graph in self.layers if graph.source.role != "index"}.values()
         return float(max((sum(map(graph.bytes, (graph.source, *graph.carried))) for graph in layers), default=0))
 

@@ -23,7 +23,7 @@ from sim.record import Name
 from sim.units import Count
 
 
-class Perceptron(Workload):
+class PlainNetwork(Workload):
     """A plain network of dense layers over vectors of numbers."""
 
     kind: Literal["mlp"]
@@ -80,10 +80,10 @@ class Perceptron(Workload):
         return RULES
 
 
-Rule = Callable[[Perceptron, Divided, Trained], Iterator[Problem]]
+Rule = Callable[[PlainNetwork, Divided, Trained], Iterator[Problem]]
 
 
-def check_layers_are_whole(model: Perceptron, plan: Divided, training: Trained) -> Iterator[Problem]:
+def check_layers_are_whole(model: PlainNetwork, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Layers are replicated, sharded or put in stages, but their matrices are not split."""
     for name in ("tensor", "context"):
         count = getattr(plan, name)
@@ -92,7 +92,7 @@ def check_layers_are_whole(model: Perceptron, plan: Divided, training: Trained) 
             yield finding(f"parallelism.{name}", message, f"set {name} to 1")
 
 
-def check_discipline(model: Perceptron, plan: Divided, training: Trained) -> Iterator[Problem]:
+def check_discipline(model: PlainNetwork, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Layers are recomputed whole, or not."""
     if training.recompute not in ("none", "full"):
         yield finding(
@@ -100,7 +100,7 @@ def check_discipline(model: Perceptron, plan: Divided, training: Trained) -> Ite
         )
 
 
-def check_no_adapters(model: Perceptron, plan: Divided, training: Trained) -> Iterator[Problem]:
+def check_no_adapters(model: PlainNetwork, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Adapters have targets in transformers only."""
     if training.lora:
         yield finding("training.lora", f"{model.name} has none of the matrices that adapters name", "leave it out")
@@ -109,7 +109,7 @@ def check_no_adapters(model: Perceptron, plan: Divided, training: Trained) -> It
 RULES: tuple[Rule, ...] = (check_layers_are_whole, check_discipline, check_no_adapters)
 
 
-def _layer(model: Perceptron, shard: Shard, inputs: int, columns: int, *, data: bool = False) -> Graph:
+def _layer(model: PlainNetwork, shard: Shard, inputs: int, columns: int, *, data: bool = False) -> Graph:
     role: Literal["index", "activation"] = "index" if data else "activation"
     x = Tensor("layer input", ("samples", inputs), element_bytes(shard.precision), role)
     graph = Graph("layer", x, {"samples": shard.microbatch}, repeated=not data)
@@ -120,7 +120,7 @@ def _layer(model: Perceptron, shard: Shard, inputs: int, columns: int, *, data: 
     return graph
 
 
-def _output(model: Perceptron, shard: Shard) -> Graph:
+def _output(model: PlainNetwork, shard: Shard) -> Graph:
     x = Tensor("last hidden", ("samples", model.hidden[-1]), element_bytes(shard.precision))
     graph = Graph("output", x, {"samples": shard.microbatch})
     product = graph.add(Linear("output", x, (model.outputs,), bias=model.bias, wide=True))
