@@ -48,7 +48,7 @@ FUSED_RANDOM_FLOPS = 2 * (7 * 10 / 16 + 4)
 FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forward (Dao 2023, section 3)
 
 
-class Span(NamedTuple):
+class AttentionSpan(NamedTuple):
     """Axes of the positions that attend and are attended to, and how: causally, with a `bias` for each score."""
 
     queries: str = "queries"
@@ -57,7 +57,7 @@ class Span(NamedTuple):
     bias: bool = False
 
 
-CAUSAL = Span()
+CAUSAL = AttentionSpan()
 
 
 class Attention(Operator):
@@ -66,7 +66,7 @@ class Attention(Operator):
     __slots__ = ("dropout", "fused", "span")
 
     def __init__(
-        self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool, span: Span = CAUSAL
+        self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool, span: AttentionSpan = CAUSAL
     ) -> None:
         output = Tensor("attention output", queries.axes, queries.width)
         super().__init__("attention", (queries, keys, values), (output,), region=CORE)
@@ -79,7 +79,7 @@ class FlashAttention(Operator):
     __slots__ = ("dropout", "span")
 
     def __init__(
-        self, reads: tuple[Tensor, ...], output: Tensor, *, dropout: bool = False, span: Span = CAUSAL
+        self, reads: tuple[Tensor, ...], output: Tensor, *, dropout: bool = False, span: AttentionSpan = CAUSAL
     ) -> None:
         normaliser = Tensor("normaliser", (output.axes[0], "heads"), 4)
         super().__init__("attention", reads, (output, normaliser), region=CORE)
@@ -184,7 +184,7 @@ class _CoreProduct(Operator):
 
     __slots__ = ("span",)
 
-    span: Span
+    span: AttentionSpan
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
@@ -200,7 +200,7 @@ class Scores(_CoreProduct):
 
     __slots__ = ()
 
-    def __init__(self, queries: Tensor, keys: Tensor, span: Span = CAUSAL) -> None:
+    def __init__(self, queries: Tensor, keys: Tensor, span: AttentionSpan = CAUSAL) -> None:
         result = Tensor("scores", ("batch", "heads", span.queries, span.keys), queries.width)
         super().__init__("scores", (queries, keys), (result,), region=CORE)
         self.span = span
@@ -272,7 +272,7 @@ class Context(_CoreProduct):
     __slots__ = ("keys",)
 
     def __init__(
-        self, probabilities: Tensor, keys: Tensor, values: Tensor, output: Tensor, span: Span = CAUSAL
+        self, probabilities: Tensor, keys: Tensor, values: Tensor, output: Tensor, span: AttentionSpan = CAUSAL
     ) -> None:
         super().__init__("context", (probabilities, values), (output,), region=CORE)
         self.keys, self.span = keys, span
@@ -337,7 +337,7 @@ def causal_share(keys: int) -> float:
     return min(1.0, 0.5 * (1 + FLASH_TILE / keys))
 
 
-def scores(work: Writer, span: Span = CAUSAL) -> float:
+def scores(work: Writer, span: AttentionSpan = CAUSAL) -> float:
     """Elements of the attention scores of this rank."""
     sizes = work.graph.sizes
     return float(sizes["batch"] * sizes["heads"] * sizes[span.queries] * sizes[span.keys])

@@ -14,7 +14,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.errors import Problem, finding, indivisible
-from sim.graph.attention import Attention, Span
+from sim.graph.attention import Attention, AttentionSpan
 from sim.graph.graph import Axis, Graph, Sizes, Tensor
 from sim.graph.modulation import AdaptiveNorm, GatedSum, HeadNorm, Joined, Parts, Whole
 from sim.graph.operation import Shard
@@ -27,7 +27,7 @@ from sim.models.sublayers import SPLIT, transformer_sizes
 from sim.record import Name
 from sim.units import Count
 
-SPAN = Span(causal=False)
+SPAN = AttentionSpan(causal=False)
 FREQUENCIES = 256  # features of a time or a guidance
 PARTS: tuple[str, ...] = ("text", "image")
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.errors import Problem, finding, indivisible
-from sim.graph.attention import Span
+from sim.graph.attention import AttentionSpan
 from sim.graph.ends import CHUNKED, CrossEntropy, Lookup
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
@@ -35,7 +35,7 @@ from sim.models.sublayers import (
 from sim.record import Name
 from sim.units import Count, Fraction
 
-SPAN = Span(causal=False)
+SPAN = AttentionSpan(causal=False)
 
 
 class Encoder(Workload):

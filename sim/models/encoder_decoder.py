@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.errors import Problem, finding, indivisible
-from sim.graph.attention import Span
+from sim.graph.attention import AttentionSpan
 from sim.graph.ends import CHUNKED, CrossEntropy, Lookup
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
@@ -34,9 +34,9 @@ from sim.models.sublayers import (
 from sim.record import Name
 from sim.units import Count
 
-ENCODER = Span(causal=False, bias=True)
-DECODER = Span(bias=True)
-CROSS = Span(keys="seen", causal=False)
+ENCODER = AttentionSpan(causal=False, bias=True)
+DECODER = AttentionSpan(bias=True)
+CROSS = AttentionSpan(keys="seen", causal=False)
 
 
 class EncoderDecoder(Workload):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.graph.attention import Attention, Span
+from sim.graph.attention import Attention, AttentionSpan
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
@@ -52,7 +52,7 @@ def attention_sublayer(
     graph: Graph,
     style: Style,
     x: Tensor,
-    span: Span,
+    span: AttentionSpan,
     *,
     name: str = "attention",
     seen: Tensor | None = None,

@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.errors import Problem, finding, indivisible
-from sim.graph.attention import Span
+from sim.graph.attention import AttentionSpan
 from sim.graph.ends import CrossEntropy
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.norms import Norm
@@ -31,7 +31,7 @@ from sim.record import Name
 from sim.units import Count
 
 COLOURS = 3
-SPAN = Span(causal=False)
+SPAN = AttentionSpan(causal=False)
 
 
 class VisionTransformer(Workload):
