@@ -216,6 +216,25 @@ def test_fused_scans_keep_what_the_projection_made_and_their_result() -> None:
     assert kept(model("mamba2-2.7b"), BF16) == 2 * 512 * columns
 
 
+def test_a_frozen_encoder_runs_forward_and_has_no_gradient() -> None:
+    """T5-XXL's encoder: 24 layers of 4 x 4096^2 and 3 x 4096 x 10240."""
+    encoder = {"layers": 24, "heads": 64, "head_dim": 64, "ffn": 10240}
+    source = experiment({"extends": "flux-1-dev", "image": 256, "text_encoder": encoder}, parallelism={"zero_stage": 1})
+    workload = load_experiment(source).experiment.setup.workload
+    shard = replace(BF16, microbatch=2)
+    without, with_encoder = Architecture(model("flux-1-dev", image=256), shard), Architecture(workload, shard)
+    frozen = 24 * (4 * 4096**2 + 3 * 4096 * 10240 + 2 * 4096)
+    assert with_encoder.whole.parameters - without.whole.parameters == frozen
+    assert with_encoder.whole.trained == without.whole.trained
+    tokens = 2 * 512
+    scores = 24 * 4 * 2 * 64 * 512**2 * 64
+    assert with_encoder.flops[0] - without.flops[0] == 2 * tokens * (frozen - 24 * 2 * 4096) + scores
+    memory = simulate(load_experiment(source).experiment).memory.parts
+    plain = simulate(load_experiment({**source, "workload": {"extends": "flux-1-dev", "image": 256}}).experiment)
+    assert memory["weights"] - plain.memory.parts["weights"] == 2 * frozen
+    assert memory["optimizer"] == plain.memory.parts["optimizer"]
+
+
 # --- state space --------------------------------------------------------------------------------
 
 

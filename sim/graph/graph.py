@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sim.graph.work import Writer
 
 Axis = str | int | tuple[str, ...]
-Role = Literal["activation", "weight", "index"]
+Role = Literal["activation", "weight", "frozen", "index"]
 Sizes = dict[str, int]
 
 
@@ -157,3 +157,7 @@ class Graph:
     def parameters(self) -> int:
         """Weights that one rank holds."""
         return sum(map(self.elements, self.weights()))
+
+    def trainable(self) -> int:
+        """Those of them that are not frozen by nature."""
+        return sum(self.elements(weight) for weight in self.weights() if weight.role != "frozen")

@@ -2,12 +2,13 @@
 
 Image and text rows have matrices of their own in double layers and share them in single layers; attention always sees
 both. Each layer makes its modulation from the time, guidance and text of a sample. The encoders of text and images are
-frozen: what they make is read from storage, or the text encoder runs forward in each step.
+frozen: what they make is read from storage, or that of text runs forward in each step; that of images is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from sim.errors import Problem, finding, indivisible
 from sim.graph.attention import Attention, AttentionSpan
+from sim.graph.frozen import FrozenLayers
 from sim.graph.graph import Axis, Graph, Sizes, Tensor
 from sim.graph.modulation import AdaptiveNorm, GatedSum, HeadNorm, Joined, Parts, Whole
 from sim.graph.operation import Shard
@@ -23,13 +25,24 @@ from sim.graph.products import Linear
 from sim.graph.squared_error import SquaredError
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload
-from sim.models.sublayers import SPLIT, transformer_sizes
-from sim.record import Name
+from sim.models.sublayers import SPLIT, Style, attention_sublayer, feed_forward_sublayer, transformer_sizes
+from sim.record import Name, Record
+from sim.transforms.derive import transform
 from sim.units import Count
 
 SPAN = AttentionSpan(causal=False)
 FREQUENCIES = 256  # features of a time or a guidance
 PARTS: tuple[str, ...] = ("text", "image")
+
+
+class TextEncoder(Record):
+    """A frozen encoder of text, of the T5 kind."""
+
+    layers: Count = Field(ge=1, le=10_000, description="layers")
+    heads: Count = Field(ge=1, le=100_000, description="attention heads")
+    head_dim: Count = Field(ge=1, le=100_000, description="width of a head")
+    ffn: Count = Field(ge=1, le=100_000_000, description="inner width of the feed-forward block")
+    activation: Literal["relu", "geglu"] = Field(default="geglu", description="feed-forward activation")
 
 
 class DiffusionTransformer(Workload):
@@ -45,6 +58,9 @@ class DiffusionTransformer(Workload):
     text_tokens: Count = Field(default=512, ge=1, le=1_000_000, description="tokens of a text")
     text_width: Count = Field(
         default=4096, ge=1, le=1_000_000, description="numbers that the text encoder makes of each"
+    )
+    text_encoder: TextEncoder | None = Field(
+        default=None, description="frozen encoder of text that runs in each step; texts are encoded before if absent"
     )
     pooled_width: Count = Field(
         default=768, ge=1, le=1_000_000, description="numbers that a second encoder makes of a text"
@@ -89,9 +105,8 @@ class DiffusionTransformer(Workload):
     def line(self) -> str:
         layers = f"{self.double_layers} double and {self.single_layers} single layers"
         shape = f"hidden {self.hidden}, {self.heads} heads, images of {self.image} pixels"
-        return (
-            f"diffusion transformer of {layers}, {shape}, {self.text_tokens} tokens of text; frozen encoders left out"
-        )
+        encoder = "" if self.text_encoder else ", encoded before"
+        return f"diffusion transformer of {layers}, {shape}, {self.text_tokens} tokens of text{encoder}"
 
     @override
     def pieces(self, shard: Shard) -> Pieces:
@@ -260,6 +275,8 @@ def embedding(model: DiffusionTransformer, shard: Shard, sizes: Sizes) -> Graph:
         for name, columns in (("image", model.channels), ("text", model.text_width))
     )
     graph = Graph("embedding", latents, sizes, SPLIT)
+    if model.text_encoder:
+        graph.add(_encoded(model, model.text_encoder, shard, text))
     inputs = {
         "time": FREQUENCIES,
         **({"guidance": FREQUENCIES} if model.guidance else {}),
@@ -277,6 +294,20 @@ def embedding(model: DiffusionTransformer, shard: Shard, sizes: Sizes) -> Graph:
     ]
     graph.add(Joined("all rows", tuple(rows), ("tokens", "hidden")))
     return graph
+
+
+def _encoded(model: DiffusionTransformer, encoder: TextEncoder, shard: Shard, text: Tensor) -> FrozenLayers:
+    """The frozen encoder that makes `text`, whole on each tensor rank; its table of tokens is left out."""
+    alone = replace(shard, tensor=1, recompute="none", autocast=False)
+    sizes = transformer_sizes(
+        alone, hidden=model.text_width, heads=encoder.heads, width=encoder.head_dim, ffn=encoder.ffn
+    ) | {"tokens": shard.microbatch * model.text_tokens, "queries": model.text_tokens, "keys": model.text_tokens}
+    style = Style("rmsnorm", encoder.activation, bias=False, dropout=False, fused=True)
+    layer = Graph("text encoder layer", Tensor("text stream", ("tokens", "hidden"), text.width), sizes)
+    y = attention_sublayer(layer, style, layer.source, AttentionSpan(causal=False, bias=True))
+    feed_forward_sublayer(layer, style, y)
+    tokens = Tensor("text tokens", ("text",), 8, "index")
+    return FrozenLayers("text encoder", tokens, text, transform(layer, alone), encoder.layers, alone)
 
 
 def _condition(graph: Graph, name: str, x: Tensor) -> Tensor:
