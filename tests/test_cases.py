@@ -21,10 +21,13 @@ FOLDER = catalogue_root() / "experiments" / "validation"
 CASES = {
     "bloom_tuning": (68, 6),
     "dgxc_h100": (52, 13),
+    "dle_bert": (24, 0),
     "ibm_fms_fsdp": (3, 2),
     "korthikanti_2022": (6, 0),
     "megatron_core_h100": (11, 0),
     "megatron_sc21": (8, 0),
+    "mlperf_bert": (12, 68),
+    "mlperf_flux1": (9, 3),
     "mlperf_gpt3": (12, 11),
     "mlperf_llama2_70b_lora": (12, 14),
     "mlperf_llama31_405b": (5, 4),

@@ -62,6 +62,12 @@ PUBLISHED = {
     "llama3-70b": (70.553706496, 1e-9),
     "llama3-405b": (405.853388800, 1e-9),
     "resnet-50": (0.025557032, 1e-9),  # torchvision, resnet50
+    "bert-large": (0.336226108, 1e-9),  # Transformers, BertForPreTraining of bert-large-uncased
+    "t5-11b": (11.307321344, 1e-9),  # Transformers, T5ForConditionalGeneration of google-t5/t5-11b
+    "vit-b16": (0.086567656, 1e-9),  # torchvision, vit_b_16
+    "vit-l16": (0.304326632, 1e-9),  # torchvision, vit_l_16
+    "mamba2-2.7b": (2.702599680, 1e-9),  # state-spaces/mamba2-2.7b, the released weights
+    "flux-1-dev": (11.901408320, 1e-9),  # black-forest-labs/FLUX.1-dev, the released transformer
 }
 
 

@@ -48,31 +48,47 @@ FUSED_RANDOM_FLOPS = 2 * (7 * 10 / 16 + 4)
 FLASH_BACKWARD = 2.5  # five products, scores computed again, against two forward (Dao 2023, section 3)
 
 
+class AttentionSpan(NamedTuple):
+    """Axes of the positions that attend and are attended to, and how: causally, with a `bias` for each score."""
+
+    queries: str = "queries"
+    keys: str = "keys"
+    causal: bool = True
+    bias: bool = False
+
+
+CAUSAL = AttentionSpan()
+
+
 class Attention(Operator):
-    """Causal attention of queries, keys and values, before kernels are chosen for it: one `fused`, or several."""
+    """Attention of queries, keys and values, before kernels are chosen for it: one `fused`, or several."""
 
-    __slots__ = ("dropout", "fused")
+    __slots__ = ("dropout", "fused", "span")
 
-    def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool) -> None:
+    def __init__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool, span: AttentionSpan = CAUSAL
+    ) -> None:
         output = Tensor("attention output", queries.axes, queries.width)
         super().__init__("attention", (queries, keys, values), (output,), region=CORE)
-        self.fused, self.dropout = fused, dropout
+        self.fused, self.dropout, self.span = fused, dropout, span
 
 
 class FlashAttention(Operator):
     """One kernel: scores never reach device memory. Selective recomputation is what it does inside anyway."""
 
-    __slots__ = ("dropout",)
+    __slots__ = ("dropout", "span")
 
-    def __init__(self, reads: tuple[Tensor, ...], output: Tensor, *, dropout: bool = False) -> None:
+    def __init__(
+        self, reads: tuple[Tensor, ...], output: Tensor, *, dropout: bool = False, span: AttentionSpan = CAUSAL
+    ) -> None:
         normaliser = Tensor("normaliser", (output.axes[0], "heads"), 4)
         super().__init__("attention", reads, (output, normaliser), region=CORE)
-        self.dropout = dropout
+        self.dropout, self.span = dropout, span
 
     @override
     def forward(self, work: Writer) -> None:
         """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
-        traffic = sum(map(work.bytes, (*self.reads, *self.writes)))
+        traffic = sum(map(work.bytes, (*self.reads, *self.writes))) + self._bias(work, work.element)
         kernel = self._kernel(work, self.name, 1.0, traffic, 1)
         self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
         self._drop(work, self.name)
@@ -83,6 +99,7 @@ class FlashAttention(Operator):
         queries, keys, values = self.reads
         read = (*self.reads, *self.writes, self.result)
         traffic = sum(map(work.bytes, (*read, queries, keys, values))) + 8 * work.elements(queries)
+        traffic += self._bias(work, work.element + 2 * GRADIENT)
         kernel = self._kernel(work, f"{self.name} backward", FLASH_BACKWARD, traffic, 3)
         if work.shard.ring_attention == "fused":
             self._ring(work, kernel, 2 * work.element, 0)
@@ -98,27 +115,37 @@ class FlashAttention(Operator):
 
     @override
     def products(self, work: Writer) -> float:
-        return 4.0 * scores(work) * work.graph.sizes["width"]
+        return 4.0 * scores(work, self.span) * work.graph.sizes["width"]
+
+    def _bias(self, work: Writer, moved: int) -> int:
+        """Traffic of a bias that all samples share [B]; the gradient is added to in 32 bit."""
+        sizes, span = work.graph.sizes, self.span
+        return span.bias * moved * sizes["heads"] * sizes[span.queries] * sizes[span.keys]
+
+    def _computed(self, work: Writer) -> float:
+        """Part of the full score matrix that the kernel computes."""
+        return causal_share(work.graph.sizes[self.span.keys]) if self.span.causal else 1.0
 
     def _drop(self, work: Writer, name: str) -> None:
         """Numbers are drawn for each score, and drawn again backward; the tensor cores wait meanwhile."""
         if self.dropout:
-            drawn = scores(work) * causal_share(work.graph.sizes["keys"])
+            drawn = scores(work, self.span) * self._computed(work)
             work.memory(f"{name} dropout", 0.0, 0, random=drawn, each=FUSED_RANDOM_FLOPS)
 
     def _kernel(self, work: Writer, name: str, factor: float, traffic: float, kernels: int) -> Operation:
-        sizes = work.graph.sizes
+        sizes, span = work.graph.sizes, self.span
         return Operation(
             name,
             "attention",
-            self.products(work) * causal_share(sizes["keys"]) * factor,
+            self.products(work) * self._computed(work) * factor,
             float(traffic),
             work.precision,
             sizes["batch"] * sizes["heads"],
-            sizes["queries"],
-            sizes["keys"],
+            sizes[span.queries],
+            sizes[span.keys],
             sizes["width"],
             kernels,
+            masked=1.0 if span.causal else 0.0,
             phase=work.phase,
         )
 
@@ -155,7 +182,9 @@ class FlashAttention(Operator):
 class _CoreProduct(Operator):
     """A product for each head, of two tensors that its gradients are made of."""
 
-    __slots__ = ()
+    __slots__ = ("span",)
+
+    span: AttentionSpan
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
@@ -163,7 +192,7 @@ class _CoreProduct(Operator):
 
     @override
     def products(self, work: Writer) -> float:
-        return 2.0 * scores(work) * work.graph.sizes["width"]
+        return 2.0 * scores(work, self.span) * work.graph.sizes["width"]
 
 
 class Scores(_CoreProduct):
@@ -171,20 +200,42 @@ class Scores(_CoreProduct):
 
     __slots__ = ()
 
-    def __init__(self, queries: Tensor, keys: Tensor) -> None:
-        result = Tensor("scores", ("batch", "heads", "queries", "keys"), queries.width)
+    def __init__(self, queries: Tensor, keys: Tensor, span: AttentionSpan = CAUSAL) -> None:
+        result = Tensor("scores", ("batch", "heads", span.queries, span.keys), queries.width)
         super().__init__("scores", (queries, keys), (result,), region=CORE)
+        self.span = span
 
     @override
     def forward(self, work: Writer) -> None:
         """Keys and values of the whole sequence arrive before."""
         gather_keys(work, "attention", work.element * key_elements(work, self.reads[1]))
-        batched(work, self.name, "queries", "keys", "width")
+        batched(work, self.name, self.span.queries, self.span.keys, "width")
 
     @override
     def backward(self, work: Writer) -> None:
-        batched(work, f"{self.name} query gradient", "queries", "width", "keys")
-        batched(work, f"{self.name} key gradient", "keys", "width", "queries")
+        batched(work, f"{self.name} query gradient", self.span.queries, "width", self.span.keys)
+        batched(work, f"{self.name} key gradient", self.span.keys, "width", self.span.queries)
+
+
+class ScoreBias(Operator):
+    """Adds a bias that all samples share to scores; its gradient is their sum over samples, added up in 32 bit."""
+
+    __slots__ = ()
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__("score bias", (x,), (Tensor("biased scores", x.axes, x.width),), region=CORE)
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Read scores and bias, write the sum; a fused softmax does it as it reads."""
+        each = work.elements(self.result) // work.graph.sizes["batch"]
+        work.memory(self.name, (0 if work.fused else 2 * work.bytes(self.result)) + work.element * each)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """Read the gradient of the scores, add to that of the bias."""
+        each = work.elements(self.result) // work.graph.sizes["batch"]
+        work.memory(f"{self.name} backward", work.bytes(self.result) + 2 * GRADIENT * each)
 
 
 class Softmax(Operator):
@@ -220,20 +271,22 @@ class Context(_CoreProduct):
 
     __slots__ = ("keys",)
 
-    def __init__(self, probabilities: Tensor, keys: Tensor, values: Tensor, output: Tensor) -> None:
+    def __init__(
+        self, probabilities: Tensor, keys: Tensor, values: Tensor, output: Tensor, span: AttentionSpan = CAUSAL
+    ) -> None:
         super().__init__("context", (probabilities, values), (output,), region=CORE)
-        self.keys = keys
+        self.keys, self.span = keys, span
 
     @override
     def forward(self, work: Writer) -> None:
-        batched(work, self.name, "queries", "width", "keys")
+        batched(work, self.name, self.span.queries, "width", self.span.keys)
 
     @override
     def backward(self, work: Writer) -> None:
         """Keys and values arrive again before, as the first backward pass of the core needs them."""
         gather_keys(work, "attention backward", 2 * work.element * key_elements(work, self.keys))
-        batched(work, f"{self.name} score gradient", "queries", "keys", "width")
-        batched(work, f"{self.name} value gradient", "keys", "width", "queries")
+        batched(work, f"{self.name} score gradient", self.span.queries, self.span.keys, "width")
+        batched(work, f"{self.name} value gradient", self.span.keys, "width", self.span.queries)
 
 
 class _Copying(Operator):
@@ -284,10 +337,10 @@ def causal_share(keys: int) -> float:
     return min(1.0, 0.5 * (1 + FLASH_TILE / keys))
 
 
-def scores(work: Writer) -> float:
+def scores(work: Writer, span: AttentionSpan = CAUSAL) -> float:
     """Elements of the attention scores of this rank."""
     sizes = work.graph.sizes
-    return float(sizes["batch"] * sizes["heads"] * sizes["queries"] * sizes["keys"])
+    return float(sizes["batch"] * sizes["heads"] * sizes[span.queries] * sizes[span.keys])
 
 
 def key_elements(work: Writer, keys: Tensor) -> float:

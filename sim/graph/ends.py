@@ -8,6 +8,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
+from sim.graph.operation import LossKind
 from sim.graph.products import Leave
 from sim.graph.work import Writer
 
@@ -97,29 +98,34 @@ class Lookup(Operator):
 
 
 class CrossEntropy(Operator):
-    """Softmax and loss of logits, whose largest and sums tensor ranks exchange."""
+    """Softmax and loss of logits, whose largest and sums tensor ranks exchange.
 
-    __slots__ = ()
+    Losses that make the logits in parts divide the axis of their `rows`; those of few classes have none.
+    """
 
-    def __init__(self, logits: Tensor) -> None:
+    __slots__ = ("rows",)
+
+    def __init__(self, logits: Tensor, rows: str | None = "tokens") -> None:
         super().__init__("cross-entropy", (logits,), (Tensor("loss", logits.axes[:-1], 4),))
+        self.rows = rows
 
     @override
     def forward(self, work: Writer) -> None:
         """Largest logit, predicted logit and sum of exponentials go over ranks, 4 B per token each."""
-        loss, logits = LOSSES[work.shard.cross_entropy], self._parts(work) * work.elements(self.reads[0])
+        loss, logits = LOSSES[self._kind(work)], self._parts(work) * work.elements(self.reads[0])
         work.memory(self.name, (loss.forward + self._again(work, READ_AGAIN)) * logits, loss.forward_kernels)
-        if work.shard.tensor > 1:
+        if work.graph.is_split(self.reads[0].axes[-1]) and work.shard.tensor > 1:
             for name in ("maximum", "predicted logit", "sum"):
                 work.collective(f"loss {name}", "all_reduce", work.bytes(self.result))
 
     @override
     def backward(self, work: Writer) -> None:
         """Softmax minus one-hot; of logits in parts that are computed again."""
-        loss, logits = LOSSES[work.shard.cross_entropy], self._parts(work) * work.elements(self.reads[0])
-        if work.shard.cross_entropy == "chunked":
-            count = work.graph.count
-            work.product("head again", (count("tokens"), count(self.reads[0].axes[-1]), count("hidden")))
+        kind, count = self._kind(work), work.graph.count
+        loss, logits = LOSSES[kind], self._parts(work) * work.elements(self.reads[0])
+        if kind == "chunked":
+            assert self.rows
+            work.product("head again", (count(self.rows), count(self.reads[0].axes[-1]), count("hidden")))
             self.forward(work)
         moved = loss.backward + self._again(work, READ_AGAIN_BACKWARD)
         work.memory(f"{self.name} backward", moved * logits, loss.backward_kernels)
@@ -130,12 +136,17 @@ class CrossEntropy(Operator):
         return more if work.shard.cross_entropy in ("eager_16bit", "eager_16bit_held") and between else 0
 
     def _parts(self, work: Writer) -> int:
-        return work.shard.loss_chunks if work.shard.cross_entropy in CHUNKED else 1
+        return work.shard.loss_chunks if self._kind(work) in CHUNKED else 1
+
+    def _kind(self, work: Writer) -> LossKind:
+        """How the logits are made: few classes are never in parts."""
+        kind = work.shard.cross_entropy
+        return "eager" if self.rows is None and kind in CHUNKED else kind
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
         """The last copy of the logits and what the caller holds; of logits in parts nothing, or gradients (Liger)."""
-        kind, loss = work.shard.cross_entropy, _loss(work)
+        kind, loss = self._kind(work), _loss(self._kind(work), work)
         if kind == "chunked":
             return ()
         if kind == "liger":
@@ -149,7 +160,7 @@ class CrossEntropy(Operator):
     def steps(self, work: Writer) -> tuple[Step, ...]:
         """One for each copy of the logits; what the caller holds goes with the first of them."""
         (logits,), made = self.reads, self._made(work)
-        if work.shard.cross_entropy == "liger":
+        if self._kind(work) == "liger":
             gradients = self._gradients(work)
             return Step((logits,), made, ()), Step(made, (*self.writes, *gradients), gradients)
         if not made:
@@ -165,30 +176,31 @@ class CrossEntropy(Operator):
 
     def held_bytes(self, work: Writer) -> int:
         """What the caller of the model holds until the backward pass is over [B]."""
-        return _loss(work).held * work.elements(self.reads[0])
+        return _loss(self._kind(work), work).held * work.elements(self.reads[0])
 
     def _made(self, work: Writer) -> tuple[Tensor, ...]:
-        widths = enumerate(_loss(work).made)
+        widths = enumerate(_loss(self._kind(work), work).made)
         return tuple(self._copy(f"copy {number}", width or self.reads[0].width) for number, width in widths)
 
     def _held(self, work: Writer, made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the caller holds: the logits, or their first copy."""
-        held = _loss(work).held
+        held = _loss(self._kind(work), work).held
         return () if not held else self.reads if held == self.reads[0].width else made[:1]
 
     def _gradients(self, work: Writer) -> tuple[Tensor, ...]:
         """Of the hidden state and of the head."""
+        assert self.rows
         vocabulary = self.reads[0].axes[-1]
-        whole = Tensor("gradient of the hidden state", ("tokens", "hidden"), work.element)
+        whole = Tensor("gradient of the hidden state", (self.rows, "hidden"), work.element)
         return whole, Tensor("gradient of the head", (vocabulary, "hidden"), work.element)
 
     def _copy(self, what: str, width: int) -> Tensor:
         return Tensor(f"logits {what}", self.reads[0].axes, width)
 
 
-def _loss(work: Writer) -> Loss:
+def _loss(kind: LossKind, work: Writer) -> Loss:
     """The kind that runs: in 32-bit training there is nothing to cast, and autocast casts what is narrow."""
-    kind, wide = work.shard.cross_entropy, work.element == WIDE
+    wide = work.element == WIDE
     if wide and kind in ("eager", "transformers", "chunked"):
         return LOSSES["eager_16bit"]._replace(held=LOSSES[kind].held * 2)
     if work.shard.autocast and kind in ("eager_16bit", "eager_16bit_held"):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sim.graph.work import Writer
 
 Axis = str | int | tuple[str, ...]
-Role = Literal["activation", "weight", "index"]
+Role = Literal["activation", "weight", "frozen", "index"]
 Sizes = dict[str, int]
 
 
@@ -98,15 +98,17 @@ class Graph:
     """A piece of a model: what runs in a row, is recomputed, and travels between ranks as one.
 
     sizes: local count of each named axis. split: axes that tensor ranks share. A piece is `repeated` if it is
-    one of many in a row: only such pieces are recomputed and adapted.
+    one of many in a row: only such pieces are recomputed and adapted. What is `carried` was made by an earlier piece
+    for several, which keeps it, and travels along with the source.
     """
 
-    __slots__ = ("name", "operators", "repeated", "sizes", "source", "split")
+    __slots__ = ("carried", "name", "operators", "repeated", "sizes", "source", "split")
 
     def __init__(
         self, name: str, source: Tensor, sizes: Sizes, split: frozenset[str] = frozenset(), *, repeated: bool = False
     ) -> None:
         self.name, self.source, self.sizes, self.split, self.repeated = name, source, sizes, split, repeated
+        self.carried: tuple[Tensor, ...] = ()
         self.operators: list[Operator] = []
 
     def add(self, operator: OperatorT) -> OperatorT:
@@ -155,3 +157,7 @@ class Graph:
     def parameters(self) -> int:
         """Weights that one rank holds."""
         return sum(map(self.elements, self.weights()))
+
+    def trainable(self) -> int:
+        """Those of them that are not frozen by nature."""
+        return sum(self.elements(weight) for weight in self.weights() if weight.role != "frozen")

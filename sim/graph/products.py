@@ -53,7 +53,16 @@ class Linear(Operator):
     def widths(self, work: Writer) -> tuple[int, ...]:
         """Columns of each product that runs."""
         each = tuple(map(work.graph.count, self.columns))
-        return (sum(each),) if work.shard.joins_matrices else each
+        return each if self.apart(work) else (sum(each),)
+
+    def apart(self, work: Writer) -> bool:
+        """Whether its matrices are products of their own."""
+        return len(self.columns) > 1 and not work.shard.joins_matrices
+
+    @property
+    def of_data(self) -> bool:
+        """Whether it multiplies data, which have no gradient."""
+        return self.reads[0].role == "index"
 
     @property
     def precision(self) -> str | None:
@@ -133,7 +142,12 @@ class Linear(Operator):
         return self.enter is not None and read and not work.shard.keeps_gathered
 
     def _input_gradients(self, work: Writer, parts: int = 1) -> None:
-        """The products (rows x width) by (width x inputs); gradients are summed by twos, or all at once."""
+        """The products (rows x width) by (width x inputs); gradients are summed by twos, or all at once.
+
+        Data have no gradient.
+        """
+        if self.of_data:
+            return
         rows, inputs, widths = work.graph.rows(self.reads[0]), work.graph.count(self.inputs), self.widths(work)
         for width in widths:
             name = f"{self.name} input gradient"
@@ -221,7 +235,7 @@ class Linear(Operator):
         kept, own = tuple(self.needs(work)), () if work.frozen else self.weights
         again = self.enter is not None and not work.shard.keeps_gathered and bool(kept)
         brought = self.reads if again else ()
-        x, apart = self.reads[0], len(self.writes) > 1 and not work.shard.joins_matrices
+        x, apart = self.reads[0], self.apart(work)
         matrices = len(self.columns) if apart else 1
         steps: tuple[Step, ...] = ()
         for number in range(matrices):
@@ -244,7 +258,7 @@ class Linear(Operator):
 
     @override
     def trained_passes(self, work: Writer) -> int:
-        return 2 if work.frozen else 3
+        return 3 - work.frozen - self.of_data
 
 
 class Serving(Operator):

@@ -43,6 +43,10 @@ class Divided(Protocol):
     def expert(self) -> int:
         """Ranks that share experts."""
 
+    @property
+    def sequence_parallel(self) -> bool:
+        """Whether tensor ranks share the rows outside products."""
+
 
 class Trained(Protocol):
     """The part of a training that families look at (`Training`)."""
@@ -219,9 +223,9 @@ class Architecture:
 
     @property
     def message_bytes(self) -> float:
-        """What one rank hands to the next stage [B]: its share under sequence parallelism."""
-        graph = self.layers[0]
-        return float(graph.bytes(graph.source))
+        """What one rank hands to the next stage [B], the most of all layers; its share under sequence parallelism."""
+        layers = {id(graph): graph for graph in self.layers if graph.source.role != "index"}.values()
+        return float(max((sum(map(graph.bytes, (graph.source, *graph.carried))) for graph in layers), default=0))
 
     @cached_property  # a walk over all operations; the model is shared by points of a sweep
     def flops(self) -> tuple[float, float]:

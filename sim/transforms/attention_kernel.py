@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from sim.graph.attention import Attention, Context, FlashAttention, KeyRepetition, LayoutCopy, Scores, Softmax
+from sim.graph.attention import (
+    Attention,
+    Context,
+    FlashAttention,
+    KeyRepetition,
+    LayoutCopy,
+    ScoreBias,
+    Scores,
+    Softmax,
+)
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Dropout, Rotation
@@ -25,15 +34,17 @@ def choose_attention_kernels(graph: Graph, shard: Shard) -> None:
             keys, values = every
         output = operator.result
         if operator.fused:
-            operators.append(FlashAttention((queries, keys, values), output, dropout=operator.dropout))
+            read = queries, keys, values
+            operators.append(FlashAttention(read, output, dropout=operator.dropout, span=operator.span))
         else:
             operators += [*_core(operator, queries, keys, values), LayoutCopy("context layout", (output,), ())]
     graph.operators = operators
 
 
 def _core(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor) -> list[Operator]:
-    scores = Scores(queries, keys)
-    softmax = Softmax(scores.result)
+    scores = Scores(queries, keys, attention.span)
+    biased = [ScoreBias(scores.result)] if attention.span.bias else []
+    softmax = Softmax(biased[0].result if biased else scores.result)
     dropped = [Dropout("attention dropout", softmax.result, softmax.region)] if attention.dropout else []
     read = dropped[0].result if dropped else softmax.result
-    return [scores, softmax, *dropped, Context(read, keys, values, attention.result)]
+    return [scores, *biased, softmax, *dropped, Context(read, keys, values, attention.result, attention.span)]

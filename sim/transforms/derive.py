@@ -67,7 +67,7 @@ def kept_bytes(work: Writer) -> int:
 def trained_parameters(work: Writer) -> int:
     """Parameters with gradients on one rank: all, or those of adapters."""
     if not work.frozen:
-        return work.graph.parameters()
+        return work.graph.trainable()
     return sum(each.parameters(work) for each in work.graph.operators if isinstance(each, Adapter))
 
 

@@ -26,11 +26,12 @@ def repeated(work: Writer) -> list[Operator]:
 def kept(work: Writer) -> list[Tensor]:
     """Tensors from the forward pass to the backward pass, each once.
 
-    What the graph hands on is kept by the next, if at all. A region that is repeated as a whole hands its output on
-    too, so others keep it.
+    What the graph hands on is kept by the next, if at all, and what it is handed for several by who made it. A region
+    that is repeated as a whole hands its output on too, so others keep it.
     """
     tensors = {id(tensor): tensor for tensor in _kept(work)}
-    tensors.pop(id(work.graph.output), None)
+    for tensor in (work.graph.output, *work.graph.carried):
+        tensors.pop(id(tensor), None)
     return list(tensors.values())
 
 

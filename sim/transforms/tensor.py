@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from sim.graph.ends import Lookup
-from sim.graph.graph import Graph, Operator, Tensor
+from sim.graph.graph import Axis, Graph, Operator, Tensor
 from sim.graph.operation import Shard
 from sim.graph.products import Enter, Leave, Linear
+
+# axes of rows that tensor ranks share outside products under sequence parallelism: the whole, and a rank's share
+ROWS = {"tokens": "rows", "targets": "target rows", "masked": "masked rows"}
+WHOLE = {share: whole for whole, share in ROWS.items()}
 
 
 def split_over_tensor_ranks(graph: Graph, shard: Shard) -> None:
@@ -36,13 +40,19 @@ def _split_rows(graph: Graph) -> None:
     """Rows of the tensors that have no split axis, the residual stream and its like, over tensor ranks."""
     for operator in graph.operators:
         for tensor in (*operator.reads, *operator.writes):
-            if tensor.axes[0] == "tokens" and len(tensor.axes) > 1 and not graph.is_split(tensor.axes[-1]):
-                tensor.axes = ("rows", *tensor.axes[1:])
+            rows = tensor.axes[0]
+            if isinstance(rows, str) and rows in ROWS and len(tensor.axes) > 1 and not graph.is_split(tensor.axes[-1]):
+                tensor.axes = (ROWS[rows], *tensor.axes[1:])
+
+
+def _whole(axis: Axis) -> Axis:
+    """The axis of all rows, of which `axis` may be a share."""
+    return WHOLE.get(axis, axis) if isinstance(axis, str) else axis
 
 
 def _enter(product: Linear) -> Enter:
     x = product.reads[0]
-    whole = Tensor(f"{x.name} gathered", ("tokens", *x.axes[1:]), x.width)
+    whole = Tensor(f"{x.name} gathered", (_whole(x.axes[0]), *x.axes[1:]), x.width)
     product.enter = Enter(f"{product.name} gather", (x,), (whole,), product)
     product.reads = (whole,)
     return product.enter
@@ -50,7 +60,7 @@ def _enter(product: Linear) -> Enter:
 
 def _leave(operator: Linear | Lookup) -> Leave:
     total = operator.result
-    partial = Tensor(f"{total.name} partial", ("tokens", *total.axes[1:]), total.width)
+    partial = Tensor(f"{total.name} partial", (_whole(total.axes[0]), *total.axes[1:]), total.width)
     operator.writes = (partial,)
     product = operator if isinstance(operator, Linear) else None
     operator.leave = Leave(f"{operator.name} reduce", (partial,), (total,), product)

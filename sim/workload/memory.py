@@ -418,7 +418,7 @@ def shard_ranks(parallelism: Parallelism) -> int:
 def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer."""
     precision, lora = part.training.precision, part.shard.lora
-    frozen = part.held.parameters * weight_bytes(precision, lora) if lora else 0
+    frozen = (part.held.parameters - (0 if lora else part.held.trained)) * weight_bytes(precision, lora)
     trained = part.held.trained * stored_bytes(precision, part.software)[0]
     return frozen / part.shards(3) + trained / part.shards(1 if part.software.master_weights == "sole" else 3)
 
