@@ -8,7 +8,7 @@ import pytest
 from sim.ask.run.simulate import simulate
 from sim.devices.boards import slowest_of
 from sim.devices.compute import operation_time
-from sim.devices.products import alignment_share, is_misaligned
+from sim.devices.gpu import alignment_share, is_misaligned
 from sim.graph.operation import Operation, Phase
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import Accelerator
