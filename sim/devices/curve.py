@@ -10,8 +10,8 @@ Curve = tuple[tuple[int, float], ...]  # edge of a cube, share of the sustained 
 
 
 def edge(m: float, n: float, k: float) -> float:
-    """Edge of the cube with as many FLOPs for each element of its matrices: the harmonic mean of the three sizes."""
-    return 3 / (1 / m + 1 / n + 1 / k)
+    """Edge of the cube with as many FLOPs: filling and draining are paid once, and memory traffic is counted beside."""
+    return float(m * n * k) ** (1 / 3)
 
 
 def share_of_size(curve: Curve, operation: Operation) -> float:
