@@ -1,11 +1,11 @@
 """The base of every record of the file format, and how one record refers to another.
 
-Public: `Choice`, `Record`, `Reference`, `RecordT`, `Name`, `Precision`, `text_of`.
+Public: `Choice`, `Record`, `Reference`, `RecordT`, `Name`, `Precision`, `Narrow`, `NARROW`, `narrow_bytes`, `text_of`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
@@ -13,7 +13,37 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 from sim.memo import Memo, Same
 from sim.units import SI
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8", "mxfp8", "fp6", "fp4", "nvfp4"]
+
+
+class Narrow(NamedTuple):
+    """A format of products alone, which activations and weights are cast to: its bits and how it is scaled.
+
+    block: elements that share a scale of 8 bit, 0 for one scale a tensor. whole: a scale of the tensor beside them,
+    from a pass over it.
+    """
+
+    bits: int
+    block: int = 0
+    whole: bool = False
+
+
+NARROW: dict[str, Narrow] = {
+    "int8": Narrow(8, whole=True),  # scaled from the tensor itself: integers have no exponent to spare
+    "fp8": Narrow(8),
+    "mxfp8": Narrow(8, 32),  # OCP Microscaling Formats 1.0, table 1, as fp6 and fp4
+    "fp6": Narrow(6, 32),
+    "fp4": Narrow(4, 32),
+    "nvfp4": Narrow(4, 16, whole=True),  # two levels of scales (NVIDIA, Pretraining LLMs with NVFP4, 2025, section 3)
+}
+
+
+def narrow_bytes(precision: str) -> float:
+    """Bytes of an element of a narrow format, with its share of the block's scale."""
+    narrow = NARROW[precision]
+    return narrow.bits / 8 + (1 / narrow.block if narrow.block else 0.0)
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from sim.ask.run.simulate import simulate
 from sim.devices.boards import slowest_of
 from sim.devices.compute import operation_time
-from sim.devices.products import alignment_share, is_misaligned
+from sim.devices.gpu import alignment_share, is_misaligned
 from sim.graph.operation import Operation, Phase
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import Accelerator
@@ -52,11 +52,11 @@ def test_a_product_of_8192_cubed_runs_at_the_published_rate(
 @pytest.mark.parametrize(
     ("name", "precision", "measured"),
     [  # zzc0721/torch-performance-test-data, products in PyTorch; the last as the A100 SXM, less as in ml-engineering
-        ("rtx4090", "bf16", 160.2e12),
+        ("rtx-4090", "bf16", 160.2e12),
         ("l4", "bf16", 59.4e12),
         ("a6000", "bf16", 110.6e12),  # of an A40
         ("h100-pcie", "bf16", 492.8e12),
-        ("a100-pcie", "bf16", 257e12 * 252.9 / 271.2),
+        ("a100-pcie-80gb", "bf16", 257e12 * 252.9 / 271.2),
     ],
 )
 def test_single_boards_run_a_large_product_at_the_measured_rate(name: str, precision: str, measured: float) -> None:
@@ -69,11 +69,11 @@ def test_single_boards_run_a_large_product_at_the_measured_rate(name: str, preci
 @pytest.mark.parametrize(
     ("name", "measured"),
     [  # the same source, 2,048 cubed
-        ("rtx4090", 164.8e12),
-        ("rtx5090", 173.9e12),
+        ("rtx-4090", 164.8e12),
+        ("rtx-5090", 173.9e12),
         ("h100-sxm", 676.6e12),
         ("a40", 95.5e12),
-        ("a100-pcie", 138.5e12),
+        ("a100-pcie-80gb", 138.5e12),
         ("h100-pcie", 449.1e12),
         ("l4", 70.9e12),
     ],
@@ -87,7 +87,7 @@ def test_small_products_lose_waves_and_writing_about_as_measured(name: str, meas
     assert rate(product(1024, 1024, 1024), device) < rate(product(2048, 2048, 2048), device)
 
 
-@pytest.mark.parametrize(("name", "peak"), [("rtx3090", 76.5e12), ("rtx5090", 225e12)])
+@pytest.mark.parametrize(("name", "peak"), [("rtx-3090", 76.5e12), ("rtx-5090", 225e12)])
 def test_boards_above_the_clock_of_their_sheet_are_held_to_its_peak(name: str, peak: float) -> None:
     device = load_definition("accelerator", name)
     assert isinstance(device, Accelerator)

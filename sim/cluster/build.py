@@ -20,7 +20,7 @@ from sim.cluster.storage import build_storage, guests, pooled
 from sim.cluster.switch import build_switch
 from sim.cluster.torus import build_torus
 from sim.errors import ConfigError, Problem
-from sim.inputs.cluster_checks import size_problems
+from sim.inputs.cluster_checks import size_problems, torus_problems
 from sim.inputs.records import (
     Accelerator,
     ClusterSpec,
@@ -45,9 +45,9 @@ def build_cluster(
     merge_sprayed: see `merged`. Raises ConfigError if the network does not fit the nodes or a name is not found.
     """
     node, accelerator = _resolved(spec)
-    too_large = list(size_problems(spec))
-    if too_large:
-        raise ConfigError(too_large)
+    problems = [*size_problems(spec), *torus_problems(node)]
+    if problems:
+        raise ConfigError(problems)
     if merge_sprayed:
         spec = merged(spec, [degradation.link for degradation in degradations if degradation.link])
     server, places = build_server(node), places_of(np.full(spec.nodes, node.accelerators))

@@ -17,6 +17,7 @@ from sim.cluster.cables import Cable, as_links, link_table
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.hops import Hops
 from sim.cluster.pcie import PcieTree, line_rate
+from sim.cluster.slice import torus_cables
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import LocalNetwork, Node
 
@@ -160,6 +161,8 @@ def _local_cables(node: Node) -> tuple[list[Cable], tuple[tuple[str, int], ...]]
         raise ConfigError(Problem("", "node.local.bandwidth", f"a {local.kind} network needs a bandwidth above 0"))
     if local.kind == "pcie" and node.pcie is not None:
         return [], ()
+    if local.kind == "torus":
+        return torus_cables(local, n, rate), ()
     if local.kind in ("switch", "pcie"):
         return _star(n, n, rate, local.latency / 2), (("nvswitch" if local.kind == "switch" else "pcie", 1),)
     return _direct(pair_widths(local, n), rate, local.latency), ()

@@ -1,13 +1,13 @@
-"""How long an operation takes on an accelerator: a roofline; matrix products are in `products.py`."""
+"""How long an operation takes on an accelerator: a roofline; products are as the kind of the device runs them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.devices.products import matmul_time
+from sim.devices.catalogue import DEVICES
 from sim.graph.operation import Operation
-from sim.inputs.board import streaming_rate
 from sim.inputs.records import Accelerator, FusedAttention
+from sim.record import NARROW
 
 STORAGE_OF_RATE = {"tf32": "fp32"}  # a format without its own vector rate uses this one
 # A tile of queries starts and finishes in the time of so many keys (fits to Shah 2024, figures 5 and 6: 80 to 130
@@ -33,8 +33,9 @@ class Times(NamedTuple):
 def operation_times(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> Times:
     """Arithmetic, memory and launches of one operation: it takes the larger of the first two, plus the last."""
     arithmetic, writing = _arithmetic(operation, accelerator, attention_kernel)
-    memory = operation.bytes_moved / streaming_rate(accelerator)
-    return Times(arithmetic, writing, memory, operation.kernels * accelerator.launch)
+    device = DEVICES[accelerator.kind]
+    memory, launches = device.traffic(operation, accelerator), device.launches(operation, accelerator)
+    return Times(arithmetic, writing, memory, launches)
 
 
 def operation_time(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> float:
@@ -52,7 +53,7 @@ def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel
     if operation.kind == "attention":
         return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel)), 0.0
     rate = peak * sustained_share(operation.precision, accelerator)
-    return matmul_time(operation, accelerator, rate, streaming_rate(accelerator))
+    return DEVICES[accelerator.kind].product(operation, accelerator, rate)
 
 
 def vector_rate(precision: str, accelerator: Accelerator) -> float:
@@ -94,6 +95,6 @@ def width_share(operation: Operation, measured: FusedAttention) -> float:
 def sustained_share(precision: str, accelerator: Accelerator) -> float:
     """Share of the peak that a large, tile-aligned product reaches."""
     matrix = accelerator.matrix
-    if precision == "fp8" and matrix.fp8_efficiency is not None:
+    if precision in NARROW and matrix.fp8_efficiency is not None:
         return matrix.fp8_efficiency
     return matrix.efficiency

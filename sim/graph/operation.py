@@ -29,6 +29,7 @@ LossKind = Literal[
     "chunked",
     "liger",
 ]
+ScalingKind = Literal["delayed", "current", "dynamic"]
 GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
 
 
@@ -92,7 +93,7 @@ class Shard:
     pads_vocabulary: int = 1  # to a multiple on each tensor rank
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
-    fp8_scaling: Literal["delayed", "current", "dynamic"] = "delayed"
+    fp8_scaling: ScalingKind = "delayed"
     cross_entropy: LossKind = "vocabulary_parallel"
     loss_chunks: int = 1  # parts of the logits, where the loss makes them in parts
     casts_weights: bool = False  # whole, in each pass (autocast)

@@ -67,7 +67,7 @@ class Linear(Operator):
     @property
     def precision(self) -> str | None:
         """Format of the operands, if not that of activations."""
-        return "fp8" if self.cast else None
+        return self.cast.format if self.cast else None
 
     @override
     def forward(self, work: Writer) -> None:
@@ -324,11 +324,11 @@ class Cast(Serving):
     (Transformer Engine, csrc/extensions/normalization.cpp, FUSED_NORM_AMAX_FP8; Inductor fuses the same).
     """
 
-    __slots__ = ("turns",)
+    __slots__ = ("format", "turns")
 
-    def __init__(self, product: Linear, x: Tensor, *, normed: bool) -> None:
+    def __init__(self, product: Linear, x: Tensor, format: str, *, normed: bool) -> None:
         super().__init__(f"{product.name} input", (x,), (Tensor(f"{x.name} in 8 bit", x.axes, 1),), product)
-        self.turns = not normed
+        self.format, self.turns = format, not normed
 
     @override
     def forward(self, work: Writer) -> None:
@@ -337,7 +337,7 @@ class Cast(Serving):
             cast_to_8_bit(work, self.name, elements, transposed=True)
         elif work.shard.fp8_scaling != "delayed":
             common_scale(work, self.name)
-            work.memory(f"{self.name} cast", 3 * elements)
+            work.memory(f"{self.name} cast", (2 + work.narrow) * elements)
 
 
 class WeightCast(Serving):
@@ -355,15 +355,16 @@ class WeightCast(Serving):
 
 
 def cast_to_8_bit(work: Writer, name: str, elements: int, *, transposed: bool) -> None:
-    """Read 2 B, write 1 B, and 1 B more for the transposed copy that weight gradients need.
+    """Read 2 B, write one narrow element, and one more for the transposed copy that weight gradients need.
 
-    Hopper multiplies fp8 operands in one layout only (Transformer Engine, cast_transpose). Delayed
-    scaling takes the scale from earlier steps; the others read the tensor once more to find it.
+    Hopper multiplies fp8 operands in one layout only (Transformer Engine, cast_transpose); blocks lie along the sum,
+    so a product and its weight gradient scale the same tensor in different blocks. Delayed scaling takes the scale
+    from earlier steps, and a block finds its own on the way; the others read the tensor once more to find it.
     """
     finds = work.shard.fp8_scaling != "delayed"
-    more = (transposed and not work.frozen) + 2 * finds
+    copies = 1 + (transposed and not work.frozen)
     common_scale(work, name)
-    work.memory(f"{name} cast", (3 + more) * elements, 1 + finds)
+    work.memory(f"{name} cast", (2 + copies * work.narrow + 2 * finds) * elements, 1 + finds)
 
 
 def common_scale(work: Writer, name: str) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from sim.graph.graph import Graph, Tensor
 from sim.graph.operation import CollectiveKind, GroupKind, Operation, Phase, Shard
+from sim.record import NARROW, narrow_bytes
 
-ELEMENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 2}
+ELEMENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2} | dict.fromkeys(NARROW, 2)
 RANDOM_NUMBER_FLOPS = 2 * 40
 
 
 def element_bytes(precision: str) -> int:
-    """Bytes of an activation or trained weight; fp8 keeps both in 16 bit."""
+    """Bytes of an activation or trained weight; narrow formats keep both in 16 bit."""
     return ELEMENT_BYTES[precision]
 
 
 class Writer:
     """The operations written so far, with what their costs depend on.
 
-    element: bytes of an activation; precision: number format outside fp8 products. gradient_bytes: per element
+    element: bytes of an activation; narrow: of an operand in a narrow format. precision: number format outside narrow
+    products. gradient_bytes: per element
     of an accumulated weight gradient. Kernels that move each operand once are `fused`; else the separate kernels of
     an eager framework go through memory.
     """
@@ -28,6 +30,7 @@ class Writer:
         "fused",
         "gradient_bytes",
         "graph",
+        "narrow",
         "operations",
         "phase",
         "precision",
@@ -38,7 +41,8 @@ class Writer:
     def __init__(self, graph: Graph, shard: Shard, gradient_bytes: int = 4) -> None:
         self.graph, self.shard, self.gradient_bytes = graph, shard, gradient_bytes
         self.element = element_bytes(shard.precision)
-        self.precision = "bf16" if shard.precision == "fp8" else shard.precision
+        self.narrow = narrow_bytes(shard.precision) if shard.precision in NARROW else self.element
+        self.precision = "bf16" if shard.precision in NARROW else shard.precision
         self.fused = shard.fused_kernels
         self.frozen = shard.lora is not None
         self.splits = shard.sequence_parallel and shard.tensor > 1  # rows outside products, over tensor ranks
@@ -84,11 +88,12 @@ class Writer:
     ) -> None:
         """`batch` products (m x k) by (k x n), `shape` = (m, n, k); each operand crosses memory once.
 
-        fp8 operands have 1 B. A product that `accumulates` reads and writes its result in `gradient_bytes`.
+        Narrow operands carry their scales. A product that `accumulates` reads and writes its result in
+        `gradient_bytes`.
         """
         m, n, k = shape
         precision, element = precision or self.precision, self.element
-        operand = 1 if precision == "fp8" else element
+        operand = narrow_bytes(precision) if precision in NARROW else element
         result = 2 * self.gradient_bytes if accumulates else element
         self.operations.append(
             Operation(

@@ -31,8 +31,12 @@ def base_power(power: AcceleratorPower, clock: float) -> float:
 
 
 def streaming_rate(accelerator: Accelerator) -> float:
-    """Memory bandwidth that streaming kernels reach [B/s]."""
-    return accelerator.memory.bandwidth * accelerator.memory.efficiency
+    """Memory bandwidth that streaming kernels reach [B/s]; with pages spread over d domains, (d-1)/d of them cross."""
+    memory = accelerator.memory
+    own = memory.bandwidth * memory.efficiency
+    if memory.domain_link is None or memory.domains == 1:
+        return own
+    return min(own, memory.domain_link * memory.domains / (memory.domains - 1))
 
 
 def byte_energy(accelerator: Accelerator) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sim.errors import Problem, finding
 from sim.inputs.findings import Check
-from sim.inputs.records import ClusterSpec, DragonflyFabric, FatTreeFabric, GraphFabric, SwitchFabric, TorusFabric
+from sim.inputs.records import ClusterSpec, DragonflyFabric, FatTreeFabric, GraphFabric, Node, SwitchFabric, TorusFabric
 from sim.inputs.setup import Setup
 
 MOST_ON_RING = 64
@@ -27,6 +27,28 @@ def check_node_network(setup: Setup) -> Iterator[Problem]:
     if node.local.kind == "ring" and node.accelerators > MOST_ON_RING:
         message = f"a ring of {node.accelerators} accelerators, more than {MOST_ON_RING}"
         yield finding("cluster.node.local.kind", message, "use switch or mesh")
+
+
+def check_torus(setup: Setup) -> Iterator[Problem]:
+    """The grid of a torus inside a node has a place for each accelerator, and may be twisted."""
+    yield from torus_problems(setup.node)
+
+
+def torus_problems(node: Node) -> Iterator[Problem]:
+    """What is wrong with the shape of a torus inside a node."""
+    local, key = node.local, "cluster.node.local"
+    if local.kind != "torus":
+        return
+    text, places = " x ".join(str(size) for size in local.shape), math.prod(local.shape) if local.shape else 0
+    if places != node.accelerators:
+        message = f"a torus of {text or 'no shape'} holds {places} accelerators, not {node.accelerators}"
+        yield finding(f"{key}.shape", message, "give as many along each dimension as make that product")
+    elif local.wrap and len(local.wrap) != len(local.shape):
+        message = f"{len(local.wrap)} values for {len(local.shape)} dimensions"
+        yield finding(f"{key}.wrap", message, "say true or false for each")
+    elif local.twisted and not (len(local.shape) == 3 and all(local.wrap) and max(local.shape) == 2 * min(local.shape)):
+        message = f"a torus of {text} cannot be twisted"
+        yield finding(f"{key}.twisted", message, "use n x n x 2n or n x 2n x 2n with all dimensions closed")
 
 
 def check_fabric_present(setup: Setup) -> Iterator[Problem]:
@@ -68,7 +90,7 @@ def count_links(cluster: ClusterSpec) -> int:
     if isinstance(node, str):
         return 0
     n, pairs = node.accelerators, node.local.kind in ("mesh", "hybrid_cube_mesh")
-    inside = n * (n - 1) if pairs else 4 * n  # to and from a switch and the PCIe complex
+    inside = n * (n - 1) if pairs else 6 * n  # to and from a switch and the PCIe complex, or six neighbours
     if node.pcie is not None:
         inside += 10 * n + node.pcie.sockets**2
     rails = min(node.nics.count, n)
@@ -140,6 +162,7 @@ def check_degradations(setup: Setup) -> Iterator[Problem]:
 
 CLUSTER_CHECKS: tuple[Check, ...] = (
     check_node_network,
+    check_torus,
     check_fabric_present,
     check_fabric_holds_nodes,
     check_network_size,

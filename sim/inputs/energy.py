@@ -37,7 +37,12 @@ class MatrixEnergy(Record):
     tf32: JoulesPerFlop | None = Field(default=None, description="19-bit TensorFloat")
     fp16: JoulesPerFlop | None = Field(default=None, description="16-bit IEEE")
     bf16: JoulesPerFlop | None = Field(default=None, description="16-bit bfloat")
+    int8: JoulesPerFlop | None = Field(default=None, description="8-bit integer")
     fp8: JoulesPerFlop | None = Field(default=None, description="8-bit E4M3/E5M2")
+    mxfp8: JoulesPerFlop | None = Field(default=None, description="8-bit with a scale for each 32 elements")
+    fp6: JoulesPerFlop | None = Field(default=None, description="6-bit with a scale for each 32 elements")
+    fp4: JoulesPerFlop | None = Field(default=None, description="4-bit with a scale for each 32 elements")
+    nvfp4: JoulesPerFlop | None = Field(default=None, description="4-bit with a scale for each 16 elements and one for the tensor")
 
 
 class Voltage(Record):

@@ -24,6 +24,7 @@ from sim.record import Record, RecordT
 MATRIX = ("efficiency", "compute_units", "tile", "quantization_floor", "spread")
 MEMORY = ("efficiency", "reserved")
 KERNELS: tuple[Literal["flash1", "flash2", "cudnn"], ...] = ("flash1", "flash2", "cudnn")
+SAME_KIND = {"tpu": "systolic"}
 INNER = ("cluster", "node", "accelerator")  # keys on the way from an experiment to its accelerator
 
 _known: Memo[Record] = Memo(limit=64)  # points of a sweep share clusters, and go on sharing them
@@ -104,4 +105,4 @@ def _chips(kind: str) -> tuple[Accelerator, ...]:
     roots = (read_file(path) for path in list_catalogue("accelerator").values())
     decoded = [decode(Accelerator, root) for root in roots if "extends" not in root.value]
     chips = tuple(chip for chip in decoded if isinstance(chip, Accelerator))
-    return tuple(chip for chip in chips if chip.kind == kind) or chips
+    return tuple(chip for chip in chips if SAME_KIND.get(chip.kind, chip.kind) == SAME_KIND.get(kind, kind)) or chips

@@ -125,6 +125,21 @@ def check_precision_supported(setup: Setup) -> Iterator[Problem]:
         yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
 
 
+def check_configured_array(setup: Setup) -> Iterator[Problem]:
+    """An FPGA says how it is configured, and reaches no more than its multipliers allow."""
+    chip, key = setup.accelerator, "cluster.node.accelerator"
+    if chip.kind != "fpga":
+        return
+    if chip.array is None:
+        yield finding(f"{key}.array", f"{chip.name} does not say how it is configured", "give rows, columns and clock")
+        return
+    most = 2 * chip.array.rows * chip.array.columns * chip.array.packed * chip.array.clock
+    for name, rate in chip.matrix.peak:
+        if rate and rate > most * (1 + 1e-9):
+            message = f"{rate / 1e12:g} TFLOP/s in {name}, more than the {most / 1e12:g} of all multipliers"
+            yield finding(f"{key}.matrix.peak.{name}", message, "lower it, or enlarge the array")
+
+
 def check_order_is_complete(setup: Setup) -> Iterator[Problem]:
     """The rank order names each of the four dimensions once; experts are a view of three of them."""
     order, known = setup.parallelism.order, ("tensor", "context", "data", "pipeline")
@@ -228,6 +243,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_documents,
     check_schedule,
     check_precision_supported,
+    check_configured_array,
     check_order_is_complete,
     check_placement,
     check_on_nodes,

@@ -27,6 +27,7 @@ from sim.units import (
     Count,
     FlopsPerSecond,
     Fraction,
+    Hertz,
     Seconds,
     Tokens,
 )
@@ -53,7 +54,12 @@ class Rates(Record):
     tf32: FlopsPerSecond | None = Field(default=None, gt=0, description="19-bit TensorFloat")
     fp16: FlopsPerSecond | None = Field(default=None, gt=0, description="16-bit IEEE")
     bf16: FlopsPerSecond | None = Field(default=None, gt=0, description="16-bit bfloat")
+    int8: FlopsPerSecond | None = Field(default=None, gt=0, description="8-bit integer")
     fp8: FlopsPerSecond | None = Field(default=None, gt=0, description="8-bit E4M3/E5M2")
+    mxfp8: FlopsPerSecond | None = Field(default=None, gt=0, description="8-bit with a scale for each 32 elements")
+    fp6: FlopsPerSecond | None = Field(default=None, gt=0, description="6-bit with a scale for each 32 elements")
+    fp4: FlopsPerSecond | None = Field(default=None, gt=0, description="4-bit with a scale for each 32 elements")
+    nvfp4: FlopsPerSecond | None = Field(default=None, gt=0, description="4-bit with a scale for each 16 elements and one for the tensor")
 
 
 class MatrixUnit(Record):
@@ -61,11 +67,12 @@ class MatrixUnit(Record):
 
     peak: Rates = Field(description="dense matrix peak rate by precision, without sparsity")
     efficiency: Fraction = Field(default=0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
-    fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8; efficiency if absent")
+    fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8 and other formats of 8 bit and less; efficiency if absent")
     compute_units: Count = Field(default=1, ge=1, le=1_000_000, description="processors (SM, core, systolic array) that tiles spread over")
     tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
     halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
+    curve: tuple[tuple[TileEdge, Fraction], ...] = Field(default=(), description="measured rate over size: edge of a cube, share of the sustained rate (`efficiency`) that its product reaches, edges rising; other shapes count as the cube with as many FLOPs; all 1 if absent (kinds other than gpu)")
     spread: Fraction = Field(default=0.0, lt=0.2, description="standard deviation of the sustained rate from board to board, as a share of it")
 
 
@@ -85,13 +92,26 @@ class AcceleratorMemory(Record):
     bandwidth: BytesPerSecond = Field(gt=0, description="peak memory bandwidth")
     efficiency: Fraction = Field(default=0.85, gt=0, description="share of the peak that streaming kernels reach")
     reserved: Bytes = Field(default=0.0, ge=0, description="taken by context, libraries and communication buffers")
+    domains: Count = Field(default=1, ge=1, le=64, description="memory domains (NUMA) that one accelerator spans with its pages spread over them; all but one part in so many crosses between them")
+    domain_link: BytesPerSecond | None = Field(default=None, gt=0, description="payload that crosses between the domains; no limit if absent")
+
+
+class ConfiguredArray(Record):
+    """Multipliers of an FPGA as a design lays them out: an array that keeps its results in place while operands stream."""
+
+    rows: TileEdge = Field(description="multipliers along the rows of a product")
+    columns: TileEdge = Field(description="multipliers along its columns")
+    clock: Hertz = Field(gt=0, description="clock of the design")
+    packed: Count = Field(default=1, ge=1, le=16, description="multiply-adds of one multiplier and cycle in the narrowest format")
+    on_chip: Bytes = Field(gt=0, description="on-chip memory that holds parts of the operands")
 
 
 class Accelerator(Record):
     """One kind of accelerator: a data file with a source for every number."""
 
     name: Name = Field(description="the name it is found by")
-    kind: Literal["gpu", "tpu", "cpu", "fpga", "asic"] = Field(default="gpu", description="device family")
+    kind: Literal["gpu", "tpu", "systolic", "matrix_engine", "cpu", "fpga", "asic"] = Field(default="gpu", description="device family, which chooses how operations are timed: gpu: tiles in waves over processors; systolic (tpu is the same): sizes are padded to arrays, one compiled program; matrix_engine: one engine that takes the shape which suits a product; cpu: cores with vector and matrix units; fpga: an array as configured; asic: a roofline with a rate over size")
+    package: Count = Field(default=1, ge=1, le=16, description="devices in one package; all numbers of the file are of one device, and degrees of parallelism count devices")
     vendor: str = Field(default="", description="who makes it")
     matrix: MatrixUnit = Field(description="matrix arithmetic")
     vector: Rates = Field(default=Rates(), description="peak rate of elementwise arithmetic by precision; it counts where random numbers are drawn for dropout, and for heads that tensor cores cannot load, since other elementwise kernels are bound by memory")
@@ -99,7 +119,8 @@ class Accelerator(Record):
         default={}, description="fused attention by kernel: FlashAttention 1 or 2, or the vendor's library"
     )
     memory: AcceleratorMemory = Field(description="device memory")
-    launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel")
+    array: ConfiguredArray | None = Field(default=None, description="the configured array (fpga)")
+    launch: Seconds = Field(default=0.0, ge=0, description="device-side cost of starting one kernel; none in a compiled program (systolic, matrix_engine, fpga)")
     power: AcceleratorPower = Field(description="board power")
     assumed: tuple[str, ...] = Field(default=(), description="key paths whose values are not of this chip: shares of the peak and the like that were left out, and are the medians of the catalogue for its kind; reports list them, and trust is less")
     sources: dict[str, str] = Field(description="key path (or its prefix) to the source of its numbers")
@@ -111,9 +132,12 @@ class Accelerator(Record):
 class LocalNetwork(Record):
     """What joins the accelerators of one node."""
 
-    kind: Literal["switch", "hybrid_cube_mesh", "ring", "mesh", "pcie", "none"] = Field(
-        default="switch", description="switch: every port full rate to every other; mesh: a link per pair"
+    kind: Literal["switch", "hybrid_cube_mesh", "ring", "mesh", "torus", "pcie", "none"] = Field(
+        default="switch", description="switch: every port full rate to every other; mesh: a link per pair; torus: a link to each neighbour in a grid"
     )
+    shape: tuple[Count, ...] = Field(default=(), max_length=3, description="accelerators along each dimension of a torus, the last one fastest")
+    wrap: tuple[bool, ...] = Field(default=(), max_length=3, description="whether each dimension of a torus closes to a ring; all do if absent")
+    twisted: bool = Field(default=False, description="a torus of n x n x 2n or n x 2n x 2n whose short dimensions close n further along the first long one")
     bandwidth: BytesPerSecond = Field(default=0.0, ge=0, description="per accelerator and direction, all ports together")
     efficiency: Fraction = Field(default=1.0, gt=0, description="share of the line rate that payload reaches when saturated")
     latency: Seconds = Field(default=0.0, ge=0, description="one hop, accelerator to accelerator")
@@ -163,7 +187,7 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
-    patterns: tuple[Literal["ring", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
         default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
     )
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
@@ -186,7 +210,7 @@ class Node(Record):
 
     name: Name = Field(description="the name it is found by")
     accelerator: Reference[Accelerator] = Field(description="accelerator by name, path or inline")
-    accelerators: Count = Field(ge=1, le=576, description="accelerators in the node")
+    accelerators: Count = Field(ge=1, le=576, description="accelerators in the node; a slice of a torus that is rented whole is a node too")
     local: LocalNetwork = Field(default=LocalNetwork(), description="network inside the node")
     pcie: Pcie | None = Field(default=None, description="root ports, switches and sockets: the ways of a local network of kind pcie, elsewhere those to the adapters; one switch if absent")
     nics: Nic = Field(default=Nic(), description="adapters to the network between nodes")

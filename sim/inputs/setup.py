@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sim.errors import ConfigError, Problem
-from sim.graph.operation import Shard
-from sim.record import Record
+from sim.graph.operation import ScalingKind, Shard
+from sim.record import NARROW, Record
 
 if TYPE_CHECKING:  # records import this file
     from sim.inputs.energy import Prices, Site
@@ -108,7 +108,7 @@ class Setup:
             pads_vocabulary=software.pads_vocabulary,
             fused_accumulation=software.fused_accumulation,
             lora=training.lora,
-            fp8_scaling=software.fp8_scaling,
+            fp8_scaling=_scaling(training.precision, software.fp8_scaling),
             cross_entropy=software.cross_entropy,
             loss_chunks=software.loss_chunks if software.cross_entropy in ("chunked", "liger") else 1,
             joins_matrices=software.joins_matrices,
@@ -162,6 +162,14 @@ class Setup:
     def microbatches(self) -> int:
         """Microbatches that one replica runs in a step."""
         return self.training.global_batch // (self.data * self.training.microbatch)
+
+
+def _scaling(precision: str, stack: ScalingKind) -> ScalingKind:
+    """How scales of a format are found: as the stack does it, but blocks have their own, and some need the tensor's."""
+    narrow = NARROW.get(precision)
+    if narrow is None or stack == "dynamic" or not (narrow.block or narrow.whole):
+        return stack
+    return "current" if narrow.whole else "delayed"
 
 
 def _inline(reference: str | RecordT, key: str) -> RecordT:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from sim.metrics.result import Trust
 from sim.metrics.validation import RunTraits
+from sim.record import NARROW
 
 COVERAGE = 0.8  # of runs like this one lie inside the band
 MEASURED = 0.95  # share of the runs left out up to whose distance bands are given
@@ -44,7 +45,9 @@ ORIGINS = {  # tables made of the same measurements as another
 }
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-WIDTHS = {"bf16": "16 bit", "fp16": "16 bit", "fp8": "8 bit", "fp32": "32 bit", "tf32": "32 bit"}
+WIDTHS = {"bf16": "16 bit", "fp16": "16 bit", "fp8": "8 bit", "fp32": "32 bit", "tf32": "32 bit"} | {
+    name: f"{narrow.bits} bit" for name, narrow in NARROW.items()
+}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sim.graph.operation import Operation, Phase, Shard
 from sim.graph.products import Linear
 from sim.graph.work import Writer, element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload
-from sim.record import Name
+from sim.record import NARROW, Name
 from sim.units import Count
 
 EXPANSION = 4  # channels that leave a block over those inside
@@ -92,8 +92,9 @@ def check_recomputation(model: ResNet, plan: Divided, training: Trained) -> Iter
 
 def check_precision(model: ResNet, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Convolutions compute in 16 bit or more."""
-    if training.precision == "fp8":
-        yield finding("training.precision", "convolutions in fp8 are not modelled", "use bf16 or fp16")
+    if training.precision in NARROW:
+        message = f"convolutions in {training.precision} are not modelled"
+        yield finding("training.precision", message, "use bf16 or fp16")
 
 
 def check_no_adapters(model: ResNet, plan: Divided, training: Trained) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ from sim.graph.operation import Shard
 from sim.graph.work import element_bytes
 from sim.inputs.records import Parallelism, Software, Training
 from sim.models.family import NOTHING, Architecture, Held
+from sim.record import NARROW, narrow_bytes
 from sim.workload.optimizer import OptimizerKind, optimizer_of
 
 WHOLE_BYTES = 4  # of a 32-bit weight
@@ -83,7 +84,7 @@ class _Stage:
     # --- what passes hold -------------------------------------------------------------------------
 
     @cached_property  # read at each moment of a stage
-    def element(self) -> int:
+    def element(self) -> float:
         """Bytes of a weight as products are given it."""
         precision = self.training.precision
         return WHOLE_BYTES if self.shard.autocast else weight_bytes(precision, self.shard.lora)
@@ -395,7 +396,7 @@ def stored_bytes(precision: str, software: Software) -> tuple[int, int]:
     weights, moment = element_bytes(precision), software.moment_bytes
     if software.master_weights == "sole":
         return WHOLE_BYTES, 2 * moment
-    if weights >= moment and precision != "fp8":
+    if weights >= moment and precision not in NARROW:
         return weights, 2 * moment
     lacking = software.master_weights == "remainder" and precision == "bf16"
     return weights, 2 * moment + (REMAINDER_BYTES if lacking else moment)
@@ -405,9 +406,9 @@ def _sum(counts: Sequence[int], sizes: Sequence[float]) -> float:
     return sum(map(mul, counts, sizes), 0.0)
 
 
-def weight_bytes(precision: str, lora: LowRank | None) -> int:
-    """Bytes of a stored weight; frozen weights under fp8 need no 16-bit copy."""
-    return 1 if lora and precision == "fp8" else element_bytes(precision)
+def weight_bytes(precision: str, lora: LowRank | None) -> float:
+    """Bytes of a stored weight; frozen weights in a narrow format need no 16-bit copy."""
+    return narrow_bytes(precision) if lora and precision in NARROW else element_bytes(precision)
 
 
 def shard_ranks(parallelism: Parallelism) -> int:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from sim.graph.operation import Operation, Phase
 from sim.inputs.records import Software
+from sim.record import NARROW, narrow_bytes
 
-FP8_CAST_BYTES = 4  # per weight: read 2 B, write it plain and transposed, 1 B each
+CAST_COPIES = 2  # of weights in a narrow format: plain and transposed, from 2 B
 OPTIMIZER_KERNELS = 4  # unscale and check, norm, update, copy; each over all tensors at once
 HOST_TRAFFIC = 28  # bytes of host memory per parameter: read gradient, weight, two moments, write three back
 HOST_BANDWIDTH = 25e9  # bytes/s of one process: 1 to 1.25 s for 1e9 parameters (DeepSpeed, issue 6695)
@@ -75,10 +76,12 @@ def optimizer_step(
 ) -> tuple[Operation, ...]:
     """Unscale, clip, update and copy back `local_parameters` (those this rank updates).
 
-    Mixed-precision Adam moves about 42 B per parameter (`software.optimizer_bytes`); fp8 adds the
-    cast of the new weights, done once per step.
+    Mixed-precision Adam moves about 42 B per parameter (`software.optimizer_bytes`); a narrow format
+    adds the cast of the new weights, done once per step.
     """
-    per_parameter = update_bytes(software, chosen) + (FP8_CAST_BYTES if precision == "fp8" else 0)
+    per_parameter = update_bytes(software, chosen) + (
+        2 + CAST_COPIES * narrow_bytes(precision) if precision in NARROW else 0
+    )
     return (
         Operation(
             name="optimizer",

@@ -1,4 +1,4 @@
-"""How long matrix products take: tiles, waves and alignment.
+"""Matrix products on many processors: tiles, waves and alignment.
 
 A product runs in waves of output tiles, one tile per processor. A wave takes the arithmetic of a
 tile and then writes it: the processors finish together, so writing is not hidden by the arithmetic
@@ -13,11 +13,19 @@ from collections.abc import Iterator
 from functools import lru_cache
 from math import ceil
 
+from typing_extensions import override
+
+from sim.devices.device import Device
 from sim.graph.operation import Operation, Phase
+from sim.inputs.board import streaming_rate
 from sim.inputs.records import Accelerator
+from sim.record import NARROW
 
 STREAMS = 3  # parts of a product that run at a time (Transformer Engine, NVTE_COMM_OVERLAP_MAX_STREAMS)
-LOAD = {"fp8": 16, "fp16": 8, "bf16": 8, "tf32": 4}  # elements that a tensor core loads at once (16 B)
+LOAD = {"fp16": 8, "bf16": 8, "tf32": 4} | {
+    name: 16 * 8 // (4 if each.bits == 4 else 8)
+    for name, each in NARROW.items()  # 6 bits lie in bytes
+}  # elements that a tensor core loads at once (16 B)
 LINE = 8  # loads in a line of the cache (128 B)
 UNALIGNED = 0.5  # rate where rows start between loads
 OFF_LINE = 0.9  # assumption: rate where they start at loads, but inside a line
@@ -27,15 +35,19 @@ Unit = tuple[tuple[int, int], bool, int, float]  # tile, whether it is halved, p
 HALVES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5))  # of the largest tile
 
 
-def matmul_time(operation: Operation, accelerator: Accelerator, rate: float, bandwidth: float) -> tuple[float, float]:
-    """Seconds of arithmetic at `rate` [FLOP/s] when all processors are busy, and of writing at `bandwidth` [B/s]."""
-    if is_misaligned(operation) and accelerator.vector.fp32:
-        return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
-    full = operation.flops / (rate * alignment_share(operation))
-    writing = operation.output_bytes * operation.m * operation.n * operation.batch / bandwidth
-    matrix, shape = accelerator.matrix, (operation.m, operation.n, operation.batch, operation.parts)
-    tilings = _tilings(shape, (matrix.tile, matrix.halves_tiles, matrix.compute_units, matrix.quantization_floor))
-    return min([(full * work / busy, writing / busy) for work, busy in tilings], key=sum)
+class Gpu(Device):
+    """Products in tiles of `matrix.tile` over `matrix.compute_units` processors."""
+
+    @override
+    def product(self, operation: Operation, accelerator: Accelerator, rate: float) -> tuple[float, float]:
+        if is_misaligned(operation) and accelerator.vector.fp32:
+            return operation.flops / (accelerator.vector.fp32 * accelerator.matrix.efficiency), 0.0
+        full = operation.flops / (rate * alignment_share(operation))
+        written = operation.output_bytes * operation.m * operation.n * operation.batch
+        writing = written / streaming_rate(accelerator)
+        matrix, shape = accelerator.matrix, (operation.m, operation.n, operation.batch, operation.parts)
+        tilings = _tilings(shape, (matrix.tile, matrix.halves_tiles, matrix.compute_units, matrix.quantization_floor))
+        return min([(full * work / busy, writing / busy) for work, busy in tilings], key=sum)
 
 
 def is_misaligned(operation: Operation) -> bool:
