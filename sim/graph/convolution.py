@@ -21,6 +21,9 @@ TENSOR_CORES = ("tf32", "fp16", "bf16", "fp8")  # formats that run on them
 LOAD = 8  # channels that one load of a tensor core takes (16 B of 16 bit)
 WINOGRAD = 2.25  # multiplications saved by F(2x2, 3x3) (Lavin 2015, arXiv 1509.09308, section 4.1)
 WIDE = 4  # bytes of a 32-bit number
+# Share of the vector rate at which kernels for one channel a group compute: 24 of them over (64, 384, 32, 32) with
+# windows of 31 x 31 take PyTorch 0.735 s on an RTX 2080 Ti (Ding 2022, RepLKNet, arXiv 2203.06717, table 1).
+DEPTHWISE = 0.12
 
 
 class Window(NamedTuple):
@@ -127,9 +130,8 @@ class Convolution(Operator):
     def _product(self, work: Writer, name: str, shape: tuple[int, int, int], traffic: float) -> None:
         flops = self.products(work)
         if self._is_depthwise:
-            work.operations.append(
-                Operation(name, "elementwise", flops, float(traffic), "fp32", phase=work.phase)
-            )
+            done = Operation(name, "elementwise", flops / DEPTHWISE, float(traffic), "fp32", phase=work.phase)
+            work.operations.append(done)
             return
         together = self._together if work.precision in TENSOR_CORES else 1
         m, n, k = shape if self.groups == 1 else _packed(shape, together, work.phase)
@@ -286,7 +288,7 @@ class SqueezeExcite(Operator):
 
     @override
     def forward(self, work: Writer) -> None:
-        """Read x for its means; read it again, write y. Activations of the gate are kernels over a value a channel."""
+        """Read x for its means; read it again, write y. Functions of the gate are kernels over a value a channel."""
         samples, channels = map(work.graph.count, self.result.axes[:2])
         work.memory(f"{self.name} means", work.bytes(self.result))
         work.product(f"{self.name} reduce", (samples, self.inner, channels))
@@ -295,13 +297,17 @@ class SqueezeExcite(Operator):
 
     @override
     def backward(self, work: Writer) -> None:
-        """Read x and dy for the gradient of the gate; read dy and the gates, write dx."""
+        """Read x and dy for the gradient of the gate; read dy and the gates, write dx.
+
+        Eager code writes their product and reads it for the sum; the gradient of the means is written, then added.
+        """
         samples, channels = map(work.graph.count, self.result.axes[:2])
-        work.memory(f"{self.name} gate backward", 2 * work.bytes(self.result), 3)
+        eager = fusion_of(work) != "pointwise"
+        work.memory(f"{self.name} gate backward", (2 + 2 * eager) * work.bytes(self.result), 3 + eager)
         for name, outputs, inputs in (("expand", channels, self.inner), ("reduce", self.inner, channels)):
             work.product(f"{self.name} {name} input gradient", (samples, inputs, outputs))
             work.weight_gradient(f"{self.name} {name}", inputs, outputs, samples)
-        work.memory(f"{self.name} backward", 2 * work.bytes(self.result))
+        work.memory(f"{self.name} backward", (2 + 4 * eager) * work.bytes(self.result), 1 + 2 * eager)
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
