@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sim.graph.work import Writer
 
 Axis = str | int | tuple[str, ...]
-Role = Literal["activation", "weight", "index"]
+Role = Literal["activation", "weight", "index", "table", "state"]
+# A table is updated row by row in the backward pass; a state is what its optimizer keeps, and no parameter.
 Sizes = dict[str, int]
 
 
@@ -154,4 +155,8 @@ class Graph:
 
     def parameters(self) -> int:
         """Weights that one rank holds."""
-        return sum(map(self.elements, self.weights()))
+        return sum(self.elements(each) for each in self.weights() if each.role != "state")
+
+    def tables(self) -> list[Tensor]:
+        """Tables among them, and their states."""
+        return [each for each in self.weights() if each.role in ("table", "state")]

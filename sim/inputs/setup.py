@@ -73,8 +73,12 @@ class Setup:
 
     @property
     def parallelism(self) -> Parallelism:
-        """How the work is divided."""
-        return self.experiment.parallelism
+        """How the work is divided; tables that are spread lie on all ranks, as experts would."""
+        plan = self.experiment.parallelism
+        if not self.workload.spreads:
+            return plan
+        alone = plan.tensor * plan.pipeline * plan.context
+        return plan.model_copy(update={"expert": plan.data or max(1, self.accelerators // alone)})
 
     @property
     def training(self) -> Training:

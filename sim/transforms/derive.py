@@ -67,7 +67,8 @@ def kept_bytes(work: Writer) -> int:
 def trained_parameters(work: Writer) -> int:
     """Parameters with gradients on one rank: all, or those of adapters."""
     if not work.frozen:
-        return work.graph.parameters()
+        tables = (each for each in work.graph.tables() if each.role == "table")
+        return work.graph.parameters() - sum(map(work.elements, tables))
     return sum(each.parameters(work) for each in work.graph.operators if isinstance(each, Adapter))
 
 

@@ -420,7 +420,8 @@ def _weights(part: _Stage) -> float:
     precision, lora = part.training.precision, part.shard.lora
     frozen = part.held.parameters * weight_bytes(precision, lora) if lora else 0
     trained = part.held.trained * stored_bytes(precision, part.software)[0]
-    return frozen / part.shards(3) + trained / part.shards(1 if part.software.master_weights == "sole" else 3)
+    shared = part.shards(1 if part.software.master_weights == "sole" else 3)
+    return frozen / part.shards(3) + trained / shared + part.held.table_bytes
 
 
 def _whole_weights(part: _Stage) -> float:
