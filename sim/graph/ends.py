@@ -8,6 +8,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
+from sim.graph.operation import LossKind
 from sim.graph.products import Leave
 from sim.graph.work import Writer
 
@@ -107,7 +108,7 @@ class CrossEntropy(Operator):
     @override
     def forward(self, work: Writer) -> None:
         """Largest logit, predicted logit and sum of exponentials go over ranks, 4 B per token each."""
-        loss, logits = LOSSES[work.shard.cross_entropy], self._parts(work) * work.elements(self.reads[0])
+        loss, logits = LOSSES[self._kind(work)], self._parts(work) * work.elements(self.reads[0])
         work.memory(self.name, (loss.forward + self._again(work, READ_AGAIN)) * logits, loss.forward_kernels)
         if work.shard.tensor > 1:
             for name in ("maximum", "predicted logit", "sum"):
@@ -116,8 +117,8 @@ class CrossEntropy(Operator):
     @override
     def backward(self, work: Writer) -> None:
         """Softmax minus one-hot; of logits in parts that are computed again."""
-        loss, logits = LOSSES[work.shard.cross_entropy], self._parts(work) * work.elements(self.reads[0])
-        if work.shard.cross_entropy == "chunked":
+        loss, logits = LOSSES[self._kind(work)], self._parts(work) * work.elements(self.reads[0])
+        if self._kind(work) == "chunked":
             count = work.graph.count
             work.product("head again", (count("tokens"), count(self.reads[0].axes[-1]), count("hidden")))
             self.forward(work)
@@ -127,15 +128,15 @@ class CrossEntropy(Operator):
     def _again(self, work: Writer, more: int) -> int:
         """`more` bytes a logit for rows of 16 bit between loads in PyTorch's kernels, else none."""
         between = work.graph.count(self.reads[0].axes[-1]) % LOAD
-        return more if work.shard.cross_entropy in ("eager_16bit", "eager_16bit_held") and between else 0
+        return more if self._kind(work) in ("eager_16bit", "eager_16bit_held") and between else 0
 
     def _parts(self, work: Writer) -> int:
-        return work.shard.loss_chunks if work.shard.cross_entropy in CHUNKED else 1
+        return work.shard.loss_chunks if self._kind(work) in CHUNKED else 1
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
         """The last copy of the logits and what the caller holds; of logits in parts nothing, or gradients (Liger)."""
-        kind, loss = work.shard.cross_entropy, _loss(work)
+        kind, loss = self._kind(work), _loss(work, self._kind(work))
         if kind == "chunked":
             return ()
         if kind == "liger":
@@ -149,7 +150,7 @@ class CrossEntropy(Operator):
     def steps(self, work: Writer) -> tuple[Step, ...]:
         """One for each copy of the logits; what the caller holds goes with the first of them."""
         (logits,), made = self.reads, self._made(work)
-        if work.shard.cross_entropy == "liger":
+        if self._kind(work) == "liger":
             gradients = self._gradients(work)
             return Step((logits,), made, ()), Step(made, (*self.writes, *gradients), gradients)
         if not made:
@@ -165,15 +166,15 @@ class CrossEntropy(Operator):
 
     def held_bytes(self, work: Writer) -> int:
         """What the caller of the model holds until the backward pass is over [B]."""
-        return _loss(work).held * work.elements(self.reads[0])
+        return _loss(work, self._kind(work)).held * work.elements(self.reads[0])
 
     def _made(self, work: Writer) -> tuple[Tensor, ...]:
-        widths = enumerate(_loss(work).made)
+        widths = enumerate(_loss(work, self._kind(work)).made)
         return tuple(self._copy(f"copy {number}", width or self.reads[0].width) for number, width in widths)
 
     def _held(self, work: Writer, made: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the caller holds: the logits, or their first copy."""
-        held = _loss(work).held
+        held = _loss(work, self._kind(work)).held
         return () if not held else self.reads if held == self.reads[0].width else made[:1]
 
     def _gradients(self, work: Writer) -> tuple[Tensor, ...]:
@@ -185,10 +186,15 @@ class CrossEntropy(Operator):
     def _copy(self, what: str, width: int) -> Tensor:
         return Tensor(f"logits {what}", self.reads[0].axes, width)
 
+    def _kind(self, work: Writer) -> LossKind:
+        """The stack's; logits that are not those of tokens are made at once."""
+        kind = work.shard.cross_entropy
+        return "eager" if kind in CHUNKED and "loss rows" not in self.reads[0].axes else kind
 
-def _loss(work: Writer) -> Loss:
+
+def _loss(work: Writer, kind: LossKind) -> Loss:
     """The kind that runs: in 32-bit training there is nothing to cast, and autocast casts what is narrow."""
-    kind, wide = work.shard.cross_entropy, work.element == WIDE
+    wide = work.element == WIDE
     if wide and kind in ("eager", "transformers", "chunked"):
         return LOSSES["eager_16bit"]._replace(held=LOSSES[kind].held * 2)
     if work.shard.autocast and kind in ("eager_16bit", "eager_16bit_held"):

@@ -187,24 +187,6 @@ class DotInteraction(Operator):
         work.product(name, (m, n, k), work.graph.sizes["samples"])
 
 
-class JoinedVectors(Operator):
-    """All vectors of a sample in a row: read and written, either way."""
-
-    __slots__ = ()
-
-    def __init__(self, name: str, first: Tensor, others: Tensor) -> None:
-        columns = sum(each.axes[-1] for each in (first, others) if isinstance(each.axes[-1], int))
-        super().__init__(name, (first, others), (Tensor(name, ("samples", columns), first.width),))
-
-    @override
-    def forward(self, work: Writer) -> None:
-        work.memory(self.name, 2 * work.bytes(self.result))
-
-    @override
-    def backward(self, work: Writer) -> None:
-        work.memory(f"{self.name} backward", 2 * work.bytes(self.result))
-
-
 class CrossSum(Operator):
     """x + x0 * (what the low-rank products of a cross layer made of x) (Wang 2020, DCN V2, arXiv 2008.13535)."""
 

@@ -14,9 +14,9 @@ from sim.errors import Problem, finding
 from sim.graph.ends import CrossEntropy
 from sim.graph.graph import Graph, Tensor
 from sim.graph.operation import Shard
-from sim.graph.pointwise import Activation
+from sim.graph.pointwise import Activation, JoinedColumns
 from sim.graph.products import Linear
-from sim.graph.tables import ArrivedVectors, CrossSum, DotInteraction, EmbeddingBags, JoinedVectors, Rows, SentVectors, Table
+from sim.graph.tables import ArrivedVectors, CrossSum, DotInteraction, EmbeddingBags, Rows, SentVectors, Table
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload, share
 from sim.record import Name
@@ -145,7 +145,7 @@ def _vectors(model: Recommender, shard: Shard) -> tuple[Graph, Tensor]:
     vectors = graph.add(ArrivedVectors(sent)).result
     if model.interaction == "dot":
         return graph, graph.add(DotInteraction("interaction", x, vectors, tables + 1, columns)).result
-    return graph, graph.add(JoinedVectors("features", x, vectors)).result
+    return graph, graph.add(JoinedColumns("features", (x, vectors))).result
 
 
 def _cross(model: Recommender, shard: Shard, x: Tensor) -> Graph:
