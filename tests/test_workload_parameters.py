@@ -62,6 +62,15 @@ PUBLISHED = {
     "llama3-70b": (70.553706496, 1e-9),
     "llama3-405b": (405.853388800, 1e-9),
     "resnet-50": (0.025557032, 1e-9),  # torchvision, resnet50
+    "resnext101-32x4d": (0.044177704, 1e-9),  # timm, resnext101_32x4d
+    "vgg-16": (0.138357544, 1e-9),  # torchvision, vgg16
+    "inception-v3": (0.027161264, 1e-9),  # torchvision, inception_v3, auxiliary classifier included
+    "efficientnet-b0": (0.005288548, 1e-9),  # torchvision, efficientnet_b0
+    "efficientnet-b4": (0.019341616, 1e-9),  # torchvision, efficientnet_b4
+    "gnmt": (0.160, 6e-3),  # NVIDIA DeepLearningExamples, GNMT v2
+    "rnn-t": (0.049, 6e-3),  # MLPerf Training, rnnt
+    "dlrm-dcnv2": (26.15, 6e-3),  # MLPerf Training, dlrm_dcnv2: 104.6 GB of 32-bit tables and 16 M dense
+    "stable-diffusion-2": (0.865910724, 1e-9),  # stabilityai/stable-diffusion-2-base, unet
 }
 
 

@@ -180,29 +180,75 @@ class BatchNorm(Operator):
 
 
 class GroupNorm(BatchNorm):
-    """Norm of groups of channels of each sample: no statistics leave the sample, passes as of a batch norm."""
+    """Norm of groups of channels of each sample: no statistics leave the sample, passes as of a batch norm.
+
+    Autocast runs it in 32 bit, on a copy of its input, and what follows it until the next product (PyTorch, torch.amp).
+    """
 
     __slots__ = ()
+
+    @override
+    def forward(self, work: Writer) -> None:
+        if not work.shard.autocast:
+            super().forward(work)
+            return
+        elements = work.elements(self.result)
+        work.memory(f"{self.name} cast", (work.element + WIDE) * elements)
+        work.memory(self.name, 3 * WIDE * elements, 2)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        if not work.shard.autocast:
+            super().backward(work)
+            return
+        elements = work.elements(self.result)
+        work.memory(f"{self.name} backward", 5 * WIDE * elements, 2)
+        work.memory(f"{self.name} backward cast", (work.element + WIDE) * elements)
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        """Its input, or the copy of it."""
+        x = self.reads[0]
+        return (Tensor(f"{x.name} in 32 bit", x.axes, WIDE),) if work.shard.autocast else self.reads
+
+    @override
+    def steps(self, work: Writer) -> tuple[Step, ...]:
+        if not work.shard.autocast:
+            return super().steps(work)
+        kept = tuple(self.needs(work))
+        return Step(self.reads, kept, ()), Step(kept, self.writes, kept, self.weights)
 
 
 class ChannelActivation(Operator):
     """A function of each element, or of the sum with a shortcut; "none" is the sum alone.
 
-    normed: a norm stands before it, which takes it along where the stack fuses so far.
+    normed: a norm stands before it, which takes it along where the stack fuses so far. wide: that norm is one of
+    groups, whose results autocast leaves in 32 bit until the next product casts them.
     """
 
-    __slots__ = ("form", "normed")
+    __slots__ = ("form", "normed", "wide")
 
-    def __init__(self, name: str, form: str, x: Tensor, shortcut: Tensor | None = None, *, normed: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        form: str,
+        x: Tensor,
+        shortcut: Tensor | None = None,
+        *,
+        normed: bool = True,
+        wide: bool = False,
+    ) -> None:
         inputs = (x,) if shortcut is None else (x, shortcut)
         super().__init__(f"{name} {form}", inputs, (Tensor(f"{name} output", x.axes, x.width),))
-        self.form, self.normed = form, normed
+        self.form, self.normed, self.wide = form, normed, wide
 
     @override
     def forward(self, work: Writer) -> None:
         """Sum: read two, write one; function: read, write. Fused, the shortcut is one more read, the mask one bit."""
         size, shortcuts = work.bytes(self.result), len(self.reads) - 1
-        if self._masked(work):
+        if self.wide and work.shard.autocast:
+            work.memory(self.name, (2 * WIDE + WIDE + work.element) * work.elements(self.result), 2)
+        elif self._masked(work):
             work.memory(self.name, shortcuts * size + work.elements(self.result) / 8, 0)
         elif self._compiled(work):
             joined = self.normed
@@ -218,7 +264,9 @@ class ChannelActivation(Operator):
         size, shortcuts, name = work.bytes(self.result), len(self.reads) - 1, f"{self.name} backward"
         if self.form == "none":
             return
-        if self._masked(work):
+        if self.wide and work.shard.autocast:
+            work.memory(name, (3 * WIDE + WIDE + work.element) * work.elements(self.result), 2)
+        elif self._masked(work):
             work.memory(name, shortcuts * size + work.elements(self.result) / 8, 0)
         elif self._compiled(work) and self.normed:
             work.memory(name, 2 * shortcuts * size, 0)
@@ -234,6 +282,8 @@ class ChannelActivation(Operator):
         if self._masked(work):
             samples, *inner = self.result.axes
             return (Tensor(f"{self.name} mask", (samples, -(-prod(map(plain, inner)) // 8)), 1),)
+        if self.wide and work.shard.autocast:
+            return (Tensor(f"{self.name} input in 32 bit", self.result.axes, WIDE),)
         return self.writes if self.form == "relu" else self.reads[:1]
 
     @override

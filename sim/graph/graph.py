@@ -41,6 +41,7 @@ class Step(NamedTuple):
     weights: tuple[Tensor, ...] = ()
     alias: bool = False
     brought: tuple[Tensor, ...] = ()
+    ends: bool = False  # no gradient goes through it
 
 
 class Operator:

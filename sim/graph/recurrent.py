@@ -46,7 +46,11 @@ class Recurrence(Operator):
 
     def __init__(self, name: str, x: Tensor, hidden: int, gates: int, directions: int = 1) -> None:
         inputs = x.axes[-1]
-        shapes: tuple[tuple[Axis, ...], ...] = ((gates * hidden, inputs), (gates * hidden, hidden), (2 * gates * hidden,))
+        shapes: tuple[tuple[Axis, ...], ...] = (
+            (gates * hidden, inputs),
+            (gates * hidden, hidden),
+            (2 * gates * hidden,),
+        )
         weights = tuple(Tensor(name, axes, x.width, "weight") for _ in range(directions) for axes in shapes)
         y = Tensor(f"{name} output", (*x.axes[:-1], directions * hidden), x.width)
         super().__init__(name, (x,), (y,), weights)
@@ -143,7 +147,7 @@ class AdditiveAttention(Operator):
     @override
     def forward(self, work: Writer) -> None:
         """Queries and keys; their sum, bias, tanh and product with v, joined where kernels are; softmax; the mean."""
-        queries, context = self.reads
+        context = self.reads[1]
         rows, columns = (work.graph.rows(each) for each in self.reads), work.graph.count(context.axes[-1])
         for count, each in zip(rows, self.reads, strict=True):
             work.product(f"{self.name} projection", (count, self.width, work.graph.count(each.axes[-1])))
@@ -168,7 +172,7 @@ class AdditiveAttention(Operator):
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
         """Operands, probabilities, and the tanh of each sum unless it is made again."""
-        queries, context = self.reads
+        queries = self.reads[0]
         axes = (*queries.axes[:-1], self.source)
         scores = Tensor(f"{self.name} probabilities", axes, work.element)
         sums = () if work.fused else (Tensor(f"{self.name} tanh", (*axes, self.width), work.element),)
@@ -176,7 +180,7 @@ class AdditiveAttention(Operator):
 
     @override
     def products(self, work: Writer) -> float:
-        queries, context = self.reads
+        context = self.reads[1]
         inputs = [work.graph.rows(each) * work.graph.count(each.axes[-1]) for each in self.reads]
         mean = self._scores(work) * work.graph.count(context.axes[-1])
         return 2.0 * (sum(inputs) * self.width + mean + self._scores(work) * self.width)

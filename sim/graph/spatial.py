@@ -121,6 +121,8 @@ class Frozen(Operator):
 
     __slots__ = ("inner",)
 
+    in_place = True  # what it reads gets no gradient
+
     def __init__(self, inner: Operator) -> None:
         weights = tuple(Tensor(each.name, each.axes, inner.result.width, "state") for each in inner.weights)
         super().__init__(inner.name, inner.reads, inner.writes, weights, inner.region)
@@ -129,6 +131,10 @@ class Frozen(Operator):
     @override
     def forward(self, work: Writer) -> None:
         self.inner.forward(work)
+
+    @override
+    def steps(self, work: Writer) -> tuple[Step, ...]:
+        return (Step(self.reads, self.writes, (), ends=True),)
 
     @override
     def products(self, work: Writer) -> float:

@@ -1,7 +1,7 @@
 """Embedding bags of recommenders: rows that are looked up, summed and sent to the ranks whose samples asked for them.
 
 Tables lie on other ranks than the samples, so indices go there and vectors come back, in both passes (Naumov 2019,
-arXiv 1906.00091; Mudigere 2021, arXiv 2104.05158). Rows are updated by the backward pass itself (FBGEMM, table batched
+arXiv 1906.00091; Mudigere 2021, arXiv 2104.05158). TableShare are updated by the backward pass itself (FBGEMM, table batched
 embeddings): no gradient of a table's size is ever made.
 """
 
@@ -25,18 +25,18 @@ CACHE = 32 * 2**20  # assumption: bytes of a table that stay in the second-level
 
 
 class Table(NamedTuple):
-    """Rows that a rank holds of a table, how many a sample looks up there, and columns of a row."""
+    """TableShare that a rank holds of a table, how many a sample looks up there, and columns of a row."""
 
     rows: int
     lookups: float
     columns: int
 
 
-class Rows(NamedTuple):
+class TableShare(NamedTuple):
     """What the fullest rank does for all samples of the exchange.
 
-    tables: its tables. width, state: bytes of an element, and of optimizer state per row. vectors: columns that it sends
-    for each sample, `summed` where they are parts of sums over ranks.
+    tables: its tables. width, state: bytes of an element, and of optimizer state per row. vectors: columns that it
+    sends for each sample, `summed` where they are parts of sums over ranks.
     """
 
     tables: tuple[Table, ...]
@@ -51,7 +51,7 @@ class EmbeddingBags(Operator):
 
     __slots__ = ("every", "ranks", "rows")
 
-    def __init__(self, name: str, indices: Tensor, rows: Rows, every: float, ranks: int, y: Tensor) -> None:
+    def __init__(self, name: str, indices: Tensor, rows: TableShare, every: float, ranks: int, y: Tensor) -> None:
         tables = [Tensor(name, (each.rows, each.columns), rows.width, "table") for each in rows.tables]
         states = [Tensor(f"{name} state", (each.rows, rows.state), 1, "state") for each in rows.tables if rows.state]
         super().__init__(name, (indices,), (y,), (*tables, *states))
@@ -222,7 +222,7 @@ def wait_here(work: Writer, name: str) -> None:
 
 
 def _touched(table: Table, samples: int) -> float:
-    """Rows that are looked up at least once, each row being as likely as the others."""
+    """TableShare that are looked up at least once, each row being as likely as the others."""
     draws = samples * table.lookups
     return float(table.rows) if table.rows <= 1 else -table.rows * expm1(draws * log1p(-1 / table.rows))
 

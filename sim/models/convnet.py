@@ -38,7 +38,7 @@ from sim.units import Count
 Function = Literal["relu", "silu", "none"]
 
 
-class Unit(Record):
+class Convolved(Record):
     """A convolution with its norm and activation, or a pooling."""
 
     channels: Count | None = Field(default=None, ge=1, le=100_000, description="channels it makes; a pooling if absent")
@@ -47,17 +47,20 @@ class Unit(Record):
     beside: bool = Field(default=False, description="a second convolution with the window turned, results side by side")
     stride: Count = Field(default=1, ge=1, le=100, description="places the window moves on")
     padding: int | None = Field(
-        default=None, ge=0, le=1000, description="zeros around the image; as many as keep its size at stride 1 if absent"
+        default=None,
+        ge=0,
+        le=1000,
+        description="zeros around the image; as many as keep its size at stride 1 if absent",
     )
     groups: Count = Field(default=1, ge=1, le=100_000, description="groups of channels that see only their own")
     pool: Literal["max", "mean"] = Field(default="max", description="what a pooling takes of its window")
 
 
-class Chain(Record):
+class Convolutions(Record):
     """Units one after the other."""
 
     block: Literal["chain"]
-    units: tuple[Unit, ...] = Field(min_length=1, description="in order")
+    units: tuple[Convolved, ...] = Field(min_length=1, description="in order")
     repeat: Count = Field(default=1, ge=1, le=10_000, description="how many in a row")
 
 
@@ -65,7 +68,7 @@ class Branches(Record):
     """Chains side by side, whose channels are joined."""
 
     block: Literal["branches"]
-    branches: tuple[tuple[Unit, ...], ...] = Field(min_length=1, description="units of each chain")
+    branches: tuple[tuple[Convolved, ...], ...] = Field(min_length=1, description="units of each chain")
     repeat: Count = Field(default=1, ge=1, le=10_000, description="how many in a row")
 
 
@@ -97,11 +100,11 @@ class Auxiliary(Record):
     """A classifier on the way, with a loss of its own; the main road goes on as it was."""
 
     block: Literal["auxiliary"]
-    units: tuple[Unit, ...] = Field(min_length=1, description="units before its last product")
+    units: tuple[Convolved, ...] = Field(min_length=1, description="units before its last product")
 
 
-Stage = Annotated[Chain | Branches | Bottleneck | Inverted | Auxiliary, Field(discriminator="block")]
-Block = Chain | Branches | Bottleneck | Inverted | Auxiliary
+Stage = Annotated[Convolutions | Branches | Bottleneck | Inverted | Auxiliary, Field(discriminator="block")]
+Block = Convolutions | Branches | Bottleneck | Inverted | Auxiliary
 
 
 class ConvNet(Workload):
@@ -137,7 +140,7 @@ class ConvNet(Workload):
     @override
     def pieces(self, shard: Shard) -> Pieces:
         """Stem, blocks one by one (equal ones are one graph), classifier."""
-        return _Builder(self, shard).pieces()
+        return _Network(self, shard).pieces()
 
     @property
     @override
@@ -196,7 +199,7 @@ class _DoesNotFit(Exception):
         self.message, self.stage = message, 0
 
 
-class _Builder:
+class _Network:
     """Writes the graphs of a network, one block after the other."""
 
     def __init__(self, model: ConvNet, shard: Shard) -> None:
@@ -234,7 +237,7 @@ class _Builder:
         source = Tensor(x.name, x.axes, x.width, x.role)
         return Graph(name, source, {"samples": self.shard.microbatch}, repeated=repeated)
 
-    def unit(self, graph: Graph, name: str, x: Tensor, unit: Unit, form: str | None = None) -> Tensor:
+    def unit(self, graph: Graph, name: str, x: Tensor, unit: Convolved, form: str | None = None) -> Tensor:
         """A convolution with norm and activation, or a pooling."""
         height, width = unit.kernel, unit.kernel_width or unit.kernel
         over = window(height, width, unit.stride, unit.padding)
@@ -255,7 +258,7 @@ class _Builder:
         y = graph.add(BatchNorm(f"{name} norm", y)).result if norm else y
         return y if form == "none" else graph.add(ChannelActivation(name, form, y, normed=norm)).result
 
-    def chain(self, graph: Graph, name: str, x: Tensor, units: tuple[Unit, ...]) -> Tensor:
+    def chain(self, graph: Graph, name: str, x: Tensor, units: tuple[Convolved, ...]) -> Tensor:
         """Units one after the other."""
         for number, unit in enumerate(units):
             x = self.unit(graph, f"{name} {number}", x, unit)
@@ -282,45 +285,45 @@ class _Builder:
         return graph.add(Dropout(name, x)).result if self.model.dropout else x
 
 
-def _chain(builder: _Builder, graph: Graph, stage: Chain, stride: int) -> None:
+def _chain(builder: _Network, graph: Graph, stage: Convolutions, stride: int) -> None:
     builder.chain(graph, graph.name, graph.source, stage.units)
 
 
-def _branches(builder: _Builder, graph: Graph, stage: Branches, stride: int) -> None:
+def _branches(builder: _Network, graph: Graph, stage: Branches, stride: int) -> None:
     ends = [builder.chain(graph, f"branch {number}", graph.source, each) for number, each in enumerate(stage.branches)]
     if len({end.axes[2:] for end in ends}) > 1:
         raise _DoesNotFit("branches make images of unequal size")
     graph.add(Concatenation("branches", tuple(ends)))
 
 
-def _bottleneck(builder: _Builder, graph: Graph, stage: Bottleneck, stride: int) -> None:
+def _bottleneck(builder: _Network, graph: Graph, stage: Bottleneck, stride: int) -> None:
     """The shortcut is a convolution too where shape changes."""
     x = graph.source
-    y = builder.unit(graph, "reduce", x, Unit(channels=stage.inner))
-    spatial = Unit(channels=stage.inner, kernel=stage.kernel, stride=stride, groups=stage.groups)
+    y = builder.unit(graph, "reduce", x, Convolved(channels=stage.inner))
+    spatial = Convolved(channels=stage.inner, kernel=stage.kernel, stride=stride, groups=stage.groups)
     y = builder.unit(graph, "spatial", y, spatial)
-    y = builder.unit(graph, "expand", y, Unit(channels=stage.channels), "none")
+    y = builder.unit(graph, "expand", y, Convolved(channels=stage.channels), "none")
     changes = x.axes[1] != y.axes[1] or stride > 1
-    across = Unit(channels=stage.channels, stride=stride)
+    across = Convolved(channels=stage.channels, stride=stride)
     shortcut = builder.unit(graph, "shortcut", x, across, "none") if changes else x
     graph.add(ChannelActivation("block", builder.model.activation, y, shortcut))
 
 
-def _inverted(builder: _Builder, graph: Graph, stage: Inverted, stride: int) -> None:
+def _inverted(builder: _Network, graph: Graph, stage: Inverted, stride: int) -> None:
     x = y = graph.source
     arrives = plain(x.axes[1])
     inner = arrives * stage.expand
     if stage.expand > 1:
-        y = builder.unit(graph, "expand", x, Unit(channels=inner))
-    depthwise = Unit(channels=inner, kernel=stage.kernel, stride=stride, groups=inner)
+        y = builder.unit(graph, "expand", x, Convolved(channels=inner))
+    depthwise = Convolved(channels=inner, kernel=stage.kernel, stride=stride, groups=inner)
     y = builder.unit(graph, "depthwise", y, depthwise)
     y = graph.add(SqueezeExcite("gate", y, max(1, arrives // stage.squeeze))).result
-    y = builder.unit(graph, "project", y, Unit(channels=stage.channels), "none")
+    y = builder.unit(graph, "project", y, Convolved(channels=stage.channels), "none")
     if stride == 1 and arrives == stage.channels:
         graph.add(ChannelActivation("block", "none", y, x))
 
 
-def _auxiliary(builder: _Builder, graph: Graph, stage: Auxiliary, stride: int) -> None:
+def _auxiliary(builder: _Network, graph: Graph, stage: Auxiliary, stride: int) -> None:
     """The loss hangs beside the main road, which leaves as it came."""
     x = graph.source
     y = builder.chain(graph, "auxiliary", x, stage.units)

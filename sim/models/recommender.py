@@ -16,7 +16,7 @@ from sim.graph.graph import Graph, Tensor
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Activation, JoinedColumns
 from sim.graph.products import Linear
-from sim.graph.tables import ArrivedVectors, CrossSum, DotInteraction, EmbeddingBags, Rows, SentVectors, Table
+from sim.graph.tables import ArrivedVectors, CrossSum, DotInteraction, EmbeddingBags, TableShare, SentVectors, Table
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload, share
 from sim.record import Name
@@ -42,7 +42,8 @@ class Recommender(Workload):
     )
     table_bytes: Literal[2, 4] = Field(default=4, description="bytes of an element of a table")
     table_optimizer: Literal["sgd", "rowwise_adagrad", "adagrad"] = Field(
-        default="rowwise_adagrad", description="updates rows in the backward pass; it keeps nothing, 4 B a row or 4 B an element"
+        default="rowwise_adagrad",
+        description="updates rows in the backward pass; it keeps nothing, 4 B a row or 4 B an element",
     )
     dense_features: Count = Field(default=13, ge=1, le=1_000_000, description="numbers of a sample beside its indices")
     bottom: tuple[Count, ...] = Field(default=(512, 256, 128), min_length=1, description="widths of layers over these")
@@ -51,7 +52,9 @@ class Recommender(Workload):
     )
     cross_layers: Count = Field(default=3, ge=1, le=1000, description="cross layers")
     cross_rank: Count = Field(default=512, ge=1, le=1_000_000, description="inner width of a cross layer")
-    top: tuple[Count, ...] = Field(default=(1024, 1024, 512, 256, 1), min_length=2, description="widths of the last layers")
+    top: tuple[Count, ...] = Field(
+        default=(1024, 1024, 512, 256, 1), min_length=2, description="widths of the last layers"
+    )
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to its source")
 
     spreads: ClassVar[bool] = True
@@ -64,13 +67,15 @@ class Recommender(Workload):
 
     @property
     def lookups(self) -> tuple[int, ...]:
-        """Rows that a sample looks up in each table."""
+        """TableShare that a sample looks up in each table."""
         return self.hotness or (1,) * len(self.rows)
 
     @property
     @override
     def line(self) -> str:
-        return f"{len(self.rows)} tables of {sum(self.rows):,} rows x {self.columns}, {sum(self.lookups)} lookups a sample"
+        return (
+            f"{len(self.rows)} tables of {sum(self.rows):,} rows x {self.columns}, {sum(self.lookups)} lookups a sample"
+        )
 
     @override
     def pieces(self, shard: Shard) -> Pieces:
@@ -167,7 +172,7 @@ def _dense(graph: Graph, name: str, x: Tensor, columns: int) -> Tensor:
     return graph.add(Activation(f"{name} activation", (y,), "relu", bias=True)).result
 
 
-def fullest(model: Recommender, ranks: int) -> Rows:
+def fullest(model: Recommender, ranks: int) -> TableShare:
     """What the fullest of `ranks` ranks holds and looks up, by `placement`."""
     state = {"sgd": 0, "rowwise_adagrad": WIDE, "adagrad": WIDE * model.columns}[model.table_optimizer]
     every = [Table(rows, hot, model.columns) for rows, hot in zip(model.rows, model.lookups, strict=False)]
@@ -175,14 +180,14 @@ def fullest(model: Recommender, ranks: int) -> Rows:
     if model.placement == "table":
         mine = max(_by_lookups(every, ranks), key=lambda tables: sum(each.lookups for each in tables))
         vectors = max(len(tables) for tables in _by_lookups(every, ranks)) * model.columns
-        return Rows(tuple(mine), model.table_bytes, state, float(vectors), summed=False)
+        return TableShare(tuple(mine), model.table_bytes, state, float(vectors), summed=False)
     if model.placement == "column":
         columns = share(model.columns, ranks)
         mine = [each._replace(columns=columns) for each in every]
-        return Rows(tuple(mine), model.table_bytes, state, float(columns * len(every)), summed=False)
+        return TableShare(tuple(mine), model.table_bytes, state, float(columns * len(every)), summed=False)
     mine = [each._replace(rows=share(each.rows, ranks), lookups=each.lookups / ranks) for each in every]
     summed = model.placement == "row"
-    return Rows(tuple(mine), model.table_bytes, state, whole if summed else whole / ranks, summed=summed)
+    return TableShare(tuple(mine), model.table_bytes, state, whole if summed else whole / ranks, summed=summed)
 
 
 def _by_lookups(tables: list[Table], ranks: int) -> list[list[Table]]:
@@ -191,4 +196,3 @@ def _by_lookups(tables: list[Table], ranks: int) -> list[list[Table]]:
     for table in sorted(tables, key=lambda each: (each.lookups, each.rows), reverse=True):
         min(on, key=lambda mine: (sum(each.lookups for each in mine), sum(each.rows for each in mine))).append(table)
     return on
-

@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.graph.operation import Shard
-from sim.models.convnet import IMAGE_RULES, Bottleneck, Chain, ConvNet, ImageRule, Unit
+from sim.models.convnet import IMAGE_RULES, Bottleneck, Convolutions, ConvNet, ImageRule, Convolved
 from sim.models.family import Pieces, Workload
 from sim.record import Name
 from sim.units import Count
@@ -51,9 +51,9 @@ class ResNet(Workload):
     @property
     def written_out(self) -> ConvNet:
         """The same network, block by block."""
-        stem = Chain(
+        stem = Convolutions(
             block="chain",
-            units=(Unit(channels=self.width, kernel=7, stride=2), Unit(kernel=3, stride=2)),
+            units=(Convolved(channels=self.width, kernel=7, stride=2), Convolved(kernel=3, stride=2)),
         )
         return ConvNet(
             kind="convnet",

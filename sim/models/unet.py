@@ -245,7 +245,8 @@ class _Levels:
 
     def activated(self, graph: Graph, name: str, x: Tensor) -> Tensor:
         """A norm of groups of channels, and SiLU."""
-        return graph.add(ChannelActivation(name, "silu", graph.add(GroupNorm(f"{name} norm", x)).result)).result
+        y = graph.add(GroupNorm(f"{name} norm", x)).result
+        return graph.add(ChannelActivation(name, "silu", y, wide=True)).result
 
     def attention(self, graph: Graph, x: Tensor) -> None:
         """A Transformer block over the places: attention to them, to the text, and a gated feed-forward block."""
