@@ -307,6 +307,7 @@ class ClusterSpec(Record):
 class Choices(Record):
     """What a software stack lets its user choose; `clustersim plan` tries nothing else unless its space is wide."""
 
+    kind: tuple[Name, ...] = Field(default=(), description="families of models that it trains, by their kind; any if empty")
     tensor: tuple[Count, ...] = Field(default=(), description="values of parallelism.tensor; any if empty")
     context: tuple[Count, ...] = Field(default=(), description="values of parallelism.context; any if empty")
     pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
