@@ -6,9 +6,10 @@ import pytest
 
 from sim.ask.run.simulate import simulate
 from sim.errors import ConfigError
+from sim.graph.frozen import Frozen
 from sim.graph.graph import Graph, Tensor
 from sim.graph.operation import Phase, Shard
-from sim.graph.spatial import Frozen, PlacesAttention
+from sim.graph.spatial import PlacesAttention
 from sim.graph.work import Writer
 from sim.inputs.load import load_definition, load_experiment
 from sim.metrics.result import Result

@@ -179,6 +179,30 @@ class BatchNorm(Operator):
         return self.reads
 
 
+class FrozenNorm(BatchNorm):
+    """A batch norm whose numbers are given: scale and shift of each channel, one kernel where anything is fused."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, x: Tensor) -> None:
+        super().__init__(name, x)
+        for weight in self.weights:
+            weight.role = "state"
+
+    @override
+    def forward(self, work: Writer) -> None:
+        fused = fusion_of(work) != "none"
+        work.memory(self.name, (2 if fused else 4) * work.bytes(self.result), 1 if fused else 2)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        work.memory(f"{self.name} backward", 2 * work.bytes(self.result))
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        return ()
+
+
 class GroupNorm(BatchNorm):
     """Norm of groups of channels of each sample: no statistics leave the sample, passes as of a batch norm.
 
@@ -406,6 +430,33 @@ class Upsampling(Operator):
     @override
     def backward(self, work: Writer) -> None:
         work.memory(f"{self.name} backward", work.bytes(self.reads[0]) + work.bytes(self.result))
+
+
+class FocalLoss(Operator):
+    """The loss of all boxes of an image (Lin 2017, arXiv 1708.02002, section 3): read logits, write their gradients.
+
+    Eager code takes a kernel for each term: sigmoid, cross-entropy, two weights and their products, in 32 bit.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, logits: tuple[Tensor, ...]) -> None:
+        super().__init__("focal loss", logits, (Tensor("loss", logits[0].axes[:1], WIDE),))
+
+    @override
+    def forward(self, work: Writer) -> None:
+        size = sum(map(work.elements, self.reads))
+        work.memory(self.name, (2 * work.element if work.fused else work.element + 18 * WIDE) * size, len(self.reads))
+
+    @override
+    def backward(self, work: Writer) -> None:
+        size = sum(map(work.elements, self.reads))
+        each = 2 * work.element if work.fused else work.element + 20 * WIDE
+        work.memory(f"{self.name} backward", each * size, len(self.reads))
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        return self.reads
 
 
 class View(Operator):

@@ -1,4 +1,4 @@
-"""What diffusion networks do over the places of an image beside convolutions: attention, conditioning, what is frozen.
+"""What diffusion networks do over the places of an image beside convolutions: attention and conditioning.
 
 Rombach 2021, Latent Diffusion (arXiv 2112.10752); tensors of tokens lie samples, places, columns.
 """
@@ -114,37 +114,3 @@ class SquaredError(Operator):
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
         return self.reads
-
-
-class Frozen(Operator):
-    """An operator of a network that is not trained here: it runs forward, keeps nothing, and its weights lie there."""
-
-    __slots__ = ("inner",)
-
-    in_place = True  # what it reads gets no gradient
-
-    def __init__(self, inner: Operator) -> None:
-        weights = tuple(Tensor(each.name, each.axes, inner.result.width, "state") for each in inner.weights)
-        super().__init__(inner.name, inner.reads, inner.writes, weights, inner.region)
-        self.inner = inner
-
-    @override
-    def forward(self, work: Writer) -> None:
-        self.inner.forward(work)
-
-    @override
-    def steps(self, work: Writer) -> tuple[Step, ...]:
-        return (Step(self.reads, self.writes, (), ends=True),)
-
-    @override
-    def products(self, work: Writer) -> float:
-        return self.inner.products(work)
-
-    @override
-    def trained_passes(self, work: Writer) -> int:
-        return 1
-
-
-def freeze(operators: list[Operator]) -> list[Operator]:
-    """Operators as parts of a network that is not trained."""
-    return [Frozen(each) for each in operators]

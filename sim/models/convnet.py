@@ -19,13 +19,17 @@ from sim.graph.convolution import (
     ChannelActivation,
     Concatenation,
     Convolution,
+    FocalLoss,
+    FrozenNorm,
     Pooling,
     SqueezeExcite,
+    Upsampling,
     View,
     plain,
     window,
 )
 from sim.graph.ends import CrossEntropy
+from sim.graph.frozen import freeze, given_by
 from sim.graph.graph import Graph, Tensor
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Activation, Dropout
@@ -103,6 +107,19 @@ class Auxiliary(Record):
     units: tuple[Convolved, ...] = Field(min_length=1, description="units before its last product")
 
 
+class Detector(Record):
+    """A pyramid of features and two heads on each of its levels, instead of a classifier (RetinaNet).
+
+    Lin 2016 (arXiv 1612.03144) and 2017 (arXiv 1708.02002), as torchvision has it.
+    """
+
+    taps: tuple[Count, ...] = Field(min_length=1, description="stages whose results the pyramid reads; 0 is the stem")
+    levels: Count = Field(default=5, ge=1, le=20, description="its levels; those beyond the taps halve the one before")
+    channels: Count = Field(default=256, ge=1, le=100_000, description="its channels")
+    convolutions: Count = Field(default=4, ge=0, le=100, description="of each head before its last")
+    anchors: Count = Field(default=9, ge=1, le=1000, description="boxes at each place")
+
+
 Stage = Annotated[Convolutions | Branches | Bottleneck | Inverted | Auxiliary, Field(discriminator="block")]
 Block = Convolutions | Branches | Bottleneck | Inverted | Auxiliary
 
@@ -118,6 +135,11 @@ class ConvNet(Workload):
     stages: tuple[Stage, ...] = Field(min_length=2, description="blocks in order; the first is the stem")
     norm: bool = Field(default=True, description="a batch norm after each convolution; else it has a bias")
     activation: Literal["relu", "silu"] = Field(default="relu", description="function after it")
+    detector: Detector | None = Field(default=None, description="finds objects; a classifier if absent")
+    frozen_norm: bool = Field(
+        default=False, description="norms only scale and shift, with numbers that are not trained"
+    )
+    frozen_stages: Count = Field(default=0, ge=0, le=10_000, description="first stages that are not trained")
     pooled: bool = Field(default=True, description="the classifier sees the mean of all places; else all of them")
     dense: tuple[Count, ...] = Field(default=(), description="widths of layers before the last product")
     dropout: bool = Field(default=False, description="dropout before each product of the classifier")
@@ -145,7 +167,7 @@ class ConvNet(Workload):
     @property
     @override
     def rules(self) -> tuple[Rule, ...]:
-        return (*IMAGE_RULES, check_windows)
+        return (*IMAGE_RULES, check_detector, check_windows)
 
 
 Rule = Callable[[ConvNet, Divided, Trained], Iterator[Problem]]
@@ -183,8 +205,19 @@ def check_no_adapters(model: Workload, plan: Divided, training: Trained) -> Iter
 IMAGE_RULES: tuple[ImageRule, ...] = (check_data_parallel, check_recomputation, check_precision, check_no_adapters)
 
 
+def check_detector(model: ConvNet, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """A pyramid reads stages that there are, from the bottom up."""
+    if model.detector and (list(model.detector.taps) != sorted(set(model.detector.taps))):
+        yield finding("workload.detector.taps", "taps do not go from the bottom up", "name each stage once, in order")
+    elif model.detector and model.detector.taps[-1] >= len(model.stages):
+        message = f"there is no stage {model.detector.taps[-1]}"
+        yield finding("workload.detector.taps", message, f"they are numbered 0 to {len(model.stages) - 1}")
+
+
 def check_windows(model: ConvNet, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Every window fits into what it looks at, and groups divide the channels."""
+    if model.detector and model.detector.taps[-1] >= len(model.stages):
+        return
     try:
         model.pieces(Shard(precision="bf16"))
     except _DoesNotFit as fault:
@@ -205,6 +238,7 @@ class _Network:
     def __init__(self, model: ConvNet, shard: Shard) -> None:
         self.model, self.shard = model, shard
         self.known: dict[object, Graph] = {}  # equal blocks on equal inputs are one graph
+        self.frozen = False  # the stage that is being written
 
     def pieces(self) -> Pieces:
         """All of them."""
@@ -212,17 +246,20 @@ class _Network:
         sides = (model.image, model.image_width or model.image)
         x = Tensor("image", ("samples", model.colours, *sides), element_bytes(self.shard.precision), "index")
         made: list[Graph] = []
+        left: list[Tensor] = []  # by each stage
         for number, stage in enumerate(model.stages):
+            self.frozen = number < model.frozen_stages
             for place in range(getattr(stage, "repeat", 1)):
                 try:
                     made.append(self.block(stage, x, 1 if place else getattr(stage, "stride", 1), number > 0))
                 except _DoesNotFit as fault:
                     fault.stage = number
                     raise
-                x = made[-1].output
+                x = given_by(made[-1]) if self.frozen else made[-1].output
+            left.append(x)
         stem = getattr(model.stages[0], "repeat", 1)
         first, rest = (made[0], made[1:]) if stem == 1 else (None, made)
-        return Pieces(first, rest, self.classifier(x))
+        return Pieces(first, rest, self.detector(model.detector, left) if model.detector else self.classifier(x))
 
     def block(self, stage: Block, x: Tensor, stride: int, repeated: bool) -> Graph:
         """The graph of one block behind `x`."""
@@ -230,6 +267,8 @@ class _Network:
         if key not in self.known:
             self.known[key] = graph = self.graph("block" if repeated else "stem", x, repeated=repeated)
             WRITERS[stage.block](self, graph, stage, stride)
+            if self.frozen:
+                graph.operators = freeze(graph.operators)
         return self.known[key]
 
     def graph(self, name: str, x: Tensor, *, repeated: bool = False) -> Graph:
@@ -255,7 +294,8 @@ class _Network:
         norm, form = self.model.norm, form or self.model.activation
         convolution = Convolution(f"{name} convolution", x, unit.channels, over, groups=unit.groups, bias=not norm)
         y = graph.add(convolution).result
-        y = graph.add(BatchNorm(f"{name} norm", y)).result if norm else y
+        norms = FrozenNorm if self.model.frozen_norm else BatchNorm
+        y = graph.add(norms(f"{name} norm", y)).result if norm else y
         return y if form == "none" else graph.add(ChannelActivation(name, form, y, normed=norm)).result
 
     def chain(self, graph: Graph, name: str, x: Tensor, units: tuple[Convolved, ...]) -> Tensor:
@@ -280,9 +320,57 @@ class _Network:
         graph.add(CrossEntropy(graph.add(Linear("classes", y, (model.classes,), bias=True)).result))
         return graph
 
+    def detector(self, detector: Detector, left: list[Tensor]) -> Graph:
+        """Features from the top down, and on each level what is there and where its box is."""
+        graph = Graph("detector", left[detector.taps[-1]], {"samples": self.shard.microbatch})
+        boxes = Heads(self, graph, detector)
+        above: Tensor | None = None
+        levels: list[Tensor] = []
+        for number in reversed(detector.taps):
+            x = self.plain(graph, f"lateral {number}", left[number], detector.channels)
+            if above is not None:
+                twice = graph.add(Upsampling(f"from above {number}", above)).result
+                x = graph.add(ChannelActivation(f"lateral {number}", "none", x, twice, normed=False)).result
+            above = x
+            levels.insert(0, self.plain(graph, f"level {number}", x, detector.channels, 3))
+        while len(levels) < detector.levels:
+            levels.append(self.plain(graph, f"level {len(levels)} above", levels[-1], detector.channels, 3, 2))
+        graph.add(FocalLoss(tuple(each for level in levels for each in boxes.on(level))))
+        return graph
+
+    def plain(self, graph: Graph, name: str, x: Tensor, channels: int, kernel: int = 1, stride: int = 1) -> Tensor:
+        """A convolution with a bias and nothing behind it."""
+        return graph.add(Convolution(name, x, channels, window(kernel, stride=stride), bias=True)).result
+
     def dropped(self, graph: Graph, name: str, x: Tensor) -> Tensor:
         """`x` behind dropout, if there is any."""
         return graph.add(Dropout(name, x)).result if self.model.dropout else x
+
+
+class Heads:
+    """Two chains of convolutions that all levels of a pyramid share: what is in a box, and where it is."""
+
+    def __init__(self, network: _Network, graph: Graph, detector: Detector) -> None:
+        self.graph, self.detector = graph, detector
+        self.results = {"class": network.model.classes * detector.anchors, "box": 4 * detector.anchors}
+        self.weights: dict[str, tuple[Tensor, ...]] = {}  # of the first level, which the others multiply by too
+
+    def on(self, level: Tensor) -> list[Tensor]:
+        """What both say of a level."""
+        found = []
+        for head, results in self.results.items():
+            x = level
+            for number in range(self.detector.convolutions):
+                x = self.convolved(f"{head} {number}", x, self.detector.channels)
+                x = self.graph.add(ChannelActivation(f"{head} {number}", "relu", x, normed=False)).result
+            found.append(self.convolved(head, x, results))
+        return found
+
+    def convolved(self, name: str, x: Tensor, channels: int) -> Tensor:
+        """One convolution, with the weights that all levels share."""
+        convolution = self.graph.add(Convolution(name, x, channels, window(3), bias=True))
+        convolution.weights = self.weights.setdefault(name, convolution.weights)
+        return convolution.result
 
 
 def _chain(builder: _Network, graph: Graph, stage: Convolutions, stride: int) -> None:

@@ -25,12 +25,13 @@ from sim.graph.convolution import (
     window,
 )
 from sim.graph.ends import Lookup
+from sim.graph.frozen import freeze
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Activation, ResidualSum
 from sim.graph.products import Linear
-from sim.graph.spatial import ChannelShift, PlacesAttention, SquaredError, freeze
+from sim.graph.spatial import ChannelShift, PlacesAttention, SquaredError
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload
 from sim.record import Name, Record
