@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from sim.graph.graph import Operator, Step, Tensor
 from sim.graph.operation import CollectiveKind
+from sim.graph.pointwise import Activation
 from sim.graph.products import hide
 from sim.graph.work import Writer
 
@@ -148,28 +149,39 @@ class ArrivedVectors(Operator):
 
 
 class DotInteraction(Operator):
-    """Products of all pairs of a sample's vectors, beside its first (Naumov 2019, section 2): kernels pad to loads."""
+    """Products of all pairs of a sample's vectors, beside its first (Naumov 2019, section 2).
+
+    Kernels pad vectors and result to loads. Fused, a sample's vectors are read once each way (DeepLearningExamples,
+    dotBasedInteract; HugeCTR, InteractionLayer); else two batched products, a copy of pairs, and sums go through memory.
+    """
 
     __slots__ = ("vectors", "width")
 
     def __init__(self, name: str, first: Tensor, others: Tensor, vectors: int, width: int) -> None:
         """`vectors` of `width` columns, the first included."""
-        columns = width + vectors * (vectors - 1) // 2
+        columns = padded(width + vectors * (vectors - 1) // 2)
         super().__init__(name, (first, others), (Tensor(f"{name} output", ("samples", columns), first.width),))
         self.vectors, self.width = vectors, width
 
     @override
     def forward(self, work: Writer) -> None:
-        self._batched(work, self.name, self._padded, self._padded, self.width)
-        work.memory(f"{self.name} pairs", 2 * work.bytes(self.result))
+        self._batched(work, self.name, self._square, self._square, self.width)
+        if work.fused:
+            self._read_once(work, 1)
+        else:
+            work.memory(f"{self.name} pairs", 2 * work.bytes(self.result))
 
     @override
     def backward(self, work: Writer) -> None:
-        """Pairs back into a square, both operands' gradients, and their sum."""
-        work.memory(f"{self.name} pairs backward", 2 * work.bytes(self.result))
-        for _ in self.reads:
-            self._batched(work, f"{self.name} gradient", self._padded, self.width, self._padded)
-        work.memory(f"{self.name} gradient sum", 3 * sum(map(work.bytes, self.reads)))
+        """Pairs back into a square, the gradients of both operands, which are the same vectors, and their sum."""
+        if not work.fused:
+            work.memory(f"{self.name} pairs backward", 2 * work.bytes(self.result))
+        self._batched(work, f"{self.name} gradient", self._square, self.width, self._square)
+        if work.fused:
+            self._read_once(work, 2)
+        else:
+            self._batched(work, f"{self.name} gradient", self._square, self.width, self._square)
+            work.memory(f"{self.name} gradient sum", 3 * sum(map(work.bytes, self.reads)))
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
@@ -180,11 +192,48 @@ class DotInteraction(Operator):
         return 2.0 * work.graph.sizes["samples"] * self.vectors**2 * self.width
 
     @property
-    def _padded(self) -> int:
-        return -(-self.vectors // LOAD) * LOAD
+    def _square(self) -> int:
+        return padded(self.vectors)
 
     def _batched(self, work: Writer, name: str, m: int, n: int, k: int) -> None:
         work.product(name, (m, n, k), work.graph.sizes["samples"])
+
+    def _read_once(self, work: Writer, times: int) -> None:
+        """The last product does the work of so many, and moves vectors as often, and pairs once."""
+        each = work.operations[-1]
+        moved = times * sum(map(work.bytes, self.reads)) + work.bytes(self.result)
+        work.operations[-1] = each._replace(flops=times * each.flops, bytes_moved=float(moved))
+
+
+class DenseRectifier(Activation):
+    """A rectifier behind a product, in whose epilogue it is done where the stack fuses so far: a mask of a bit is left.
+
+    Backward likewise, with the gradient of the bias (cuBLASLt, epilogues RELU_AUX_BIAS and DRELU_BGRAD).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, name: str, x: Tensor) -> None:
+        super().__init__(name, (x,), "relu", bias=True)
+
+    @override
+    def forward(self, work: Writer) -> None:
+        if work.shard.fusion == "epilogue":
+            work.memory(self.name, work.elements(self.result) / 8, 0)
+        else:
+            super().forward(work)
+
+    @override
+    def backward(self, work: Writer) -> None:
+        if work.shard.fusion == "epilogue":
+            work.memory(f"{self.name} backward", work.elements(self.result) / 8, 0)
+        else:
+            super().backward(work)
+
+    @override
+    def needs(self, work: Writer) -> Iterable[Tensor]:
+        """Its result: the next product keeps that anyway."""
+        return self.writes
 
 
 class CrossSum(Operator):
@@ -211,6 +260,11 @@ class CrossSum(Operator):
     def needs(self, work: Writer) -> Iterable[Tensor]:
         product, _, first = self.reads
         return product, first
+
+
+def padded(columns: int) -> int:
+    """Up to whole loads."""
+    return -(-columns // LOAD) * LOAD
 
 
 def wait_here(work: Writer, name: str) -> None:

@@ -14,9 +14,18 @@ from sim.errors import Problem, finding
 from sim.graph.ends import CrossEntropy
 from sim.graph.graph import Graph, Tensor
 from sim.graph.operation import Shard
-from sim.graph.pointwise import Activation, JoinedColumns
+from sim.graph.pointwise import JoinedColumns
 from sim.graph.products import Linear
-from sim.graph.tables import ArrivedVectors, CrossSum, DotInteraction, EmbeddingBags, TableShare, SentVectors, Table
+from sim.graph.tables import (
+    ArrivedVectors,
+    CrossSum,
+    DenseRectifier,
+    DotInteraction,
+    EmbeddingBags,
+    TableShare,
+    SentVectors,
+    Table,
+)
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload, share
 from sim.record import Name
@@ -169,7 +178,7 @@ def _piece(name: str, x: Tensor, shard: Shard) -> Graph:
 
 def _dense(graph: Graph, name: str, x: Tensor, columns: int) -> Tensor:
     y = graph.add(Linear(name, x, (columns,), bias=True)).result
-    return graph.add(Activation(f"{name} activation", (y,), "relu", bias=True)).result
+    return graph.add(DenseRectifier(f"{name} activation", y)).result
 
 
 def fullest(model: Recommender, ranks: int) -> TableShare:
