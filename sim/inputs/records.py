@@ -62,6 +62,7 @@ class MatrixUnit(Record):
     peak: Rates = Field(description="dense matrix peak rate by precision, without sparsity")
     efficiency: Fraction = Field(default=0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
     fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8; efficiency if absent")
+    fp32_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp32, which runs on the vector units; efficiency if absent")
     compute_units: Count = Field(default=1, ge=1, le=1_000_000, description="processors (SM, core, systolic array) that tiles spread over")
     tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
     halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
