@@ -84,7 +84,11 @@ class Convolution(Operator):
 
     @override
     def backward(self, work: Writer) -> None:
-        """Gradient of the input, unless that is given; of weights, added to what earlier microbatches left."""
+        """Gradient of the input, unless that is given; of weights, added to what earlier microbatches left.
+
+        Depthwise, each weight has a thread block of its own, which reads both images (PyTorch, DepthwiseConv2d.cu,
+        conv_depthwise2d_grad_weight_kernel); what caches save of that is not known.
+        """
         x, weight, y = self.reads[0], self.weights[0], self.result
         inputs, channels = self.inputs // self.groups, self.channels // self.groups
         if x.role != "index":
@@ -95,7 +99,8 @@ class Convolution(Operator):
         written = work.elements(weight) * (2 * work.gradient_bytes if work.shard.fused_accumulation else work.element)
         self._copies(work, f"{self.name} weight gradient")
         shape = (channels, inputs * self.over.area, self._positions(work))
-        self._product(work, f"{self.name} weight gradient", shape, work.bytes(x) + work.bytes(y) + written)
+        times = self.over.area if self._is_depthwise else 1
+        self._product(work, f"{self.name} weight gradient", shape, times * (work.bytes(x) + work.bytes(y)) + written)
         if self.bias:
             work.memory(f"{self.name} bias gradient", work.bytes(y))
         if not work.shard.fused_accumulation:
