@@ -22,7 +22,9 @@ from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Operation, Phase, Shard
 from sim.graph.work import Writer
 from sim.inputs.load import load_definition, load_experiment
+from sim.models.convnet import ConvNet, Detector
 from sim.models.family import Architecture, Workload
+from sim.models.resnet import ResNet
 from sim.transforms.derive import block_of
 from support import ROOT
 
@@ -231,6 +233,55 @@ def test_branches_of_unequal_size_are_refused() -> None:
     }
     with pytest.raises(ConfigError, match="unequal size"):
         load_experiment(source)
+
+
+def detector() -> ConvNet:
+    model = load_definition("workload", "retinanet")
+    assert isinstance(model, ConvNet)
+    return model
+
+
+def test_a_detector_has_the_size_of_torchvisions() -> None:
+    """retinanet_resnet50_fpn: 34,014,999 parameters for 91 classes; its norms are given."""
+    resnet = load_definition("workload", "resnet-50")
+    assert isinstance(resnet, ResNet)
+    changes = {"detector": detector().detector, "frozen_norm": True, "classes": 91, "image": 800}
+    model = resnet.written_out.model_copy(update=changes)
+    assert Architecture(model, Shard(precision="bf16")).whole.parameters == 34_014_999
+
+
+def test_heads_share_their_weights_over_the_levels() -> None:
+    one, five = (
+        Architecture(detector().model_copy(update={"detector": each}), Shard(precision="bf16"))
+        for each in (Detector(taps=(4,), levels=1), Detector(taps=(4,), levels=5))
+    )
+    above = 4 * (9 * 256 * 256 + 256)  # convolutions from level to level
+    assert five.whole.parameters - one.whole.parameters == above
+    assert five.flops[0] > one.flops[0]
+
+
+def test_frozen_stages_run_forward_only() -> None:
+    """Neither they nor the gradient that would go to them cost anything backward."""
+    plain = detector().model_copy(update={"frozen_stages": 0})
+    free, frozen = (Architecture(each, Shard(precision="bf16", microbatch=2)) for each in (plain, detector()))
+    assert frozen.whole.kept < free.whole.kept
+    assert frozen.flops[0] < free.flops[0]
+    assert frozen.first
+    assert not block_of(frozen.first, frozen.shard).backward
+    later = [each.name for each in block_of(frozen.layers[3], frozen.shard).backward]
+    assert "reduce convolution weight gradient" in later
+    assert "reduce convolution input gradient" not in later
+
+
+@pytest.mark.parametrize(("taps", "words"), [("[3, 2]", "from the bottom up"), ("[2, 9]", "there is no stage 9")])
+def test_pyramids_read_stages_that_there_are(taps: str, words: str) -> None:
+    source = {
+        "cluster": "dgx-a100",
+        "workload": "retinanet",
+        "training": {"global_batch": 64, "microbatch": 8, "precision": "fp16"},
+    }
+    with pytest.raises(ConfigError, match=words):
+        load_experiment(source, [f"workload.detector.taps={taps}"])
 
 
 def test_a_stack_fuses_by_precision() -> None:
