@@ -154,8 +154,8 @@ def test_gradients_of_a_convolution_do_its_work_again() -> None:
 
 
 def test_fused_rectifiers_launch_nothing_and_keep_a_bit() -> None:
-    shards = [Shard(precision="bf16", microbatch=8, fused_kernels=fused) for fused in (False, True)]
-    eager, fused = (Architecture(resnet_50(), shard) for shard in shards)
+    eager = Architecture(resnet_50(), Shard(precision="bf16", microbatch=8))
+    fused = Architecture(resnet_50(), Shard(precision="bf16", microbatch=8, fusion="library"))
     masks = sum(8 * side**2 * channels for side, channels in OUTPUTS) / 8
     stem = 2 * 8 * 112**2 * 64  # all others are read by the next convolution
     assert fused.whole.kept == eager.whole.kept + masks - stem

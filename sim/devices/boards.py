@@ -41,8 +41,9 @@ def at_pace(accelerator: Accelerator, pace: float) -> Accelerator:
     if pace == 1.0:
         return accelerator
     matrix = accelerator.matrix
-    fp8 = matrix.fp8_efficiency
-    slower = {"efficiency": matrix.efficiency * pace, "fp8_efficiency": fp8 and fp8 * pace}
+    fp8, fp32 = matrix.fp8_efficiency, matrix.fp32_efficiency
+    apart = {"fp8_efficiency": fp8 and fp8 * pace, "fp32_efficiency": fp32 and fp32 * pace}
+    slower = {"efficiency": matrix.efficiency * pace, **apart}
     attention = {
         kernel: share.model_copy(update={"forward": share.forward * pace, "backward": share.backward * pace})
         for kernel, share in accelerator.attention.items()

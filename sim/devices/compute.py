@@ -97,4 +97,6 @@ def sustained_share(precision: str, accelerator: Accelerator) -> float:
     matrix = accelerator.matrix
     if precision in NARROW and matrix.fp8_efficiency is not None:
         return matrix.fp8_efficiency
+    if precision == "fp32" and matrix.fp32_efficiency is not None:
+        return matrix.fp32_efficiency
     return matrix.efficiency

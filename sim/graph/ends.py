@@ -133,15 +133,15 @@ class CrossEntropy(Operator):
     def _again(self, work: Writer, more: int) -> int:
         """`more` bytes a logit for rows of 16 bit between loads in PyTorch's kernels, else none."""
         between = work.graph.count(self.reads[0].axes[-1]) % LOAD
-        return more if work.shard.cross_entropy in ("eager_16bit", "eager_16bit_held") and between else 0
+        return more if self._kind(work) in ("eager_16bit", "eager_16bit_held") and between else 0
 
     def _parts(self, work: Writer) -> int:
         return work.shard.loss_chunks if self._kind(work) in CHUNKED else 1
 
     def _kind(self, work: Writer) -> LossKind:
-        """How the logits are made: few classes are never in parts."""
-        kind = work.shard.cross_entropy
-        return "eager" if self.rows is None and kind in CHUNKED else kind
+        """The stack's; logits that are not those of rows of tokens are made at once."""
+        kind, whole = work.shard.cross_entropy, self.rows is None or self.rows not in work.graph.sizes
+        return "eager" if whole and kind in CHUNKED else kind
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:

@@ -1,4 +1,7 @@
-"""Models that are not trained and run forward before one that is: encoders of text, teachers."""
+"""Parts of a model that are not trained: they run forward and keep nothing, and their weights lie there.
+
+Encoders of text and teachers before a model that is (`FrozenLayers`); the first operators of a network (`Frozen`).
+"""
 
 from __future__ import annotations
 
@@ -43,3 +46,43 @@ class FrozenLayers(Operator):
         inner = Writer(self.layer, self.shard)
         inner.phase = work.phase
         return inner
+
+
+class Frozen(Operator):
+    """An operator of a network that is not trained here: it runs forward, keeps nothing, and its weights lie there."""
+
+    __slots__ = ("inner",)
+
+    in_place = True  # what it reads gets no gradient
+
+    def __init__(self, inner: Operator) -> None:
+        weights = tuple(Tensor(each.name, each.axes, inner.result.width, "state") for each in inner.weights)
+        super().__init__(inner.name, inner.reads, inner.writes, weights, inner.region)
+        self.inner = inner
+
+    @override
+    def forward(self, work: Writer) -> None:
+        self.inner.forward(work)
+
+    @override
+    def steps(self, work: Writer) -> tuple[Step, ...]:
+        return (Step(self.reads, self.writes, (), ends=True),)
+
+    @override
+    def products(self, work: Writer) -> float:
+        return self.inner.products(work)
+
+    @override
+    def trained_passes(self, work: Writer) -> int:
+        return 1
+
+
+def freeze(operators: list[Operator]) -> list[Operator]:
+    """Operators as parts of a network that is not trained."""
+    return [Frozen(each) for each in operators]
+
+
+def given_by(graph: Graph) -> Tensor:
+    """What a frozen piece hands on: nothing before it is trained, so it needs no gradient."""
+    y = graph.output
+    return Tensor(y.name, y.axes, y.width, "index")

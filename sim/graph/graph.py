@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sim.graph.work import Writer
 
 Axis = str | int | tuple[str, ...]
-Role = Literal["activation", "weight", "frozen", "index"]
+Role = Literal["activation", "weight", "frozen", "index", "table", "state"]
+# A table is updated row by row in the backward pass; a state is what its optimizer keeps, and no parameter.
 Sizes = dict[str, int]
 
 
@@ -40,6 +41,7 @@ class Step(NamedTuple):
     weights: tuple[Tensor, ...] = ()
     alias: bool = False
     brought: tuple[Tensor, ...] = ()
+    ends: bool = False  # no gradient goes through it
 
 
 class Operator:
@@ -156,8 +158,12 @@ class Graph:
 
     def parameters(self) -> int:
         """Weights that one rank holds."""
-        return sum(map(self.elements, self.weights()))
+        return sum(self.elements(each) for each in self.weights() if each.role != "state")
 
     def trainable(self) -> int:
-        """Those of them that are not frozen by nature."""
-        return sum(self.elements(weight) for weight in self.weights() if weight.role != "frozen")
+        """Those of them that have gradients: neither frozen by nature nor rows of tables."""
+        return sum(self.elements(each) for each in self.weights() if each.role == "weight")
+
+    def tables(self) -> list[Tensor]:
+        """Tables among them, and their states."""
+        return [each for each in self.weights() if each.role in ("table", "state")]

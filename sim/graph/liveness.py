@@ -85,7 +85,7 @@ def _backward(
     remade = sum(graph.bytes(tensor) for tensor in kept if id(tensor) in again)
     live = peak = sum(map(graph.bytes, kept)) - remade + graph.bytes(last)
     weights = 0
-    for step in reversed(steps):
+    for step in reversed([each for each in steps if not each.ends]):
         if remade and any(id(tensor) in again for tensor in step.kept):
             live, remade = live + remade, 0
         arrived = sum(gradients.get(id(tensor), 0) for tensor in step.writes)

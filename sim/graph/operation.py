@@ -103,6 +103,9 @@ class Shard:
     batch_first: bool = False  # collectives along the sequence copy
     keeps_gathered: bool = False  # inputs gathered along the sequence, for the weight gradient
     stops_recompute: bool = False  # before the last product of a layer
+    fusion: Literal["none", "pointwise", "library", "epilogue"] = "none"  # of what follows a convolution
+    channels_first: bool = False  # copies between layouts around convolutions on tensor cores
+    recurrence: Literal["eager", "library", "persistent"] = "library"  # kernels of recurrent layers
     repeats_keys: bool = False  # keys and values are copied to every query head
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]

@@ -205,6 +205,25 @@ class ProductBias(Operator):
             work.memory(f"{self.name} gradient", work.element * sum(map(work.elements, self.reads)))
 
 
+class JoinedColumns(Operator):
+    """Columns of several tensors side by side: read and written, either way."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, parts: tuple[Tensor, ...]) -> None:
+        first, *others = parts
+        columns = sum(each.axes[-1] for each in parts if isinstance(each.axes[-1], int))
+        super().__init__(name, (first, *others), (Tensor(f"{name} output", (*first.axes[:-1], columns), first.width),))
+
+    @override
+    def forward(self, work: Writer) -> None:
+        work.memory(self.name, 2 * work.bytes(self.result))
+
+    @override
+    def backward(self, work: Writer) -> None:
+        work.memory(f"{self.name} backward", 2 * work.bytes(self.result))
+
+
 def mask_of(operator: Operator) -> Tensor:
     """The mask that dropout keeps, 1 B per element."""
     return Tensor(f"{operator.name} mask", operator.result.axes, 1)

@@ -68,6 +68,7 @@ class MatrixUnit(Record):
     peak: Rates = Field(description="dense matrix peak rate by precision, without sparsity")
     efficiency: Fraction = Field(default=0.8, gt=0, description="share of the peak a large, tile-aligned product reaches")
     fp8_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp8 and other formats of 8 bit and less; efficiency if absent")
+    fp32_efficiency: Fraction | None = Field(default=None, gt=0, description="the same for fp32, which runs on the vector units; efficiency if absent")
     compute_units: Count = Field(default=1, ge=1, le=1_000_000, description="processors (SM, core, systolic array) that tiles spread over")
     tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
     halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
@@ -331,6 +332,7 @@ class ClusterSpec(Record):
 class Choices(Record):
     """What a software stack lets its user choose; `clustersim plan` tries nothing else unless its space is wide."""
 
+    kind: tuple[Name, ...] = Field(default=(), description="families of models that it trains, by their kind; any if empty")
     tensor: tuple[Count, ...] = Field(default=(), description="values of parallelism.tensor; any if empty")
     context: tuple[Count, ...] = Field(default=(), description="values of parallelism.context; any if empty")
     pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
@@ -366,6 +368,9 @@ class Software(Record):
     batch_first: bool = Field(default=False, description="activations are laid out batch before sequence, so a tensor-parallel collective along the sequence copies what it gathered or is about to reduce (PyTorch)")
     keeps_gathered: bool = Field(default=False, description="what a product gathered along the sequence is kept, or computed again, for its backward pass; else it is gathered once more (Megatron)")
     stops_recompute: bool = Field(default=False, description="full recomputation ends when the backward pass has all it needs, before the last product of a layer and its sum over ranks (PyTorch, non-reentrant checkpoint; compilers)")
+    fusion: Literal["none", "pointwise", "library", "epilogue"] = Field(default="none", description="what follows a convolution: a kernel for each norm, sum and activation; pointwise chains joined to the norm, as compilers do; kernels of a library for norm, sum and rectifier (cuDNN; 16 bit and channels last only); and norm statistics and activations made where products write")
+    channels_first: tuple[Precision, ...] = Field(default=(), description="precisions in which images lie channels first, so that convolutions on tensor cores copy what they read and write")
+    recurrence: Literal["eager", "library", "persistent"] = Field(default="library", description="recurrent layers: each operation of a cell a kernel; two kernels a step (cuDNN); or one kernel that keeps the weights on the chip for all steps")
     repeats_keys: bool = Field(default=False, description="keys and values are copied to every query head before attention, also where query heads share them")
     ring_attention: Literal["fused", "separate", "compiled"] = Field(default="fused", description="context parallelism: blocks are merged as they are computed, or by 32-bit kernels of their own (PyTorch); compiled, these are fused and all traffic is waited for at once")
     fused_accumulation: bool = Field(default=True, description="weight gradients are added up inside the product, not by a kernel of their own")

@@ -73,8 +73,12 @@ class Setup:
 
     @property
     def parallelism(self) -> Parallelism:
-        """How the work is divided."""
-        return self.experiment.parallelism
+        """How the work is divided; tables that are spread lie on all ranks, as experts would."""
+        plan = self.experiment.parallelism
+        if not self.workload.spreads:
+            return plan
+        alone = plan.tensor * plan.pipeline * plan.context
+        return plan.model_copy(update={"expert": plan.data or max(1, self.accelerators // alone)})
 
     @property
     def training(self) -> Training:
@@ -115,6 +119,9 @@ class Setup:
             batch_first=software.batch_first,
             keeps_gathered=software.keeps_gathered,
             stops_recompute=software.stops_recompute,
+            fusion=software.fusion,
+            channels_first=training.precision in software.channels_first,
+            recurrence=software.recurrence,
             repeats_keys=software.repeats_keys,
             ring_attention=software.ring_attention,
             gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,

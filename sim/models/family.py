@@ -104,6 +104,7 @@ class Workload(Record):
         """Whether attention is one kernel; None where there is no attention."""
         return None
 
+    spreads: ClassVar[bool] = False  # tables of it are divided over all ranks, which exchange rows as experts do tokens
     tokens: ClassVar[bool] = True  # a sample is a sequence of tokens, and the training says how long it is
 
     @property
@@ -160,7 +161,9 @@ class Architecture:
             return NOTHING
         if id(graph) not in self._known:
             work = Writer(graph, self.shard)
-            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
+            rows = graph.tables()
+            tables = sum(graph.elements(each) for each in rows if each.role == "table"), sum(map(graph.bytes, rows))
+            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work), *tables)
         return self._known[id(graph)]
 
     def moments(self, graph: Graph, gradient: int | None = None) -> Moments:
@@ -214,7 +217,8 @@ class Architecture:
     @cached_property  # as dear as the model itself, asked for by MFU and checkpoints
     def undivided(self) -> Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
-        return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
+        alone = replace(self.shard, tensor=1, context=1, expert=1, sequence_parallel=False, microbatch=1)
+        return Architecture(self.model, alone)
 
     @property
     def whole(self) -> Held:
@@ -241,18 +245,28 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass."""
+    """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass.
+
+    tables: parameters in tables whose rows the backward pass updates; table_bytes: with what their optimizer keeps.
+    """
 
     parameters: int
     trained: int
     kept: int
+    tables: int = 0
+    table_bytes: int = 0
 
     def __add__(self, other: Held) -> Held:
-        return Held(self.parameters + other.parameters, self.trained + other.trained, self.kept + other.kept)
+        return Held(*(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)))
 
     def times(self, count: int) -> Held:
         """The same of `count` equal pieces."""
-        return Held(self.parameters * count, self.trained * count, self.kept * count)
+        return Held(*(each * count for each in self.counts))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """All of them."""
+        return self.parameters, self.trained, self.kept, self.tables, self.table_bytes
 
 
 NOTHING = Held(0, 0, 0)

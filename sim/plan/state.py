@@ -32,19 +32,19 @@ def saved_bytes(plan: Plan, save: Checkpointing) -> Floats:
     if save.writers == "all":
         return distinct_bytes(plan, save)
     weights, optimizer = state_bytes(plan, save)
-    return _parameters(plan) * (weights * _first(plan, 3) + optimizer * _first(plan, 1))
+    return _parameters(plan) * (weights * _first(plan, 3) + optimizer * _first(plan, 1)) + _table_bytes(plan)
 
 
 def distinct_bytes(plan: Plan, save: Checkpointing) -> Floats:
     """The state divided evenly over the replicas of each part, (n_ranks,)."""
-    return _parameters(plan) * sum(state_bytes(plan, save)) / _replicas(plan)
+    return _parameters(plan) * sum(state_bytes(plan, save)) / _replicas(plan) + _table_bytes(plan)
 
 
 def needed_bytes(plan: Plan, save: Checkpointing) -> Floats:
     """Bytes that each rank must read to go on, (n_ranks,): its state, and weights that are frozen."""
     weights, optimizer = state_bytes(plan, save)
     state = _parameters(plan) * (weights / _sharers(plan, 3) + optimizer / _sharers(plan, 1))
-    return state + _frozen_bytes(plan) / _sharers(plan, 3)
+    return state + _frozen_bytes(plan) / _sharers(plan, 3) + _table_bytes(plan)
 
 
 def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
@@ -69,6 +69,11 @@ def _frozen_bytes(plan: Plan) -> Floats:
     every = plan.architecture.undivided.whole.parameters / plan.grid.size["tensor"]
     each = every * weight_bytes(plan.shard.precision, plan.shard.lora)
     return np.asarray(layers[plan.grid.coordinate["pipeline"]] * each)
+
+
+def _table_bytes(plan: Plan) -> float:
+    """Bytes of spread tables that a rank has, with what their optimizer keeps: no other rank has them."""
+    return plan.architecture.undivided.whole.table_bytes / plan.grid.n_ranks
 
 
 def _replicas(plan: Plan) -> int:

@@ -12,9 +12,11 @@ from sim.graph.pointwise import Dropout, Positions, ResidualSum
 def widen_the_stream(graph: Graph, shard: Shard) -> None:
     """Give what norms, residual sums and the embedding make 4 B per element; products cast what they read.
 
-    Autocast runs layer norms in 32 bit, which the stream then has; batch norms and what is around them stay in 16.
+    Autocast runs layer norms in 32 bit, which a stream of tokens that begins in 32 bit then has; what convolutions and
+    recurrent layers hand on is in 16.
     """
-    if not (shard.autocast and any(isinstance(each, Norm | Lookup) for each in graph.operators)):
+    streams = "tokens" in graph.sizes and any(isinstance(each, Norm | Lookup) for each in graph.operators)
+    if not (shard.autocast and streams):
         return
     if graph.source.role == "activation":
         graph.source.width = WIDE

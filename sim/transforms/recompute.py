@@ -166,11 +166,11 @@ def _follows_sum(operator: Operator) -> bool:
 def _stopped(work: Writer, operators: list[Operator]) -> list[Operator]:
     """`operators` until the last product where the stack stops there, unless something behind it is needed again."""
     masks = any(isinstance(each, Dropout) or (isinstance(each, ResidualSum) and each.dropout) for each in operators)
-    products = [each for each in operators if isinstance(each, Linear)]
-    if not work.shard.stops_recompute or masks or not products or products[-1].adapter:
+    product = next((each for each in reversed(operators) if each.products(work)), None)
+    if not work.shard.stops_recompute or masks or not isinstance(product, Linear) or product.adapter:
         return operators
-    last = operators.index(products[-1])
-    return [each for each in operators[:last] if not (isinstance(each, WeightCast) and each.product is products[-1])]
+    last = operators.index(product)
+    return [each for each in operators[:last] if not (isinstance(each, WeightCast) and each.product is product)]
 
 
 def _products(graph: Graph) -> list[Linear]:

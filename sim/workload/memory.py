@@ -421,7 +421,8 @@ def _weights(part: _Stage) -> float:
     precision, lora = part.training.precision, part.shard.lora
     frozen = (part.held.parameters - (0 if lora else part.held.trained)) * weight_bytes(precision, lora)
     trained = part.held.trained * stored_bytes(precision, part.software)[0]
-    return frozen / part.shards(3) + trained / part.shards(1 if part.software.master_weights == "sole" else 3)
+    shared = part.shards(1 if part.software.master_weights == "sole" else 3)
+    return frozen / part.shards(3) + trained / shared + part.held.table_bytes
 
 
 def _whole_weights(part: _Stage) -> float:

@@ -65,13 +65,16 @@ def _stacks() -> Iterator[Software]:
 
 
 def could_run(stack: Software, setup: Setup) -> bool:
-    """Whether the stack lets its user choose this plan."""
-    plan = {**dict(setup.parallelism), **dict(setup.training)}
+    """Whether the stack trains such models, and lets its user choose this plan."""
+    plan = {**dict(setup.parallelism), **dict(setup.training), "kind": setup.workload.kind}
     return all(plan[name] in offered for name, offered in stack.choices if offered and name in plan)
 
 
 def proposal(setup: Setup) -> str:
     """What to name where no stack is named: those whose users divide the work like this."""
+    own = [stack.name for stack in _stacks() if setup.workload.kind in stack.choices.kind]
+    if own:
+        return f"{setup.workload.name} runs on stacks for its kind of model: name {' or '.join(own)}"
     parallelism = setup.parallelism
     if parallelism.zero_stage == 3:
         return "ZeRO-3 is what PyTorch FSDP does: name fsdp, or fsdp-compile"
