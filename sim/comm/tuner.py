@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from math import inf, sqrt
 
 from sim.comm.broadcast import Broadcast
+from sim.comm.deduplicated import Deduplicated
 from sim.comm.exchange import Exchange
 from sim.comm.hierarchical import Hierarchical
 from sim.comm.in_network import InNetwork
@@ -22,8 +23,12 @@ from sim.errors import PlanError, Problem
 from sim.inputs.records import CollectiveTuning, Node
 
 PATTERNS: dict[str, Pattern] = {
-    pattern.name: pattern for pattern in (Ring(), Tree(), InNetwork(), Exchange(), Hierarchical(), Broadcast(), Send())
+    pattern.name: pattern
+    for pattern in (Ring(), Tree(), InNetwork(), Exchange(), Hierarchical(), Deduplicated(), Broadcast(), Send())
 }
+
+
+OF_STACKS = (PATTERNS["deduplicated"],)  # kernels of a software stack, on whichever platform
 
 
 def collective_cost(
@@ -58,7 +63,7 @@ def carriers(collectives: Iterable[str], node: Node, size: int) -> tuple[str, ..
     spread = [Group(size, nodes, 0.0) for nodes in {1, 2, size}]
     used = [
         carrier
-        for pattern in _library(node)
+        for pattern in (*_library(node), *OF_STACKS)
         if any(pattern.serves(kind, group, node) for kind in asked for group in spread)
         for carrier in pattern.carriers
     ]

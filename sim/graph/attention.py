@@ -5,7 +5,8 @@ work. Keys and values travel as one all-gather over the context group, which mov
 moves; all but the last block of attention runs beside it.
 
 Axes: batch (sequences), heads, queries (positions whose rows this rank owns), keys (positions attended to: the
-whole sequence, or a document of it), width (of a head), tokens (batch x queries), and the columns of each tensor.
+whole sequence, or a document of it), width (of a head; value width where values differ), tokens (batch x queries), and
+the columns of each tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
-from sim.graph.graph import Operator, Step, Tensor
+from sim.graph.graph import Axis, Operator, Step, Tensor
 from sim.graph.operation import Operation
 from sim.graph.work import Writer
 
@@ -53,9 +54,20 @@ class Attention(Operator):
 
     __slots__ = ("dropout", "fused")
 
-    def __init__(self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool) -> None:
-        output = Tensor("attention output", queries.axes, queries.width)
-        super().__init__("attention", (queries, keys, values), (output,), region=CORE)
+    def __init__(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        fused: bool,
+        dropout: bool,
+        output: Axis | None = None,
+    ) -> None:
+        """`output`: columns of the result, where values are not as wide as queries."""
+        axes = queries.axes if output is None else (*queries.axes[:-1], output)
+        output_of = Tensor("attention output", axes, queries.width)
+        super().__init__("attention", (queries, keys, values), (output_of,), region=CORE)
         self.fused, self.dropout = fused, dropout
 
 
@@ -98,7 +110,8 @@ class FlashAttention(Operator):
 
     @override
     def products(self, work: Writer) -> float:
-        return 4.0 * scores(work) * work.graph.sizes["width"]
+        sizes = work.graph.sizes
+        return 2.0 * scores(work) * (sizes["width"] + sizes.get("value width", sizes["width"]))
 
     def _drop(self, work: Writer, name: str) -> None:
         """Numbers are drawn for each score, and drawn again backward; the tensor cores wait meanwhile."""

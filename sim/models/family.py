@@ -22,6 +22,7 @@ from sim.graph.work import Writer
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
 from sim.transforms.recompute import kept, repeated
+from sim.transforms.reduction import gradient_group
 
 
 class Divided(Protocol):
@@ -42,6 +43,18 @@ class Divided(Protocol):
     @property
     def expert(self) -> int:
         """Ranks that share experts."""
+
+    @property
+    def expert_tensor(self) -> int:
+        """Ranks that share each matrix of an expert."""
+
+    @property
+    def sequence_parallel(self) -> bool:
+        """Whether tensor ranks have rows of their own outside products."""
+
+    @property
+    def shard_group(self) -> int | None:
+        """Ranks that share one sharded copy, if not all."""
 
 
 class Trained(Protocol):
@@ -94,6 +107,11 @@ class Workload(Record):
     def experts(self) -> int:
         """Experts of a layer, 0 if there are none."""
         return 0
+
+    @property
+    def resting_share(self) -> float:
+        """Part of the weights of experts that one token does not meet."""
+        return 0.0
 
     @property
     def fuses_attention(self) -> bool | None:
@@ -156,7 +174,8 @@ class Architecture:
             return NOTHING
         if id(graph) not in self._known:
             work = Writer(graph, self.shard)
-            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work))
+            experts = expert_parameters(graph) if self.shard.divides_experts else 0
+            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work), experts)
         return self._known[id(graph)]
 
     def moments(self, graph: Graph, gradient: int | None = None) -> Moments:
@@ -210,7 +229,14 @@ class Architecture:
     @cached_property  # as dear as the model itself, asked for by MFU and checkpoints
     def undivided(self) -> Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
-        return Architecture(self.model, replace(self.shard, tensor=1, context=1, sequence_parallel=False, microbatch=1))
+        alone = {"tensor": 1, "context": 1, "expert": 1, "expert_tensor": 1, "microbatch": 1}
+        return Architecture(self.model, replace(self.shard, sequence_parallel=False, **alone))
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token meets, of what a rank of a job without stages holds."""
+        experts = sum(count * expert_parameters(graph) for graph, count in self._counted())
+        return self.whole.parameters - round(experts * self.model.resting_share)
 
     @property
     def whole(self) -> Held:
@@ -237,21 +263,36 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass."""
+    """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass.
+
+    experts: those of the parameters whose gradients the replicas of experts exchange.
+    """
 
     parameters: int
     trained: int
     kept: int
+    experts: int = 0
 
     def __add__(self, other: Held) -> Held:
-        return Held(self.parameters + other.parameters, self.trained + other.trained, self.kept + other.kept)
+        return Held(
+            self.parameters + other.parameters,
+            self.trained + other.trained,
+            self.kept + other.kept,
+            self.experts + other.experts,
+        )
 
     def times(self, count: int) -> Held:
         """The same of `count` equal pieces."""
-        return Held(self.parameters * count, self.trained * count, self.kept * count)
+        return Held(self.parameters * count, self.trained * count, self.kept * count, self.experts * count)
 
 
 NOTHING = Held(0, 0, 0)
+
+
+def expert_parameters(graph: Graph) -> int:
+    """Weights of a piece on one rank that belong to experts: those summed over the replicas of experts alone."""
+    mine = (weight for weight in graph.weights() if gradient_group(graph, weight) == "expert_gradient")
+    return sum(map(graph.elements, mine))
 
 
 def share(count: int, ranks: int) -> int:

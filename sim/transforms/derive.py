@@ -38,11 +38,25 @@ def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
     reduced = shard.reduce_copy * unit_parameters(graph)
     return Block(
         name=graph.name,
-        forward=_forward(work, Phase.FORWARD, graph.operators, gathered),
+        forward=beside_another(_forward(work, Phase.FORWARD, graph.operators, gathered), shard),
         recompute=_forward(work, Phase.RECOMPUTE, repeated(work), gathered) if graph.repeated else (),
-        backward=_backward(work, reduced),
+        backward=beside_another(_backward(work, reduced), shard),
         model_flops=model_flops(work),
     )
+
+
+def beside_another(operations: Operations, shard: Shard) -> Operations:
+    """Exchanges of tokens beside the computation of another microbatch, which stands where that of this one does.
+
+    Megatron Core runs the forward pass of one with the backward pass of another, layer by layer (developer guide,
+    overlap_moe_expert_parallel_comm). Passes at the ends of a step, which have no other beside them, count as all do.
+    """
+    if shard.experts.overlap != "microbatch":
+        return operations
+    moved = [each for each in operations if each.group == "expert"]
+    others = [each for each in operations if each.group != "expert"]
+    span = len(others) + len(moved) - 1
+    return (*(each._replace(hidden_by=span - at) for at, each in enumerate(moved)), *others)
 
 
 def model_flops(work: Writer) -> float:
