@@ -119,6 +119,8 @@ class TokenExchange(Operator):
         if kernels.dispatcher == "all_to_all":
             work.collective(name, "all_to_all", work.graph.count("sent") * row, "expert")
             return
+        if not leaves:
+            self._copy(work, name)
         work.collective(name, "all_to_all", work.graph.count("own") * row, "expert")
         work.operations[-1] = work.operations[-1]._replace(routing=self.routing)
 
@@ -126,8 +128,15 @@ class TokenExchange(Operator):
         """What was written since the start ran beside it; ranks that share experts gather what each of them got."""
         if work.shard.expert > 1:
             hide(work, max(at for at, each in enumerate(work.operations) if each.group == "expert"))
+            if leaves and work.shard.experts.dispatcher == "deduplicated":
+                self._copy(work, self.name)
         if leaves:
             self._among_sharers(work, leaves=True)
+
+    def _copy(self, work: Writer, name: str) -> None:
+        """What arrived, out of the buffer of the kernels, or what leaves, into it."""
+        received = work.graph.count("received") * work.graph.count(self._columns)
+        work.memory(f"{name} copy", 2 * work.element * received)
 
     def _among_sharers(self, work: Writer, *, leaves: bool) -> None:
         if work.shard.expert_tensor > 1:

@@ -48,15 +48,20 @@ def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
 def beside_another(operations: Operations, shard: Shard) -> Operations:
     """Exchanges of tokens beside the computation of another microbatch, which stands where that of this one does.
 
-    Megatron Core runs the forward pass of one with the backward pass of another, layer by layer (developer guide,
-    overlap_moe_expert_parallel_comm). Passes at the ends of a step, which have no other beside them, count as all do.
+    Megatron Core (combined_1f1b) pairs the passes of two microbatches layer by layer: the way back of a gradient or a
+    token with attention, the way out with the experts. Passes at the ends of a step, which have no other beside them,
+    count as all do.
     """
-    if shard.experts.overlap != "microbatch":
+    at = [number for number, each in enumerate(operations) if each.group == "expert"]
+    if shard.experts.overlap != "microbatch" or len(at) != 2:
         return operations
-    moved = [each for each in operations if each.group == "expert"]
-    others = [each for each in operations if each.group != "expert"]
-    span = len(others) + len(moved) - 1
-    return (*(each._replace(hidden_by=span - at) for at, each in enumerate(moved)), *others)
+    first, second = at
+    before, between, after = operations[:first], operations[first + 1 : second], operations[second + 1 :]
+    if operations[first].phase.differentiates:  # the gradient of the result, experts, that of the input, attention
+        parts = [(operations[first], (*before, *between)), (operations[second], after)]
+    else:
+        parts = [(operations[second], before), (operations[first], (*between, *after))]
+    return tuple(each for issued, beside in parts for each in (issued._replace(hidden_by=len(beside)), *beside))
 
 
 def model_flops(work: Writer) -> float:
