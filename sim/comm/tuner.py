@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from math import inf, sqrt
 
 from sim.comm.broadcast import Broadcast
-from sim.comm.deduplicated import Deduplicated
+from sim.comm.deduplicated import Deduplicated, deduplicated_cost
 from sim.comm.exchange import Exchange
 from sim.comm.hierarchical import Hierarchical
 from sim.comm.in_network import InNetwork
@@ -20,6 +20,7 @@ from sim.comm.ring import Ring
 from sim.comm.send import Send
 from sim.comm.tree import Tree
 from sim.errors import PlanError, Problem
+from sim.graph.operation import Routing
 from sim.inputs.records import CollectiveTuning, Node
 
 PATTERNS: dict[str, Pattern] = {
@@ -49,6 +50,13 @@ def collective_cost(
     cost = Cost(best.name, (first._replace(latency=0.0), *others))
     start = max(first.latency + ramp, floor - cost.seconds(group))
     return Cost(best.name, (first._replace(latency=start), *others))
+
+
+def cost_of(kind: str, message: float, group: Group, node: Node, routing: Routing | None = None) -> Cost:
+    """`kind` as the library runs it, or, of tokens that choose experts by `routing`, as kernels of a stack do."""
+    if routing is None:
+        return collective_cost(kind, message, group, node)
+    return deduplicated_cost(message, group, node, routing)
 
 
 def send_cost(message: float, nodes: int, path_latency: float, node: Node) -> Cost:

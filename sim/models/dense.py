@@ -124,6 +124,11 @@ class Transformer(Workload):
     def resting_share(self) -> float:
         return 1 - self.moe.top_k / self.moe.experts if self.moe else 0.0
 
+    @property
+    @override
+    def imbalance(self) -> float:
+        return self.moe.imbalance if self.moe else 1.0
+
     @override
     def pieces(self, shard: Shard) -> Pieces:
         """Embedding, layers, of which equal ones are one graph, and a head with its loss."""

@@ -114,6 +114,11 @@ class Workload(Record):
         return 0.0
 
     @property
+    def imbalance(self) -> float:
+        """Rows of the fullest rank of experts over the mean."""
+        return 1.0
+
+    @property
     def fuses_attention(self) -> bool | None:
         """Whether attention is one kernel; None where there is no attention."""
         return None
@@ -229,8 +234,8 @@ class Architecture:
     @cached_property  # as dear as the model itself, asked for by MFU and checkpoints
     def undivided(self) -> Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
-        alone = {"tensor": 1, "context": 1, "expert": 1, "expert_tensor": 1, "microbatch": 1}
-        return Architecture(self.model, replace(self.shard, sequence_parallel=False, **alone))
+        alone = replace(self.shard, tensor=1, context=1, expert=1, expert_tensor=1, sequence_parallel=False)
+        return Architecture(self.model, replace(alone, microbatch=1))
 
     @property
     def active_parameters(self) -> int:

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Links
-from sim.comm.deduplicated import deduplicated_cost
 from sim.comm.pattern import RING, Carrier, Cost, Group, Leg
-from sim.comm.tuner import collective_cost, send_cost
+from sim.comm.tuner import cost_of, send_cost
 from sim.devices.boards import at_pace, slowest_pace, stage_loads
 from sim.devices.power import Board
 from sim.engine.category import Category
@@ -246,12 +245,7 @@ class Job:
         key = (each.group, kind, message, routing)
         cost = self.known.costs.get(key)
         if cost is None:
-            node = self.plan.cluster.node
-            if routing is None:
-                cost = collective_cost(kind, message, each.group, node)
-            else:
-                cost = deduplicated_cost(message, each.group, node, routing)
-            self.known.costs[key] = cost
+            cost = self.known.costs[key] = cost_of(kind, message, each.group, self.plan.cluster.node, routing)
         return cost
 
     def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:

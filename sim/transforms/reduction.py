@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sim.errors import EngineError
+from sim.graph.experts import GroupedLinear
 from sim.graph.graph import Axis, Graph, Operator, Tensor
 from sim.graph.products import Linear
 
@@ -58,10 +59,12 @@ def gradient_group(graph: Graph, weight: Tensor) -> GradientGroup:
 
 
 def _met(operator: Operator, weight: Tensor) -> tuple[Axis, ...]:
-    """Axes of what the weight is multiplied with, or added to: a bias to a result that was summed over ranks."""
-    if isinstance(operator, Linear) and operator.leave and len(weight.axes) == 1:
-        return operator.leave.result.axes
-    return operator.reads[0].axes
+    """Axes of what the weight is multiplied with, or added to: a bias to the rows of a result, summed if that is."""
+    x = operator.reads[0]
+    if isinstance(operator, Linear | GroupedLinear) and operator.inputs not in weight.axes:
+        summed = operator.leave.result if isinstance(operator, Linear) and operator.leave else x
+        return summed.axes[:-1]
+    return x.axes
 
 
 def _mesh(graph: Graph, axes: Iterable[Axis]) -> set[MeshAxis]:
