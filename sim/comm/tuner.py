@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from math import inf, sqrt
 
 from sim.comm.broadcast import Broadcast
+from sim.comm.deduplicated import Deduplicated, deduplicated_cost
 from sim.comm.exchange import Exchange
 from sim.comm.hierarchical import Hierarchical
 from sim.comm.in_network import InNetwork
@@ -20,12 +21,26 @@ from sim.comm.send import Send
 from sim.comm.torus import Torus
 from sim.comm.tree import Tree
 from sim.errors import PlanError, Problem
+from sim.graph.operation import Routing
 from sim.inputs.records import CollectiveTuning, Node
 
 PATTERNS: dict[str, Pattern] = {
     pattern.name: pattern
-    for pattern in (Ring(), Torus(), Tree(), InNetwork(), Exchange(), Hierarchical(), Broadcast(), Send())
+    for pattern in (
+        Ring(),
+        Torus(),
+        Tree(),
+        InNetwork(),
+        Exchange(),
+        Hierarchical(),
+        Deduplicated(),
+        Broadcast(),
+        Send(),
+    )
 }
+
+
+OF_STACKS = (PATTERNS["deduplicated"],)  # kernels of a software stack, on whichever platform
 
 
 def collective_cost(
@@ -48,6 +63,13 @@ def collective_cost(
     return Cost(best.name, (first._replace(latency=start), *others))
 
 
+def cost_of(kind: str, message: float, group: Group, node: Node, routing: Routing | None = None) -> Cost:
+    """`kind` as the library runs it, or, of tokens that choose experts by `routing`, as kernels of a stack do."""
+    if routing is None:
+        return collective_cost(kind, message, group, node)
+    return deduplicated_cost(message, group, node, routing)
+
+
 def send_cost(message: float, nodes: int, path_latency: float, node: Node) -> Cost:
     """A point-to-point send between two ranks, `path_latency` [s] apart."""
     send = PATTERNS["send"]
@@ -60,7 +82,7 @@ def carriers(collectives: Iterable[str], node: Node, size: int) -> tuple[str, ..
     spread = [Group(size, nodes, 0.0) for nodes in {1, 2, size}]
     used = [
         carrier
-        for pattern in _library(node)
+        for pattern in (*_library(node), *OF_STACKS)
         if any(pattern.serves(kind, group, node) for kind in asked for group in spread)
         for carrier in pattern.carriers
     ]

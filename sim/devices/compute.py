@@ -23,7 +23,7 @@ class Times(NamedTuple):
     arithmetic: float  # follows the core clock
     writing: float  # of finished tiles, not hidden by arithmetic
     memory: float  # all traffic; hides behind the two
-    launches: float
+    launches: float  # and waits for the host
 
     def at(self, slower: float = 1.0) -> float:
         """Seconds when the core clock is lower by the factor `slower`: the memory clock does not follow it."""
@@ -35,7 +35,7 @@ def operation_times(operation: Operation, accelerator: Accelerator, attention_ke
     arithmetic, writing = _arithmetic(operation, accelerator, attention_kernel)
     device = DEVICES[accelerator.kind]
     memory, launches = device.traffic(operation, accelerator), device.launches(operation, accelerator)
-    return Times(arithmetic, writing, memory, launches)
+    return Times(arithmetic, writing, memory, launches + operation.waits)
 
 
 def operation_time(operation: Operation, accelerator: Accelerator, attention_kernel: str = "cudnn") -> float:

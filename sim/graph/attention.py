@@ -5,7 +5,8 @@ work. Keys and values travel as one all-gather over the context group, which mov
 moves; all but the last block of attention runs beside it.
 
 Axes: batch (sequences), heads, queries (positions whose rows this rank owns), keys (positions attended to: the
-whole sequence, or a document of it), width (of a head), tokens (batch x queries), and the columns of each tensor.
+whole sequence, or a document of it), width (of a head; value width where values differ), tokens (batch x queries), and
+the columns of each tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
-from sim.graph.graph import Operator, Step, Tensor
+from sim.graph.graph import Axis, Operator, Step, Tensor
 from sim.graph.operation import Operation
 from sim.graph.work import Writer
 
@@ -66,10 +67,20 @@ class Attention(Operator):
     __slots__ = ("dropout", "fused", "span")
 
     def __init__(
-        self, queries: Tensor, keys: Tensor, values: Tensor, *, fused: bool, dropout: bool, span: AttentionSpan = CAUSAL
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        fused: bool,
+        dropout: bool,
+        span: AttentionSpan = CAUSAL,
+        output: Axis | None = None,
     ) -> None:
-        output = Tensor("attention output", queries.axes, queries.width)
-        super().__init__("attention", (queries, keys, values), (output,), region=CORE)
+        """`output`: columns of the result, where values are not as wide as queries."""
+        axes = queries.axes if output is None else (*queries.axes[:-1], output)
+        output_of = Tensor("attention output", axes, queries.width)
+        super().__init__("attention", (queries, keys, values), (output_of,), region=CORE)
         self.fused, self.dropout, self.span = fused, dropout, span
 
 
@@ -115,7 +126,8 @@ class FlashAttention(Operator):
 
     @override
     def products(self, work: Writer) -> float:
-        return 4.0 * scores(work, self.span) * work.graph.sizes["width"]
+        sizes = work.graph.sizes
+        return 2.0 * scores(work, self.span) * (sizes["width"] + sizes.get("value width", sizes["width"]))
 
     def _bias(self, work: Writer, moved: int) -> int:
         """Traffic of a bias that all samples share [B]; the gradient is added to in 32 bit."""

@@ -7,9 +7,11 @@ backward pass, and the backward pass of one piece of the model (embedding, layer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import comb, prod
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from sim.graph.kernels import ExpertKernels
 from sim.phase import Phase as Phase  # of the border between models and what is below
 
 if TYPE_CHECKING:
@@ -30,7 +32,41 @@ LossKind = Literal[
     "liger",
 ]
 ScalingKind = Literal["delayed", "current", "dynamic"]
-GroupKind = Literal["tensor", "context", "expert", "data", "pipeline"]
+GroupKind = Literal["tensor", "context", "expert", "expert_tensor", "data", "pipeline"]
+
+
+class Routing(NamedTuple):
+    """How tokens choose: `chosen` of `experts`, from at most `limit` of `groups` where there are groups.
+
+    imbalance: rows of the fullest rank over the mean.
+    """
+
+    experts: int
+    chosen: int
+    groups: int = 1
+    limit: int = 1
+    imbalance: float = 1.0
+
+    def distinct(self, parts: int) -> float:
+        """How many of `parts` equal shares of the experts a token meets in the mean, with uniform choice.
+
+        Groups of a token are drawn first, then experts among theirs. A part is missed if none of its groups is drawn,
+        or none of its experts in those that are (hypergeometric, both).
+        """
+        pool, size = self.limit * self.experts // self.groups, self.experts / self.groups
+        if parts >= self.groups:  # each part lies in one group
+            missed = _missed(pool, self.experts / parts, self.chosen)
+            return parts * self.limit / self.groups * (1 - missed)
+        own, met = self.groups // parts, 0.0
+        for drawn in range(1, min(own, self.limit) + 1):
+            likely = comb(own, drawn) * comb(self.groups - own, self.limit - drawn) / comb(self.groups, self.limit)
+            met += likely * (1 - _missed(pool, drawn * size, self.chosen))
+        return parts * met
+
+
+def _missed(pool: int, own: float, chosen: int) -> float:
+    """Chance that none of `chosen` experts of a pool is among `own` of them."""
+    return prod(max(0.0, pool - own - drawn) / (pool - drawn) for drawn in range(chosen))
 
 
 class Operation(NamedTuple):
@@ -40,7 +76,7 @@ class Operation(NamedTuple):
     kernel does more or less (causal flash attention). bytes_moved is device memory traffic, read
     plus written [B]. elementwise: flops may be 0 (memory-bound). collective: `message` is the
     buffer in the convention of nccl-tests [B]: all_reduce, reduce_scatter and all_to_all: bytes
-    held per rank before; all_gather: bytes held per rank after.
+    held per rank before; all_gather: bytes held per rank after. With `routing` it is that of one copy of each token.
     """
 
     name: str
@@ -60,6 +96,8 @@ class Operation(NamedTuple):
     group: GroupKind | None = None
     message: float = 0.0  # B
     hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
+    waits: float = 0.0  # s that the device has nothing to do beside it: the host has to learn something first
+    routing: Routing | None = None  # of an all_to_all that sends one copy to each node and rank: of which experts
     phase: Phase = Phase.FORWARD
 
 
@@ -81,6 +119,7 @@ class Shard:
     tensor: int = 1
     context: int = 1
     expert: int = 1
+    expert_tensor: int = 1
     sequence_parallel: bool = False
     microbatch: int = 1  # sequences
     sequence_length: int = 2048  # tokens, before context parallelism
@@ -110,3 +149,9 @@ class Shard:
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
+    experts: ExpertKernels = field(default_factory=ExpertKernels)  # how the stack runs layers of experts
+
+    @property
+    def divides_experts(self) -> bool:
+        """Whether experts lie on ranks in another way than all other weights, so that their gradients do too."""
+        return self.expert > 1 or self.expert_tensor != self.tensor

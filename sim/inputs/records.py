@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.graph.adapters import LowRank
+from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.reliability import Failures, Recovery
@@ -396,6 +397,7 @@ class Software(Record):
     optimizer_bytes: float = Field(default=42.0, ge=0, le=10_000, description="memory traffic of the optimizer step per local parameter")
     fused_kernels: bool = Field(default=True, description="bias, dropout, residual and activation fused into few kernels")
     pads_vocabulary: Count = Field(default=1, ge=1, le=100_000, description="the vocabulary of each tensor rank is padded to a multiple of this (Megatron, make-vocab-size-divisible-by)")
+    experts: ExpertKernels = Field(default=ExpertKernels(), description="how layers of experts run")
     host_issue: Seconds = Field(default=0.0, ge=0, description="host time to issue one kernel (eager frameworks)")
     blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
     overlap_slowdown: Fraction = Field(default=0.0, lt=1, description="share of the processors that overlapped collectives take from computation")
@@ -416,6 +418,8 @@ class Parallelism(Record):
     context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
     expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
     expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
+    dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")
+    expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (interleaved schedule)")
     schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from sim.errors import ConfigError, Problem
+from sim.graph.kernels import ExpertKernels
 from sim.graph.operation import ScalingKind, Shard
 from sim.record import NARROW, Record
 
@@ -97,6 +98,7 @@ class Setup:
             tensor=parallelism.tensor,
             context=parallelism.context,
             expert=parallelism.expert,
+            expert_tensor=parallelism.expert_tensor,
             sequence_parallel=parallelism.sequence_parallel,
             microbatch=training.microbatch,
             sequence_length=training.sequence_length or 1,
@@ -126,7 +128,15 @@ class Setup:
             ring_attention=software.ring_attention,
             gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
             reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
+            experts=self.expert_kernels,
         )
+
+    @property
+    def expert_kernels(self) -> ExpertKernels:
+        """How layers of experts run: as the stack does it, but for what the plan says."""
+        plan = {"dispatcher": self.parallelism.dispatcher, "overlap": self.parallelism.expert_overlap}
+        said = {key: value for key, value in plan.items() if value is not None}
+        return self.software.experts.model_copy(update=said) if said else self.software.experts
 
     @property
     def accelerators(self) -> int:

@@ -22,6 +22,7 @@ from sim.graph.work import Writer
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
 from sim.transforms.recompute import kept, repeated
+from sim.transforms.reduction import gradient_group
 
 
 class Divided(Protocol):
@@ -44,8 +45,16 @@ class Divided(Protocol):
         """Ranks that share experts."""
 
     @property
+    def expert_tensor(self) -> int:
+        """Ranks that share each matrix of an expert."""
+
+    @property
     def sequence_parallel(self) -> bool:
-        """Whether tensor ranks share the rows outside products."""
+        """Whether tensor ranks have rows of their own outside products."""
+
+    @property
+    def shard_group(self) -> int | None:
+        """Ranks that share one sharded copy, if not all."""
 
 
 class Trained(Protocol):
@@ -98,6 +107,16 @@ class Workload(Record):
     def experts(self) -> int:
         """Experts of a layer, 0 if there are none."""
         return 0
+
+    @property
+    def resting_share(self) -> float:
+        """Part of the weights of experts that one token does not meet."""
+        return 0.0
+
+    @property
+    def imbalance(self) -> float:
+        """Rows of the fullest rank of experts over the mean."""
+        return 1.0
 
     @property
     def fuses_attention(self) -> bool | None:
@@ -163,7 +182,9 @@ class Architecture:
             work = Writer(graph, self.shard)
             rows = graph.tables()
             tables = sum(graph.elements(each) for each in rows if each.role == "table"), sum(map(graph.bytes, rows))
-            self._known[id(graph)] = Held(graph.parameters(), trained_parameters(work), kept_bytes(work), *tables)
+            experts = expert_parameters(graph) if self.shard.divides_experts else 0
+            held = (graph.parameters(), trained_parameters(work), kept_bytes(work))
+            self._known[id(graph)] = Held(*held, *tables, experts)
         return self._known[id(graph)]
 
     def moments(self, graph: Graph, gradient: int | None = None) -> Moments:
@@ -217,8 +238,14 @@ class Architecture:
     @cached_property  # as dear as the model itself, asked for by MFU and checkpoints
     def undivided(self) -> Architecture:
         """The model as one rank alone would run a microbatch of one sample."""
-        alone = replace(self.shard, tensor=1, context=1, expert=1, sequence_parallel=False, microbatch=1)
-        return Architecture(self.model, alone)
+        alone = replace(self.shard, tensor=1, context=1, expert=1, expert_tensor=1, sequence_parallel=False)
+        return Architecture(self.model, replace(alone, microbatch=1))
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token meets, of what a rank of a job without stages holds."""
+        experts = sum(count * expert_parameters(graph) for graph, count in self._counted())
+        return self.whole.parameters - round(experts * self.model.resting_share)
 
     @property
     def whole(self) -> Held:
@@ -248,6 +275,7 @@ class Held:
     """Parameters of a piece on one rank, those with gradients, and bytes it keeps for the backward pass.
 
     tables: parameters in tables whose rows the backward pass updates; table_bytes: with what their optimizer keeps.
+    experts: those of the parameters whose gradients the replicas of experts exchange.
     """
 
     parameters: int
@@ -255,6 +283,7 @@ class Held:
     kept: int
     tables: int = 0
     table_bytes: int = 0
+    experts: int = 0
 
     def __add__(self, other: Held) -> Held:
         return Held(*(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)))
@@ -266,10 +295,16 @@ class Held:
     @property
     def counts(self) -> tuple[int, ...]:
         """All of them."""
-        return self.parameters, self.trained, self.kept, self.tables, self.table_bytes
+        return self.parameters, self.trained, self.kept, self.tables, self.table_bytes, self.experts
 
 
 NOTHING = Held(0, 0, 0)
+
+
+def expert_parameters(graph: Graph) -> int:
+    """Weights of a piece on one rank that belong to experts: those summed over the replicas of experts alone."""
+    mine = (weight for weight in graph.weights() if gradient_group(graph, weight) == "expert_gradient")
+    return sum(map(graph.elements, mine))
 
 
 def share(count: int, ranks: int) -> int:

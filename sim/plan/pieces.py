@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
+from typing import Literal
 
 from sim.graph.operation import Block, Operation
 from sim.inputs.records import Parallelism, Software
@@ -65,11 +66,19 @@ class Segment:
     parameters: int
     trained: int  # those with gradients
     kept: int = 0  # parameters that stay gathered until the backward pass
+    experts: int = 0  # parameters whose gradients the replicas of experts exchange
 
     @property
     def gathered_again(self) -> int:
         """Parameters to gather for the backward pass."""
         return self.parameters - self.kept
+
+    def exchanged(self, what: Literal["trained", "parameters", "gathered_again"], group: str) -> int:
+        """Those of its parameters that a group exchanges; experts beside adapters are frozen."""
+        frozen = what == "trained" and self.trained < self.parameters
+        experts = 0 if frozen else self.experts
+        every: int = getattr(self, what)
+        return experts if group == "expert_gradient" else every - experts
 
     @property
     def collectives(self) -> tuple[frozenset[str], ...]:
@@ -127,11 +136,12 @@ class _Scissors:
             pieces = self._pieces(part, opens, closes)
             if not self.root:
                 held = model.stage(part, first=opens, last=closes, table=table)
-                segments.append(Segment(pieces, held.parameters - held.tables, held.trained))
+                parameters = held.parameters - held.tables
+                segments.append(Segment(pieces, parameters, held.trained, experts=held.experts))
                 continue
             inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
             held = inner + rooted
-            segments.append(Segment(pieces, held.parameters, held.trained, rooted.parameters))
+            segments.append(Segment(pieces, held.parameters, held.trained, rooted.parameters, held.experts))
         return tuple(segments)
 
     def _pieces(self, layers: range, opens: bool, closes: bool) -> tuple[Piece, ...]:

@@ -24,6 +24,7 @@ from sim.plan.rows import Mask, Rows, first_rows, least_rates, rates_alone, whol
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
+from sim.transforms.reduction import GROUPS
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -39,7 +40,7 @@ COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
-    "expert": ("all_to_all", "all_gather", "reduce_scatter"),
+    "expert": ("all_to_all", "deduplicated"),
     "expert_tensor": ("all_reduce", "all_gather", "reduce_scatter"),
     "expert_gradient": ("all_reduce", "all_gather", "reduce_scatter"),
 }
@@ -214,7 +215,15 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
     setup, options = experiment.setup, experiment.simulation
     plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
-    size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
+    size = (
+        plan.tensor,
+        plan.context,
+        plan.pipeline,
+        setup.data,
+        plan.expert,
+        plan.expert_tensor,
+        setup.workload.experts > 0,
+    )
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
@@ -282,7 +291,7 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
         **_gradient_groups(grid, parallelism.shard_group),
-        **(_expert_groups(grid) if grid.expert > 1 else {}),
+        **(_expert_groups(grid) if experiment.setup.shard.divides_experts and model.experts else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
@@ -307,13 +316,13 @@ def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
     return {
         "expert": grid.groups("expert"),
         "expert_tensor": grid.groups("expert_tensor"),
-        "expert_gradient": grid.groups("expert_data"),
+        "expert_gradient": grid.groups(*GROUPS["expert_gradient"]),
     }
 
 
 def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
     """Ranks that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
-    ranks = grid.groups("context", "data")
+    ranks = grid.groups(*GROUPS["gradient"])
     if shard_group is None or shard_group >= ranks.shape[1]:
         return {"gradient": ranks}
     split = ranks.reshape(len(ranks), -1, shard_group)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from sim.inputs.storage import Checkpointing
 from sim.plan.pieces import by_stage
 from sim.plan.plan import Plan, ties_embeddings
+from sim.transforms.reduction import GROUPS, GradientGroup
 from sim.workload.memory import state_bytes as held_bytes
 from sim.workload.memory import weight_bytes
 
 Floats = NDArray[np.float64]
+EXPERTS: GradientGroup = "expert_gradient"
 
 
 def state_bytes(plan: Plan, save: Checkpointing) -> tuple[float, float]:
@@ -32,18 +34,23 @@ def saved_bytes(plan: Plan, save: Checkpointing) -> Floats:
     if save.writers == "all":
         return distinct_bytes(plan, save)
     weights, optimizer = state_bytes(plan, save)
-    return _parameters(plan) * (weights * _first(plan, 3) + optimizer * _first(plan, 1)) + _table_bytes(plan)
+    dense = _parameters(plan) * (weights * _first(plan, 3) + optimizer * _first(plan, 1))
+    experts = _experts(plan) * (weights * _first(plan, 3, EXPERTS) + optimizer * _first(plan, 1, EXPERTS))
+    return np.asarray(dense + experts + _table_bytes(plan))
 
 
 def distinct_bytes(plan: Plan, save: Checkpointing) -> Floats:
     """The state divided evenly over the replicas of each part, (n_ranks,)."""
-    return _parameters(plan) * sum(state_bytes(plan, save)) / _replicas(plan) + _table_bytes(plan)
+    each = sum(state_bytes(plan, save))
+    shared = each * (_parameters(plan) / _replicas(plan) + _experts(plan) / _replicas(plan, EXPERTS))
+    return np.asarray(shared + _table_bytes(plan))
 
 
 def needed_bytes(plan: Plan, save: Checkpointing) -> Floats:
     """Bytes that each rank must read to go on, (n_ranks,): its state, and weights that are frozen."""
     weights, optimizer = state_bytes(plan, save)
     state = _parameters(plan) * (weights / _sharers(plan, 3) + optimizer / _sharers(plan, 1))
+    state = state + _experts(plan) * (weights / _sharers(plan, 3, EXPERTS) + optimizer / _sharers(plan, 1, EXPERTS))
     return state + _frozen_bytes(plan) / _sharers(plan, 3) + _table_bytes(plan)
 
 
@@ -53,12 +60,30 @@ def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
 
 
 def _parameters(plan: Plan) -> Floats:
-    """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold."""
-    held = [float(sum(s.trained for chunk in chunks for s in chunk.segments)) for chunks in by_stage(plan.chunks)]
+    """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold.
+
+    Experts that lie on ranks in a way of their own are counted apart.
+    """
+    held = _exchanged(plan, "gradient")
+    experts = sum(_exchanged(plan, EXPERTS)) * plan.shard.expert * plan.shard.expert_tensor
     if ties_embeddings(plan.experiment, plan.model):
         held[plan.course.ends[1]] -= plan.architecture.table.parameters
-    share = np.array(held) / sum(held) * plan.architecture.undivided.whole.trained / plan.grid.size["tensor"]
+    dense = plan.architecture.undivided.whole.trained - experts
+    share = np.array(held) / sum(held) * dense / plan.grid.size["tensor"]
     return np.asarray(share[plan.grid.coordinate["pipeline"]])
+
+
+def _experts(plan: Plan) -> Floats:
+    """The same of experts, where they lie on ranks in a way of their own, (n_ranks,)."""
+    return np.asarray(np.array(_exchanged(plan, EXPERTS))[plan.grid.coordinate["pipeline"]])
+
+
+def _exchanged(plan: Plan, group: GradientGroup) -> list[float]:
+    """Trained parameters of a rank that a group exchanges, by stage."""
+    return [
+        float(sum(each.exchanged("trained", group) for chunk in chunks for each in chunk.segments))
+        for chunks in by_stage(plan.chunks)
+    ]
 
 
 def _frozen_bytes(plan: Plan) -> Floats:
@@ -76,22 +101,22 @@ def _table_bytes(plan: Plan) -> float:
     return plan.architecture.undivided.whole.table_bytes / plan.grid.n_ranks
 
 
-def _replicas(plan: Plan) -> int:
-    """Ranks that hold the same stage and tensor part: data and context ranks."""
-    return plan.grid.size["data"] * plan.grid.size["context"]
+def _replicas(plan: Plan, group: GradientGroup = "gradient") -> int:
+    """Ranks that hold the same stage and tensor part, data and context ranks; or the same experts."""
+    return int(plan.grid.groups(*GROUPS[group]).shape[1])
 
 
-def _sharers(plan: Plan, zero_stage: int) -> int:
+def _sharers(plan: Plan, zero_stage: int, group: GradientGroup = "gradient") -> int:
     """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
-    parallelism = plan.experiment.parallelism
+    parallelism, replicas = plan.experiment.parallelism, _replicas(plan, group)
     if parallelism.zero_stage < zero_stage:
         return 1
-    return min(parallelism.shard_group or _replicas(plan), _replicas(plan))
+    return min(parallelism.shard_group or replicas, replicas)
 
 
-def _first(plan: Plan, zero_stage: int) -> Floats:
+def _first(plan: Plan, zero_stage: int, group: GradientGroup = "gradient") -> Floats:
     """The part that the first holders of what ZeRO `zero_stage` shards write of it, (n_ranks,)."""
-    sharers = _sharers(plan, zero_stage)
+    sharers = _sharers(plan, zero_stage, group)
     part = np.zeros(plan.grid.n_ranks)
-    part[plan.grid.groups("context", "data")[:, :sharers]] = 1 / sharers
+    part[plan.grid.groups(*GROUPS[group])[:, :sharers]] = 1 / sharers
     return part

@@ -19,6 +19,7 @@ from sim.plan.pieces import Segment, Sequence, Work, by_stage, sequence_of, work
 from sim.programs.chains import Alone, Cut, cut
 from sim.programs.exchange import Traffic
 from sim.programs.ranks import Job, RankClass
+from sim.transforms.reduction import GROUPS
 from sim.workload.memory import stored_bytes, weight_bytes
 from sim.workload.optimizer import host_seconds, optimizer_step
 
@@ -40,7 +41,7 @@ class Place(NamedTuple):
 class Message(NamedTuple):
     """What a data-parallel collective moves: gradients or weights of these parameters of a segment.
 
-    split: flow class whose members have a share each.
+    group: kind of group, which exchanges its part of them. split: flow class whose members have a share each.
     """
 
     traffic: Traffic
@@ -48,6 +49,7 @@ class Message(NamedTuple):
     chunk: int = WHOLE
     segment: int = WHOLE
     parameters: Literal["trained", "parameters", "gathered_again"] = "trained"
+    group: str = "gradient"
     split: int = -1
 
 
@@ -162,19 +164,23 @@ class Costs:
     # --- exchange ---------------------------------------------------------------------------------
 
     @cached_property  # read for each message of the exchange
-    def parameters(self) -> tuple[float, ...]:
-        """Parameters with gradients that a rank computes with, by stage."""
+    def parameters(self) -> tuple[dict[str, float], ...]:
+        """Parameters with gradients that a rank computes with, by stage and group that exchanges them."""
         return tuple(
-            float(sum(segment.trained for chunk in stage for segment in chunk.segments))
+            {
+                kind: float(sum(segment.exchanged("trained", kind) for chunk in stage for segment in chunk.segments))
+                for kind in GROUPS
+            }
             for stage in by_stage(self.job.plan.chunks)
         )
 
     def updated_parameters(self, rank: RankClass) -> float:
-        """Parameters the rank's optimizer updates."""
-        parameters = self.parameters[rank.stage]
-        if self.job.plan.experiment.parallelism.zero_stage == 0 or "gradient" not in rank.flows:
-            return parameters
-        return parameters / self.job.flows[rank.flows["gradient"]].group.size
+        """Parameters the rank's optimizer updates: a share of those that a group exchanges, if it is sharded."""
+        sharded = self.job.plan.experiment.parallelism.zero_stage > 0
+        return sum(
+            count / (self.job.flows[rank.flows[kind]].group.size if sharded and kind in rank.flows else 1)
+            for kind, count in self.parameters[rank.stage].items()
+        )
 
     def bytes_of(self, traffic: Traffic, parameters: float) -> float:
         """Bytes on the network for the weights or the gradients of `parameters`."""
@@ -190,10 +196,10 @@ class Costs:
     def message(self, message: Message) -> float:
         """Size of a message [B], in the convention of nccl-tests [B]."""
         if message.chunk == WHOLE:
-            parameters = self.parameters[message.stage]
+            parameters = self.parameters[message.stage][message.group]
         else:
             segment = self.job.plan.chunks[message.chunk].segments[message.segment]
-            parameters = getattr(segment, message.parameters)
+            parameters = segment.exchanged(message.parameters, message.group)
         size = self.bytes_of(message.traffic, parameters)
         return size if message.split < 0 else size / self.job.flows[message.split].group.size
 
@@ -288,7 +294,10 @@ def exchange_action(
     label: str, flow: int, kind: str, message: Message, beside: tuple[int, ...], costs: Costs
 ) -> Action:
     """A data-parallel collective; it slows the work of `beside`."""
-    return _exchange(label, flow, costs.job.cost(flow, kind, costs.message(message)), beside, costs)
+    size = costs.message(message)
+    if size == 0:  # a segment without experts
+        return Action(label, Category.DATA_COMM)
+    return _exchange(label, flow, costs.job.cost(flow, kind, size), beside, costs)
 
 
 def embedding_action(flow: int, costs: Costs) -> Action:

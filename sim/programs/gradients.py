@@ -17,6 +17,7 @@ from sim.programs.exchange import Collective, Traffic
 from sim.programs.kinds import Role, kinds_of
 from sim.programs.shape import RankShape, Shape
 from sim.schedule.table import Task
+from sim.transforms.reduction import GROUPS
 
 Tokens = tuple[Token, ...]
 
@@ -26,7 +27,7 @@ class ExchangeWriter:
 
     def __init__(self, shape: Shape, script: Script) -> None:
         self.shape, self.script, self.exchange = shape, script, shape.exchange
-        self.groups = [number for number, flow in enumerate(shape.flows) if flow.kind == "gradient"]
+        self.groups = [number for number, flow in enumerate(shape.flows) if flow.kind in GROUPS]
         self.streams: dict[int, Stream] = {}
         self.marks = [script.new_kind("end of backward of rank class", rank.number) for rank in shape.ranks]
         self.update_tokens = [script.new_kind("weights updated on rank class", rank.number) for rank in shape.ranks]
@@ -83,18 +84,21 @@ class ExchangeWriter:
         self.last[flow] = token(done[0], index)
         self.sum_replicas(flow, what, message, index)
 
-    def message(self, collective: Collective, task: Task, position: int) -> Message:
+    def exchanged(self, rank: RankShape) -> list[int]:
+        """Communicators of a rank that exchange gradients: of dense weights, and of experts."""
+        return [flow for kind, flow in rank.flows if kind in GROUPS]
+
+    def message(self, flow: int, collective: Collective, task: Task, position: int) -> Message:
         """What a collective moves of the segment at a position of a task."""
         segments = self.shape.segments(task.chunk)
         segment = position if task.phase is Phase.FORWARD else segments - 1 - position
         stage = self.shape.course.stage_of[task.chunk]
-        return Message(collective.traffic, stage, task.chunk, segment, collective.parameters)
+        kind = self.shape.flows[flow].kind
+        return Message(collective.traffic, stage, task.chunk, segment, collective.parameters, kind)
 
     def gradients_of(self, rank: RankShape) -> Tokens:
         """Tokens the optimizer waits for (absolute: used at loop index 0)."""
-        return tuple(
-            self.last[flow] for kind, flow in rank.flows if kind in ("gradient", "replica") and flow in self.last
-        )
+        return tuple(self.last[flow] for kind, flow in rank.flows if kind in (*GROUPS, "replica") and flow in self.last)
 
     def weights_of(self, rank: RankShape) -> Tokens:
         """Tokens the end of the step waits for."""
@@ -125,7 +129,8 @@ class Replicated(ExchangeWriter):
     def before_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Tokens:
         if not role.traffic & Traffic.WEIGHTS:
             return ()
-        return (token(self.script.kind("weights", rank.flow("gradient"), task.chunk, position)),)
+        kinds = (self.script.kind("weights", flow, task.chunk, position) for flow in self.exchanged(rank))
+        return tuple(map(token, kinds))
 
     @override
     def after_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Token | None:
@@ -141,7 +146,7 @@ class Replicated(ExchangeWriter):
         for flow in self.groups:
             for chunk in self.shape.schedule.first_chunks(self.stage_of(flow)):
                 for position in range(self.shape.segments(chunk)):
-                    message = self.message(collective, Task(Phase.FORWARD, chunk, 0), position)
+                    message = self.message(flow, collective, Task(Phase.FORWARD, chunk, 0), position)
                     done = token(self.script.kind("weights", flow, chunk, position))
                     self.issue(flow, "gather weights", collective.kind, message, (), done)
 
@@ -159,7 +164,7 @@ class Replicated(ExchangeWriter):
                 token(self.script.kind("gradients", member, task.chunk, position))
                 for member in self.shape.flows[flow].members
             )
-            message = self.message(collective, task, position)
+            message = self.message(flow, collective, task, position)
             what = f"gradients {task.chunk}.{position}"
             self.sum_gradients(flow, collective, what, message, waits, task.microbatch)
 
@@ -171,17 +176,19 @@ class Replicated(ExchangeWriter):
             members, stage = self.shape.flows[flow].members, self.stage_of(flow)
             if sums:
                 waits = tuple(token(self.marks[member]) for member in members)
-                self.sum_gradients(flow, sums, "gradients all", Message(sums.traffic, stage), waits, 0)
+                message = Message(sums.traffic, stage, group=self.shape.flows[flow].kind)
+                self.sum_gradients(flow, sums, "gradients all", message, waits, 0)
             if weights:
                 waits = tuple(token(self.update_tokens[member]) for member in members)
                 done = token(self.script.kind("new weights", flow))
-                self.issue(flow, "gather new weights", weights.kind, Message(weights.traffic, stage), waits, done)
+                message = Message(weights.traffic, stage, group=self.shape.flows[flow].kind)
+                self.issue(flow, "gather new weights", weights.kind, message, waits, done)
 
     @override
     def weights_of(self, rank: RankShape) -> Tokens:
-        if rank.flow("gradient") < 0 or not self.exchange.of(Phase.OPTIMIZER, Traffic.WEIGHTS, whole=True):
+        if not self.exchange.of(Phase.OPTIMIZER, Traffic.WEIGHTS, whole=True):
             return ()
-        return (token(self.script.kind("new weights", rank.flow("gradient"))),)
+        return tuple(token(self.script.kind("new weights", flow)) for flow in self.exchanged(rank))
 
 
 class Sharded(ExchangeWriter):
@@ -196,7 +203,7 @@ class Sharded(ExchangeWriter):
     def before_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Tokens:
         if not role.traffic & Traffic.WEIGHTS:
             return ()
-        return (token(self._gathered(rank.flow("gradient"), task, position)),)
+        return tuple(token(self._gathered(flow, task, position)) for flow in self.exchanged(rank))
 
     @override
     def after_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Token | None:
@@ -236,7 +243,7 @@ class Sharded(ExchangeWriter):
         history.append((task, position))
         del history[:-ahead]
         done = token(self._gathered(flow, task, position))
-        message = self.message(collective, task, position)
+        message = self.message(flow, collective, task, position)
         self.issue(flow, "gather weights", collective.kind, message, waits, done, task.microbatch)
 
     def _scatter_held_back(self, flow: int) -> None:
@@ -247,7 +254,8 @@ class Sharded(ExchangeWriter):
         assert collective is not None
         waits = self._tokens(flow, task, position, task.microbatch)
         what = f"gradients {task.chunk}.{position}"
-        self.sum_gradients(flow, collective, what, self.message(collective, task, position), waits, task.microbatch)
+        message = self.message(flow, collective, task, position)
+        self.sum_gradients(flow, collective, what, message, waits, task.microbatch)
 
     @override
     def close_step(self) -> None:

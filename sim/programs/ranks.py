@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster, Links
 from sim.comm.pattern import RING, Carrier, Cost, Group, Leg
-from sim.comm.tuner import collective_cost, send_cost
+from sim.comm.tuner import cost_of, send_cost
 from sim.devices.boards import at_pace, slowest_pace, stage_loads
 from sim.devices.power import Board
 from sim.engine.category import Category
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
-from sim.graph.operation import Operation
+from sim.graph.operation import Operation, Routing
 from sim.inputs.board import transfer_rate
 from sim.memo import Memo
 from sim.plan.flows import FlowSet, flow_key
@@ -114,7 +114,7 @@ class Known:
     times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
     chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
-    costs: dict[tuple[Group, str, float], Cost] = field(default_factory=dict)
+    costs: dict[tuple[Group, str, float, Routing | None], Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -230,21 +230,22 @@ class Job:
         if flow < 0:
             return [Timed(operation.name, Category.COMPUTE, 0.0)]
         timed = []
-        for latency, size, carrier in self.cost(flow, operation.collective or "", operation.message).legs:
+        cost = self.cost(flow, operation.collective or "", operation.message, operation.routing)
+        for latency, size, carrier in cost.legs:
             key = flow_key(kind, carrier)
             seconds = latency + size / self.flows[rank.flows[key]].rate
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
         return timed
 
-    def cost(self, flow: int, kind: str, message: float) -> Cost:
+    def cost(self, flow: int, kind: str, message: float, routing: Routing | None = None) -> Cost:
         """Start-up and bytes of a collective (or a send) on the communicator of flow class `flow`."""
         each = self.flows[flow]
         if each.sender >= 0:
             return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
-        key = (each.group, kind, message)
+        key = (each.group, kind, message, routing)
         cost = self.known.costs.get(key)
         if cost is None:
-            cost = self.known.costs[key] = collective_cost(kind, message, each.group, self.plan.cluster.node)
+            cost = self.known.costs[key] = cost_of(kind, message, each.group, self.plan.cluster.node, routing)
         return cost
 
     def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:

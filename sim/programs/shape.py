@@ -18,6 +18,7 @@ from sim.programs.exchange import GradientExchange, exchange_of
 from sim.programs.ranks import CATEGORY, Job, RankClass
 from sim.schedule.course import Course
 from sim.schedule.table import Schedule
+from sim.transforms.reduction import GROUPS
 
 LOCKED = "tensor"  # kind of groups whose ranks may go in lock-step
 KEPT = 64  # layouts and models whose part of a shape is remembered
@@ -134,7 +135,7 @@ def shape_of(costs: Costs) -> Shape:
 def job_exchange(job: Job) -> GradientExchange:
     """What the data-parallel ranks of a job exchange; nothing if there is one of each."""
     plan = job.plan
-    if not any("gradient" in rank.flows for rank in job.ranks):
+    if not any(kind in rank.flows for rank in job.ranks for kind in GROUPS):
         return GradientExchange()
     zero, software = plan.experiment.parallelism.zero_stage, plan.software
     return exchange_of(zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases)
@@ -196,7 +197,7 @@ def _is_calm(job: Job, rank: RankClass, flow: int) -> bool:
     The rank's own gradient traffic is then either over or has still to wait for the pass.
     """
     others = [job.flows[other] for other in job.rivals(flow)]
-    own = (each.kind in ("gradient", "replica", "embedding") and rank.number in each.members for each in others)
+    own = (each.kind in (*GROUPS, "replica", "embedding") and rank.number in each.members for each in others)
     return job.flows[flow].members == (rank.number,) and all(own)
 
 

@@ -67,6 +67,11 @@ def count(n: float) -> str:
     return f"{n:,.0f}"
 
 
+def parameters(n: float) -> str:
+    """Weights of a model, in billions or millions."""
+    return f"{digits(n / 1e9)} B parameters" if n >= 1e9 else f"{digits(n / 1e6)} M parameters"
+
+
 def percent(share: float) -> str:
     """A share as a percentage with one decimal."""
     return f"{100 * share:.1f} %"

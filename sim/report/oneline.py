@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from sim.graph.operation import Shard
 from sim.inputs.energy import Prices, Site
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Software
 from sim.inputs.reliability import Failures
 from sim.inputs.storage import Storage
 from sim.inputs.study import Study
-from sim.models.family import Workload
+from sim.models.family import Architecture, Workload
 from sim.record import Record
 from sim.report import human
 from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
@@ -87,7 +88,11 @@ def _(record: ClusterSpec) -> str:
 
 @one_line.register
 def _(record: Workload) -> str:
-    return record.line
+    """With its weights, and those that one sample meets where these are fewer."""
+    model = Architecture(record, Shard())
+    every, active = model.whole.parameters, model.active_parameters
+    beside = f" ({human.parameters(active).removesuffix(' parameters')} active)" if active < every else ""
+    return f"{record.line}, {human.parameters(every)}{beside}"
 
 
 @one_line.register

@@ -38,11 +38,30 @@ def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
     reduced = shard.reduce_copy * unit_parameters(graph)
     return Block(
         name=graph.name,
-        forward=_forward(work, Phase.FORWARD, graph.operators, gathered),
+        forward=beside_another(_forward(work, Phase.FORWARD, graph.operators, gathered), shard),
         recompute=_forward(work, Phase.RECOMPUTE, repeated(work), gathered) if graph.repeated else (),
-        backward=_backward(work, reduced),
+        backward=beside_another(_backward(work, reduced), shard),
         model_flops=model_flops(work),
     )
+
+
+def beside_another(operations: Operations, shard: Shard) -> Operations:
+    """Exchanges of tokens beside the computation of another microbatch, which stands where that of this one does.
+
+    Megatron Core (combined_1f1b) pairs the passes of two microbatches layer by layer: the way back of a gradient or a
+    token with attention, the way out with the experts. Passes at the ends of a step, which have no other beside them,
+    count as all do.
+    """
+    at = [number for number, each in enumerate(operations) if each.group == "expert"]
+    if shard.experts.overlap != "microbatch" or len(at) != 2:
+        return operations
+    first, second = at
+    before, between, after = operations[:first], operations[first + 1 : second], operations[second + 1 :]
+    if operations[first].phase.differentiates:  # the gradient of the result, experts, that of the input, attention
+        parts = [(operations[first], (*before, *between)), (operations[second], after)]
+    else:
+        parts = [(operations[second], before), (operations[first], (*between, *after))]
+    return tuple(each for issued, beside in parts for each in (issued._replace(hidden_by=len(beside)), *beside))
 
 
 def model_flops(work: Writer) -> float:

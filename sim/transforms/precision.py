@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.graph.experts import GroupedLinear
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.norms import Norm
 from sim.graph.operation import Shard
@@ -16,6 +17,8 @@ def cast_operands(graph: Graph, shard: Shard) -> None:
     makers = {id(tensor): each for each in graph.operators for tensor in each.writes}
     operators: list[Operator] = []
     for operator in graph.operators:
+        if isinstance(operator, GroupedLinear):
+            operator.cast = True
         if isinstance(operator, Enter) and operator.product and not operator.product.wide:
             cast = _cast(operator.product, makers, shard.precision)
             whole = operator.result

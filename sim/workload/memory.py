@@ -81,6 +81,18 @@ class _Stage:
         """Ranks that share what ZeRO `zero_stage` shards; 1 if the plan does not shard it."""
         return shard_ranks(self.parallelism) if self.parallelism.zero_stage >= zero_stage else 1
 
+    def share(self, zero_stage: int, held: Held | None = None) -> float:
+        """Trained parameters of a rank under ZeRO `zero_stage`: replicas of experts share these, all others the rest.
+
+        Of `held`, or of the whole stage.
+        """
+        held = held or self.held
+        experts = held.experts if held.trained == held.parameters else 0
+        if not experts:
+            return held.trained / self.shards(zero_stage)
+        sharers = expert_replicas(self.parallelism) if self.parallelism.zero_stage >= zero_stage else 1
+        return (held.trained - experts) / self.shards(zero_stage) + experts / sharers
+
     # --- what passes hold -------------------------------------------------------------------------
 
     @cached_property  # read at each moment of a stage
@@ -200,7 +212,7 @@ class StageMemory:
         if offload.optimizer or part.kind.paged:
             size += optimizer_bytes(part)
         if offload.optimizer:
-            size += HOST_GRADIENT * part.held.trained / part.shards(1)
+            size += HOST_GRADIENT * part.share(1)
         if offload.parameters and part.shards(3) > 1:
             size += _weights(part)
         if offload.activations:
@@ -236,7 +248,7 @@ def _state(part: _Stage) -> Parts:
     weights, optimizer = _weights(part), optimizer_bytes(part)
     if offload.parameters and part.shards(3) > 1:
         weights = 0.0
-    gradients = trained * software.gradient_bytes / part.shards(2) if software.gradient_buffer else 0.0
+    gradients = part.share(2) * software.gradient_bytes if software.gradient_buffer else 0.0
     if software.bucket_copy and (part.parallelism.data or 1) > 1:
         gradients += trained * software.gradient_bytes
     on_board = 0.0 if offload.optimizer or part.kind.paged else optimizer
@@ -252,7 +264,7 @@ def _state(part: _Stage) -> Parts:
 
 def optimizer_bytes(part: _Stage) -> float:
     """Optimizer state and master weights of a rank, wherever they lie."""
-    return part.held.trained * state_bytes(part.training, part.software)[1] / part.shards(1)
+    return part.share(1) * state_bytes(part.training, part.software)[1]
 
 
 def _passes(part: _Stage) -> dict[str, list[Parts]]:
@@ -273,10 +285,10 @@ def _gradients(part: _Stage, made: float) -> Parts:
         return {"gradients": state + WHOLE_BYTES * trained}
     if software.gradient_buffer:
         return {}
-    there = trained if part.several else made
     if part.training.offload.optimizer and part.shards(2) > 1:
         return {}
-    return {"gradients": state + there * software.gradient_bytes / part.shards(2)}
+    there = 1.0 if part.several else made / max(1, trained)
+    return {"gradients": state + there * part.share(2) * software.gradient_bytes}
 
 
 def _always(part: _Stage, moment: Literal["forward", "early", "late"]) -> float:
@@ -357,7 +369,7 @@ def _late(part: _Stage) -> list[Parts]:
 
 def _step(part: _Stage) -> Parts:
     """Copies that the optimizer makes, of what a rank updates."""
-    trained, software, kind = part.held.trained / part.shards(1), part.software, part.kind
+    trained, software, kind = part.share(1), part.software, part.kind
     if part.training.offload.optimizer:
         return {"temporary": 0.0}
     moment = software.moment_bytes
@@ -369,7 +381,7 @@ def _step(part: _Stage) -> Parts:
 
 
 def _reduced_gradients(part: _Stage) -> float:
-    return part.held.trained * part.software.gradient_bytes / part.shards(2)
+    return part.share(2) * part.software.gradient_bytes
 
 
 def _allocated(part: _Stage, parts: Parts) -> Parts:
@@ -416,13 +428,19 @@ def shard_ranks(parallelism: Parallelism) -> int:
     return parallelism.shard_group or (parallelism.data or 1) * parallelism.context
 
 
+def expert_replicas(parallelism: Parallelism) -> int:
+    """Ranks that hold the same experts."""
+    ranks = (parallelism.data or 1) * parallelism.context * parallelism.tensor
+    return max(1, ranks // (parallelism.expert * parallelism.expert_tensor))
+
+
 def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer."""
     precision, lora = part.training.precision, part.shard.lora
-    frozen = (part.held.parameters - (0 if lora else part.held.trained)) * weight_bytes(precision, lora)
-    trained = part.held.trained * stored_bytes(precision, part.software)[0]
-    shared = part.shards(1 if part.software.master_weights == "sole" else 3)
-    return frozen / part.shards(3) + trained / shared + part.held.table_bytes
+    held = part.held
+    frozen = (held.parameters - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
+    trained = part.share(1 if part.software.master_weights == "sole" else 3) * stored_bytes(precision, part.software)[0]
+    return frozen / part.shards(3) + trained + held.table_bytes
 
 
 def _whole_weights(part: _Stage) -> float:

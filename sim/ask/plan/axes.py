@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 from sim.errors import ConfigError, Problem
@@ -68,6 +69,12 @@ def _data(base: Setup, choice: Choice) -> Values:
     return (_left(base, choice, "tensor", "context", "pipeline"),)
 
 
+def _expert(base: Setup, choice: Choice) -> Values:
+    """Ranks that share both experts and the ranks of a stage evenly."""
+    ranks = choice["parallelism.tensor"] * choice["parallelism.context"] * choice["parallelism.data"]
+    return divisors(gcd(ranks, base.workload.experts)) if base.workload.experts else (1,)
+
+
 def _virtual(base: Setup, choice: Choice) -> Values:
     """Chunks of equal size, as Megatron demands; one where the stages are unequal already."""
     layers, stages = base.workload.layers, choice["parallelism.pipeline"]
@@ -110,6 +117,7 @@ AXES: tuple[PlanAxis, ...] = (
     PlanAxis(CONTEXT, _share("tensor"), (TENSOR,)),
     PlanAxis(PIPELINE, _pipeline, (TENSOR, CONTEXT)),
     PlanAxis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
+    PlanAxis("parallelism.expert", _expert, (TENSOR, CONTEXT, DATA)),
     PlanAxis(VIRTUAL, _virtual, (PIPELINE,)),
     PlanAxis(MICROBATCH, _microbatch),
     PlanAxis(SCHEDULE, lambda base, choice: tuple(SCHEDULES)),

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
 from sim.comm.pattern import Group
-from sim.comm.tuner import collective_cost
+from sim.comm.tuner import cost_of
 from sim.devices.power import Board
-from sim.graph.operation import Operation
+from sim.graph.operation import Operation, Routing
 from sim.inputs.energy import Site, Supply
 from sim.inputs.records import Experiment
 from sim.metrics.energy_plant import Plant
@@ -69,11 +69,12 @@ class Meter:
 
     def _collective(self, operation: Operation) -> float:
         group = operation.group or ""
-        return self.collective(group, operation.collective or "", operation.message)
+        return self.collective(group, operation.collective or "", operation.message, operation.routing)
 
-    def collective(self, role: str, kind: str, message: float) -> float:
+    def collective(self, role: str, kind: str, message: float, routing: Routing | None = None) -> float:
         """A collective in the group of that role."""
-        sizes = [collective_cost(kind, message, group, self.node).size for group in self.crew.groups.get(role, ())]
+        groups = self.crew.groups.get(role, ())
+        sizes = [cost_of(kind, message, group, self.node, routing).size for group in groups]
         return self.send(min(sizes, default=0.0))
 
     def send(self, message: float) -> float:

@@ -1,6 +1,7 @@
 """What the data-parallel exchange of a plan takes at least, stage by stage, in seconds and joules.
 
-The collectives are those that the engine runs (`programs/exchange.py`), each with its links to itself.
+The collectives are those that the engine runs (`programs/exchange.py`), each with its links to itself. What replicas of
+experts exchange goes on beside that of all other weights, so it is left out, which can only make a bound less.
 
 Public: `Exchanges`, `ExchangeTime`, `exchange_joules`.
 """
@@ -25,6 +26,7 @@ from sim.programs.exchange import Collective, Traffic, Which
 from sim.programs.ranks import Job, RankClass
 from sim.programs.shape import job_exchange
 from sim.schedule.table import Ends
+from sim.transforms.reduction import GROUPS
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -63,7 +65,7 @@ class Exchanges:
         software, costs, stages = stack(job.plan.software), Costs(job), []
         every = job_exchange(job)
         for rank, chunks in zip(job.ranks, job.plan.course.chunks, strict=True):
-            groups = tuple(job.flows[rank.flows[kind]].group for kind in ("gradient", "replica") if kind in rank.flows)
+            groups = tuple(job.flows[rank.flows[kind]].group for kind in (*GROUPS, "replica") if kind in rank.flows)
             sizes = tuple(layout.sizes[chunk] for chunk in chunks)
             turns = chunks.index(ends.first[rank.stage]), chunks.index(ends.last[rank.stage])
             key = (sizes, turns, groups, rank.speed, every, job.plan.shard.precision, software)
@@ -159,7 +161,7 @@ class _Prices:
 
     def whole(self, collective: Collective) -> float:
         """Of all of the stage at once."""
-        return self.with_replicas(collective, self.costs.parameters[self.rank.stage])
+        return self.with_replicas(collective, self.costs.parameters[self.rank.stage]["gradient"])
 
     def with_replicas(self, collective: Collective, parameters: float) -> float:
         """The same, and what replicas of shards sum after it."""
@@ -176,8 +178,8 @@ class _Prices:
 
 
 def _size(collective: Collective, segment: Segment) -> float:
-    """Parameters of a segment that a collective moves."""
-    return float(getattr(segment, collective.parameters))
+    """Parameters of a segment that a collective moves, but those of experts."""
+    return float(segment.exchanged(collective.parameters, "gradient"))
 
 
 def _embedding_seconds(costs: Costs) -> float:

@@ -14,7 +14,7 @@ from sim.inputs.records import Software
 from sim.plan.pieces import Passes
 from sim.plan.plan import CutModel
 
-Sizes = tuple[tuple[int, int], ...]  # by segment: parameters, and those with gradients
+Sizes = tuple[tuple[int, int, int], ...]  # by segment: parameters, those with gradients, those of experts
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ def layout_of(cut: CutModel) -> ChunkLayout:
     for row, inside in enumerate(pieces):
         for piece in inside:
             counts[row, kinds.index(piece.passes)] += piece.count
-    sizes = tuple(tuple((each.parameters, each.trained) for each in chunk.segments) for chunk in chunks)
+    sizes = tuple(tuple((each.parameters, each.trained, each.experts) for each in chunk.segments) for chunk in chunks)
     return ChunkLayout(cut, kinds, counts, sizes)
 
 

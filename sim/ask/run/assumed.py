@@ -52,6 +52,19 @@ def _adapters_left(run: Simulated) -> Iterator[str]:
         yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
 
 
+def _even_experts(run: Simulated) -> Iterator[str]:
+    """Nobody said how unevenly tokens choose."""
+    if run.plan.model.experts and run.plan.model.imbalance == 1.0:
+        yield "tokens are spread evenly over experts, as benchmarks force them to be; say moe.imbalance if they are not"
+
+
+def _ends_of_overlap(run: Simulated) -> Iterator[str]:
+    """Passes without another microbatch beside them hide nothing in truth."""
+    if run.plan.shard.expert > 1 and run.plan.shard.experts.overlap == "microbatch":
+        share = 1 / run.plan.microbatches
+        yield f"exchanges of tokens run beside another microbatch in every pass; {share:.0%} of them have none"
+
+
 def _tight_memory(run: Simulated) -> Iterator[str]:
     memory = run.readings.memory
     if memory.verdict == "tight":
@@ -159,6 +172,8 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_data_sheet,
     _adapters_left,
     _uneven_stages,
+    _even_experts,
+    _ends_of_overlap,
     _network_power,
     _silent_parts,
     _power_limit,

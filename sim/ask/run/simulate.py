@@ -183,7 +183,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "cluster": f"{setup.cluster.name}, {run.cluster.n_nodes} x {setup.node.name} ({setup.accelerator.name})",
         "workload": plan.model.name,
         "parameters": plan.architecture.undivided.whole.parameters,
-        "active_parameters": plan.architecture.undivided.whole.parameters,
+        "active_parameters": plan.architecture.undivided.active_parameters,
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
         "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": _batch(training),

@@ -95,7 +95,7 @@ def traits_of(experiment: Experiment) -> RunTraits:
         microbatch=training.microbatch,
         microbatches=setup.microbatches,
         sequence_length=training.sequence_length or 0,
-        family=setup.workload.kind,
+        family=f"{setup.workload.kind} with experts" if setup.workload.experts else setup.workload.kind,
         trained="lora" if training.lora else "all",
         attention=_attention(setup),
         vendor=setup.accelerator.vendor,
