@@ -16,7 +16,7 @@ from sim.engine.network import Flow, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
 from sim.engine.program import NOT_YET, Action, Program, Stream, Template, Token
-from sim.engine.trace import Ints, Repeat, Trace
+from sim.engine.trace import Ints, Paces, Repeat, Stops, Trace
 from sim.errors import Deadlock
 
 WAITS, WORKS, MOVES = range(3)  # what a stream does: wait (or nothing any more), work for a time, move bytes
@@ -115,7 +115,7 @@ class Executor:
     """One run of one program on a network, whose clock it goes by. `run` if it has that to itself, else `begin`.
 
     slowdown: the share of a processor that a running collective takes. signals: shared with other runs, its own if
-    absent. finished: happens when all streams have ended; fails with Deadlock as soon as they never will.
+    absent. stops: when loose parts are not skipped, if what is skipped of them is checked afterwards. finished: happens when all streams have ended; fails with Deadlock as soon as they never will.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class Executor:
         slowdown: float = 0.0,
         skip: bool = True,
         signals: Signals | None = None,
+        stops: Stops | None = None,
     ) -> None:
         self.program, self.network, self.flow_ranks = program, network, flow_ranks
         self.env, self.begun = network.env, 0.0
@@ -138,9 +139,10 @@ class Executor:
         self.finished = Event(self.env)
         self.rows: list[float] = []  # one after the other, COLUMNS numbers each; a blocker is where its row begins
         self.repeats: list[Repeat] = []
+        self.paces: list[tuple[int, float, float, float]] = []
         steals = slowdown > 0 and any(action.steals for action in program.actions)
         self.processors = Processors(slowdown, self.runners) if steals else None
-        self.skipper = PeriodSkipper(self) if skip and program.parts else None
+        self.skipper = PeriodSkipper(self, stops) if skip and program.parts else None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
@@ -191,6 +193,9 @@ class Executor:
                 self._steal(action, -1)
             position, now, row = runner.position, env.now, len(rows)
             rows += (number, position, runner.began, now, cause)
+            if runner.paces:
+                self.paces += [(row // COLUMNS, *pace) for pace in runner.paces]
+                runner.paces = []
             runner.position = after = position + 1
             if kind >= 0:
                 reached[kind] = index[position] + at
@@ -285,6 +290,7 @@ class Executor:
         blocker //= COLUMNS
         start, end = rows[2] - self.begun, rows[3] - self.begun
         template, index = self.program.instructions(stream, position)
+        paces = np.array(self.paces, dtype=np.float64).reshape(-1, 4).T
         return Trace(
             program=self.program,
             table=self.network.table,
@@ -300,6 +306,7 @@ class Executor:
             link_peak=self.network.peak_load(),
             time=float(end.max(initial=0.0)),
             events=self.n_rows + self.network.n_joins,
+            paces=Paces(paces[0].astype(np.int64), paces[1] - self.begun, paces[2] - self.begun, paces[3]),
         )
 
     def release(self) -> None:

@@ -26,6 +26,7 @@ from sim.errors import CertificateError
 from sim.ragged import ranges
 
 RESOLVE = 0  # rank at the end of an instant: after every arrival and departure, before whoever looks at the rates
+ALIKE = 1e-12  # relative difference of equal rates
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
 
 
@@ -99,7 +100,8 @@ class FlowTable:
 class Flow(Sleeper):
     """Bytes on their way, time after time; when they have arrived, `done` is called.
 
-    What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links.
+    What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links. paces:
+    when it moved at which rate so far [s, s, B/s], if that changed and is asked for.
     """
 
     def __init__(self, done: Callable[[Any], Any]) -> None:
@@ -107,6 +109,7 @@ class Flow(Sleeper):
         self.done = done
         self.kind, self.left, self.since, self.rate = -1, 0.0, 0.0, 0.0
         self.coming = False
+        self.paces: list[tuple[float, float, float]] = []
 
     def left_at(self, now: float) -> float:
         """Bytes still to move at `now`."""
@@ -116,9 +119,11 @@ class Flow(Sleeper):
 class Network:
     """Moves flows over shared links, and says so when one has arrived."""
 
-    def __init__(self, table: FlowTable, *, check: bool = False, env: Environment | None = None) -> None:
-        """On a clock of its own unless it is given one; `check` proves each allocation."""
-        self.env, self.table, self.check = env or Environment(), table, check
+    def __init__(
+        self, table: FlowTable, *, check: bool = False, paces: bool = False, env: Environment | None = None
+    ) -> None:
+        """On a clock of its own unless it is given one; `check` proves each allocation, `paces` are kept if asked."""
+        self.env, self.table, self.check, self.paces = env or Environment(), table, check, paces
         self.rates_alone = table.solo_rates()
         self.solo: list[float] = self.rates_alone.tolist()
         self.conflicts = table.conflicts()
@@ -132,6 +137,8 @@ class Network:
         self.settling = Settling(self.env)
         self.allocations: dict[Key, dict[int, float]] = {}
         self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
+        self.part_of: list[int] = []  # of each class, where parts of a program are told apart
+        self.met: dict[int, dict[int, float]] = {}  # part -> another -> when either was last slowed by the other [s]
         self._changed: dict[int, None] = {}
 
     def start(self, flow: Flow, kind: int, size: float, latency: float = 0.0) -> None:
@@ -199,6 +206,10 @@ class Network:
             self.coming_bits ^= self.bit[flow.kind]
         self._join(flow)
 
+    def tell_apart(self, part_of: Ints) -> None:
+        """Note from now on when parts meet; part_of: (n_flows,) part of each class."""
+        self.part_of = part_of.tolist()
+
     def note_alone(self, kinds: set[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
         self.was_alone.update(kinds)
@@ -207,6 +218,11 @@ class Network:
         """Count a flow at its rate alone towards the peak load, now that it has lasted for some time."""
         if flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
             self.was_alone.add(flow.kind)
+
+    def _note_pace(self, flow: Flow, now: float) -> None:
+        """Keep the rate that a flow has had until now."""
+        if self.paces and flow.since < now:
+            flow.paces.append((flow.since, now, flow.rate))
 
     def _run(self, flow: Flow, rate: float) -> None:
         """Move what is left at `rate` from `flow.since` on; what has no rate stays where it is."""
@@ -217,6 +233,8 @@ class Network:
     def put_off(self, flow: Flow, later: float) -> None:
         """Let a flow that shares with nobody rest for `later` s, then go on as it was."""
         now = self.env.now
+        self._note_pace(flow, now)
+        flow.paces = [(begin + later, end + later, rate) for begin, end, rate in flow.paces]
         flow.left, flow.since = flow.left_at(now), max(flow.since, now) + later
         if flow.coming:
             flow.sleep_until(self.env, flow.since, partial(self._come, flow))
@@ -234,6 +252,8 @@ class Network:
         kind = flow.kind
         if kind not in self.was_alone:
             self._note_use(flow)
+        if flow.paces:
+            self._note_pace(flow, self.env.now)
         near, bit, _, flows = self._by_kind[kind]
         flows.remove(flow)
         if not flows:
@@ -270,12 +290,31 @@ class Network:
     def _share(self, region: list[int]) -> None:
         now = self.env.now
         rates = self._rates(tuple((kind, len(self.active[kind])) for kind in region))
+        if self.part_of:
+            self._note_meeting(region, rates)
         for kind in region:
             for flow in self.active[kind]:
                 if flow.rate != rates[kind]:
                     self._note_use(flow)
+                    self._note_pace(flow, now)
                     flow.left, flow.since = flow.left_at(now), now
                     self._run(flow, rates[kind])
+
+    def _note_meeting(self, region: list[int], rates: dict[int, float]) -> None:
+        """Note which parts are there if one of them would have other rates by itself."""
+        parts: dict[int, list[int]] = {}
+        for kind in region:
+            parts.setdefault(self.part_of[kind], []).append(kind)
+        if len(parts) > 1 and any(self._is_slowed(kinds, rates) for kinds in parts.values()):
+            for part in parts:
+                self.met.setdefault(part, {}).update(dict.fromkeys(parts.keys() - {part}, self.env.now))
+
+    def _is_slowed(self, kinds: list[int], rates: dict[int, float]) -> bool:
+        """Whether flows have less than they would have among themselves."""
+        if all(rates[kind] == self.solo[kind] for kind in kinds):
+            return False
+        alone = self._rates(tuple((kind, len(self.active[kind])) for kind in kinds))
+        return any(abs(rates[kind] - alone[kind]) > ALIKE * alone[kind] for kind in kinds)
 
     def _rates(self, key: Key) -> dict[int, float]:
         """Rate per flow of each class in `key`; remembered, since training repeats itself, and the next step too."""

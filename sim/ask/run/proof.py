@@ -14,10 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.ask.run.reuse import keep_layout
-from sim.engine.overload import find_overload, moves_of, peak_of_left_out
-from sim.engine.trace import Trace
+from sim.engine.moves import moves_of
+from sim.engine.overload import Checked, check_loads, is_certain
+from sim.engine.trace import Stops, Trace
 from sim.plan.plan import CutModel, build_plan, with_rows
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
+
+
+MOST_ROUNDS = 12  # then parts that may share links are simulated as one
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,35 @@ class ProvedStep:
     proof: Proof
 
 
-def proved_step(job: Job, run: Callable[[Job], Trace], trace: Trace | None = None) -> ProvedStep:
-    """Run a job until no link is overloaded. trace: of the first run, if there was one. Raises Deadlock."""
-    trace, rounds = trace or run(job), 1
-    while job.plan.rows is not None:
-        moves = moves_of(trace)
-        found = find_overload(trace, moves)
-        if not len(found.link):
-            peak = np.maximum(trace.link_peak, peak_of_left_out(trace, moves))
-            checked = int(job.table.link_count[job.table.left_out].sum())
-            joined = int((~whole_links(job.plan)).sum())
-            return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, checked, joined))
-        plan = job.plan
-        layout = with_rows(plan, guilty_rows(plan, job.table, found.link, found.flow))
-        keep_layout(plan.experiment, layout)
-        job = build_job(build_plan(plan.experiment, plan.cluster, layout, CutModel(plan.architecture, plan.chunks)))
-        trace, rounds = run(job), rounds + 1
+def proved_step(job: Job, run: Callable[[Job, Stops | None], Trace], trace: Trace | None = None) -> ProvedStep:
+    """Run a job until nothing is refuted: no link overloaded, and no skipped part that would have met another.
+
+    trace: of the first run without stops, if there was one. Raises Deadlock.
+    """
+    stops: Stops | None = {}
+    trace, rounds = trace or run(job, stops), 1
+    while not is_certain(trace):
+        checked = check_loads(trace, moves_of(trace))
+        if checked.is_fine:
+            n_checked = int(job.table.link_count[job.table.left_out].sum())
+            joined = int((~whole_links(job.plan)).sum()) if job.plan.rows is not None else 0
+            peak = np.maximum(trace.link_peak, checked.peak)
+            return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, n_checked, joined))
+        if len(checked.link):
+            job, stops = _with_overloaded(job, checked), {}
+        elif stops is not None:
+            stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS else None
+        trace, rounds = run(job, stops), rounds + 1
     return ProvedStep(job, trace, Proof(rounds))
+
+
+def _with_overloaded(job: Job, checked: Checked) -> Job:
+    """The job with what overloaded its links among the rows; its layout is kept for the next step."""
+    plan = job.plan
+    layout = with_rows(plan, guilty_rows(plan, job.table, checked.link, checked.flow))
+    keep_layout(plan.experiment, layout)
+    return build_job(build_plan(plan.experiment, plan.cluster, layout, CutModel(plan.architecture, plan.chunks)))
+
+
+def _joined(stops: Stops, more: Stops) -> Stops:
+    return stops | {part: np.concatenate([stops.get(part, np.zeros((0, 2))), times]) for part, times in more.items()}

@@ -19,7 +19,7 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
 from sim.engine.executor import Executor
 from sim.engine.network import Network
-from sim.engine.trace import Trace
+from sim.engine.trace import Stops, Trace
 from sim.errors import PlanError, Problem
 from sim.inputs.board import base_power
 from sim.inputs.records import Experiment
@@ -153,22 +153,24 @@ def prepare_step(experiment: Experiment) -> Prepared:
     setup = experiment.setup
     plan = plan_step(experiment)
     job = build_job(plan)
-    return Prepared(setup, plan.cluster, plan, job, _executor(job))
+    return Prepared(setup, plan.cluster, plan, job, _executor(job, stops={}))
 
 
-def _executor(job: Job, input_stall: float = 0.0) -> Executor:
+def _executor(job: Job, input_stall: float = 0.0, stops: Stops | None = None) -> Executor:
+    """stops: when loose parts are not skipped; None: nowhere, since what is skipped is not checked."""
     options = job.plan.experiment.simulation
     return Executor(
         assemble(job, input_stall),
-        Network(job.table, check=options.certificate),
+        Network(job.table, check=options.certificate, paces=True),
         flow_ranks=tuple(flow.members for flow in job.flows),
         slowdown=job.plan.software.overlap_slowdown,
         skip=options.skip == "auto",
+        stops=stops,
     )
 
 
-def _run(job: Job, input_stall: float = 0.0) -> Trace:
-    executor = _executor(job, input_stall)
+def _run(job: Job, stops: Stops | None, input_stall: float = 0.0) -> Trace:
+    executor = _executor(job, input_stall, stops)
     trace = executor.run()
     executor.release()
     return trace
