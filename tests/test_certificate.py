@@ -144,7 +144,7 @@ class TestAt8192Accelerators:
 
     def test_the_first_round_alone_would_be_wrong(self, ragged: Experiment) -> None:
         prepared = prepare_step(ragged)
-        unproved = prepared.executor.run()
+        unproved = prepared.runs.run(prepared.job, {})
         assert len(check_loads(unproved, moves_of(unproved)).link)
         proved = simulate_step(ragged).trace.time
         assert abs(proved / unproved.time - 1) > 1e-6

@@ -40,7 +40,8 @@ class Action(NamedTuple):
     operations: `parts` are its exposed seconds by category, `comm` the seconds of its collectives,
     hidden or not. `carried` are the bytes it moves by flow class. `joules` is the energy of the computation in it
     by phase on each rank, `busy` the seconds that this computation needs at full speed. `lead`: of the begin of work
-    that several ranks go through together, the seconds of it that each does before it needs the others.
+    that several ranks go through together, the seconds of it that each does before it needs the others. together: rank
+    classes that go through it in lock-step as long as nothing slows them, or all alike.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Action(NamedTuple):
     joules: tuple[tuple[str, float], ...] = ()
     busy: float = 0.0
     lead: float = 0.0
+    together: tuple[int, ...] = ()
 
     @property
     def is_computation(self) -> bool:

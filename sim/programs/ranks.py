@@ -128,6 +128,7 @@ class Job:
     conflicts: tuple[frozenset[int], ...]  # flow classes that share links with each flow class, itself too
     board: Board
     known: Known = field(default_factory=Known)
+    in_step: frozenset[int] = frozenset()  # tensor flow classes whose ranks are taken to be slowed alike within passes
 
     @property
     def stages(self) -> list[list[RankClass]]:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from sim.ask.run.proof import Proof, proved_step
+from sim.ask.run.proof import Proof, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
@@ -126,6 +126,45 @@ class Simulated:
         return OWN_ROWS + len(self.trace.stream) + instructions + self.plan.grid.n_ranks
 
 
+class Runs:
+    """Runs of a step, with the wait for input at its end [s]; the program of a job is made once."""
+
+    def __init__(self, input_stall: float = 0.0) -> None:
+        self.input_stall = input_stall
+        self.job: Job | None = None
+        self.executor: Executor | None = None  # of the run to come, or under way
+
+    def prepare(self, job: Job, stops: Stops | None) -> Executor:
+        """Everything but the passing of time; stops: see `proved_step`."""
+        options, known = job.plan.experiment.simulation, self.executor if job is self.job else None
+        self.job = job
+        self.executor = Executor(
+            known.program if known else assemble(job, self.input_stall),
+            Network(job.table, check=options.certificate, paces=True),
+            flow_ranks=tuple(flow.members for flow in job.flows),
+            slowdown=job.plan.software.overlap_slowdown,
+            skip=options.skip == "auto",
+            stops=stops,
+        )
+        return self.executor
+
+    def run(self, job: Job, stops: Stops | None) -> Trace:
+        """Let it happen. Raises Deadlock."""
+        if self.executor is None or self.executor.rows or job is not self.job:
+            self.prepare(job, stops)
+        assert self.executor is not None
+        return self.executor.run()
+
+    def progress(self) -> float:
+        """Share of the run under way that is done, 0 to 1."""
+        return self.executor.progress() if self.executor else 0.0
+
+    def release(self) -> None:
+        """Let go of all after the runs."""
+        if self.executor:
+            self.executor.release()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A step ready to run: everything but the passing of time."""
@@ -134,16 +173,16 @@ class Prepared:
     cluster: Cluster
     plan: Plan
     job: Job
-    executor: Executor
+    runs: Runs
 
     def run(self) -> Simulated:
         """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
-        step, feeding = proved_step(self.job, _run, self.executor.run()), None
+        step, feeding = proved_step(self.job, self.runs.run), None
         data, storage = self.setup.experiment.input, self.cluster.storage
         if data is not None and storage is not None:
             feeding = feed(supply_of(self.plan, data, storage), step.trace.time, self.setup.experiment.seed)
             if feeding.stall_s > 0:
-                step = proved_step(step.job, partial(_run, input_stall=feeding.stall_s))
+                step = proved_step(step.job, Runs(feeding.stall_s).run)
         readings = Readings(step.job, step.trace)
         return Simulated(self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof)
 
@@ -152,35 +191,16 @@ def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
     setup = experiment.setup
     plan = plan_step(experiment)
-    job = build_job(plan)
-    return Prepared(setup, plan.cluster, plan, job, _executor(job, stops={}))
-
-
-def _executor(job: Job, input_stall: float = 0.0, stops: Stops | None = None) -> Executor:
-    """stops: when loose parts are not skipped; None: nowhere, since what is skipped is not checked."""
-    options = job.plan.experiment.simulation
-    return Executor(
-        assemble(job, input_stall),
-        Network(job.table, check=options.certificate, paces=True),
-        flow_ranks=tuple(flow.members for flow in job.flows),
-        slowdown=job.plan.software.overlap_slowdown,
-        skip=options.skip == "auto",
-        stops=stops,
-    )
-
-
-def _run(job: Job, stops: Stops | None, input_stall: float = 0.0) -> Trace:
-    executor = _executor(job, input_stall, stops)
-    trace = executor.run()
-    executor.release()
-    return trace
+    job, runs = hopeful(build_job(plan)), Runs()
+    runs.prepare(job, {})
+    return Prepared(setup, plan.cluster, plan, job, runs)
 
 
 def _simulate(experiment: Experiment, watch: Watch | None) -> Simulated:
     prepared = prepare_step(experiment)
-    with watch(prepared.executor.progress) if watch else nullcontext():
+    with watch(prepared.runs.progress) if watch else nullcontext():
         simulated = prepared.run()
-    prepared.executor.release()
+    prepared.runs.release()
     return simulated
 
 
