@@ -87,7 +87,8 @@ def merged(spec: ClusterSpec, named: Sequence[str] = ()) -> ClusterSpec:
     changed: dict[str, object] = {}
     if isinstance(spec.storage, Storage) and not any("storage" in link for link in named):
         changed["storage"] = pooled(spec.storage)
-    if spec.routing.kind == "spray" and isinstance(spec.fabric, FatTreeFabric) and not any(map(_is_above_leaves, named)):
+    spread = spec.routing.kind == "spray" and not any(map(_is_above_leaves, named))
+    if spread and isinstance(spec.fabric, FatTreeFabric):
         changed["fabric"] = spec.fabric.model_copy(update={"spines": 1, "cores": 1})
     return spec.model_copy(update=changed)
 

@@ -100,8 +100,9 @@ class FlowTable:
 class Flow(Sleeper):
     """Bytes on their way, time after time; when they have arrived, `done` is called.
 
-    What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links. paces:
-    when it moved at which rate so far [s, s, B/s], if that changed and is asked for.
+    What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links.
+    position: of the transfer among those of its owner. paces: when it moved at which rate so far [s, s, B/s], if that
+    changed and is asked for; paced: the same of transfers that are over, with their positions.
     """
 
     def __init__(self, done: Callable[[Any], Any]) -> None:
@@ -109,7 +110,9 @@ class Flow(Sleeper):
         self.done = done
         self.kind, self.left, self.since, self.rate = -1, 0.0, 0.0, 0.0
         self.coming = False
+        self.position = 0
         self.paces: list[tuple[float, float, float]] = []
+        self.paced: list[tuple[int, list[tuple[float, float, float]]]] = []
 
     def left_at(self, now: float) -> float:
         """Bytes still to move at `now`."""
@@ -254,6 +257,8 @@ class Network:
             self._note_use(flow)
         if flow.paces:
             self._note_pace(flow, self.env.now)
+            flow.paced.append((flow.position, flow.paces))
+            flow.paces = []
         near, bit, _, flows = self._by_kind[kind]
         flows.remove(flow)
         if not flows:

@@ -1,11 +1,11 @@
 """Whether a step could have happened where links were not looked at, or parts did not see one another.
 
-Rates are shared over a part of the links (`plan/rows.py`), and in periods that were skipped a part is not seen by others
-(`engine/periods.py`). What happened is right as long as no link is overloaded: each flow has a full link, or row of it,
-on which none of those simulated with it is faster, and a link that is not overloaded has no room beside them for others
-there; so the rates are those of all together. By induction over the events a trace is exact until the first overload.
-A chain counts what it carries at the rate alone for as long as it lasts, so a link may be suspected for nothing, which
-costs time alone.
+Rates are shared over a part of the links (`plan/rows.py`), and in periods that were skipped a part is not seen by
+others (`engine/periods.py`). What happened is right as long as no link is overloaded: each flow has a full link, or row
+of it, on which none of those simulated with it is faster, and a link that is not overloaded has no room for others
+beside them; so the rates are those of all together. By induction over the events a trace is exact until the first
+overload. A chain counts what it carries at the rate alone for as long as it lasts, so a link may be suspected for
+nothing, which costs time alone.
 
 Public: `Checked`, `check_loads`, `is_certain`.
 """
@@ -87,7 +87,7 @@ def check_loads(trace: Trace, moves: Moves) -> Checked:
     times = np.unique(move[~own])
     parts, span = part_of[moves.flow[times]], np.stack([moves.begin[times], moves.end[times]], axis=1)
     met = {part: span[parts == part] for part in np.unique(parts[parts >= 0]).tolist()}
-    return Checked(np.minimum(peak / table.capacity, 1.0), *pairs, met)
+    return Checked(np.minimum(peak / table.capacity, 1.0), pairs[0], pairs[1], met)
 
 
 def _shared(table: FlowTable, part_of: Ints) -> Ints:
@@ -125,15 +125,15 @@ def _moments(table: FlowTable, links: Ints, moves: Moves) -> Moments:
     entry = entries[ranges(first[moves.flow[move]], width)]
     at = place[table.link[entry]].astype(np.uint16)
     by_link = np.argsort(at, kind="stable")
-    at, move, step = (column[by_link] for column in (at, np.repeat(move, width), np.repeat(step, width)))
+    link, move, step = at[by_link].astype(np.int64), np.repeat(move, width)[by_link], np.repeat(step, width)[by_link]
     change = table.coefficient[entry[by_link]] * moves.rate[move] * step
-    return Moments(at.astype(np.int64), move, step, _summed(change, at))
+    return Moments(link, move, step, _summed(change, link))
 
 
-def _summed(change: Floats, place: NDArray[np.generic]) -> Floats:
+def _summed(change: Floats, place: Ints) -> Floats:
     """Running sums, from 0 again where the place changes."""
     total = np.cumsum(change)
-    first = np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1]])) if len(place) else np.zeros(0, np.int64)
+    first = np.flatnonzero(np.diff(place, prepend=-1))
     before = np.concatenate([[0.0], total])[first]
     summed: Floats = total - np.repeat(before, np.diff(np.append(first, len(total))))
     return summed

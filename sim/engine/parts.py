@@ -40,7 +40,9 @@ def find_parts(program: Program, beats: dict[int, int], conflicts: Conflicts) ->
 
 def loose_parts(program: Program, beats: dict[int, int], n_parts: int) -> list[Part]:
     """The parts with nobody sharing links; none if they are no more than the `n_parts` where they do."""
-    flows = sorted({flow for action in program.actions for flow in (action.flow, *(kind for kind, _ in action.carried))})
+    flows = sorted(
+        {flow for action in program.actions for flow in (action.flow, *(kind for kind, _ in action.carried))}
+    )
     alone = tuple(frozenset((flow,)) for flow in range(1 + max(flows, default=0)))
     parts = find_parts(program, beats, alone)
     return parts if len(parts) > n_parts else []

@@ -20,9 +20,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sim.engine.program import Part
 from sim.engine.trace import TOLERANCE, Repeat, Stops
 
 if TYPE_CHECKING:

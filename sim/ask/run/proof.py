@@ -19,9 +19,8 @@ from sim.engine.moves import moves_of
 from sim.engine.overload import Checked, check_loads, is_certain
 from sim.engine.trace import Stops, Trace
 from sim.plan.plan import CutModel, build_plan, with_rows
-from sim.programs.shape import LOCKED
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
-
+from sim.programs.shape import LOCKED
 
 HOPS = 2  # from a group with a slow part to those that are not expected to keep in step
 MOST_ROUNDS = 12  # then parts that may share links are simulated as one

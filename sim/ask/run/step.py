@@ -5,13 +5,17 @@ Public: `prepare_step`, `simulate_step`, `Prepared`, `Simulated`, `Readings`, `W
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import inf
+from typing import Protocol
 
 import numpy as np
 
+from sim.ask.run.bounds import step_bounds
 from sim.ask.run.proof import Proof, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.cluster.build import build_cluster
@@ -39,11 +43,21 @@ from sim.programs.assemble import assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
 
-Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
+LONG = 300_000  # instructions of which a step takes some seconds
+PROBE_S = 3.0  # of a run, from which the rest is estimated
+WARM_PERIODS = 8  # beside those in which a pipeline fills, until periods repeat, and those that are not skipped
 KEPT_ROWS = 1_000_000  # of all steps that are kept at a time: some 50 MB
 LIMIT_KEPT = 1e-6  # share of a power limit that its mean over a step may be above it
 OWN_ROWS = 5_000  # what the rest of a step weighs
 WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
+
+
+class Watch(Protocol):
+    """Shows how much is done while it is entered, as `fraction` says from 0 to 1; and what is said of a step ahead."""
+
+    def __call__(self, fraction: Callable[[], float], ahead: Runs | None = None) -> AbstractContextManager[None]:
+        """To be entered."""
+        ...
 
 
 class Readings:
@@ -127,25 +141,38 @@ class Simulated:
 
 
 class Runs:
-    """Runs of a step, with the wait for input at its end [s]; the program of a job is made once."""
+    """Runs of a step, with the wait for input at its end [s]; the program of a job is made once.
+
+    bounds: what its time lies between [s], if that is `wanted` and proved, and the step takes long.
+    """
 
     def __init__(self, input_stall: float = 0.0) -> None:
         self.input_stall = input_stall
         self.job: Job | None = None
         self.executor: Executor | None = None  # of the run to come, or under way
+        self.began = inf  # on the clock of the machine [s]
+        self.expected = 0.0  # rows of it: parts repeat when the pipeline is full, and not any more when it drains
+        self.wanted = False
+        self.bounds: tuple[float, float] | None = None
 
     def prepare(self, job: Job, stops: Stops | None) -> Executor:
         """Everything but the passing of time; stops: see `proved_step`."""
-        options, known = job.plan.experiment.simulation, self.executor if job is self.job else None
+        options, old = job.plan.experiment.simulation, self.executor
+        program = old.program if old and job is self.job else assemble(job, self.input_stall)
+        self.release()
         self.job = job
         self.executor = Executor(
-            known.program if known else assemble(job, self.input_stall),
+            program,
             Network(job.table, check=options.certificate, paces=True),
             flow_ranks=tuple(flow.members for flow in job.flows),
             slowdown=job.plan.software.overlap_slowdown,
             skip=options.skip == "auto",
             stops=stops,
         )
+        ends = job.plan.course.stages + WARM_PERIODS
+        parts = (program.loose or program.parts) if self.executor.skipper else []
+        repeated = (len(program.streams[part.beat].which) / part.length for part in parts)
+        self.expected = self.executor.n_instructions * min((1.0, *(ends / periods for periods in repeated)))
         return self.executor
 
     def run(self, job: Job, stops: Stops | None) -> Trace:
@@ -153,11 +180,21 @@ class Runs:
         if self.executor is None or self.executor.rows or job is not self.job:
             self.prepare(job, stops)
         assert self.executor is not None
-        return self.executor.run()
+        if self.wanted and self.executor.n_instructions > LONG:
+            self.wanted, self.bounds = False, _bounds(job.plan.experiment)
+        self.began = time.perf_counter()
+        trace = self.executor.run()
+        self.began = inf
+        return trace
 
     def progress(self) -> float:
         """Share of the run under way that is done, 0 to 1."""
         return self.executor.progress() if self.executor else 0.0
+
+    def seconds_left(self) -> float:
+        """How long the run under way still takes, as fast as it was so far; 0 in the first seconds of it."""
+        rows, taken = self.executor.n_rows if self.executor else 0, time.perf_counter() - self.began
+        return taken * max(0.0, self.expected / rows - 1) if rows and taken >= PROBE_S else 0.0
 
     def release(self) -> None:
         """Let go of all after the runs."""
@@ -198,10 +235,19 @@ def prepare_step(experiment: Experiment) -> Prepared:
 
 def _simulate(experiment: Experiment, watch: Watch | None) -> Simulated:
     prepared = prepare_step(experiment)
-    with watch(prepared.runs.progress) if watch else nullcontext():
+    with watch(prepared.runs.progress, prepared.runs) if watch else nullcontext():
         simulated = prepared.run()
     prepared.runs.release()
     return simulated
+
+
+def _bounds(experiment: Experiment) -> tuple[float, float] | None:
+    """What is proved of a step time without simulating the step [s]."""
+    try:
+        bounds = step_bounds(experiment)
+    except PlanError:
+        return None
+    return bounds.lower_s, bounds.upper_s
 
 
 def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simulated]) -> Simulated:
