@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from math import inf
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,30 @@ from sim.ragged import ranges
 RESOLVE = 0  # rank at the end of an instant: after every arrival and departure, before whoever looks at the rates
 ALIKE = 1e-12  # relative difference of equal rates
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Who shares links with whom: of each flow class the link classes on its way that can ever be full, of each of
+    those the flow classes on it.
+    """
+
+    links: tuple[tuple[int, ...], ...]
+    flows: tuple[tuple[int, ...], ...]
+
+    def near(self, flow: int) -> frozenset[int]:
+        """Flow classes that cross one of its links, itself too."""
+        return frozenset(other for link in self.links[flow] for other in self.flows[link])
+
+    def meets(self, flow: int, others: frozenset[int]) -> bool:
+        """Whether a flow class crosses a link of one of `others`."""
+        return any(not others.isdisjoint(self.flows[link]) for link in self.links[flow])
+
+
+def nobody_shares(n_flows: int) -> Sharing:
+    """As if each flow class had a link to itself."""
+    own = tuple((flow,) for flow in range(n_flows))
+    return Sharing(own, own)
 
 
 @dataclass(frozen=True)
@@ -66,22 +91,22 @@ class FlowTable:
         np.minimum.at(rate, flow, self.capacity[link] / self.coefficient[shared])
         return rate
 
-    def conflicts(self) -> tuple[frozenset[int], ...]:
-        """For each class the classes (itself too) that cross one of its links."""
-        on_link: dict[int, list[int]] = {}
-        for flow, link in zip(self.flow.tolist(), self.link.tolist(), strict=True):
-            if link < self.n_shared:
-                on_link.setdefault(link, []).append(flow)
-        met: list[set[int]] = [set() for _ in range(self.n_flows)]
-        for flows in on_link.values():
-            for f in flows:
-                met[f].update(flows)
-        return tuple(frozenset(m) for m in met)
+    @cached_property  # points of a sweep share the table
+    def sharing(self) -> Sharing:
+        """Who shares links with whom."""
+        links: list[list[int]] = [[] for _ in range(self.n_flows)]
+        flows: list[list[int]] = [[] for _ in range(self.n_shared)]
+        shared = self.link < self.n_shared
+        for flow, link in zip(self.flow[shared].tolist(), self.link[shared].tolist(), strict=True):
+            links[flow].append(link)
+            flows[link].append(flow)
+        return Sharing(tuple(map(tuple, links)), tuple(map(tuple, flows)))
 
     @cached_property  # points of a sweep share the table
     def near(self) -> tuple[int, ...]:
-        """The same as sets of bits: bit k of entry f says that classes f and k cross one link."""
-        return tuple(sum(1 << k for k in met) for met in self.conflicts())
+        """Who shares links with whom as sets of bits: bit k of entry f says that classes f and k cross one link."""
+        on = [reduce(or_, (1 << flow for flow in flows), 0) for flows in self.sharing.flows]
+        return tuple(reduce(or_, (on[link] for link in links), 0) for links in self.sharing.links)
 
     @cached_property  # a set of flows comes again and again; points of a sweep share the table
     def known_rates(self) -> dict[Key, dict[int, float]]:
@@ -129,7 +154,6 @@ class Network:
         self.env, self.table, self.check, self.paces = env or Environment(), table, check, paces
         self.rates_alone = table.solo_rates()
         self.solo: list[float] = self.rates_alone.tolist()
-        self.conflicts = table.conflicts()
         self.near = table.near
         self.bit = [1 << kind for kind in range(table.n_flows)]
         self.active: list[list[Flow]] = [[] for _ in self.bit]  # by class

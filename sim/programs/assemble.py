@@ -54,12 +54,12 @@ def _with_parts(program: Program, job: Job) -> Script:
     script = program.script
 
     def find() -> Script:
-        parts = find_parts(program, script.beats, job.conflicts)
+        parts = find_parts(program, script.beats, job.table.sharing)
         loose = loose_parts(program, script.beats, len(parts))
         known = (each for each, _ in script.variants.known.values() if each.parts == parts)
         return next(known, None) or replace(script, parts=parts, loose=loose, variants=Memo(KEPT_VARIANTS))
 
-    return script.variants.get((job.conflicts, job.plan.apart), find, lambda _: 1.0) if script.beats else script
+    return script.variants.get((job.table.sharing, job.plan.apart), find, lambda _: 1.0) if script.beats else script
 
 
 def _length(script: Script) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.ask.run.reuse import keep_layout
+from sim.ask.run.size import check_size
 from sim.engine.lockstep import out_of_step
 from sim.engine.moves import moves_of
 from sim.engine.overload import Checked, check_loads, is_certain
@@ -100,8 +101,9 @@ def _with_overloaded(job: Job, checked: Checked) -> Job:
     plan = job.plan
     layout = with_rows(plan, guilty_rows(plan, job.table, checked.link, checked.flow))
     keep_layout(plan.experiment, layout)
-    cut = CutModel(plan.architecture, plan.chunks)
-    return hopeful(build_job(build_plan(plan.experiment, plan.cluster, layout, cut)))
+    plan = build_plan(plan.experiment, plan.cluster, layout, CutModel(plan.architecture, plan.chunks))
+    check_size(plan)
+    return hopeful(build_job(plan))
 
 
 def _joined(stops: Stops, more: Stops) -> Stops:

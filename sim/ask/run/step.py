@@ -18,6 +18,7 @@ import numpy as np
 from sim.ask.run.bounds import step_bounds
 from sim.ask.run.proof import Proof, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
+from sim.ask.run.size import check_size
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
@@ -228,6 +229,7 @@ def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
     setup = experiment.setup
     plan = plan_step(experiment)
+    check_size(plan)
     job, runs = hopeful(build_job(plan)), Runs()
     runs.prepare(job, {})
     return Prepared(setup, plan.cluster, plan, job, runs)
