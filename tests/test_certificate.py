@@ -18,7 +18,8 @@ import sim.plan.plan
 from sim.ask.run.bounds import step_bounds
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import Simulated, prepare_step, simulate_step
-from sim.engine.overload import find_overload, moves_of
+from sim.engine.moves import moves_of
+from sim.engine.overload import check_loads
 from sim.errors import ConfigError
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
@@ -132,18 +133,18 @@ class TestAt8192Accelerators:
         """What was proved for links as they are says nothing about links of a tenth of their capacity."""
         step = simulate_step(ragged)
         moves, table = moves_of(step.trace), step.trace.table
-        assert not len(find_overload(step.trace, moves).link)
+        assert check_loads(step.trace, moves).is_fine
         loaded = np.flatnonzero(table.left_out & (step.trace.link_peak > 0.5))[0]
         capacity = table.capacity.copy()
         capacity[loaded] /= 10
-        found = find_overload(replace(step.trace, table=replace(table, capacity=capacity)), moves)
+        found = check_loads(replace(step.trace, table=replace(table, capacity=capacity)), moves)
         assert set(found.link.tolist()) == {int(loaded)}
         on_it = set(table.flow[table.link == loaded].tolist())
         assert set(found.flow.tolist()) <= on_it
 
     def test_the_first_round_alone_would_be_wrong(self, ragged: Experiment) -> None:
         prepared = prepare_step(ragged)
-        unproved = prepared.executor.run()
-        assert len(find_overload(unproved, moves_of(unproved)).link)
+        unproved = prepared.runs.run(prepared.job, {})
+        assert len(check_loads(unproved, moves_of(unproved)).link)
         proved = simulate_step(ragged).trace.time
         assert abs(proved / unproved.time - 1) > 1e-6

@@ -154,7 +154,7 @@ def test_who_shares_links_decides_what_may_repeat(placement: str, apart: bool) -
         job_with(plan | others | {"training.microbatch": 1, "fabric.leaf_oversubscription": share})
         for share in (1.0, 8.0)
     )
-    assert wide.conflicts != narrow.conflicts
+    assert wide.table.sharing != narrow.table.sharing
     one, other = assemble(wide), assemble(narrow)
     assert one.templates is other.templates
     assert (one.parts != other.parts) == (one.script is not other.script) == apart

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import sys
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from select import select
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from sim.cli import output
 from sim.errors import OutputError
+from sim.report import human
+
+if TYPE_CHECKING:
+    from sim.ask.run.step import Runs
 
 PATIENCE_S = 1.0  # before a bar is shown
+LONG_S = 60.0  # that nobody should have to wait for unasked
 REFRESH_S = 0.2
 
 
 @contextmanager
-def bar(label: str, fraction: Callable[[], float]) -> Iterator[None]:
-    """Show how much of the work inside is done, as `fraction` says; only on a terminal."""
-    if not output.speaks_to_terminal():
-        yield
-        return
-    over = Event()
-    watcher = Thread(target=_watch, args=(label, fraction, over), daemon=True)
-    watcher.start()
+def bar(label: str, fraction: Callable[[], float], ahead: Runs | None = None, *, sure: bool = False) -> Iterator[None]:
+    """Show how much of the work inside is done, as `fraction` says; only on a terminal.
+
+    Of a step `ahead` that takes long, it shows what its time lies between. Where more than a minute is left, whoever
+    sits at the terminal is asked whether to wait, unless that is `sure`, while it goes on; a script is told on stderr.
+    """
+    over, watchers = Event(), list[Thread]()
+    if output.speaks_to_terminal():
+        watchers.append(Thread(target=_watch, args=(label, fraction, over, ahead), daemon=True))
+    if ahead and not sure:
+        watchers.append(Thread(target=_ask, args=(ahead, over), daemon=True))
+    if ahead:
+        ahead.wanted = output.speaks_to_terminal()
+    for watcher in watchers:
+        watcher.start()
     try:
         yield
     finally:
         over.set()
-        watcher.join()
+        for watcher in watchers:
+            watcher.join()
 
 
-def _watch(label: str, fraction: Callable[[], float], over: Event) -> None:
+def _watch(label: str, fraction: Callable[[], float], over: Event, ahead: Runs | None) -> None:
     if over.wait(PATIENCE_S):
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -39,7 +56,29 @@ def _watch(label: str, fraction: Callable[[], float], over: Event) -> None:
     with Progress(*columns, console=output.message_console(), transient=True) as progress:
         task = progress.add_task(label, total=1.0)
         while not over.wait(REFRESH_S):
+            if ahead and ahead.bounds:
+                shortest, longest = map(human.duration, ahead.bounds)
+                progress.update(task, description=f"{label} a step of {shortest} to {longest}")
             progress.update(task, completed=fraction())
+
+
+def _ask(ahead: Runs, over: Event) -> None:
+    """Tell of a step that takes long as soon as that is known; end the program if nobody wants to wait."""
+    while not over.wait(REFRESH_S):
+        if (left := ahead.seconds_left()) > LONG_S:
+            break
+    else:
+        return
+    told = f"the step takes about {human.duration(left)} more to simulate; --bounds tells at once what it lies between"
+    if not (output.speaks_to_terminal() and sys.stdin is not None and sys.stdin.isatty()):
+        output.say(told)
+        return
+    output.say(f"{told}. Go on? [Y/n]")
+    while not over.is_set():
+        if select([sys.stdin], [], [], REFRESH_S)[0]:
+            if sys.stdin.readline().strip().lower().startswith("n"):
+                interrupt_main()
+            return
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def run(
     bounds: Annotated[
         bool, Option("--bounds", help="Only bound the step time, where the exact one would cost too much.")
     ] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask before a step that takes more than a minute.")] = False,
 ) -> int:
     """Simulate one experiment.
 
@@ -78,7 +79,7 @@ def run(
         with counted(Path(source).stem, "lives", folder or default_folder(Path(source).stem)) as progress:
             result = run_experiment(source, changes, None, many, progress, folder, show)
     else:
-        result = run_experiment(source, changes, partial(bar, "simulating"), folder=folder, show=show)
+        result = run_experiment(source, changes, partial(bar, "simulating", sure=yes), folder=folder, show=show)
     return output.FINE if meets_expectations(result) else output.MISSED
 
 

@@ -82,14 +82,20 @@ def merged(spec: ClusterSpec, named: Sequence[str] = ()) -> ClusterSpec:
 
     Where every flow spreads evenly over all of them they carry the same load at any time, so one of
     their summed capacity is exactly as good, and a path is one link instead of dozens. What one of the
-    links `named` may be part of stays as it is.
+    links `named` may be part of stays as it is; a slow cable of a node is part of neither.
     """
     changed: dict[str, object] = {}
     if isinstance(spec.storage, Storage) and not any("storage" in link for link in named):
         changed["storage"] = pooled(spec.storage)
-    if spec.routing.kind == "spray" and isinstance(spec.fabric, FatTreeFabric) and not named:
+    spread = spec.routing.kind == "spray" and not any(map(_is_above_leaves, named))
+    if spread and isinstance(spec.fabric, FatTreeFabric):
         changed["fabric"] = spec.fabric.model_copy(update={"spines": 1, "cores": 1})
     return spec.model_copy(update=changed)
+
+
+def _is_above_leaves(link: str) -> bool:
+    """Whether a name may be that of a link of a spine or a core."""
+    return "spine" in link or "core" in link
 
 
 def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:

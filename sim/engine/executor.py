@@ -16,7 +16,7 @@ from sim.engine.network import Flow, Network
 from sim.engine.periods import PeriodSkipper
 from sim.engine.processors import Processors
 from sim.engine.program import NOT_YET, Action, Program, Stream, Template, Token
-from sim.engine.trace import Ints, Repeat, Trace
+from sim.engine.trace import Ints, Paces, Repeat, Stops, Trace
 from sim.errors import Deadlock
 
 WAITS, WORKS, MOVES = range(3)  # what a stream does: wait (or nothing any more), work for a time, move bytes
@@ -49,7 +49,7 @@ class Runner(Flow):
         self.number, self.name = number, stream.name
         self.which, self.index = stream.which, stream.index
         self.heads = [heads[template] for template in stream.table]
-        self.length, self.position = len(stream.which), 0
+        self.length = len(stream.which)
         self.doing = WAITS
         self.began, self.speed = 0.0, 1.0
         self.look_at = -1  # position at which the period skipper wants to look
@@ -115,7 +115,8 @@ class Executor:
     """One run of one program on a network, whose clock it goes by. `run` if it has that to itself, else `begin`.
 
     slowdown: the share of a processor that a running collective takes. signals: shared with other runs, its own if
-    absent. finished: happens when all streams have ended; fails with Deadlock as soon as they never will.
+    absent. stops: when loose parts are not skipped, if what is skipped of them is checked afterwards. finished: happens
+    when all streams have ended; fails with Deadlock as soon as they never will.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Executor:
         slowdown: float = 0.0,
         skip: bool = True,
         signals: Signals | None = None,
+        stops: Stops | None = None,
     ) -> None:
         self.program, self.network, self.flow_ranks = program, network, flow_ranks
         self.env, self.begun = network.env, 0.0
@@ -140,7 +142,7 @@ class Executor:
         self.repeats: list[Repeat] = []
         steals = slowdown > 0 and any(action.steals for action in program.actions)
         self.processors = Processors(slowdown, self.runners) if steals else None
-        self.skipper = PeriodSkipper(self) if skip and program.parts else None
+        self.skipper = PeriodSkipper(self, stops) if skip and program.parts else None
 
     def run(self) -> Trace:
         """Execute to the end. Raises Deadlock if the work cannot finish."""
@@ -264,9 +266,14 @@ class Executor:
         """Instructions that have been done."""
         return len(self.rows) // COLUMNS
 
+    @property
+    def n_instructions(self) -> int:
+        """Instructions of all streams."""
+        return sum(runner.length for runner in self.runners)
+
     def progress(self) -> float:
         """Share of the instructions that are done, 0 to 1."""
-        return sum(runner.position for runner in self.runners) / max(1, sum(runner.length for runner in self.runners))
+        return sum(runner.position for runner in self.runners) / max(1, self.n_instructions)
 
     def describe_waiting(self) -> str:
         """Who waits for what, for the Deadlock message."""
@@ -300,12 +307,27 @@ class Executor:
             link_peak=self.network.peak_load(),
             time=float(end.max(initial=0.0)),
             events=self.n_rows + self.network.n_joins,
+            paces=self._paces(stream, position),
         )
+
+    def _paces(self, stream: Ints, position: Ints) -> Paces:
+        """Rates of transfers whose rate changed, of the rows with these streams and positions, (n,) each."""
+        paced = [
+            (runner.number, place, *pace) for runner in self.runners for place, paces in runner.paced for pace in paces
+        ]
+        number, place, begin, end, rate = np.array(paced, dtype=np.float64).reshape(-1, 5).T
+        longest = 1 + max((runner.length for runner in self.runners), default=0)
+        key = stream * longest + position
+        order = np.argsort(key)
+        row = order[np.searchsorted(key[order], (number * longest + place).astype(np.int64))]
+        rising = np.argsort(row, kind="stable")
+        return Paces(row[rising], begin[rising] - self.begun, end[rising] - self.begun, rate[rising])
 
     def release(self) -> None:
         """Let go of all after the run: what it is made of holds itself in circles, which are slow to collect."""
         vars(self.network).clear()
         vars(self).clear()
+        self.runners, self.rows = [], []  # whoever watches may still ask
 
 
 def _nobody(_: Any) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from math import inf
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,32 @@ from sim.errors import CertificateError
 from sim.ragged import ranges
 
 RESOLVE = 0  # rank at the end of an instant: after every arrival and departure, before whoever looks at the rates
+ALIKE = 1e-12  # relative difference of equal rates
 Key = tuple[tuple[int, int], ...]  # (flow class, flows of it), sorted
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Who shares links with whom: of each flow class the link classes on its way that can ever be full, of each of
+    those the flow classes on it.
+    """
+
+    links: tuple[tuple[int, ...], ...]
+    flows: tuple[tuple[int, ...], ...]
+
+    def near(self, flow: int) -> frozenset[int]:
+        """Flow classes that cross one of its links, itself too."""
+        return frozenset(other for link in self.links[flow] for other in self.flows[link])
+
+    def meets(self, flow: int, others: frozenset[int]) -> bool:
+        """Whether a flow class crosses a link of one of `others`."""
+        return any(not others.isdisjoint(self.flows[link]) for link in self.links[flow])
+
+
+def nobody_shares(n_flows: int) -> Sharing:
+    """As if each flow class had a link to itself."""
+    own = tuple((flow,) for flow in range(n_flows))
+    return Sharing(own, own)
 
 
 @dataclass(frozen=True)
@@ -65,22 +91,22 @@ class FlowTable:
         np.minimum.at(rate, flow, self.capacity[link] / self.coefficient[shared])
         return rate
 
-    def conflicts(self) -> tuple[frozenset[int], ...]:
-        """For each class the classes (itself too) that cross one of its links."""
-        on_link: dict[int, list[int]] = {}
-        for flow, link in zip(self.flow.tolist(), self.link.tolist(), strict=True):
-            if link < self.n_shared:
-                on_link.setdefault(link, []).append(flow)
-        met: list[set[int]] = [set() for _ in range(self.n_flows)]
-        for flows in on_link.values():
-            for f in flows:
-                met[f].update(flows)
-        return tuple(frozenset(m) for m in met)
+    @cached_property  # points of a sweep share the table
+    def sharing(self) -> Sharing:
+        """Who shares links with whom."""
+        links: list[list[int]] = [[] for _ in range(self.n_flows)]
+        flows: list[list[int]] = [[] for _ in range(self.n_shared)]
+        shared = self.link < self.n_shared
+        for flow, link in zip(self.flow[shared].tolist(), self.link[shared].tolist(), strict=True):
+            links[flow].append(link)
+            flows[link].append(flow)
+        return Sharing(tuple(map(tuple, links)), tuple(map(tuple, flows)))
 
     @cached_property  # points of a sweep share the table
     def near(self) -> tuple[int, ...]:
-        """The same as sets of bits: bit k of entry f says that classes f and k cross one link."""
-        return tuple(sum(1 << k for k in met) for met in self.conflicts())
+        """Who shares links with whom as sets of bits: bit k of entry f says that classes f and k cross one link."""
+        on = [reduce(or_, (1 << flow for flow in flows), 0) for flows in self.sharing.flows]
+        return tuple(reduce(or_, (on[link] for link in links), 0) for links in self.sharing.links)
 
     @cached_property  # a set of flows comes again and again; points of a sweep share the table
     def known_rates(self) -> dict[Key, dict[int, float]]:
@@ -100,6 +126,8 @@ class Flow(Sleeper):
     """Bytes on their way, time after time; when they have arrived, `done` is called.
 
     What is left at `since`, and the rate from then on. `coming`: it has still to join the others on its links.
+    position: of the transfer among those of its owner. paces: when it moved at which rate so far [s, s, B/s], if that
+    changed and is asked for; paced: the same of transfers that are over, with their positions.
     """
 
     def __init__(self, done: Callable[[Any], Any]) -> None:
@@ -107,6 +135,9 @@ class Flow(Sleeper):
         self.done = done
         self.kind, self.left, self.since, self.rate = -1, 0.0, 0.0, 0.0
         self.coming = False
+        self.position = 0
+        self.paces: list[tuple[float, float, float]] = []
+        self.paced: list[tuple[int, list[tuple[float, float, float]]]] = []
 
     def left_at(self, now: float) -> float:
         """Bytes still to move at `now`."""
@@ -116,12 +147,13 @@ class Flow(Sleeper):
 class Network:
     """Moves flows over shared links, and says so when one has arrived."""
 
-    def __init__(self, table: FlowTable, *, check: bool = False, env: Environment | None = None) -> None:
-        """On a clock of its own unless it is given one; `check` proves each allocation."""
-        self.env, self.table, self.check = env or Environment(), table, check
+    def __init__(
+        self, table: FlowTable, *, check: bool = False, paces: bool = False, env: Environment | None = None
+    ) -> None:
+        """On a clock of its own unless it is given one; `check` proves each allocation, `paces` are kept if asked."""
+        self.env, self.table, self.check, self.paces = env or Environment(), table, check, paces
         self.rates_alone = table.solo_rates()
         self.solo: list[float] = self.rates_alone.tolist()
-        self.conflicts = table.conflicts()
         self.near = table.near
         self.bit = [1 << kind for kind in range(table.n_flows)]
         self.active: list[list[Flow]] = [[] for _ in self.bit]  # by class
@@ -132,6 +164,8 @@ class Network:
         self.settling = Settling(self.env)
         self.allocations: dict[Key, dict[int, float]] = {}
         self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
+        self.part_of: list[int] = []  # of each class, where parts of a program are told apart
+        self.met: dict[int, dict[int, float]] = {}  # part -> another -> when either was last slowed by the other [s]
         self._changed: dict[int, None] = {}
 
     def start(self, flow: Flow, kind: int, size: float, latency: float = 0.0) -> None:
@@ -199,6 +233,10 @@ class Network:
             self.coming_bits ^= self.bit[flow.kind]
         self._join(flow)
 
+    def tell_apart(self, part_of: Ints) -> None:
+        """Note from now on when parts meet; part_of: (n_flows,) part of each class."""
+        self.part_of = part_of.tolist()
+
     def note_alone(self, kinds: set[int]) -> None:
         """Count these classes, one flow each, towards the peak load: they run inside chains."""
         self.was_alone.update(kinds)
@@ -207,6 +245,11 @@ class Network:
         """Count a flow at its rate alone towards the peak load, now that it has lasted for some time."""
         if flow.rate == self.solo[flow.kind] and flow.since < self.env.now:
             self.was_alone.add(flow.kind)
+
+    def _note_pace(self, flow: Flow, now: float) -> None:
+        """Keep the rate that a flow has had until now."""
+        if self.paces and flow.since < now:
+            flow.paces.append((flow.since, now, flow.rate))
 
     def _run(self, flow: Flow, rate: float) -> None:
         """Move what is left at `rate` from `flow.since` on; what has no rate stays where it is."""
@@ -217,6 +260,8 @@ class Network:
     def put_off(self, flow: Flow, later: float) -> None:
         """Let a flow that shares with nobody rest for `later` s, then go on as it was."""
         now = self.env.now
+        self._note_pace(flow, now)
+        flow.paces = [(begin + later, end + later, rate) for begin, end, rate in flow.paces]
         flow.left, flow.since = flow.left_at(now), max(flow.since, now) + later
         if flow.coming:
             flow.sleep_until(self.env, flow.since, partial(self._come, flow))
@@ -234,6 +279,10 @@ class Network:
         kind = flow.kind
         if kind not in self.was_alone:
             self._note_use(flow)
+        if flow.paces:
+            self._note_pace(flow, self.env.now)
+            flow.paced.append((flow.position, flow.paces))
+            flow.paces = []
         near, bit, _, flows = self._by_kind[kind]
         flows.remove(flow)
         if not flows:
@@ -270,12 +319,31 @@ class Network:
     def _share(self, region: list[int]) -> None:
         now = self.env.now
         rates = self._rates(tuple((kind, len(self.active[kind])) for kind in region))
+        if self.part_of:
+            self._note_meeting(region, rates)
         for kind in region:
             for flow in self.active[kind]:
                 if flow.rate != rates[kind]:
                     self._note_use(flow)
+                    self._note_pace(flow, now)
                     flow.left, flow.since = flow.left_at(now), now
                     self._run(flow, rates[kind])
+
+    def _note_meeting(self, region: list[int], rates: dict[int, float]) -> None:
+        """Note which parts are there if one of them would have other rates by itself."""
+        parts: dict[int, list[int]] = {}
+        for kind in region:
+            parts.setdefault(self.part_of[kind], []).append(kind)
+        if len(parts) > 1 and any(self._is_slowed(kinds, rates) for kinds in parts.values()):
+            for part in parts:
+                self.met.setdefault(part, {}).update(dict.fromkeys(parts.keys() - {part}, self.env.now))
+
+    def _is_slowed(self, kinds: list[int], rates: dict[int, float]) -> bool:
+        """Whether flows have less than they would have among themselves."""
+        if all(rates[kind] == self.solo[kind] for kind in kinds):
+            return False
+        alone = self._rates(tuple((kind, len(self.active[kind])) for kind in kinds))
+        return any(abs(rates[kind] - alone[kind]) > ALIKE * alone[kind] for kind in kinds)
 
     def _rates(self, key: Key) -> dict[int, float]:
         """Rate per flow of each class in `key`; remembered, since training repeats itself, and the next step too."""

@@ -1,8 +1,13 @@
-"""Whether a step could have happened on links that took no part in its rate sharing.
+"""Whether a step could have happened where links were not looked at, or parts did not see one another.
 
-A trace that overloads none of them is that of all links (`plan/rows.py`). What is on a link is bounded from above: each
-flow class while it moves, at its rate alone; those that count in a row of the link, at no more than its capacity. So a
-trace that passes is proved, and a link that is suspected for nothing costs time alone.
+Rates are shared over a part of the links (`plan/rows.py`), and in periods that were skipped a part is not seen by
+others (`engine/periods.py`). What happened is right as long as no link is overloaded: each flow has a full link, or row
+of it, on which none of those simulated with it is faster, and a link that is not overloaded has no room for others
+beside them; so the rates are those of all together. By induction over the events a trace is exact until the first
+overload. A chain counts what it carries at the rate alone for as long as it lasts, so a link may be suspected for
+nothing, which costs time alone.
+
+Public: `Checked`, `check_loads`, `is_certain`.
 """
 
 from __future__ import annotations
@@ -13,184 +18,138 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.engine.moves import Moves
 from sim.engine.network import FlowTable
-from sim.engine.trace import TOLERANCE, Trace
+from sim.engine.trace import TOLERANCE, Stops, Trace
 from sim.ragged import ranges
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 SLACK = 1e-9  # of a capacity, as in the certificate of an allocation
 AT_ONCE = 4_000_000  # moments that are looked at together
+MOST_LINKS = 1 << 16  # of them, so that numpy sorts their numbers by digits
 
 
-class Moves(NamedTuple):
-    """When flow classes move bytes: (n,) class, begin, end [s] and rate of one flow [B/s]; sorted by class."""
+class Checked(NamedTuple):
+    """What a check found.
 
-    flow: Ints
-    begin: Floats
-    end: Floats
-    rate: Floats
-
-
-class Overload(NamedTuple):
-    """What a check found: (n,) link classes and flow classes that were on them while they were overloaded."""
-
-    link: Ints
-    flow: Ints
-
-
-def find_overload(trace: Trace, moves: Moves) -> Overload:
-    """Flows to share rates on links of the trace's table that were left out and might have been overloaded."""
-    table, left_out = trace.table, np.flatnonzero(trace.table.left_out)
-    alone = table.solo_rates()
-    active = (np.bincount(moves.flow, minlength=table.n_flows) > 0) & np.isfinite(alone)
-    rate = np.where(active, alone, 0.0)[table.flow]
-    weight, inner = table.coefficient * rate, table.inside * rate
-    n_links, limit = len(table.capacity), table.capacity * (1 + SLACK)
-    inside = np.bincount(table.link, inner, n_links)
-    most = np.minimum(inside, table.capacity) + np.bincount(table.link, weight, n_links) - inside
-    suspects = left_out[most[left_out] > limit[left_out]]
-    links, flows = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    whole = _merged(moves, table.n_flows)
-    for entries in _in_turn(table, suspects, whole):
-        moments = _moments(table, entries, whole)
-        within = _running(moments, inner[entries])
-        load = np.minimum(within, table.capacity[moments.link]) + _running(moments, (weight - inner)[entries])
-        link, flow = _guilty(moments, whole, table.flow[entries], load > limit[moments.link])
-        links.append(link)
-        flows.append(flow)
-    return Overload(np.concatenate(links), np.concatenate(flows))
-
-
-def peak_of_left_out(trace: Trace, moves: Moves) -> Floats:
-    """Largest share of capacity on links that were left out, (n_links,); 0 elsewhere.
-
-    A transfer counts at its mean rate, so it is exact where rates did not change. A proved step fills no link beyond 1.
+    peak: (n_links,) largest share of capacity of links that were looked at, 0 elsewhere. link, flow: (n,) classes of
+    overloaded links that were left out, and of flows that were on them then. met: when loose parts were on a link that
+    was overloaded while one of them was skipped.
     """
-    table = trace.table
-    peak = np.zeros(len(table.capacity))
-    for entries in _in_turn(table, np.flatnonzero(table.left_out), moves):
-        moments = _moments(table, entries, moves)
-        load = _running(moments, table.coefficient[entries], moves.rate)
-        first = np.flatnonzero(np.diff(moments.link, prepend=-1))
-        peak[moments.link[first]] = np.maximum.reduceat(load, first) / table.capacity[moments.link[first]]
-    return np.minimum(peak, 1.0)
 
-
-def moves_of(trace: Trace) -> Moves:
-    """When each flow class moved bytes, periods that were skipped too; inside a chain, for as long as that lasts."""
-    actions = trace.program.actions
-    alone = trace.table.solo_rates()
-    flow = np.array([action.flow for action in actions], dtype=np.int64)
-    size, latency = (np.array([getattr(each, name) for each in actions]) for name in ("size", "latency"))
-    carried = [
-        (number, kind) for number, each in enumerate(actions) for kind, moved in trace.carried(each) if moved > 0
-    ]
-    action, begin, end = _every_row(trace)
-    chosen = (flow[action] >= 0) & (size[action] > 0)
-    act, since, until = action[chosen], begin[chosen] + latency[action[chosen]], end[chosen]
-    with np.errstate(divide="ignore"):
-        rates = np.minimum(size[act] / (until - since), alone[flow[act]])
-    parts = [Moves(flow[act], since, until, rates)]
-    if carried:
-        which, kinds = np.array(carried, dtype=np.int64).T
-        order = np.argsort(action, kind="stable")
-        first = np.searchsorted(action[order], np.arange(len(actions) + 1))
-        width = first[which + 1] - first[which]
-        row, kind = order[ranges(first[which], width)], np.repeat(kinds, width)
-        parts.append(Moves(kind, begin[row], end[row], alone[kind]))
-    kind = np.concatenate([part.flow for part in parts])
-    order = np.argsort(kind, kind="stable")
-    starts, ends, rates = (np.concatenate([part[place] for part in parts])[order] for place in (1, 2, 3))
-    return Moves(kind[order], starts, ends, rates)
-
-
-def _every_row(trace: Trace) -> tuple[Ints, Floats, Floats]:
-    """Action, start and end of all rows, skipped ones too."""
-    acts = trace.actions()
-    columns = [(acts, trace.start, trace.end)]
-    for repeat in trace.repeats:
-        later = np.repeat(np.arange(1, repeat.times + 1) * repeat.period, len(repeat.rows))
-        start, end = (np.tile(times[repeat.rows], repeat.times) + later for times in (trace.start, trace.end))
-        columns.append((np.tile(acts[repeat.rows], repeat.times), start, end))
-    action, start, end = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    return action, start, end
-
-
-def _merged(moves: Moves, n_flows: int) -> Moves:
-    """Stretches in which a class moves, each once, whatever number of its flows move; the rate says nothing."""
-    n = len(moves.flow)
-    flow = np.concatenate([moves.flow, moves.flow])
-    end = np.maximum(moves.end * (1 - TOLERANCE), moves.begin)
-    time, step = np.concatenate([moves.begin, end]), np.repeat(np.array([1, -1]), n)
-    order = np.lexsort((-step, time, flow))
-    flow, time, step = flow[order], time[order], step[order]
-    running = np.cumsum(step)
-    begins, ends = (running == 1) & (step == 1), running == 0
-    return Moves(flow[begins], time[begins], time[ends], np.ones(int(begins.sum())))
-
-
-class Instants(NamedTuple):
-    """Begins and ends of moves on links, (n,), by link and time: link class, entry, which move, and 1 or -1."""
-
+    peak: Floats
     link: Ints
-    entry: Ints
+    flow: Ints
+    met: Stops
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether the trace is proved."""
+        return not len(self.link) and not self.met
+
+
+class Moments(NamedTuple):
+    """Begins and ends of moves on links, (n,), by link and time: place of the link, which move, 1 or -1, and load after
+    it [B/s]; ends come first in an instant.
+    """
+
+    place: Ints
     move: Ints
     step: Ints
+    load: Floats
+
+
+def is_certain(trace: Trace) -> bool:
+    """Whether there is nothing to check: all links took part, and nothing was skipped that may meet others."""
+    return not trace.table.left_out.any() and not any(repeat.loose for repeat in trace.repeats)
+
+
+def check_loads(trace: Trace, moves: Moves) -> Checked:
+    """The loads on all links that were left out, and on those that several loose parts share if some were skipped."""
+    table = trace.table
+    part_of = trace.program.loose_part_of_flow(table.n_flows)
+    left_out = np.flatnonzero(table.left_out)
+    shared = _shared(table, part_of) if any(repeat.loose for repeat in trace.repeats) else left_out[:0]
+    peak, guilty = np.zeros(len(table.capacity)), [np.zeros((2, 0), dtype=np.int64)]
+    for links in _in_turn(table, np.concatenate([shared, left_out]), moves):
+        moments = _moments(table, links, moves)
+        first = np.flatnonzero(np.diff(moments.place, prepend=-1))
+        if len(first):
+            peak[links[moments.place[first]]] = np.maximum.reduceat(moments.load, first)
+        over = moments.load > table.capacity[links[moments.place]] * (1 + SLACK)
+        place, move = _guilty(moments, over)
+        guilty.append(np.stack([links[place], move]))
+    link, move = np.concatenate(guilty, axis=1)
+    own = link >= table.n_shared
+    pairs = np.unique(np.stack([link[own], moves.flow[move[own]]]), axis=1)
+    times = np.unique(move[~own])
+    parts, span = part_of[moves.flow[times]], np.stack([moves.begin[times], moves.end[times]], axis=1)
+    met = {part: span[parts == part] for part in np.unique(parts[parts >= 0]).tolist()}
+    return Checked(np.minimum(peak / table.capacity, 1.0), pairs[0], pairs[1], met)
+
+
+def _shared(table: FlowTable, part_of: Ints) -> Ints:
+    """Link classes among those that share rates on which several parts have flows."""
+    on = table.link < table.n_shared
+    link, part = table.link[on], part_of[table.flow[on]]
+    least, most = np.full(table.n_shared, len(part_of)), np.full(table.n_shared, -1)
+    np.minimum.at(least, link, part)
+    np.maximum.at(most, link, part)
+    return np.flatnonzero(least < most)
 
 
 def _in_turn(table: FlowTable, links: Ints, moves: Moves) -> Iterator[Ints]:
-    """Entries of the table on some link classes, so many links at a time that their moments fit."""
-    on = np.zeros(len(table.capacity), dtype=bool)
-    on[links] = True
-    entries = np.flatnonzero(on[table.link])
-    entries = entries[np.argsort(table.link[entries], kind="stable")]
-    count = np.bincount(moves.flow, minlength=table.n_flows)[table.flow[entries]]
-    entries, count = entries[count > 0], count[count > 0]
-    turn = np.cumsum(count) // AT_ONCE
-    first = np.flatnonzero(np.diff(table.link[entries], prepend=-1))
-    turn = np.repeat(turn[first], np.diff(np.append(first, len(entries))))
+    """Some link classes, so many at a time that their moments fit."""
+    count = np.bincount(moves.flow, minlength=table.n_flows)[table.flow]
+    on = np.bincount(table.link, count, len(table.capacity))[links]
+    links, on = links[on > 0], on[on > 0]
+    turn = np.maximum(np.cumsum(on) // AT_ONCE, np.arange(len(links)) // MOST_LINKS)
     for number in np.unique(turn):
-        yield entries[turn == number]
+        yield links[turn == number]
 
 
-def _moments(table: FlowTable, entries: Ints, moves: Moves) -> Instants:
-    first = np.searchsorted(moves.flow, np.arange(table.n_flows + 1))
-    flow = table.flow[entries]
-    width = first[flow + 1] - first[flow]
-    move, entry = ranges(first[flow], width), np.repeat(np.arange(len(entries)), width)
-    move, entry = np.concatenate([move, move]), np.concatenate([entry, entry])
-    step = np.repeat(np.array([-1, 1]), len(move) // 2)
-    end = np.maximum(moves.end * (1 - TOLERANCE), moves.begin)
-    time = np.concatenate([end, moves.begin])
-    place = np.empty(len(time), dtype=np.int64)
-    place[np.argsort(time, kind="stable")] = np.arange(len(time))  # ends come first in an instant
-    at = np.where(step > 0, move + len(end), move)
-    order = np.argsort(table.link[entries][entry] * len(time) + place[at])
-    return Instants(table.link[entries][entry][order], entry[order], move[order], step[order])
+def _moments(table: FlowTable, links: Ints, moves: Moves) -> Moments:
+    place = np.full(len(table.capacity), -1)
+    place[links] = np.arange(len(links))
+    entries = np.flatnonzero(place[table.link] >= 0)
+    entries = entries[np.argsort(table.flow[entries], kind="stable")]
+    first = np.searchsorted(table.flow[entries], np.arange(table.n_flows + 1))
+    chosen = np.flatnonzero(np.diff(first)[moves.flow])
+    begin = moves.begin[chosen]
+    end = np.maximum(moves.end[chosen] * (1 - TOLERANCE), begin)
+    order = np.argsort(np.concatenate([end, begin]), kind="stable")
+    move, step = chosen[order % len(chosen)] if len(chosen) else chosen, np.where(order < len(chosen), -1, 1)
+    width = np.diff(first)[moves.flow[move]]
+    entry = entries[ranges(first[moves.flow[move]], width)]
+    at = place[table.link[entry]].astype(np.uint16)
+    by_link = np.argsort(at, kind="stable")
+    link, move, step = at[by_link].astype(np.int64), np.repeat(move, width)[by_link], np.repeat(step, width)[by_link]
+    change = table.coefficient[entry[by_link]] * moves.rate[move] * step
+    return Moments(link, move, step, _summed(change, link))
 
 
-def _running(moments: Instants, weight: Floats, rate: Floats | None = None) -> Floats:
-    """Sum over what moves after each moment, from 0 again at each link."""
-    each = weight[moments.entry] * moments.step
-    total = np.cumsum(each if rate is None else each * rate[moments.move])
-    first = np.flatnonzero(np.diff(moments.link, prepend=-1))
+def _summed(change: Floats, place: Ints) -> Floats:
+    """Running sums, from 0 again where the place changes."""
+    total = np.cumsum(change)
+    first = np.flatnonzero(np.diff(place, prepend=-1))
     before = np.concatenate([[0.0], total])[first]
-    running: Floats = total - np.repeat(before, np.diff(np.append(first, len(total))))
-    return running
+    summed: Floats = total - np.repeat(before, np.diff(np.append(first, len(total))))
+    return summed
 
 
-def _guilty(moments: Instants, moves: Moves, flow: Ints, over: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Link and flow of each entry that moves at a moment of overload."""
+def _guilty(moments: Moments, over: Mask) -> tuple[Ints, Ints]:
+    """Place and number of each move that is under way at a moment of overload on a link."""
     if not over.any():
-        return moments.link[over], moments.link[over]
-    count = np.concatenate([[0], np.cumsum(over)])
-    begins = np.flatnonzero(moments.step == 1)
-    ends = np.flatnonzero(moments.step == -1)
-    key = moments.entry * (len(moves.flow) + 1) + moments.move
+        return moments.place[over], moments.move[over]
+    bad = np.zeros(1 + int(moments.place[-1]), dtype=bool)
+    bad[moments.place[over]] = True
+    on = bad[moments.place]
+    place, move, step = moments.place[on], moments.move[on], moments.step[on]
+    count = np.concatenate([[0], np.cumsum(over[on])])
+    key = place * (1 + int(move.max())) + move
+    begins, ends = np.flatnonzero(step == 1), np.flatnonzero(step == -1)
     begins, ends = begins[np.argsort(key[begins])], ends[np.argsort(key[ends])]
     hit = begins[count[ends] > count[begins]]
-    entry = np.unique(moments.entry[hit])
-    link = np.zeros(len(flow), dtype=np.int64)
-    link[moments.entry[hit]] = moments.link[hit]
-    return link[entry], flow[entry]
+    return place[hit], move[hit]

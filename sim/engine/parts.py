@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from sim.engine.network import Sharing, nobody_shares
 from sim.engine.program import Action, Part, Program, Template
 
 LOOPING = 3  # a template used this often in a stream is part of a loop
 
 Instructions = list[tuple[Template, Action]]
-Conflicts = tuple[frozenset[int], ...]  # flow classes that share links with each flow class
 
 
-def find_parts(program: Program, beats: dict[int, int], conflicts: Conflicts) -> list[Part]:
+def find_parts(program: Program, beats: dict[int, int], sharing: Sharing) -> list[Part]:
     """The parts that have a beat stream; beats: streams that set a beat, with their instructions per period."""
     whole = [[_instruction(program, number) for number in stream.table] for stream in program.streams]
     loops = [
@@ -18,7 +18,7 @@ def find_parts(program: Program, beats: dict[int, int], conflicts: Conflicts) ->
         for mine, stream in zip(whole, program.streams, strict=True)
     ]
     flows = [_flows(loop) for loop in loops]
-    root = _joined(loops, flows, conflicts)
+    root = _joined(loops, flows, sharing)
     members: dict[int, list[int]] = {}
     for s, loop in enumerate(loops):
         if loop:
@@ -31,11 +31,19 @@ def find_parts(program: Program, beats: dict[int, int], conflicts: Conflicts) ->
     for r, streams in members.items():
         if r in first:
             signals = frozenset(kind for s in streams for kind in _signals(whole[s]))
-            met = {flow for s in streams for own in flows[s] for flow in conflicts[own]}
+            links = {link for s in streams for flow in flows[s] for link in sharing.links[flow]}
+            met = {flow for link in links for flow in sharing.flows[link]}
             ranks = {program.streams[s].rank for s in streams}
             others = sorted(touched.by(signals, met, ranks) - set(streams))
             parts.append(Part(streams, first[r], beats[first[r]], streams + others, signals))
     return parts
+
+
+def loose_parts(program: Program, beats: dict[int, int], n_parts: int) -> list[Part]:
+    """The parts with nobody sharing links; none if they are no more than the `n_parts` where they do."""
+    last = max((max(each.flow, *(flow for flow, _ in each.carried), 0) for each in program.actions), default=0)
+    parts = find_parts(program, beats, nobody_shares(1 + last))
+    return parts if len(parts) > n_parts else []
 
 
 class _Touched:
@@ -75,7 +83,7 @@ def _flows(instructions: Instructions) -> set[int]:
     return carried | {action.flow for _, action in instructions if action.flow >= 0}
 
 
-def _joined(loops: list[Instructions], flows: list[set[int]], conflicts: Conflicts) -> list[int]:
+def _joined(loops: list[Instructions], flows: list[set[int]], sharing: Sharing) -> list[int]:
     """Union of streams that exchange tokens or share links in their loops; root of each stream."""
     parent = list(range(len(loops)))
 
@@ -85,12 +93,10 @@ def _joined(loops: list[Instructions], flows: list[set[int]], conflicts: Conflic
             s = parent[s]
         return s
 
-    looping = set().union(*flows)
-    near = {flow: [-1 - other for other in conflicts[flow] if other in looping] for flow in looping}
-    first: dict[int, int] = {}  # token kind, or -1 less a flow class -> the first stream that has to do with it
+    first: dict[int, int] = {}  # token kind, or -1 less a link class -> the first stream that has to do with it
     for s, loop in enumerate(loops):
         keys = [*_signals(loop), *(kind for template, _ in loop for kind, _ in template.waits)]
-        keys += [key for flow in flows[s] for key in near[flow]]
+        keys += [-1 - link for flow in flows[s] for link in sharing.links[flow]]
         for key in keys:
             other = first.setdefault(key, s)
             if other != s:
@@ -98,9 +104,9 @@ def _joined(loops: list[Instructions], flows: list[set[int]], conflicts: Conflic
     return [find(s) for s in range(len(loops))]
 
 
-def apart_from(program: Program, others: frozenset[int], conflicts: Conflicts) -> list[Part]:
+def apart_from(program: Program, others: frozenset[int], sharing: Sharing) -> list[Part]:
     """The parts of a program that share no link with flow classes of others, which come and go as they like."""
     own = [_flows([_instruction(program, number) for number in stream.table]) for stream in program.streams]
     return [
-        part for part in program.parts if not any(conflicts[flow] & others for s in part.streams for flow in own[s])
+        part for part in program.parts if not any(sharing.meets(flow, others) for s in part.streams for flow in own[s])
     ]

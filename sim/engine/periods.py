@@ -6,18 +6,22 @@ left of their running actions and how long they ran; tokens and waits follow fro
 two instants is equal up to a shift of positions, and every stream's program repeats itself with
 that shift, the stretch between the two instants happens again and again until some program stops
 repeating. Skipping it moves positions and puts off what is running; nothing else can tell.
+
+Loose parts depend on one another by shared links alone. Those that slow one another repeat together, and what is
+skipped of them may meet nobody else. Whether it would have is found out afterwards (`engine/overload.py`): where it
+would, they are not skipped next time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.engine.program import Part
-from sim.engine.trace import TOLERANCE, Repeat
+from sim.engine.trace import TOLERANCE, Repeat, Stops
 
 if TYPE_CHECKING:
     from sim.engine.executor import Executor, Runner
@@ -45,62 +49,105 @@ class Snapshot:
 
 @dataclass
 class Watched:
-    """A part of the program as it runs: its streams, its neighbours, and the last states seen."""
+    """Parts of the program that repeat together, as they run: streams, neighbours, and the last states seen."""
 
-    part: Part
+    parts: tuple[int, ...]
     runners: list[Runner]
-    neighbours: list[Runner]  # and those of the part
+    neighbours: list[Runner]  # and those of the parts
+    signals: frozenset[int]
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
 class PeriodSkipper:
-    """Looks for a repeated state each time the beat stream of a part ends a period."""
+    """Looks for a repeated state each time the beat stream of a part ends a period.
 
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.watched: dict[int, Watched] = {}  # by the stream that sets the beat
-        for part in executor.program.parts:
-            runners, neighbours = ([executor.runners[s] for s in them] for them in (part.streams, part.neighbours))
-            self.watched[part.beat] = Watched(part, runners, neighbours)
+    Loose parts that slowed one another in the period before repeat together, at the beat of the first of them.
+    """
+
+    def __init__(self, executor: Executor, stops: Stops | None) -> None:
+        """stops: where loose parts are not skipped; None: nowhere."""
+        self.executor, self.stops = executor, stops or {}
+        program, network = executor.program, executor.network
+        self.are_loose = stops is not None and bool(program.loose)
+        self.parts = program.loose if self.are_loose else program.parts
+        self.by_beat = {part.beat: number for number, part in enumerate(self.parts)}
+        self.watched: dict[tuple[int, ...], Watched] = {}  # by the parts
+        self.looked = [-1.0] * len(self.parts)  # when at each of them [s]
+        for part in self.parts:
             beat = executor.runners[part.beat]
             beat.look_at = (beat.position // part.length + 1) * part.length
+        if self.are_loose:
+            network.tell_apart(program.loose_part_of_flow(network.table.n_flows))
 
     def plan_look(self, runner: Runner) -> None:
         """The beat stream of a part is where a period ends: look while it is at work on what follows."""
-        watched, env = self.watched[runner.number], self.executor.env
-        runner.look_at += watched.part.length
+        number, env = self.by_beat[runner.number], self.executor.env
+        runner.look_at += self.parts[number].length
         settle = partial(self.executor.network.settling.after_all, LOOK)
 
         def begun() -> None:
             delay = ASIDE * (runner.rings_at - env.now) if runner.is_working else 0.0
-            env.timeout(delay).callbacks.append(lambda _: settle(partial(self._look, watched)))
+            env.timeout(delay).callbacks.append(lambda _: settle(partial(self._look, number)))
 
         settle(begun)
 
-    def _look(self, watched: Watched) -> None:
+    def _look(self, number: int) -> None:
+        """Skip what a part repeats, with those that it meets."""
+        run, since = self.executor, self.looked[number]
+        self.looked[number] = run.env.now
+        together = self._met_since(number, since)
+        if number != together[0] or together[0] < 0:
+            return
+        watched = self.watched.get(together) or self._watch(together)
         now = Snapshot(
-            self.executor.env.now,
-            self.executor.n_rows,
+            run.env.now,
+            run.n_rows,
             [runner.position for runner in watched.runners],
             [(runner.doing, runner.rings_at, runner.began) for runner in watched.runners],
         )
         for before in reversed(watched.snapshots):
             if _same(before, now) and (times := self._repetitions(watched, before, now)) > 0:
                 self._skip(watched, before, now, times)
-                watched.snapshots.clear()
                 return
         watched.snapshots = [*watched.snapshots[1 - KEPT_SNAPSHOTS :], now]
 
+    def _met_since(self, number: int, since: float) -> tuple[int, ...]:
+        """A part and all that it met since then, directly or through others; -1 among them if that is no part."""
+        found, new, met = {number}, [number], self.executor.network.met
+        while new:
+            near = {other for other, time in met.get(new.pop(), {}).items() if time >= since}
+            new += near - found
+            found |= near
+        return tuple(sorted(found))
+
+    def _watch(self, together: tuple[int, ...]) -> Watched:
+        parts, runners = [self.parts[number] for number in together], self.executor.runners
+        streams = [s for part in parts for s in part.streams]
+        others = dict.fromkeys(s for part in parts for s in part.neighbours)
+        signals = frozenset().union(*(part.signals for part in parts))
+        made = Watched(together, [runners[s] for s in streams], [runners[s] for s in others], signals)
+        self.watched[together] = made
+        return made
+
     def _repetitions(self, watched: Watched, before: Snapshot, now: Snapshot) -> int:
-        """How many more times the part does what it did between the two states."""
+        """How many more times the parts do what they did between the two states."""
         shifts = _shifts(watched, before, now)
         if not shifts or not self._others_stand_still(watched, shifts):
             return 0
+        if self._met_since(watched.parts[0], 2 * before.time - now.time) != watched.parts:
+            return 0  # what was under way at the first state must not have been slowed by others either
         index_shift = self._index_shift(shifts)
-        return min(
+        times = min(
             _stream_repetitions(self.executor.runners[s], first, shift, index_shift)
             for s, (first, shift) in shifts.items()
         )
+        return int(min(times, self._periods_until_stop(watched, now.time, now.time - before.time)))
+
+    def _periods_until_stop(self, watched: Watched, now: float, period: float) -> float:
+        """How many periods may be left out until one of the parts meets somebody; they are at work a period before."""
+        stops = np.concatenate([np.zeros((0, 2)), *(self.stops[part] for part in watched.parts if part in self.stops)])
+        ahead = stops[stops[:, 1] + period >= now, 0]
+        return max(0.0, (float(ahead.min()) - now) / period - 1) if len(ahead) else inf
 
     def _index_shift(self, shifts: Shifts) -> int:
         s, (first, shift) = next(iter(shifts.items()))
@@ -123,7 +170,7 @@ class PeriodSkipper:
             missing = {kind for kind, _ in self.executor.signals.missing(runner)}
             if missing & looping:
                 return False
-            if runner.number not in inside and not missing & watched.part.signals:
+            if runner.number not in inside and not missing & watched.signals:
                 return False
         return True
 
@@ -141,8 +188,13 @@ class PeriodSkipper:
         shift = {runner.number: 0 for runner in watched.runners} | {s: step for s, (_, step) in shifts.items()}
         streams = run.streams_of(before.rows, now.rows)
         rows = before.rows + np.flatnonzero(np.isin(streams, [s for s, step in shift.items() if step]))
-        run.repeats.append(Repeat(rows, times, period, shift, index_shift))
-        run.runners[watched.part.beat].look_at += times * shift[watched.part.beat]
+        loose = watched.parts if self.are_loose else ()
+        run.repeats.append(Repeat(rows, times, period, shift, index_shift, loose))
+        for beat in self.by_beat.keys() & shift.keys():
+            run.runners[beat].look_at += times * shift[beat]
+        for each in self.watched.values():
+            if not set(each.parts).isdisjoint(watched.parts):
+                each.snapshots.clear()
         run.jump(shift, self._kinds(shifts), index_shift, times, period)
 
 

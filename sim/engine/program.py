@@ -40,7 +40,8 @@ class Action(NamedTuple):
     operations: `parts` are its exposed seconds by category, `comm` the seconds of its collectives,
     hidden or not. `carried` are the bytes it moves by flow class. `joules` is the energy of the computation in it
     by phase on each rank, `busy` the seconds that this computation needs at full speed. `lead`: of the begin of work
-    that several ranks go through together, the seconds of it that each does before it needs the others.
+    that several ranks go through together, the seconds of it that each does before it needs the others. together: rank
+    classes that go through it in lock-step as long as nothing slows them, or all alike.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Action(NamedTuple):
     joules: tuple[tuple[str, float], ...] = ()
     busy: float = 0.0
     lead: float = 0.0
+    together: tuple[int, ...] = ()
 
     @property
     def is_computation(self) -> bool:
@@ -148,8 +150,10 @@ class Script:
     """Streams with the tables they refer to: a program without its numbers.
 
     recipes: what makes each action. beats: streams that set a beat, with their instructions per period. parts: what
-    may repeat; the executor looks there whether the state does. variants: scripts that differ in their parts. cut:
-    passes whose form is written in, with that (`Costs.form`). kinds: name and key of each token kind, for messages.
+    may repeat; the executor looks there whether the state does. loose: smaller parts that may share links, none where
+    parts share none: what of them is skipped has to be checked (`engine/overload.py`). variants: scripts that differ in
+    their parts. cut: passes whose form is written in, with that (`Costs.form`). kinds: name and key of each token kind,
+    for messages.
     """
 
     recipes: list[Recipe] = field(default_factory=list)
@@ -157,6 +161,7 @@ class Script:
     streams: list[Stream] = field(default_factory=list)
     beats: dict[int, int] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    loose: list[Part] = field(default_factory=list)
     variants: Memo[Script] = field(default_factory=lambda: Memo(KEPT_VARIANTS))
     cut: dict[Any, Any] = field(default_factory=dict)
     kinds: list[tuple[object, ...]] = field(default_factory=list)
@@ -220,6 +225,20 @@ class Program:
     def parts(self) -> list[Part]:
         """What may repeat."""
         return self.script.parts
+
+    @property
+    def loose(self) -> list[Part]:
+        """Smaller parts that may share links."""
+        return self.script.loose
+
+    def loose_part_of_flow(self, n_flows: int) -> Ints:
+        """Number of the loose part that moves bytes of each flow class, (n_flows,); -1 where none does."""
+        part = np.full(n_flows, -1)
+        for number, each in enumerate(self.loose):
+            actions = (self.actions[self.templates[t].action] for s in each.streams for t in self.streams[s].table)
+            moved = {flow for action in actions for flow in (action.flow, *(kind for kind, _ in action.carried))}
+            part[sorted(moved - {-1})] = number
+        return part
 
     @property
     def kinds(self) -> list[tuple[object, ...]]:

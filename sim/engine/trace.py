@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from sim.engine.program import Action, Program
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Stops = dict[int, Floats]  # number of a loose part -> (n, 2) when it met others, from and to [s]
 TOLERANCE = 1e-12  # of the time by now: what began or ended so much earlier or later did so at once
 
 
@@ -21,6 +23,7 @@ class Repeat:
     """Stored rows, one period of some streams, happened `times` more, each time `period` s later.
 
     rows: (n,) rising. shift: for each of these streams the positions per period; index_shift: loop index per period.
+    loose: numbers of the loose parts that were skipped, none if they were of the other kind.
     """
 
     rows: Ints
@@ -28,6 +31,16 @@ class Repeat:
     period: float
     shift: dict[int, int]
     index_shift: int
+    loose: tuple[int, ...] = ()
+
+
+class Paces(NamedTuple):
+    """Stretches of even rate of transfers whose rate changed: (n,) row, rising, begin, end [s] and rate [B/s]."""
+
+    row: Ints
+    begin: Floats
+    end: Floats
+    rate: Floats
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Trace:
     stream, position, template, index: (n,) int64. start, end: (n,) float64; start is when the
     instruction began to act. blocker: (n,) row whose completion let it begin, -1 at time 0.
     Rows of skipped periods are not stored; `repeats` says where they belong. flow_ranks: rank classes
-    in each flow class. link_peak: largest share of capacity per link class.
+    in each flow class. link_peak: largest share of capacity per link class. paces: kept if the network was asked to.
     """
 
     program: Program
@@ -54,6 +67,7 @@ class Trace:
     link_peak: Floats
     time: float
     events: int
+    paces: Paces
 
     def actions(self) -> Ints:
         """Number of the action of each row, (n,)."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from sim.engine.category import Category
-from sim.engine.parts import find_parts
+from sim.engine.parts import find_parts, loose_parts
 from sim.engine.program import KEPT_VARIANTS, Action, Program, Script, Stream, Token, token
 from sim.memo import Memo
 from sim.programs.costs import Costs, embedding_action, given_action, optimizer_action, overhead_action
@@ -54,11 +54,12 @@ def _with_parts(program: Program, job: Job) -> Script:
     script = program.script
 
     def find() -> Script:
-        parts = find_parts(program, script.beats, job.conflicts)
+        parts = find_parts(program, script.beats, job.table.sharing)
+        loose = loose_parts(program, script.beats, len(parts))
         known = (each for each, _ in script.variants.known.values() if each.parts == parts)
-        return next(known, None) or replace(script, parts=parts, variants=Memo(KEPT_VARIANTS))
+        return next(known, None) or replace(script, parts=parts, loose=loose, variants=Memo(KEPT_VARIANTS))
 
-    return script.variants.get((job.conflicts, job.plan.apart), find, lambda _: 1.0) if script.beats else script
+    return script.variants.get((job.table.sharing, job.plan.apart), find, lambda _: 1.0) if script.beats else script
 
 
 def _length(script: Script) -> float:

@@ -235,8 +235,8 @@ def given_action(action: Action, costs: Costs) -> Action:
     return action
 
 
-def chain_action(label: str, place: Place, costs: Costs) -> Action:
-    """A chain of block passes that meets nobody."""
+def chain_action(label: str, place: Place, together: tuple[int, ...], costs: Costs) -> Action:
+    """A chain of block passes that meets nobody; together: ranks that have to be slowed alike in it."""
     chain, flows = costs.chain(place), costs.job.ranks[place.rank].flows
     return Action(
         label,
@@ -249,6 +249,7 @@ def chain_action(label: str, place: Place, costs: Costs) -> Action:
         operations=chain.operations,
         joules=tuple(chain.spent.joules.items()),
         busy=chain.spent.busy,
+        together=together,
     )
 
 

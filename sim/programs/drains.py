@@ -80,7 +80,7 @@ def _beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
     if job.plan.experiment.input is not None:
         slowdown = job.plan.software.overlap_slowdown
         program = assemble(job, step_s - Executor(program, Network(job.table), slowdown=slowdown).run().time)
-    parts = apart_from(program, transfers, job.conflicts)
+    parts = apart_from(program, transfers, job.table.sharing)
     return replace(program, script=replace(program.script, parts=parts))
 
 

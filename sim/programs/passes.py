@@ -84,7 +84,8 @@ class PassWriter:
         members = (self.shape.ranks[number] for number in together)
         if not self.shape.switches.coalesce or not all(_meet_nobody(each, kinds, role.calm) for each in members):
             return self._cut(rank, place, label, role, waits, signal)
-        chain = partial(chain_action, label, place)
+        alike = together if len(together) > 1 and self.shape.switches.slows and not role.calm else ()
+        chain = partial(chain_action, label, place, alike)
         if len(together) == 1:
             return [(rank.number, self.script.new_template(waits, chain, signal))]
         where = (place.phase, place.chunk, role, place.position)

@@ -125,9 +125,9 @@ class Job:
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
     table: FlowTable
-    conflicts: tuple[frozenset[int], ...]  # flow classes that share links with each flow class, itself too
     board: Board
     known: Known = field(default_factory=Known)
+    in_step: frozenset[int] = frozenset()  # tensor flow classes whose ranks are taken to be slowed alike within passes
 
     @property
     def stages(self) -> list[list[RankClass]]:
@@ -156,7 +156,7 @@ class Job:
     def rivals(self, flow: int) -> frozenset[int]:
         """Flow classes of other communicators that share links with this one, whatever carries either."""
         own = {flow, *(number for _, number in self.flows[flow].others)}
-        return frozenset().union(*(self.conflicts[number] for number in own)) - own
+        return frozenset().union(*(self.table.sharing.near(number) for number in own)) - own
 
     def timed(self, rank: RankClass, sequence: Sequence) -> list[Timed]:
         """A block pass with times; a host that issues too slowly adds what it lags behind."""
@@ -296,7 +296,7 @@ def build_job(plan: Plan) -> Job:
 def job_of(plan: Plan, folded: Quotient) -> Job:
     """The job of a plan whose layout is folded."""
     board = _board(plan)
-    return Job(plan, folded.ranks, folded.flows, folded.table, folded.table.conflicts(), board, _known_to(plan, board))
+    return Job(plan, folded.ranks, folded.flows, folded.table, board, _known_to(plan, board))
 
 
 def _known_to(plan: Plan, board: Board) -> Known:

@@ -170,18 +170,20 @@ def _classes_of(job: Job, beside: bool, slows: bool) -> Classes:
             free = frozenset(kind for kind, flow in inner if beside and _is_free(job, rank, flow, slows))
             together = _in_lock_step(job, rank)
             if len(together) > 1:
-                calm, free = calm | {LOCKED}, free if slows or not beside else free | {LOCKED}
+                locked = beside and (not slows or rank.flows[LOCKED] in job.in_step)
+                calm, free = calm | {LOCKED}, free | {LOCKED} if locked else free
             ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free, together))
         return Classes(tuple(ranks), tuple(FlowShape(each.key, each.members, each.receiver) for each in job.flows))
 
-    return _classes.get((Same(job.flows), job.plan.apart, beside, slows), make, lambda made: 1.0)
+    key = Same(job.flows), job.plan.apart, beside, slows, job.in_step
+    return _classes.get(key, make, lambda made: 1.0)
 
 
 def _in_lock_step(job: Job, rank: RankClass) -> tuple[int, ...]:
     """Ranks that go through a pass together once all have begun it, that of the rank itself among them.
 
     They are equally fast, and nobody else is ever on the links of their group. Where collectives beside a pass slow it,
-    that holds for calm passes alone.
+    they must slow all of them alike: where that is hoped for, it is found out afterwards (`engine/lockstep.py`).
     """
     flow = rank.flows.get(LOCKED, -1)
     if flow < 0 or not job.is_apart(flow):

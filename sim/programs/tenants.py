@@ -42,7 +42,7 @@ class Tenants:
         """A program of job `number` of which only parts that meet no other job may repeat by themselves."""
         flows = self.jobs[number].flows
         foreign = frozenset(flow for flow, each in enumerate(flows) if each.kind == FOREIGN)
-        parts = apart_from(program, foreign, self.table.conflicts())
+        parts = apart_from(program, foreign, self.table.sharing)
         return replace(program, script=replace(program.script, parts=parts))
 
 

@@ -14,10 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.ask.run.reuse import keep_layout
-from sim.engine.overload import find_overload, moves_of, peak_of_left_out
-from sim.engine.trace import Trace
+from sim.ask.run.size import check_size
+from sim.engine.lockstep import out_of_step
+from sim.engine.moves import moves_of
+from sim.engine.overload import Checked, check_loads, is_certain
+from sim.engine.trace import Stops, Trace
 from sim.plan.plan import CutModel, build_plan, with_rows
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
+from sim.programs.shape import LOCKED
+
+HOPS = 2  # from a group with a slow part to those that are not expected to keep in step
+MOST_ROUNDS = 12  # then parts that may share links are simulated as one
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,62 @@ class ProvedStep:
     proof: Proof
 
 
-def proved_step(job: Job, run: Callable[[Job], Trace], trace: Trace | None = None) -> ProvedStep:
-    """Run a job until no link is overloaded. trace: of the first run, if there was one. Raises Deadlock."""
-    trace, rounds = trace or run(job), 1
-    while job.plan.rows is not None:
-        moves = moves_of(trace)
-        found = find_overload(trace, moves)
-        if not len(found.link):
-            peak = np.maximum(trace.link_peak, peak_of_left_out(trace, moves))
-            checked = int(job.table.link_count[job.table.left_out].sum())
-            joined = int((~whole_links(job.plan)).sum())
-            return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, checked, joined))
-        plan = job.plan
-        layout = with_rows(plan, guilty_rows(plan, job.table, found.link, found.flow))
-        keep_layout(plan.experiment, layout)
-        job = build_job(build_plan(plan.experiment, plan.cluster, layout, CutModel(plan.architecture, plan.chunks)))
-        trace, rounds = run(job), rounds + 1
-    return ProvedStep(job, trace, Proof(rounds))
+def proved_step(job: Job, run: Callable[[Job, Stops | None], Trace]) -> ProvedStep:
+    """Run a job until nothing is refuted: no link overloaded, no skipped part that would have met another, no ranks
+    that went through passes together but were not slowed alike. Raises Deadlock.
+
+    run: simulates a job; loose parts are not skipped in the stops, and nowhere without any.
+    """
+    stops: Stops | None = {}
+    rounds = 0
+    while True:
+        trace, rounds = run(job, stops), rounds + 1
+        if groups := out_of_step(trace):
+            job = replace(job, in_step=job.in_step - {job.ranks[group[0]].flows[LOCKED] for group in groups})
+            continue
+        if is_certain(trace):
+            return ProvedStep(job, trace, Proof(rounds))
+        checked = check_loads(trace, moves_of(trace))
+        if checked.is_fine:
+            n_checked = int(job.table.link_count[job.table.left_out].sum())
+            joined = int((~whole_links(job.plan)).sum()) if job.plan.rows is not None else 0
+            peak = np.maximum(trace.link_peak, checked.peak)
+            return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, n_checked, joined))
+        if len(checked.link):
+            job, stops = _with_overloaded(job, checked), {}
+        elif stops is not None:
+            stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS else None
+
+
+def hopeful(job: Job) -> Job:
+    """The job with ranks of tensor groups in step wherever that may turn out to be right.
+
+    It seldom does of groups with a slow part in them, and of their neighbours: those that they exchange something with,
+    and those of these.
+    """
+    groups = {number: flow.members for number, flow in enumerate(job.flows) if flow.key == LOCKED}
+    unlike = {rank for members in groups.values() if not _are_alike(job, members) for rank in members}
+    for _ in range(HOPS):
+        near = {rank for flow in job.flows if not unlike.isdisjoint(flow.members) for rank in flow.members}
+        unlike = {rank for members in groups.values() if not near.isdisjoint(members) for rank in members}
+    return replace(job, in_step=frozenset(n for n, members in groups.items() if unlike.isdisjoint(members)))
+
+
+def _are_alike(job: Job, members: tuple[int, ...]) -> bool:
+    """Whether ranks are equally fast, and so is all that they communicate by."""
+    speeds = {(job.ranks[m].speed, *(job.flows[flow].rate for flow in job.ranks[m].flows.values())) for m in members}
+    return len(speeds) == 1
+
+
+def _with_overloaded(job: Job, checked: Checked) -> Job:
+    """The job with what overloaded its links among the rows; its layout is kept for the next step."""
+    plan = job.plan
+    layout = with_rows(plan, guilty_rows(plan, job.table, checked.link, checked.flow))
+    keep_layout(plan.experiment, layout)
+    plan = build_plan(plan.experiment, plan.cluster, layout, CutModel(plan.architecture, plan.chunks))
+    check_size(plan)
+    return hopeful(build_job(plan))
+
+
+def _joined(stops: Stops, more: Stops) -> Stops:
+    return stops | {part: np.concatenate([stops.get(part, np.zeros((0, 2))), times]) for part, times in more.items()}

@@ -5,21 +5,26 @@ Public: `prepare_step`, `simulate_step`, `Prepared`, `Simulated`, `Readings`, `W
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import inf
+from typing import Protocol
 
 import numpy as np
 
-from sim.ask.run.proof import Proof, proved_step
+from sim.ask.run.bounds import step_bounds
+from sim.ask.run.proof import Proof, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
+from sim.ask.run.size import check_size
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
 from sim.engine.executor import Executor
 from sim.engine.network import Network
-from sim.engine.trace import Trace
+from sim.engine.trace import Stops, Trace
 from sim.errors import PlanError, Problem
 from sim.inputs.board import base_power
 from sim.inputs.records import Experiment
@@ -39,11 +44,21 @@ from sim.programs.assemble import assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
 
-Watch = Callable[[Callable[[], float]], AbstractContextManager[None]]  # shows how much is done, 0 to 1
+LONG = 300_000  # instructions of which a step takes some seconds
+PROBE_S = 3.0  # of a run, from which the rest is estimated
+WARM_PERIODS = 8  # beside those in which a pipeline fills, until periods repeat, and those that are not skipped
 KEPT_ROWS = 1_000_000  # of all steps that are kept at a time: some 50 MB
 LIMIT_KEPT = 1e-6  # share of a power limit that its mean over a step may be above it
 OWN_ROWS = 5_000  # what the rest of a step weighs
 WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
+
+
+class Watch(Protocol):
+    """Shows how much is done while it is entered, as `fraction` says from 0 to 1; and what is said of a step ahead."""
+
+    def __call__(self, fraction: Callable[[], float], ahead: Runs | None = None) -> AbstractContextManager[None]:
+        """To be entered."""
+        ...
 
 
 class Readings:
@@ -126,6 +141,68 @@ class Simulated:
         return OWN_ROWS + len(self.trace.stream) + instructions + self.plan.grid.n_ranks
 
 
+class Runs:
+    """Runs of a step, with the wait for input at its end [s]; the program of a job is made once.
+
+    bounds: what its time lies between [s], if that is `wanted` and proved, and the step takes long.
+    """
+
+    def __init__(self, input_stall: float = 0.0) -> None:
+        self.input_stall = input_stall
+        self.job: Job | None = None
+        self.executor: Executor | None = None  # of the run to come, or under way
+        self.began = inf  # on the clock of the machine [s]
+        self.expected = 0.0  # rows of it: parts repeat when the pipeline is full, and not any more when it drains
+        self.wanted = False
+        self.bounds: tuple[float, float] | None = None
+
+    def prepare(self, job: Job, stops: Stops | None) -> Executor:
+        """Everything but the passing of time; stops: see `proved_step`."""
+        options, old = job.plan.experiment.simulation, self.executor
+        program = old.program if old and job is self.job else assemble(job, self.input_stall)
+        self.release()
+        self.job = job
+        self.executor = Executor(
+            program,
+            Network(job.table, check=options.certificate, paces=True),
+            flow_ranks=tuple(flow.members for flow in job.flows),
+            slowdown=job.plan.software.overlap_slowdown,
+            skip=options.skip == "auto",
+            stops=stops,
+        )
+        ends = job.plan.course.stages + WARM_PERIODS
+        parts = (program.loose or program.parts) if self.executor.skipper else []
+        repeated = (len(program.streams[part.beat].which) / part.length for part in parts)
+        self.expected = self.executor.n_instructions * min((1.0, *(ends / periods for periods in repeated)))
+        return self.executor
+
+    def run(self, job: Job, stops: Stops | None) -> Trace:
+        """Let it happen. Raises Deadlock."""
+        if self.executor is None or self.executor.rows or job is not self.job:
+            self.prepare(job, stops)
+        assert self.executor is not None
+        if self.wanted and self.executor.n_instructions > LONG:
+            self.wanted, self.bounds = False, _bounds(job.plan.experiment)
+        self.began = time.perf_counter()
+        trace = self.executor.run()
+        self.began = inf
+        return trace
+
+    def progress(self) -> float:
+        """Share of the run under way that is done, 0 to 1."""
+        return self.executor.progress() if self.executor else 0.0
+
+    def seconds_left(self) -> float:
+        """How long the run under way still takes, as fast as it was so far; 0 in the first seconds of it."""
+        rows, taken = self.executor.n_rows if self.executor else 0, time.perf_counter() - self.began
+        return taken * max(0.0, self.expected / rows - 1) if rows and taken >= PROBE_S else 0.0
+
+    def release(self) -> None:
+        """Let go of all after the runs."""
+        if self.executor:
+            self.executor.release()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A step ready to run: everything but the passing of time."""
@@ -134,16 +211,16 @@ class Prepared:
     cluster: Cluster
     plan: Plan
     job: Job
-    executor: Executor
+    runs: Runs
 
     def run(self) -> Simulated:
         """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
-        step, feeding = proved_step(self.job, _run, self.executor.run()), None
+        step, feeding = proved_step(self.job, self.runs.run), None
         data, storage = self.setup.experiment.input, self.cluster.storage
         if data is not None and storage is not None:
             feeding = feed(supply_of(self.plan, data, storage), step.trace.time, self.setup.experiment.seed)
             if feeding.stall_s > 0:
-                step = proved_step(step.job, partial(_run, input_stall=feeding.stall_s))
+                step = proved_step(step.job, Runs(feeding.stall_s).run)
         readings = Readings(step.job, step.trace)
         return Simulated(self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof)
 
@@ -152,34 +229,27 @@ def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
     setup = experiment.setup
     plan = plan_step(experiment)
-    job = build_job(plan)
-    return Prepared(setup, plan.cluster, plan, job, _executor(job))
-
-
-def _executor(job: Job, input_stall: float = 0.0) -> Executor:
-    options = job.plan.experiment.simulation
-    return Executor(
-        assemble(job, input_stall),
-        Network(job.table, check=options.certificate),
-        flow_ranks=tuple(flow.members for flow in job.flows),
-        slowdown=job.plan.software.overlap_slowdown,
-        skip=options.skip == "auto",
-    )
-
-
-def _run(job: Job, input_stall: float = 0.0) -> Trace:
-    executor = _executor(job, input_stall)
-    trace = executor.run()
-    executor.release()
-    return trace
+    check_size(plan)
+    job, runs = hopeful(build_job(plan)), Runs()
+    runs.prepare(job, {})
+    return Prepared(setup, plan.cluster, plan, job, runs)
 
 
 def _simulate(experiment: Experiment, watch: Watch | None) -> Simulated:
     prepared = prepare_step(experiment)
-    with watch(prepared.executor.progress) if watch else nullcontext():
+    with watch(prepared.runs.progress, prepared.runs) if watch else nullcontext():
         simulated = prepared.run()
-    prepared.executor.release()
+    prepared.runs.release()
     return simulated
+
+
+def _bounds(experiment: Experiment) -> tuple[float, float] | None:
+    """What is proved of a step time without simulating the step [s]."""
+    try:
+        bounds = step_bounds(experiment)
+    except PlanError:
+        return None
+    return bounds.lower_s, bounds.upper_s
 
 
 def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simulated]) -> Simulated:
