@@ -129,7 +129,8 @@ def _is_right(case: Case, predicted: float, band: float | None) -> bool | None:
 
 def time_error(case: Case, predicted: float | str) -> float:
     """Predicted over measured time, less one, of a case about time."""
-    assert case.measured is not None and not isinstance(predicted, str)
+    assert case.measured is not None
+    assert not isinstance(predicted, str)
     rate = case.quantity.startswith(("tokens/s", "% HFU"))
     return float(case.measured / predicted if rate else predicted / case.measured) - 1
 

@@ -160,7 +160,12 @@ def test_a_run_that_the_host_saved_fits() -> None:
 
 @pytest.mark.parametrize(
     ("capacity", "verdict", "fits"),
-    [("100 GiB", "fits", True), ("36 GiB", "tight", True), ("30 GiB", "tight", False), ("25 GiB", "does not fit", False)],
+    [
+        ("100 GiB", "fits", True),
+        ("36 GiB", "tight", True),
+        ("30 GiB", "tight", False),
+        ("25 GiB", "does not fit", False),
+    ],
 )
 def test_the_verdict_knows_its_error(capacity: str, verdict: str, fits: bool) -> None:
     """Near the limit nothing is sure on either side of it; whether the prediction itself fits is told as well."""
