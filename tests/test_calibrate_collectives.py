@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from datetime import date
 from math import sqrt
@@ -288,8 +289,14 @@ class TestReading:
             read_tables(saved(tmp_path, text))
 
     def test_no_such_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="cannot be read"):
+        with pytest.raises(ConfigError, match="no such file"):
             read_tables(tmp_path / "no.txt")
+
+    def test_what_never_ends_is_not_read(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for endless in (Path("/dev/zero"), tmp_path / "pipe"):
+            with pytest.raises(ConfigError, match="is not a regular file"):
+                read_tables(endless)
 
 
 class TestCommand:

@@ -45,6 +45,7 @@ BOARD = "cluster.node.accelerator"
         ((f"{BOARD}.memory.bandwidth=1e-300 B/s",), f"{BOARD}.memory.bandwidth"),
         (("software.overlap_slowdown=100 %",), "software.overlap_slowdown"),
         (("training.global_batch=1e9",), "training.global_batch"),
+        (("parallelism.virtual_stages=9007199254740992",), "parallelism.pipeline"),
         (("cluster.node.local.efficiency=1e-300",), "cluster.node.local.efficiency"),
         (("cluster.node.accelerators=1e9",), "cluster.node.accelerators"),
         (("cluster=dragonfly-128", "nodes=8", "cluster.fabric.groups=10000"), "cluster.fabric"),

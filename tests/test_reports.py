@@ -54,7 +54,6 @@ def test_every_report_has_a_source_and_is_judged() -> None:
         assert (case.within > 0) == (case.judged == "within" and case.measured is not None)
 
 
-@pytest.mark.xfail(strict=True, reason="14 of 21; what each misses stands with it")
 def test_four_of_five_times_lie_inside_their_bands() -> None:
     """Bands promise 80 %."""
     times = [case for case in cases() if case.judged == "band" and case.quantity != "USD"]

@@ -61,10 +61,12 @@ def check_samples(setup: Setup) -> Iterator[Problem]:
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
     """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
     parallel, layers = setup.parallelism, setup.workload.layers
-    chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
+    chunks = least = parallel.pipeline * parallel.virtual_stages
+    if least <= layers:  # more are not laid out, since there may be any number of them
+        chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
-        if chunks != parallel.pipeline * parallel.virtual_stages:
+        if chunks != least:
             shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
 

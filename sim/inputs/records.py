@@ -45,7 +45,7 @@ class ScheduleName(Choice):
 
 # --- accelerators ---------------------------------------------------------------------------
 
-OptimizerName = Literal["adamw", "adamw_foreach", "adamw_fused", "adamw_loop", "adam8bit", "paged_adamw", "paged_adamw8bit", "sgd", "sgd_momentum", "lion", "adafactor", "muon", "lamb"]
+OptimizerName = Literal["adamw", "adamw_foreach", "adamw_foreach_2023", "adamw_fused", "adamw_loop", "adam8bit", "paged_adamw", "paged_adamw8bit", "sgd", "sgd_momentum", "lion", "adafactor", "muon", "lamb"]
 TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 class Rates(Record):

@@ -42,8 +42,15 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
         stages[fullest],
         host * min(setup.ranks, setup.node.accelerators),
         error,
-        "does not fit" if lacks > 0 else "tight" if peak * (1 + error) > capacity else "fits",
+        _verdict(peak, capacity, error),
     )
+
+
+def _verdict(peak: float, capacity: float, error: float) -> str:
+    """Tight on both sides of the capacity, as far as predictions err: what is said to lack that little may run."""
+    if peak * (1 + error) <= capacity:
+        return "fits"
+    return "tight" if peak <= capacity * (1 + error) else "does not fit"
 
 
 def error_of(setup: Setup) -> float:

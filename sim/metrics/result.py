@@ -41,7 +41,7 @@ class MemoryResult:
     moments: dict[str, dict[str, float]] = field(default_factory=dict)  # parts at each moment of the fullest stage
     host_bytes: float = 0.0  # of one node, for what lies there instead
     error: float = 0.1  # relative error of such predictions
-    verdict: str = "fits"  # or tight: it fits, but not by the error; or does not fit
+    verdict: str = "fits"  # or tight: as near to the capacity as the error, on either side; or does not fit
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,8 @@ def _memory(memory: MemoryResult, fill: str) -> RenderableType:
 def _verdict(memory: MemoryResult) -> RenderableType:
     left = memory.capacity_bytes - memory.peak_bytes_per_accelerator
     if memory.verdict == "tight":
-        within = f", {human.size(left)} free, less than the error of such predictions ({human.percent(memory.error)})"
+        room = f"{human.size(left)} free" if memory.fits else f"{human.size(-left)} too much"
+        within = f", {room}, less than the error of such predictions ({human.percent(memory.error)})"
         verdict = Text("TIGHT", style="bold yellow") + Text(within, style="not bold")
     elif memory.fits:
         verdict = Text("FITS", style="bold green") + Text(f", {human.size(left)} free", style="not bold")

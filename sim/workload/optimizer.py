@@ -35,6 +35,8 @@ OPTIMIZERS = {
     # PyTorch, optim/adam.py, _multi_tensor_adam: eight kernels over all tensors; the square roots of all second
     # moments are a copy of them
     "adamw_foreach": OptimizerKind(copies=1, traffic=80.0),
+    # PyTorch 1.13 to 2.0, optim/adamw.py: square roots and denominators, which 2.1 computes in place
+    "adamw_foreach_2023": OptimizerKind(copies=2, traffic=80.0),
     "adamw": OptimizerKind(),
     # PyTorch, optim/adam.py, _fused_adam; Apex and DeepSpeed FusedAdam: one kernel
     "adamw_fused": OptimizerKind(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from sim.errors import ConfigError, Problem
+from sim.inputs.reader import read_bytes
 from sim.metrics.calibration import TimeTable
 from sim.metrics.curves import bus_factor
 
@@ -30,6 +31,7 @@ _DEVICE = re.compile(
 _PROGRAM = re.compile(r"\b(" + "|".join([*PROGRAMS, *OTHERS]) + r")(?:_mpi)?\b")
 _START = re.compile(r"#\s*nThread\s+\d+")
 _ROW = re.compile(r"^\d+\s+\d+\s+[a-z]\w*\s")
+MOST_BYTES = 128 * 2**20  # of a log
 TOLERANCE = 0.02  # of the bus factor that a table implies
 
 
@@ -53,10 +55,8 @@ def read_tables(path: Path, column: str = "out-of-place", collective: str | None
     column: "out-of-place" or "in-place". collective: what was run, where the output does not tell.
     Raises ConfigError with line and way out for what is no output of nccl-tests.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise ConfigError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
+    content = read_bytes(path, MOST_BYTES, "a log of nccl-tests is some kilobytes")
+    lines = content.decode("utf-8", errors="replace").splitlines()
     sections = [section for section in _sections(path, lines, column) if section.times]
     if not sections:
         hint = "give the standard output of all_reduce_perf, all_gather_perf, reduce_scatter_perf or alltoall_perf"

@@ -69,7 +69,7 @@ def _tight_memory(run: Simulated) -> Iterator[str]:
     memory = run.readings.memory
     if memory.verdict == "tight":
         share = memory.peak_bytes_per_accelerator / memory.capacity_bytes
-        yield f"memory is tight: {share:.0%} is predicted to be used, and such predictions err by {memory.error:.0%}"
+        yield f"memory is tight: {share:.0%} is predicted to be needed, and such predictions err by {memory.error:.0%}"
 
 
 def _host_memory(run: Simulated) -> Iterator[str]:

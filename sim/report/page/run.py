@@ -74,8 +74,8 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
     if result.accelerators_idle:
         size = human.count(result.accelerators + result.accelerators_idle)
         yield "IDLE accelerators", human.count(result.accelerators_idle), f"of the {size} that are powered and paid for"
-    verdict = {"fits": "fits", "tight": "fits tightly"}.get(memory.verdict, "DOES NOT FIT")
-    yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} into {human.size(memory.capacity_bytes)}"
+    verdict = {"fits": "FITS into", "tight": "TIGHT in"}.get(memory.verdict, "DOES NOT FIT into")
+    yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} {human.size(memory.capacity_bytes)}"
     if result.run and result.run.finished:
         steps = f"{human.count(result.run.steps)} steps, goodput {human.percent(result.run.goodput)}"
         yield "time to train", human.duration(result.run.time_to_train_s["mean"]), steps
