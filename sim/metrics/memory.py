@@ -48,7 +48,7 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
 
 
 def memory_key(setup: Setup) -> tuple[object, ...]:
-    """All that `memory_result` depends on: equal keys have equal results. Of the batch, what is held of it at a time."""
+    """All that `memory_result` depends on: of the batch, only how much of it is held at a time."""
     plan, memory, microbatches = setup.parallelism, setup.accelerator.memory, setup.microbatches
     shape = plan.schedule, plan.pipeline, plan.virtual_stages
     held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))

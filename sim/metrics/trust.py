@@ -251,7 +251,7 @@ class _Points:
 
     def distances(self, others: _Points) -> Floats:
         """How far each of `others` (rows) is from each of these (columns)."""
-        away = (others.kinds[:, None, :] != self.kinds).sum(axis=2).astype(np.float64)
+        away: Floats = (others.kinds[:, None, :] != self.kinds).sum(axis=2).astype(np.float64)
         doublings = np.abs(others.sizes.T[:, :, None] - self.sizes.T[:, None, :])
         doublings[np.isnan(doublings)] = 0.0  # where either has none
         for each in doublings:
