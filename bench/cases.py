@@ -18,19 +18,21 @@ from bench.measure import Sample, command, in_child, points_in, seconds, timed
 CALLBACKS = 200_000
 GROWTH = (1_024, 16_384, 131_072)  # accelerators, with the same work per replica
 GROWN = "llama3-405b-h100"
+PLANNING_S = 0.5  # of the largest
 EVENTFUL = "korthikanti-1t-full"  # 64 stages, 512 microbatches
 EVENT_SHARE = 0.25  # of bare callbacks: what the work of an event leaves
+LARGE_NODES = "gb200-nvl72"  # a cluster of nodes with 72 accelerators
 LIVED = "llama3-405b-54-days"
 SEEDS = (100, 1_000)
 SWEPT = "gpt3-175b-a100"
-POINT_MS = 20.0
 SWEEPS = {"plan": "parallel plans", "cluster": "clusters", "run": "ways to run it"}  # bench/sweeps/NAME.yaml
-POINTS_PER_S = 100.0
+POINTS_PER_S = 200.0
 SWEPT_TIMES = 3
 TWO_PROCESSES = ("-j", "2")
 MANY = ("--set", "axes.0.log_range.count=50")  # failure rates: 10,000 points
 DASK_SHARE = 0.9
 ANEW = "simulation.reuse=off"  # every planning is a first one
+POINTS = {"known placement": ((), 10.0), "new placement": ((ANEW,), 20.0)}  # settings, milliseconds
 SLOW_PARTS = {
     "one slow GPU": "degradations=[{accelerator: node7/gpu3, factor: 0.8}]",
     "one slow cable": "degradations=[{link: node7/nic3<->unit0/leaf3, factor: 0.5}]",
@@ -109,7 +111,7 @@ def growth() -> Iterator[Row]:
         limit = 0.1 if run["accelerators"] == GROWTH[1] else None
         ratio = f"x{slower:.2f} of the first (budget x1.5)" if run is last else ""
         name = f"step, {run['accelerators']:,} accelerators"
-        yield time_row(f"{name}: planning", Sample(tuple(run["planning_s"])))
+        yield time_row(f"{name}: planning", Sample(tuple(run["planning_s"])), PLANNING_S if run is last else None)
         yield time_row(f"{name}: simulation", Sample(tuple(run["simulation_s"])), limit, ratio)
         accounting, simulation = Sample(tuple(run["accounting_s"])), min(run["simulation_s"])
         share = f"x{accounting.least / simulation:.2f} of the simulation (budget x0.1)"
@@ -165,12 +167,12 @@ def all_reduce() -> Iterator[Row]:
 
 
 def points() -> Iterator[Row]:
-    """Designs of a sweep: 100 a second on two cores, where the placement is that of the one before and where not."""
-    for what, settings in (("known placement", ()), ("new placement", (ANEW,))):
+    """Designs of a sweep: 200 a second on two cores where the placement is that of the one before, else 100."""
+    for what, (settings, limit) in POINTS.items():
         run = in_child("point", SWEPT, "30", *settings)
         taken = Sample(tuple(1e3 * value for value in run["seconds"]))
         ratio = f"{1e3 / taken.least:.0f} points/s and core"
-        yield Row(f"point, {SWEPT}, {what}", taken.least, taken.median, "ms", POINT_MS, ratio=ratio)
+        yield Row(f"point, {SWEPT}, {what}", taken.least, taken.median, "ms", limit, ratio=ratio)
 
 
 def sweeps() -> Iterator[Row]:
@@ -221,7 +223,9 @@ def long_runs() -> Iterator[Row]:
 def cold_starts() -> Iterator[Row]:
     """Whole processes, as a person waits for them."""
     yield time_row("cold clustersim --help", timed(command("--help"), 7), 0.3)
+    yield time_row(f"cold process to report, {SWEPT}", timed(command("run", SWEPT), 5), 1.0)
     yield time_row(f"cold process to report, {GROWN}", timed(command("run", GROWN), 5), 3.0)
+    yield time_row(f"cold check of {LARGE_NODES}", timed(command("check", LARGE_NODES), 5), 0.5)
 
 
 def explored() -> Iterator[Row]:

@@ -461,7 +461,6 @@ def _decoding(decode: Callable[[object, bool], float], schema: CoreSchema) -> Co
 Bytes = Annotated[float, Quantity(DATA)]
 BytesPerSecond = Annotated[float, Quantity(DATA_RATE)]
 Seconds = Annotated[float, Quantity(TIME)]
-Flops = Annotated[float, Quantity(WORK)]
 FlopsPerSecond = Annotated[float, Quantity(WORK_RATE)]
 Watts = Annotated[float, Quantity(POWER)]
 Joules = Annotated[float, Quantity(ENERGY)]

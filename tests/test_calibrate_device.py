@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uncovered import uncovered_numbers
 
 from sim.ask.calibrate import torch_device
 from sim.ask.calibrate.calibrate_device import KERNEL, calibrate_device
@@ -20,7 +21,6 @@ from sim.devices.compute import length_share, operation_time
 from sim.graph.operation import Operation
 from sim.inputs.load import load_definition
 from sim.inputs.records import Accelerator
-from sim.inputs.sources import uncovered_numbers
 from sim.metrics.calibration import DeviceMeasurement, LayerShape
 
 KNOWN = {"efficiency": 0.71, "fp8_efficiency": 0.62, "memory": 0.83, "forward": 0.5, "backward": 0.4, "launch": 4e-6}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from uncovered import uncovered_numbers
 
 from sim.cluster.build import build_cluster
 from sim.cluster.export import summary
@@ -12,7 +13,6 @@ from sim.comm.tuner import floor_and_ramp
 from sim.inputs.catalogue import list_catalogue
 from sim.inputs.load import load_definition
 from sim.inputs.records import Accelerator, ClusterSpec, FatTreeFabric, Node
-from sim.inputs.sources import uncovered_numbers
 
 ENTRIES = [(kind, name) for kind in ("accelerator", "node", "cluster") for name in list_catalogue(kind)]
 GROWING = [

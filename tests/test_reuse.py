@@ -17,7 +17,8 @@ from sim.graph.operation import CollectiveKind
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
 from sim.memo import Memo
-from sim.metrics.result import Result
+from sim.metrics.memory import memory_key, memory_result
+from sim.metrics.result import MemoryResult, Result
 from sim.plan.plan import layout_key
 from sim.programs.assemble import assemble
 from sim.programs.ranks import build_job
@@ -159,6 +160,45 @@ def test_times_are_used_again_on_the_same_board_node_and_stack() -> None:
         assert build_job(plan_step(experiment(change))).known is first
     for change in ("software", "slow host", "slowdown", "start-up", "slow ports", "faster memory", "power limit"):
         assert build_job(plan_step(experiment(change))).known is not first
+
+
+HELD: dict[str, dict[str, Any]] = {
+    "twice the batch": {"training": {"global_batch": 64}},
+    "a batch of two microbatches": {"training": {"global_batch": 8}},
+    "one microbatch": {"training": {"global_batch": 4}},
+    "one microbatch, sharded": {"training": {"global_batch": 4}, "parallelism": {"data": 4, "zero_stage": 2}},
+    "sharded": {"parallelism": {"data": 4, "zero_stage": 2}},
+    "few replicas": {"parallelism": {"data": 2, "zero_stage": 2}},
+    "tokens": {"training": {"global_batch": 32, "tokens": 1e9}},
+    "full recomputation": {"training": {"global_batch": 32, "recompute": "full"}},
+    "optimizer": {"training": {"global_batch": 32, "optimizer": "sgd"}},
+    "less memory": {"accelerator": {"memory": {"capacity": 1e9, "bandwidth": 2e12}}},
+    "reserved memory": {"accelerator": {"memory": {"capacity": 8e10, "bandwidth": 2e12, "reserved": 1e9}}},
+    "kept gradients": {"software": {"gradient_buffer": False}},
+}
+
+
+def test_memory_that_may_be_used_again_is_equal() -> None:
+    """Experiments of equal keys have equal memory, whatever else they differ in; many have."""
+    found: dict[object, list[MemoryResult]] = {}
+    for change in (*CHANGES.values(), *HELD.values()):
+        setup = small_experiment(**BASE | change).setup
+        found.setdefault(memory_key(setup), []).append(memory_result(setup))
+    assert all(each == alike[0] for alike in found.values() for each in alike)
+    assert len({repr(alike[0]) for alike in found.values()}) > 15
+    base, more, faster = (
+        memory_key(small_experiment(**BASE | change).setup)
+        for change in ({}, HELD["twice the batch"], CHANGES["faster memory"])
+    )
+    assert base == more
+    assert faster != memory_key(small_experiment(**BASE | HELD["less memory"]).setup)
+
+
+def test_memory_is_not_used_again_when_switched_off() -> None:
+    one, other, anew = (simulate(experiment("itself", reuse=reuse)).memory for reuse in ("auto", "auto", "off"))
+    assert one is other
+    assert one is not anew
+    assert one == anew
 
 
 LAID = tuple(Carrier(name, 1e11, 1e-6) for name in ("exchange", "broadcast"))

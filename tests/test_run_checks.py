@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from uncovered import uncovered_numbers
 
 from sim.errors import ConfigError
 from sim.inputs.load import list_catalogue, load_definition, load_experiment
 from sim.inputs.reliability import Failures
-from sim.inputs.sources import uncovered_numbers
 
 MODE = {"cause": "x", "component": "node", "mtbf": "10 days"}
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {

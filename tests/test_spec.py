@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uncovered import uncovered_numbers
 
 from sim.errors import ConfigError
 from sim.inputs.catalogue import CATALOGUE, catalogue_root, find_definition, find_experiment, list_catalogue
@@ -19,7 +20,6 @@ from sim.inputs.load import LoadedExperiment, load_definition, load_experiment, 
 from sim.inputs.reader import from_python, plain, read_file
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node
 from sim.inputs.resolve import merge
-from sim.inputs.sources import uncovered_numbers
 
 GOOD = Path(__file__).parent / "data" / "good"
 TRIAL = GOOD / "experiment.yaml"

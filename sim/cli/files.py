@@ -47,7 +47,6 @@ def _problems(source: str, overrides: list[str]) -> list[Problem]:
 
 def _unnamed_stack(source: str, overrides: list[str]) -> str:
     """What to name as the software of an experiment that names none."""
-    from sim.ask.run.stacks import proposal
     from sim.cli.kinds import kind_of
     from sim.inputs.cases import is_table
     from sim.inputs.catalogue import is_path
@@ -56,8 +55,11 @@ def _unnamed_stack(source: str, overrides: list[str]) -> str:
     if (is_path(source) and is_table(Path(source))) or kind_of(source) != "experiment":
         return ""
     setup = load_experiment(source, overrides)
-    stack = setup.software
-    return f"; no software is named, {stack.name} is assumed; {proposal(setup)}" if stack.assumed else ""
+    if not setup.software.assumed:
+        return ""
+    from sim.ask.run.stacks import proposal
+
+    return f"; no software is named, {setup.software.name} is assumed; {proposal(setup)}"
 
 
 def explain(

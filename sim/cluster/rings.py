@@ -8,34 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from sim.cluster.cluster import Cluster
 from sim.cluster.server import CUBE_MESH_LINKS
-from sim.errors import PlanError
 
 Order = tuple[int, ...]
 Rings = tuple[tuple[Order, float], ...]
 Widths = dict[tuple[int, int], int]  # links between i < j
 
 
-def local_rings(cluster: Cluster, members: Sequence[int]) -> Rings:
+def rings_inside(kind: str, members: Sequence[int]) -> Rings:
     """Rings over accelerators of one node, as (order, share of the bytes), shares summing to 1.
 
-    A ring sends from each member to the next and from the last to the first. On a switch, on PCIe
-    and where no cycle exists there is one ring in the given order.
-    Raises PlanError if the members are on different nodes.
+    kind: of the local network; members: numbers inside the node. A ring sends from each member to the next and from
+    the last to the first. On a switch, on PCIe and where no cycle exists there is one ring in the given order.
     """
-    nodes, local = cluster.places.split(np.array(members))
-    if len(set(nodes.tolist())) != 1:
-        raise PlanError(f"a local ring over accelerators of {len(set(nodes.tolist()))} nodes")
-    first = int(cluster.places.first[nodes[0]])
-    rings = rings_inside(cluster.node.local.kind, local.tolist())
-    return tuple((tuple(first + i for i in order), share) for order, share in rings)
-
-
-def rings_inside(kind: str, members: Sequence[int]) -> Rings:
-    """The same by the numbers of the members inside their node, over a local network of that kind."""
     given = ((tuple(members), 1.0),)
     if len(members) < 3:
         return given

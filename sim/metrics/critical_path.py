@@ -21,9 +21,6 @@ from sim.metrics.breakdown import rank_time
 from sim.metrics.history import Event, History
 from sim.metrics.timeline import TimelineSpan
 
-LATENCY = "latency"
-START = "start of the step"
-
 
 @dataclass(frozen=True)
 class PathPart:

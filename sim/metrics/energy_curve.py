@@ -28,8 +28,9 @@ def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) ->
     rate = np.divide(1.0, duration, out=np.zeros_like(duration), where=duration > 0)
     added = activity.added() * np.stack([activity.spread(weight) for weight in weights])
     watts = added.take(activity.of_row, axis=1) * rate
+    draws = np.flatnonzero(watts.any(axis=0))  # a transfer draws nothing here
     edges = _edges(trace.time, samples)
-    energy = _energy(edges, trace.start, trace.end, watts)
+    energy = _energy(edges, trace.start[draws], trace.end[draws], watts[:, draws])
     for repeat in trace.repeats:
         energy += _of_copies(edges, trace, repeat, watts)
     base = activity.job.board.waiting * weights.sum(axis=1, keepdims=True)
@@ -65,7 +66,7 @@ def _energy(until: Floats, start: Floats, end: Floats, watts: Floats) -> Floats:
 
 def _of_copies(edges: Floats, trace: Trace, repeat: Repeat, watts: Floats) -> Floats:
     """The same of all copies of repeated rows. Copies of a row follow one another, so at most one is under way."""
-    rows = repeat.rows
+    rows = repeat.rows[watts[:, repeat.rows].any(axis=0)]
     energy = np.zeros((len(watts), len(edges)))
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]

@@ -19,6 +19,7 @@ _architectures: Memo[Architecture] = Memo(64)  # three times as long to make as 
 
 
 ERROR, SHARDED_ERROR = 0.1, 0.2
+NOT_HELD = {"global_batch", "tokens", "samples", "time_limit"}  # of the training, beside how many microbatches it makes
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
@@ -46,11 +47,21 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
     )
 
 
+<<<<<<< HEAD
 def _verdict(peak: float, capacity: float, error: float) -> str:
     """Tight on both sides of the capacity, as far as predictions err: what is said to lack that little may run."""
     if peak * (1 + error) <= capacity:
         return "fits"
     return "tight" if peak <= capacity * (1 + error) else "does not fit"
+=======
+def memory_key(setup: Setup) -> tuple[object, ...]:
+    """All that `memory_result` depends on: of the batch, only how much of it is held at a time."""
+    plan, memory, microbatches = setup.parallelism, setup.accelerator.memory, setup.microbatches
+    shape = plan.schedule, plan.pipeline, plan.virtual_stages
+    held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))
+    records = text_of(setup.workload), text_of(setup.software), setup.training.model_dump_json(exclude=NOT_HELD), plan
+    return *records, setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+>>>>>>> speed
 
 
 def error_of(setup: Setup) -> float:

@@ -254,14 +254,11 @@ class _Points:
 
     def distances(self, others: _Points) -> Floats:
         """How far each of `others` (rows) is from each of these (columns)."""
-        away = np.zeros((len(others.kinds), len(self.kinds)))
-        for mine, other in zip(self.kinds.T, others.kinds.T, strict=True):
-            away += other[:, None] != mine
-        for size, other_size in zip(self.sizes.T, others.sizes.T, strict=True):
-            doublings = np.abs(other_size[:, None] - size)
-            doublings[np.isnan(other_size)] = 0.0
-            doublings[:, np.isnan(size)] = 0.0
-            away += PER_DOUBLING * doublings
+        away: Floats = (others.kinds[:, None, :] != self.kinds).sum(axis=2).astype(np.float64)
+        doublings = np.abs(others.sizes.T[:, :, None] - self.sizes.T[:, None, :])
+        doublings[np.isnan(doublings)] = 0.0  # where either has none
+        for each in doublings:
+            away += PER_DOUBLING * each
         return away
 
     @cached_property  # n^2 in the runs, asked for with each origin
@@ -269,7 +266,7 @@ class _Points:
         """How far the runs are from each other, (n, n)."""
         return self.distances(self)
 
-    @property
+    @cached_property  # asked for twice with each run of a table
     def order(self) -> Ints:
         """The runs by the size of their error."""
         return np.argsort(self.errors, kind="stable")

@@ -79,7 +79,7 @@ class Costs:
         shard = self.job.plan.shard
         return self.job.plan.software.scatter_gather and shard.tensor > 1 and not shard.sequence_parallel
 
-    @property
+    @cached_property  # asked for with each send
     def stage_message(self) -> float:
         """Bytes from a rank to the next stage."""
         message = self.job.plan.architecture.message_bytes
@@ -287,8 +287,8 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
 
 def send_action(label: str, flow: int, costs: Costs) -> Action:
     """What a stage sends to its neighbour."""
-    cost = costs.job.cost(flow, "send", costs.stage_message)
-    return Action(label, Category.PIPELINE_COMM, flow=flow, size=cost.size, latency=cost.latency)
+    (leg,) = costs.job.cost(flow, "send", costs.stage_message).legs
+    return Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
 
 
 def exchange_action(

@@ -28,6 +28,7 @@ from sim.plan.fold import Partition, first_of_class, mix
 from sim.plan.pieces import Sequence, Work
 from sim.plan.plan import Plan
 from sim.programs.chains import Alone, Timed, run_alone
+from sim.ragged import ranges
 from sim.record import text_of
 
 Ints = NDArray[np.int64]
@@ -364,65 +365,55 @@ def inner_of(classes: Mapping[str, int], flows: Iterable[FlowClass]) -> tuple[tu
 
 def flow_classes(plan: Plan, table: FlowTable) -> list[FlowClass]:
     """The plan's own flow classes, in the order of their numbers."""
-    rates = table.solo_rates()
-    rank_of = plan.partition.rank
-    classes = []
+    rates, rank_of = table.solo_rates(), plan.partition.rank
+    classes: list[FlowClass] = []
     for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
         alike = [number for number, other in enumerate(plan.flows) if other.kind == flow_set.kind]
-        for first in first_of_class(flow_of).tolist():
-            group = group_of([plan.flows[number] for number in alike], first, plan.cluster)
-            members = rank_of[flow_set.members[first]]
-            ends = (int(members[0]), int(members[1])) if flow_set.ordered else (-1, -1)
-            others = [
-                (plan.flows[number].carrier, int(plan.partition.flow[number][first]))
-                for number in alike
-                if plan.flows[number].carrier != RING
-            ]
+        beside = [number for number in alike if plan.flows[number].carrier != RING]
+        first = first_of_class(flow_of)
+        columns = zip(
+            groups_of([plan.flows[number] for number in alike], first, plan.cluster),
+            rates[flow_of[first]].tolist(),
+            rank_of[flow_set.members[first]].tolist(),
+            *(plan.partition.flow[number][first].tolist() for number in beside),
+            strict=True,
+        )
+        carriers = [plan.flows[number].carrier for number in beside]
+        for group, rate, members, *others in columns:
+            sender, receiver = members if flow_set.ordered else (-1, -1)
+            laid, every = tuple(zip(carriers, others, strict=True)), tuple(sorted(set(members)))
             classes.append(
-                FlowClass(
-                    flow_set.kind,
-                    group,
-                    float(rates[flow_of[first]]),
-                    tuple(sorted(set(members.tolist()))),
-                    *ends,
-                    carrier=flow_set.carrier,
-                    others=tuple(others),
-                )
+                FlowClass(flow_set.kind, group, rate, every, sender, receiver, flow_set.carrier, others=laid)
             )
     return classes
 
 
-def group_of(flow_sets: Iterable[FlowSet], number: int, cluster: Cluster) -> Group:
-    """The communicator with flow `number` in each of the sets of its kind, the ring first.
+def groups_of(flow_sets: list[FlowSet], numbers: Ints, cluster: Cluster) -> list[Group]:
+    """The communicators with the flows `numbers` in each of the sets of their kind, the ring first.
 
-    It has what its links allow it when nothing else runs.
+    They have what their links allow them when nothing else runs.
     """
     ring, *others = flow_sets
-    link, rate = _crossed(ring, number, cluster)
-    local = link < cluster.n_nodes * cluster.server.links.n
-    window, one = cluster.node.nics.window, np.array([number])
-    return Group(
-        ring.members.shape[1],
-        int(ring.nodes[number]),
-        float(ring.latency[number]),
-        float(rate[local].min(initial=np.inf)),
-        float(rate[~local].min(initial=float(ring.most(one, window)[0]))),
-        tuple(
-            Carrier(
-                other.carrier,
-                float(_crossed(other, number, cluster)[1].min(initial=float(other.most(one, window)[0]))),
-                float(other.latency[number]),
-            )
-            for other in others
-        ),
-    )
+    size, nodes, latency = ring.members.shape[1], ring.nodes[numbers].tolist(), ring.latency[numbers].tolist()
+    laid: list[tuple[Carrier, ...]] = [()] * len(numbers)
+    for other in others:
+        columns = _alone(other, numbers, cluster).min(axis=0).tolist(), other.latency[numbers].tolist()
+        added = (Carrier(other.carrier, *each) for each in zip(*columns, strict=True))
+        laid = [(*before, carrier) for before, carrier in zip(laid, added, strict=True)]
+    columns = nodes, latency, *_alone(ring, numbers, cluster).tolist(), laid
+    return [Group(size, *each) for each in zip(*columns, strict=True)]
 
 
-def _crossed(flow_set: FlowSet, number: int, cluster: Cluster) -> tuple[Ints, Floats]:
-    """Links of a flow, and the rate that each allows it alone, (n,) each [B/s]."""
-    crossed = slice(int(flow_set.start[number]), int(flow_set.start[number + 1]))
-    link = flow_set.link[crossed].astype(np.int64)
-    return link, cluster.links.capacity[link] / flow_set.coefficient[crossed]
+def _alone(flow_set: FlowSet, numbers: Ints, cluster: Cluster) -> Floats:
+    """What links in nodes, and those between them, allow flows alone, (2, n) [B/s]; inf where there are none."""
+    width = flow_set.start[numbers + 1] - flow_set.start[numbers]
+    entry, flow = ranges(flow_set.start[numbers], width), np.repeat(np.arange(len(numbers)), width)
+    link = flow_set.link[entry]
+    outside = link >= cluster.n_nodes * cluster.server.links.n
+    alone = np.full((2, len(numbers)), np.inf)
+    np.minimum.at(alone, (outside.astype(np.int64), flow), cluster.links.capacity[link] / flow_set.coefficient[entry])
+    alone[1] = np.minimum(alone[1], flow_set.most(numbers, cluster.node.nics.window))
+    return alone
 
 
 def flow_table(plan: Plan) -> FlowTable:

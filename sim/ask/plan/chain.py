@@ -21,7 +21,7 @@ from sim.plan.grid import RankGrid, build_grid
 from sim.plan.pieces import Sequence
 from sim.plan.plan import CutModel, group_flows, job_groups, job_sends
 from sim.programs.chains import Alone
-from sim.programs.ranks import FlowClass, Job, Known, Profile, RankClass, group_of, inner_of
+from sim.programs.ranks import FlowClass, Job, Known, Profile, RankClass, groups_of, inner_of
 from sim.schedule.course import Sends
 
 
@@ -86,8 +86,8 @@ def _flows(
     for flow_set in sets:
         alike = [other for other in sets if other.kind == flow_set.kind]
         begin = len(flows)
-        for number, members in enumerate(flow_set.members.tolist()):
-            group = group_of(alike, number, cluster)
+        groups = groups_of(alike, np.arange(flow_set.n), cluster)
+        for number, (members, group) in enumerate(zip(flow_set.members.tolist(), groups, strict=True)):
             known = members[:1] if flow_set.ordered else [rank for rank in members if rank in stage_of]
             stages = tuple(stage_of[rank] for rank in known)
             for stage in stages:

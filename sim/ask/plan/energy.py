@@ -27,7 +27,7 @@ from sim.metrics.energy_plant import Plant
 from sim.plan.grid import RankGrid
 from sim.plan.pieces import Sequence
 from sim.plan.plan import group_flows, job_groups
-from sim.programs.ranks import group_of
+from sim.programs.ranks import groups_of
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def build_crew(experiment: Experiment, cluster: Cluster, grid: RankGrid) -> Crew
     groups = {}
     for kind, (ranks, key) in job_groups(experiment, experiment.setup.workload, grid).items():
         sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key)]
-        groups[kind] = tuple(dict.fromkeys(group_of(sets, number, cluster) for number in range(len(ranks))))
+        groups[kind] = tuple(dict.fromkeys(groups_of(sets, np.arange(len(ranks)), cluster)))
     nodes = len(np.unique(cluster.node_of(grid.accelerator)))
     return Crew(nodes, tuple(np.unique(cluster.speed[grid.accelerator]).tolist()), groups)
 

@@ -1,15 +1,15 @@
-"""Everything that can be found wrong without simulating."""
+"""Everything that can be found wrong without simulating.
+
+What only some kinds of definitions need is imported where it is used: much of the time of a check is imports.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from sim.ask.run.reuse import plan_step
-from sim.ask.sweep.sweep_file import load_study
 from sim.cluster.build import build_cluster
 from sim.errors import ConfigError, Problem
-from sim.inputs.carbon import grid_of
 from sim.inputs.cases import Case, is_table, load_cases
 from sim.inputs.catalogue import is_path
 from sim.inputs.energy import Site
@@ -17,9 +17,6 @@ from sim.inputs.fault_log import read_fault_log
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import ClusterSpec, Experiment
 from sim.inputs.reliability import Failures, FaultLog
-from sim.life.feeding import supply_of
-from sim.life.saving import check_checkpoint
-from sim.programs.ranks import build_job
 from sim.record import Record
 
 
@@ -30,6 +27,8 @@ def check_definition(kind: str, source: str, overrides: list[str] | None = None)
     elif kind == "experiment":
         rehearse(load_experiment(source, overrides or []).experiment)
     elif kind == "study":
+        from sim.ask.sweep.sweep_file import load_study
+
         load_study(source, overrides or [])
     else:
         _check_parts(load_definition(kind, source, overrides or []))
@@ -37,11 +36,18 @@ def check_definition(kind: str, source: str, overrides: list[str] | None = None)
 
 def rehearse(experiment: Experiment) -> None:
     """All that a run does with a resolved and checked experiment before time passes. Raises ConfigError, PlanError."""
+    from sim.ask.run.reuse import plan_step
+    from sim.programs.ranks import build_job
+
     plan = plan_step(experiment)
     build_job(plan)
     if experiment.checkpoint is not None:
+        from sim.life.saving import check_checkpoint
+
         check_checkpoint(plan)
     if experiment.input is not None and plan.cluster.storage is not None:
+        from sim.life.feeding import supply_of
+
         supply_of(plan, experiment.input, plan.cluster.storage)
 
 
@@ -52,6 +58,8 @@ def _check_parts(record: Record) -> None:
         case Failures(log=FaultLog(file=file)):
             read_fault_log(Path(file))
         case Site():
+            from sim.inputs.carbon import grid_of
+
             grid_of(record)
 
 

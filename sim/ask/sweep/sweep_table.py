@@ -19,7 +19,6 @@ from sim.units import Unit
 
 if TYPE_CHECKING:
     import pandas
-    import pyarrow
     from duckdb import DuckDBPyRelation
 
     from sim.ask.sweep.sweep_file import LoadedStudy
@@ -134,10 +133,6 @@ class SweepTable:
     def to_dataframe(self) -> pandas.DataFrame:
         """The table for pandas, which must be installed."""
         return self.relation.df()
-
-    def to_arrow(self) -> pyarrow.SweepTable:
-        """The table for Arrow: pyarrow must be installed."""
-        return self.relation.arrow()
 
     def to_csv(self, path: str | Path) -> None:
         """Write the table as CSV with a header."""

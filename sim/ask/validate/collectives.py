@@ -18,7 +18,7 @@ from sim.inputs.reader import yaml_files
 from sim.metrics.curves import CurvePoint, CurveScore, CurveValidation, bus_factor
 from sim.plan.flows import collective_flows
 from sim.plan.grid import row_of_ranks
-from sim.programs.ranks import group_of
+from sim.programs.ranks import groups_of
 
 
 def find_curves(paths: Sequence[Path] = ()) -> list[MeasuredCurve]:
@@ -69,7 +69,8 @@ def communicator(cluster: Cluster, per_node: int, collective: str) -> Group:
     grid = row_of_ranks(cluster.n_accelerators)
     names = carriers([collective], cluster.node, members.size)
     sets = [collective_flows("all", grid, cluster, members.reshape(1, -1), 0, carrier=name)[0] for name in names]
-    return group_of(sets, 0, cluster)
+    (group,) = groups_of(sets, np.array([0]), cluster)
+    return group
 
 
 def measured_time(curve: Curve, ranks: int, size: int, value: float) -> float:

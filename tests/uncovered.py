@@ -1,7 +1,4 @@
-"""A source for every number: which numbers of a definition no source covers.
-
-Public: `uncovered_numbers`.
-"""
+"""A source for every number: which numbers of a definition no source covers."""
 
 from __future__ import annotations
 
