@@ -47,13 +47,13 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
     )
 
 
-<<<<<<< HEAD
 def _verdict(peak: float, capacity: float, error: float) -> str:
     """Tight on both sides of the capacity, as far as predictions err: what is said to lack that little may run."""
     if peak * (1 + error) <= capacity:
         return "fits"
     return "tight" if peak <= capacity * (1 + error) else "does not fit"
-=======
+
+
 def memory_key(setup: Setup) -> tuple[object, ...]:
     """All that `memory_result` depends on: of the batch, only how much of it is held at a time."""
     plan, memory, microbatches = setup.parallelism, setup.accelerator.memory, setup.microbatches
@@ -61,7 +61,6 @@ def memory_key(setup: Setup) -> tuple[object, ...]:
     held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))
     records = text_of(setup.workload), text_of(setup.software), setup.training.model_dump_json(exclude=NOT_HELD), plan
     return *records, setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
->>>>>>> speed
 
 
 def error_of(setup: Setup) -> float:

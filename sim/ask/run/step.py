@@ -53,16 +53,15 @@ OWN_ROWS = 5_000  # what the rest of a step weighs
 WHEN_TO_SAVE = {"policy": "fixed", "interval": None, "interval_steps": None}  # what a save does not depend on
 
 
-<<<<<<< HEAD
+_memories: Memo[MemoryResult] = Memo(64)  # points of a sweep with equal plans share them: 7 to 9 % of a point
+
+
 class Watch(Protocol):
     """Shows how much is done while it is entered, as `fraction` says from 0 to 1; and what is said of a step ahead."""
 
     def __call__(self, fraction: Callable[[], float], ahead: Runs | None = None) -> AbstractContextManager[None]:
         """To be entered."""
         ...
-=======
-_memories: Memo[MemoryResult] = Memo(64)  # points of a sweep with equal plans share them: 7 to 9 % of a point
->>>>>>> speed
 
 
 class Readings:
