@@ -83,7 +83,7 @@ def list_catalogue(kind: str) -> dict[str, Path]:
 
 def is_path(reference: str) -> bool:
     """Whether `reference` is a path and not a name."""
-    return "/" in reference or reference.endswith((".yaml", ".yml"))
+    return "/" in reference or reference.endswith((".yaml", ".yml", ".json"))
 
 
 def find_definition(kind: str, reference: str, beside: Path) -> Path:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from sim.errors import ConfigError, Problem
+from sim.models.huggingface import from_config, is_config
 
 MAX_BYTES = 8 * 2**20
 MAX_NODES = 150_000
@@ -82,8 +83,24 @@ def yaml_files(path: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> SourceNode:
-    """The mapping in the YAML file `path`. Raises ConfigError. Equal contents are parsed once."""
-    return _parsed(read_bytes(path, MAX_BYTES, "a definition is a few kilobytes"), shown_path(path))
+    """The mapping in the YAML or JSON file `path`. Raises ConfigError. Equal contents are parsed once.
+
+    A `config.json` of Hugging Face becomes the workload that it describes.
+    """
+    node = _parsed(read_bytes(path, MAX_BYTES, "a definition is a few kilobytes"), shown_path(path))
+    return _converted(node, path) if is_config(node.value) else node
+
+
+def _converted(node: SourceNode, path: Path) -> SourceNode:
+    """The workload of a config, called as its folder if the file has the usual name."""
+    named = path.absolute().parent.name if path.stem == "config" else path.stem
+    name = re.sub(r"[^A-Za-z0-9._+-]", "-", named).strip("-.+")[:119] or "imported"
+    try:
+        return from_python(from_config(plain(node), name), node.mark.source)
+    except ConfigError as error:
+        places = (str(node.value[each.key].mark if each.key in node.value else node.mark) for each in error.problems)
+        located = [replace(each, where=where) for each, where in zip(error.problems, places, strict=True)]
+        raise ConfigError(located) from None
 
 
 def read_bytes(path: Path, most: int, usual: str = "") -> bytes:

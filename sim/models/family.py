@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import Field
+
 from sim.errors import Problem
 from sim.graph.adapters import LowRank
 from sim.graph.ends import CHUNKED, CrossEntropy
@@ -83,6 +85,10 @@ class Trained(Protocol):
 
 class Workload(Record):
     """The base of the records of all families."""
+
+    notes: tuple[str, ...] = Field(
+        default=(), description="what a reader of results should know of this model, such as what is left out of it"
+    )
 
     if TYPE_CHECKING:  # fields of every family
 

@@ -52,6 +52,11 @@ def _adapters_left(run: Simulated) -> Iterator[str]:
         yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
 
 
+def _of_model(run: Simulated) -> Iterator[str]:
+    """What the definition of the model says about itself."""
+    yield from (f"{run.plan.model.name}: {note}" for note in run.plan.model.notes)
+
+
 def _even_experts(run: Simulated) -> Iterator[str]:
     """Nobody said how unevenly tokens choose."""
     if run.plan.model.experts and run.plan.model.imbalance == 1.0:
@@ -167,6 +172,7 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
+    _of_model,
     _tight_memory,
     _host_memory,
     _of_data_sheet,
