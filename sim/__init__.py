@@ -1,12 +1,18 @@
 """clustersim: a discrete-event simulator of large-model training clusters.
 
-`sim.simulate`, `sim.sweep` and `sim.check` are the Python interface; `sim.api` documents them. They are
-imported when they are first used.
+`sim.simulate`, `sim.plan`, `sim.scale`, `sim.sweep`, `sim.compare`, `sim.explain`, `sim.validate` and `sim.check` are
+the Python interface; `sim.api` documents them. They are imported when they are first used.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.api import check, compare, explain, plan, scale, simulate, sweep, validate
+    from sim.errors import ConfigError
 
 __version__ = "0.2.0"
 
-_API = ("check", "simulate", "sweep")
+_API = ("check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate")
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,5 @@
-"""The Python interface: `import sim`, then `sim.simulate`, `sim.sweep` and `sim.check`.
+"""The Python interface: `import sim`, then `sim.simulate`, `sim.plan`, `sim.scale`, `sim.sweep`, `sim.compare`,
+`sim.explain`, `sim.validate` and `sim.check`.
 
 The same files, results and errors as the command line. Wrong input raises `sim.ConfigError`, which holds
 all problems with their places.
@@ -6,7 +7,7 @@ all problems with their places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,22 @@ from sim.errors import ConfigError, Problem
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
 from sim.metrics.result import Result
-from sim.report.notebook import NotebookResult
+from sim.report.notebook import (
+    NotebookContrast,
+    NotebookPlans,
+    NotebookResult,
+    NotebookScaling,
+    NotebookValidation,
+    NotebookWhy,
+)
 
 Changes = Mapping[str, Any]
+Source = str | Path | Mapping[str, Any] | Experiment
 
-__all__ = ["check", "simulate", "sweep"]
+__all__ = ["check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate"]
 
 
-def simulate(source: str | Path | Mapping[str, Any] | Experiment, *, set: Changes | None = None, **keys: Any) -> Result:
+def simulate(source: Source, *, set: Changes | None = None, **keys: Any) -> NotebookResult:
     """Simulate one experiment: a name from the catalogue, a path, a mapping, or a record.
 
     `set` and keywords change single keys. Values are written as in YAML, quantities with their units.
@@ -92,6 +101,106 @@ def sweep(
         scheduler=scheduler,
         progress=progress,
     )
+
+
+def plan(
+    source: Source,
+    *,
+    set: Changes | None = None,
+    space: Mapping[str, Sequence[Any]] | None = None,
+    objectives: Sequence[str] = ("time",),
+    top: int = 10,
+    workers: int | None = 1,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+    **keys: Any,
+) -> NotebookPlans:
+    """The best parallel plans, exactly: as good as if every plan had been simulated.
+
+    `space` gives values to try for keys (`{"tensor": (1, 2, 4)}`), `workers` is the number of processes, None for one
+    per processor. `plans` is in order of the objective, `choice` the number of the one that is taken among near-equals.
+
+    >>> import sim
+    >>> found = sim.plan("quickstart", space={"tensor": (4, 8), "pipeline": (1,), "context": (1,)}, top=2)
+    >>> found.complete, len(found.plans)
+    (True, 2)
+
+    Raises ConfigError for wrong input, PlanError if no plan is valid.
+    """
+    from sim.ask.plan.axes import key_of
+    from sim.ask.plan.search import search_plans
+    from sim.inputs.cluster_checks import CLUSTER_CHECKS
+
+    experiment = load_experiment(source, _overrides(set, keys), checks=CLUSTER_CHECKS).experiment
+    limits = {key_of(name): tuple(values) for name, values in (space or {}).items()}
+    return NotebookPlans(**vars(search_plans(experiment, limits, objectives, top, workers, progress)))
+
+
+def scale(
+    source: Source,
+    nodes: Sequence[int],
+    *,
+    mode: str = "both",
+    set: Changes | None = None,
+    replan: bool = False,
+    tokens: float | str | None = None,
+    workers: int | None = 1,
+    **keys: Any,
+) -> NotebookScaling:
+    """The experiment on clusters of `nodes`: with its batch (`strong`), one that grows (`weak`), or `both`.
+
+    >>> import sim
+    >>> study = sim.scale("gpt3-175b-a100", [64, 128], mode="strong")
+    >>> [point.accelerators for point in study.points]
+    [512, 1024]
+    """
+    from sim.ask.scale.scaling import scale as scale_experiment
+
+    experiment = load_experiment(source, _overrides(set, keys)).experiment
+    study = scale_experiment(experiment, nodes, mode, replan=replan, tokens=tokens, jobs=workers)
+    return NotebookScaling(**vars(study))
+
+
+def compare(*designs: Result | Source, **named: Result | Source) -> NotebookContrast:
+    """Designs side by side, the first being what the others are set against: results, or experiments to simulate.
+
+    >>> import sim
+    >>> contrast = sim.compare(now="quickstart", full=sim.simulate("quickstart", training={"recompute": "full"}))
+    >>> [change.key for change in contrast.changes]
+    ['training.recompute']
+    """
+    from sim.report.compare import compare as contrast_of
+    from sim.report.compare import told_apart
+
+    results = [one if isinstance(one, Result) else simulate(one) for one in (*designs, *named.values())]
+    if len(results) < 2:
+        raise ConfigError(Problem("compare", "", "needs two designs or more"))
+    names = told_apart([*(result.name for result in results[: len(designs)]), *named])
+    return NotebookContrast(**vars(contrast_of(results, names)))
+
+
+def explain(what: str, source: Source | None = None, *, set: Changes | None = None, **keys: Any) -> str | NotebookWhy:
+    """A key of the input or a number of a result in words; or with "run" and an experiment, where its time goes.
+
+    >>> import sim
+    >>> print(sim.explain("goodput").splitlines()[0])
+    run.goodput (a number of a result)
+    """
+    if source is None:
+        from sim.report.definitions import explanation
+
+        return explanation(what)
+    if what != "run":
+        raise ConfigError(Problem("explain", "", "only 'run' takes an experiment", "explain('run', source)"))
+    from sim.ask.explain.why import why
+
+    return NotebookWhy(**vars(why(load_experiment(source, _overrides(set, keys)).experiment)))
+
+
+def validate(*paths: str | Path, workers: int | None = 1) -> NotebookValidation:
+    """Measured runs, predicted: those under `paths`, by default the published ones that come with the program."""
+    from sim.ask.validate.validate import validate as predict_all
+
+    return NotebookValidation(**vars(predict_all([Path(path) for path in paths], (), workers)))
 
 
 def check(source: str | Path, kind: str | None = None) -> list[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -88,36 +87,14 @@ def explain(
         return _explain_run(source, overrides or [], json)
     if source:
         raise BadParameter("only `explain run` takes an experiment", param_hint="[FILE|NAME]")
-    text = _explanation(key)
+    from sim.report.definitions import explanation
+
+    text = explanation(key)
     if json:
         output.emit_json({"key": key, "text": text})
     else:
         output.emit_lines([text])
     return output.FINE
-
-
-def _explanation(key: str) -> str:
-    """Of a key of the input, of a number of a result, or of both where both are called so."""
-    from textwrap import fill
-
-    from sim.errors import ConfigError
-    from sim.inputs.document import explain as explanation
-    from sim.report.definitions import definitions_of, nearest
-
-    numbers = [
-        f"{one.key} (a number of a result)\n{fill(one.text, 88)}" for one in (definitions_of(key) if key else ())
-    ]
-    try:
-        return "\n\n".join([*numbers, explanation(key)])
-    except ConfigError as error:
-        if numbers:
-            return "\n\n".join(numbers)
-        close = nearest(key)
-        if not close:
-            raise
-        raise ConfigError(
-            [replace(each, suggestion=f"{each.suggestion} or {' or '.join(close)}") for each in error.problems]
-        ) from None
 
 
 def _explain_run(source: str, overrides: list[str], json: bool) -> int:

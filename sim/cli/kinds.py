@@ -17,13 +17,18 @@ ORDER = (
     "study",
 )  # fmt: skip
 
+ALIASES = {  # what people call them
+    "gpu": "accelerator", "gpus": "accelerator", "tpus": "accelerator", "boards": "accelerator", "chips": "accelerator",
+    "servers": "node", "machines": "cluster", "models": "workload", "stacks": "software", "frameworks": "software",
+}  # fmt: skip
+
 
 def kind_called(word: str) -> str | None:
     """The kind that `word` names, in the singular or the plural."""
     from sim.inputs.load import CATALOGUE
 
     plurals = {f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s": kind for kind in CATALOGUE}
-    return word if word in CATALOGUE else plurals.get(word)
+    return word if word in CATALOGUE else plurals.get(word) or ALIASES.get(word)
 
 
 def kind_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 from typer import BadParameter, Option
@@ -35,6 +36,8 @@ def scale(
     workers: Annotated[
         int | None, Option("--workers", "-j", min=1, help="Processes; as many as processors if absent.")
     ] = None,
+    csv: Annotated[Path | None, Option("--csv", metavar="FILE", help="Also write a row for each size.")] = None,
+    html: Annotated[Path | None, Option("--html", metavar="FILE", help="Also write a page for the browser.")] = None,
     json: AsJson = False,
 ) -> int:
     """Simulate an experiment on clusters of many sizes.
@@ -45,7 +48,9 @@ def scale(
     from sim.ask.scale.scaling import scale as study_of
     from sim.cli.progress import told
     from sim.inputs.load import load_experiment
-    from sim.report.scaling import print_scaling
+    from sim.report.files import deliver, write_text
+    from sim.report.page.scaling import scaling_page
+    from sim.report.scaling import print_scaling, scaling_csv
 
     counts = node_counts(nodes)
     target = tokens if tokens in (None, "hoffmann", "parametric") else _count(tokens, "--tokens")
@@ -62,10 +67,22 @@ def scale(
             jobs=workers,
             progress=progress,
         )
-    if json:
-        output.emit_json(study.to_json())
-    else:
-        output.emit_rich(lambda console: print_scaling(study, console))
+
+    def show() -> None:
+        if json:
+            output.emit_json(study.to_json())
+        else:
+            output.emit_rich(lambda console: print_scaling(study, console))
+
+    def keep_rows() -> None:
+        if csv:
+            write_text(csv, scaling_csv(study), "--csv")
+
+    def keep_page() -> None:
+        if html:
+            write_text(html, scaling_page(study), "--html")
+
+    deliver(keep_rows, keep_page, show)
     if not study.complete:
         output.say("interrupted")
         return output.INTERRUPTED

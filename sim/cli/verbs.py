@@ -13,6 +13,7 @@ from sim.cli import (
     catalogue,
     explore,
     files,
+    init,
     output,
     plan,
     results,
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)

@@ -67,6 +67,14 @@ CATALOGUE: dict[str, Kind] = {
 }
 
 
+TAKEN_BY = {  # what is wanted, what a name is: the way on
+    ("experiment", "study"): ": clustersim sweep takes it",
+    ("experiment", "cluster"): ": clustersim list shows it, and an experiment names it as its cluster",
+    ("experiment", "workload"): ": clustersim list shows it, and an experiment names it as its workload",
+    ("study", "experiment"): ": clustersim run takes it",
+}
+
+
 def catalogue_root() -> Path:
     """Folder of the catalogue: inside the installed package, else the repository that holds it."""
     package = Path(__file__).resolve().parent.parent
@@ -82,8 +90,8 @@ def list_catalogue(kind: str) -> dict[str, Path]:
 
 
 def is_path(reference: str) -> bool:
-    """Whether `reference` is a path and not a name."""
-    return "/" in reference or reference.endswith((".yaml", ".yml", ".json"))
+    """Whether `reference` is a path and not a name; `-` is standard input."""
+    return "/" in reference or reference == "-" or reference.endswith((".yaml", ".yml", ".json"))
 
 
 def find_definition(kind: str, reference: str, beside: Path) -> Path:
@@ -114,7 +122,11 @@ def _listed(kind: str, reference: str) -> Path:
     if reference in known:
         return known[reference]
     close = get_close_matches(reference[:120], known, n=3, cutoff=0.5)
-    if close:
+    other = next((each for each in CATALOGUE if _is_name(reference) and reference in list_catalogue(each)), None)
+    if other:
+        article = "an" if other[0] in "aeiou" else "a"
+        way_out = f"{reference} is {article} {other}{TAKEN_BY.get((kind, other), '')}"
+    elif close:
         way_out = f"did you mean {' or '.join(close)}?"
     else:
         way_out = f"`clustersim list` shows what there is; a path ends in .yaml, such as ./{kind}.yaml"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -25,6 +26,7 @@ import yaml
 from sim.errors import ConfigError, Problem
 from sim.models.huggingface import from_config, is_config
 
+STDIN = Path("-")
 MAX_BYTES = 8 * 2**20
 MAX_NODES = 150_000
 MAX_DEPTH = 40
@@ -109,6 +111,8 @@ def read_bytes(path: Path, most: int, usual: str = "") -> bytes:
     Devices and pipes, which may never end, are refused before they are opened.
     """
     source = shown_path(path)
+    if _is_handed_over(path):
+        return _handed_over(path, most)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -124,6 +128,26 @@ def read_bytes(path: Path, most: int, usual: str = "") -> bytes:
     if len(content) > most:
         _refuse(Mark(source, 1, 1), f"is larger than {most // 2**20} MiB", usual)
     return content
+
+
+_received: dict[Path, bytes] = {}  # a pipe can be read once, what is in it is asked for by several verbs
+
+
+def _is_handed_over(path: Path) -> bool:
+    """Standard input, or what a shell hands over for `<(...)`."""
+    return path == STDIN or (path.is_relative_to("/dev/fd") and path.is_fifo())
+
+
+def _handed_over(path: Path, most: int) -> bytes:
+    if path not in _received:
+        if path == STDIN:
+            _received[path] = sys.stdin.buffer.read(most + 1)
+        else:
+            with path.open("rb") as file:
+                _received[path] = file.read(most + 1)
+    if len(_received[path]) > most:
+        _refuse(Mark(shown_path(path), 1, 1), f"is larger than {most // 2**20} MiB")
+    return _received[path]
 
 
 def read_text(text: str, source: str) -> SourceNode:
@@ -184,6 +208,8 @@ def _decoded(content: bytes, source: str) -> str:
 
 def shown_path(path: Path) -> str:
     """`path` as it stands in messages: from here, and cut to a readable length."""
+    if path == STDIN:
+        return "<stdin>"
     here = Path.cwd()
     text = str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
     return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}"

@@ -1,6 +1,6 @@
 """What the numbers of a result mean, as docs/metrics.md defines them.
 
-Public: `Definition`, `definitions`, `definitions_of`.
+Public: `Definition`, `definitions`, `definitions_of`, `explanation`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from textwrap import fill
 
+from sim.errors import ConfigError
 from sim.inputs.catalogue import catalogue_root
+from sim.inputs.document import explain
 from sim.report.labels import NAMES
 
 PAGE = "docs/metrics.md"
@@ -44,6 +47,26 @@ def definitions_of(asked: str) -> list[Definition]:
             return found
     # a part of something is defined with the whole
     return [one for one in every for name in wanted if name.startswith(f"{one.key}.")]
+
+
+def explanation(asked: str) -> str:
+    """Of a key of the input, of a number of a result, or of both where both are called so.
+
+    Raises ConfigError with what is written like it.
+    """
+    found = definitions_of(asked) if asked else ()
+    numbers = [f"{one.key} (a number of a result)\n{fill(one.text, 88)}" for one in found]
+    try:
+        return "\n\n".join([*numbers, explain(asked)])
+    except ConfigError as error:
+        if numbers:
+            return "\n\n".join(numbers)
+        close = nearest(asked)
+        if not close:
+            raise
+        way_out = " or ".join(close)
+        told = [replace(each, suggestion=f"{each.suggestion} or {way_out}") for each in error.problems]
+        raise ConfigError(told) from None
 
 
 def nearest(asked: str) -> list[str]:

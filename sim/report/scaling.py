@@ -1,8 +1,14 @@
-"""A scaling study for people."""
+"""A scaling study for people, and as a table.
+
+Public: `print_scaling`, `scaling_csv`, `scaling_rows`.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from dataclasses import asdict, fields
+from io import StringIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,6 +16,7 @@ from rich.table import Table
 
 from sim.metrics.scaling import ScalePoint, ScalingStudy
 from sim.report import human
+from sim.report.visible import safe_cell
 
 TITLES = {"strong": "Strong scaling: the batch stays", "weak": "Weak scaling: the batch grows with the cluster"}
 
@@ -44,6 +51,22 @@ TRAINING: tuple[Column, ...] = (
     ("energy", lambda p: _shown(p.energy_kwh, human.energy)),
     ("cost", lambda p: _shown(p.cost_usd, human.money)),
 )
+
+
+def scaling_csv(study: ScalingStudy) -> str:
+    """A row for each size and mode, in SI; what is not known is empty."""
+    out = StringIO()
+    writer = csv.DictWriter(out, [field.name for field in fields(ScalePoint)], lineterminator="\n")
+    writer.writeheader()
+    for point in study.points:
+        writer.writerow({name: safe_cell(value) for name, value in asdict(point).items()})
+    return out.getvalue()
+
+
+def scaling_rows(points: list[ScalePoint]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a mode, for people."""
+    columns = SIZE + STEP + TRAINING
+    return [title for title, _ in columns], [[show(point) for _, show in columns] for point in points]
 
 
 def print_scaling(study: ScalingStudy, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 Names, descriptions and keys come from files that may be anybody's, and a terminal takes escape sequences for orders.
 
-Public: `visible`, `visible_console`, `ORDERS`.
+Public: `visible`, `visible_console`, `safe_cell`, `ORDERS`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ _SHOWN = {order: "\ufffd" for order in ORDERS if chr(order) not in "\n\t"}
 def visible(text: str) -> str:
     """`text` with a mark in place of each character that a terminal would obey; lines and tabs stay."""
     return text.translate(_SHOWN)
+
+
+def safe_cell(value: object) -> object:
+    """A cell of a table that no spreadsheet takes for a formula; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def visible_console(file: TextIO) -> Console:

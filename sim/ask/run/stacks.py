@@ -1,6 +1,6 @@
 """The software stack where none is named: what others could run the plan, how long they take, which one to name.
 
-Public: `with_stacks`, `could_run`, `proposal`.
+Public: `with_stacks`, `stacks_for`, `could_run`, `proposal`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ def _stacks() -> Iterator[Software]:
         yield stack
 
 
+def stacks_for(kind: str) -> list[str]:
+    """Names of the stacks that say they train models of that kind and few others."""
+    return [stack.name for stack in _stacks() if kind in stack.choices.kind]
+
+
 def could_run(stack: Software, setup: Setup) -> bool:
     """Whether the stack trains such models, and lets its user choose this plan."""
     plan = {**dict(setup.parallelism), **dict(setup.training), "kind": setup.workload.kind}
@@ -72,7 +77,7 @@ def could_run(stack: Software, setup: Setup) -> bool:
 
 def proposal(setup: Setup) -> str:
     """What to name where no stack is named: those whose users divide the work like this."""
-    own = [stack.name for stack in _stacks() if setup.workload.kind in stack.choices.kind]
+    own = stacks_for(setup.workload.kind)
     if own:
         return f"{setup.workload.name} runs on stacks for its kind of model: name {' or '.join(own)}"
     parallelism = setup.parallelism
