@@ -7,23 +7,20 @@ the Python interface; `sim.api` documents them. They are imported when they are 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sim.api import check, compare, explain, plan, scale, simulate, sweep, validate
-    from sim.errors import ConfigError
+    from sim.api import ConfigError, check, compare, explain, plan, scale, simulate, sweep, validate
 
 __version__ = "0.2.0"
 
-_API = ("check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate")
+__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate"]
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name in _API:
+    if name in __all__:
         return getattr(import_module("sim.api"), name)
-    if name == "ConfigError":
-        return import_module("sim.errors").ConfigError
     raise AttributeError(f"module 'sim' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_API, "ConfigError"]
+    return [*globals(), *__all__]

@@ -29,7 +29,7 @@ from sim.report.notebook import (
 Changes = Mapping[str, Any]
 Source = str | Path | Mapping[str, Any] | Experiment
 
-__all__ = ["check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate"]
+__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate"]
 
 
 def simulate(source: Source, *, set: Changes | None = None, **keys: Any) -> NotebookResult:

@@ -82,7 +82,7 @@ def test_sweeps_go_to_dataframes_where_pandas_is_there() -> None:
 
 def test_notebooks_show_results_as_reports(cli: Cli) -> None:
     result = sim.simulate("quickstart", set={"software": "megatron-core"})
-    shown = result._repr_html_()  # type: ignore[attr-defined]
+    shown = result._repr_html_()
     assert shown.startswith("<pre ")
     assert not re.search(r"<(script|link|img)|https?:|var\(", shown)
     text = [line.rstrip() for line in html.unescape(re.sub("<[^>]+>", "", shown)).splitlines()]
