@@ -70,10 +70,10 @@ def proved_step(job: Job, run: Callable[[Job, Stops | None], Trace]) -> ProvedSt
             joined = int((~whole_links(job.plan)).sum()) if job.plan.rows is not None else 0
             peak = np.maximum(trace.link_peak, checked.peak)
             return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, n_checked, joined))
-        if len(checked.link):
-            job, stops = _with_overloaded(job, checked), {}
-        elif stops is not None:
+        if checked.met and stops is not None:  # first: parts that did not see one another may overload any link
             stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS else None
+        else:
+            job, stops = _with_overloaded(job, checked), {}
 
 
 def hopeful(job: Job) -> Job:
