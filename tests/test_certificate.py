@@ -153,7 +153,7 @@ class TestPartsSkippedOneByOne:
         found = check_loads(replace(trace, table=replace(table, capacity=slower)), moves_of(trace)).met
         assert found
         for times in found.values():
-            assert np.all((0 <= times[:, 0]) & (times[:, 0] < times[:, 1]) & (times[:, 1] <= trace.time))
+            assert np.all((times[:, 0] >= 0) & (times[:, 0] < times[:, 1]) & (times[:, 1] <= trace.time))
 
     def test_without_stops_nothing_is_skipped_that_may_meet(self) -> None:
         prepared = prepare_step(small_experiment(**hashed(7), simulation=ANEW))

@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 SLACK = 1e-9  # of a capacity, as in the certificate of an allocation
 AT_ONCE = 4_000_000  # moments that are looked at together
+ENOUGH = 10_000  # moves on overloaded links
 MOST_LINKS = 1 << 16  # of them, so that numpy sorts their numbers by digits
 
 
@@ -81,6 +82,8 @@ def check_loads(trace: Trace, moves: Moves) -> Checked:
         over = moments.load > table.capacity[links[moments.place]] * (1 + SLACK)
         place, move = _guilty(moments, over)
         guilty.append(np.stack([links[place], move]))
+        if len(place) > ENOUGH:
+            break  # refuted, and so widely that the rest will be looked at again
     link, move = np.concatenate(guilty, axis=1)
     own = link >= table.n_shared
     pairs = np.unique(np.stack([link[own], moves.flow[move[own]]]), axis=1)
