@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from sim.cli import output
 from sim.errors import OutputError
 from sim.report import human
+from sim.units import TIME
 
 if TYPE_CHECKING:
     from sim.ask.run.step import Runs
 
 PATIENCE_S = 1.0  # before a bar is shown
-MINUTE, HOUR = 60.0, 3600.0
+MINUTE, HOUR = (TIME.units[name] for name in ("min", "h"))
 LONG_S = MINUTE  # that nobody should have to wait for unasked
 REFRESH_S = 0.2
 

@@ -51,7 +51,7 @@ class Checked(NamedTuple):
         return not len(self.link) and not self.met
 
 
-class Moments(NamedTuple):
+class Instants(NamedTuple):
     """Begins and ends of moves on links, (n,), by link and time: place of the link, which move, 1 or -1, and load after
     it [B/s]; ends come first in an instant.
     """
@@ -113,7 +113,7 @@ def _in_turn(table: FlowTable, links: Ints, moves: Moves) -> Iterator[Ints]:
         yield links[turn == number]
 
 
-def _moments(table: FlowTable, links: Ints, moves: Moves) -> Moments:
+def _moments(table: FlowTable, links: Ints, moves: Moves) -> Instants:
     place = np.full(len(table.capacity), -1)
     place[links] = np.arange(len(links))
     entries = np.flatnonzero(place[table.link] >= 0)
@@ -130,7 +130,7 @@ def _moments(table: FlowTable, links: Ints, moves: Moves) -> Moments:
     by_link = np.argsort(at, kind="stable")
     link, move, step = at[by_link].astype(np.int64), np.repeat(move, width)[by_link], np.repeat(step, width)[by_link]
     change = table.coefficient[entry[by_link]] * moves.rate[move] * step
-    return Moments(link, move, step, _summed(change, link))
+    return Instants(link, move, step, _summed(change, link))
 
 
 def _summed(change: Floats, place: Ints) -> Floats:
@@ -142,7 +142,7 @@ def _summed(change: Floats, place: Ints) -> Floats:
     return summed
 
 
-def _guilty(moments: Moments, over: Mask) -> tuple[Ints, Ints]:
+def _guilty(moments: Instants, over: Mask) -> tuple[Ints, Ints]:
     """Place and number of each move that is under way at a moment of overload on a link."""
     if not over.any():
         return moments.place[over], moments.move[over]
