@@ -374,7 +374,9 @@ class Network:
         table, peak = self.table, np.zeros(len(self.table.capacity))
         alone = np.isin(table.flow, sorted(self.was_alone)) & np.isfinite(self.rates_alone[table.flow])
         np.maximum.at(peak, table.link[alone], (table.coefficient * self.rates_alone[table.flow])[alone])
-        for key in self.lasted:
+        now = self.env.now
+        under_way = {key for key, since in self.allotted.values() if now - since > ALIKE * now}
+        for key in self.lasted | under_way:
             rates = self.allocations[key]
             weight = np.zeros(self.table.n_flows)
             for kind, count in key:

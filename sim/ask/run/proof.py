@@ -82,6 +82,8 @@ def hopeful(job: Job) -> Job:
     It seldom does of groups with a slow part in them, and of their neighbours: those that they exchange something with,
     and those of these.
     """
+    if job.plan.software.overlap_slowdown == 0:
+        return job
     groups = {number: flow.members for number, flow in enumerate(job.flows) if flow.key == LOCKED}
     unlike = {rank for members in groups.values() if not _are_alike(job, members) for rank in members}
     for _ in range(HOPS):
