@@ -14,6 +14,7 @@ import pytest
 from equal import EXACT, assert_same
 from plans import CASES, LEAF_SPINE, small_experiment
 
+import sim.ask.run.proof
 import sim.ask.run.size
 import sim.plan.plan
 from sim.ask.run.bounds import step_bounds
@@ -36,7 +37,8 @@ ANEW = {"reuse": "off"}
 
 @pytest.fixture(autouse=True)
 def every_job_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few ranks it has, and however little they fold."""
+    """However few ranks it has, and however little they fold, or skip."""
+    monkeypatch.setattr(sim.ask.run.proof, "WORTH", 1.1)
     monkeypatch.setattr(sim.plan.plan, "PROVED_RANKS", 0)
     monkeypatch.setattr(sim.plan.plan, "FOLDED", 1.0)
 
@@ -139,6 +141,11 @@ class TestPartsSkippedOneByOne:
         assert quick.proof.rounds > 2
         assert not slow.trace.repeats
         assert_same(quick, slow)
+
+    def test_where_little_is_skipped_no_further_round_tries(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sim.ask.run.proof, "WORTH", 0.0)
+        step = simulate_step(small_experiment(**hashed(7), simulation=ANEW))
+        assert not any(repeat.loose for repeat in step.trace.repeats)
 
     def test_parts_that_slow_one_another_repeat_together(self) -> None:
         step = simulate_step(small_experiment(**hashed(0), simulation=ANEW))

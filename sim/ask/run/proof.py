@@ -23,6 +23,7 @@ from sim.plan.plan import CutModel, build_plan, with_rows
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
 from sim.programs.shape import LOCKED
 
+WORTH = 0.4  # of the instructions
 HOPS = 2  # from a group with a slow part to those that are not expected to keep in step
 MOST_ROUNDS = 12  # then parts that may share links are simulated as one
 
@@ -71,9 +72,14 @@ def proved_step(job: Job, run: Callable[[Job, Stops | None], Trace]) -> ProvedSt
             peak = np.maximum(trace.link_peak, checked.peak)
             return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, n_checked, joined))
         if checked.met and stops is not None:  # first: parts that did not see one another may overload any link
-            stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS else None
+            stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS and _gains(trace) else None
         else:
             job, stops = _with_overloaded(job, checked), {}
+
+
+def _gains(trace: Trace) -> bool:
+    """Whether so much was skipped that it is worth further rounds; else all is simulated in the next one."""
+    return len(trace.stream) < WORTH * sum(len(stream.which) for stream in trace.program.streams)
 
 
 def hopeful(job: Job) -> Job:
