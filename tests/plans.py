@@ -354,10 +354,13 @@ def bytes_by_link(run: Simulated) -> Floats:
 
 
 def peak_by_link(run: Simulated) -> Floats:
-    """Largest share of capacity of every link of the cluster that rates were shared on; nan elsewhere."""
+    """Largest share of capacity of every link of the cluster that may fill; nan elsewhere."""
     peak = np.full(run.cluster.links.n, np.nan)
     peak[run.plan.links] = run.trace.link_peak[: run.trace.table.n_shared][run.plan.partition.link]
     peak[run.plan.links[~whole_links(run.plan)]] = np.nan
+    if len(run.trace.table.place):
+        out = (run.trace.table.place >= 0) & run.trace.table.left_out[run.trace.table.place]
+        peak[out] = run.trace.link_peak[run.trace.table.place[out]]
     return peak
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sim import __version__
+from sim.ask.run.step import Runs, prepare_step
+from sim.cli.progress import bar
 from sim.errors import Deadlock
-from sim.inputs.load import CATALOGUE, list_catalogue
+from sim.inputs.load import CATALOGUE, list_catalogue, load_experiment
 from support import ROOT, Cli, Command, Outcome
 
 SMALL = ("quickstart", "--set", "workload.layers=4", "--set", "training.global_batch=8")
@@ -358,3 +363,53 @@ class TestBounds:
         outcome = cli("run", *SMALL, "--bounds", "--set", change)
         assert outcome.code == 3
         assert change.split("=", maxsplit=1)[0] in outcome.err
+
+
+class TestLongSteps:
+    """A step that takes more than a minute: somebody is asked or told, while it goes on."""
+
+    @pytest.fixture
+    def long(self, monkeypatch: pytest.MonkeyPatch) -> Runs:
+        monkeypatch.setattr(Runs, "seconds_left", lambda _: 240.0)
+        return Runs()
+
+    def wait(self) -> None:
+        for _ in range(40):
+            time.sleep(0.05)
+
+    def test_a_script_is_told(self, long: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+        with bar("simulating", lambda: 0.5, long):
+            self.wait()
+        told = capsys.readouterr()
+        assert "about 4 min more" in told.err
+        assert "--bounds" in told.err
+        assert not told.out
+
+    def test_whoever_is_sure_is_not(self, long: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+        with bar("simulating", lambda: 0.5, long, sure=True):
+            self.wait()
+        assert not capsys.readouterr().err
+
+    @pytest.mark.parametrize(("answer", "ends"), [("n", True), ("y", False)])
+    def test_at_a_terminal_it_is_a_question(
+        self, long: Runs, answer: str, ends: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        here, there = os.openpty()
+        with os.fdopen(there) as terminal, pytest.raises(KeyboardInterrupt) if ends else nullcontext():
+            monkeypatch.setattr("sys.stdin", terminal)
+            monkeypatch.setattr("sim.cli.output.speaks_to_terminal", lambda: True)
+            os.write(here, f"{answer}\n".encode())
+            with bar("simulating", lambda: 0.5, long):
+                self.wait()
+        assert "Go on? [Y/n]" in capsys.readouterr().err
+
+    def test_what_is_left_follows_from_what_was_done(self) -> None:
+        """Steps as fast as those before them, and no more rows than those until parts repeat."""
+        prepared = prepare_step(load_experiment("gpt3-175b-a100").experiment)
+        runs = prepared.runs
+        assert runs.seconds_left() == 0
+        runs.run(prepared.job, {})
+        assert runs.executor is not None
+        assert runs.expected / 2 < runs.executor.n_rows < runs.expected * 2
+        runs.began = time.perf_counter() - 100
+        assert runs.seconds_left() < 100

@@ -10,11 +10,13 @@ import networkx as nx
 import numpy as np
 import pytest
 from cluster_cases import CABLE, CASES, DIAMOND, NIC_RATE, dragonfly, drawn, fat_tree, make_cluster, row, small_cases
+from plans import small_experiment
 
+from sim.cluster.build import merged
 from sim.cluster.cluster import Cluster
 from sim.cluster.export import graph, graphml, node_link, summary
 from sim.errors import ConfigError
-from sim.inputs.records import Degradation
+from sim.inputs.records import Degradation, FatTreeFabric
 
 
 def capacity(cluster: Cluster, kind: str) -> float:
@@ -172,3 +174,17 @@ def test_a_graphml_edge_without_a_unit_says_which(tmp_path: Path) -> None:
     nx.write_graphml(made, tmp_path / "net.graphml")
     with pytest.raises(ConfigError, match="edge left - hub"):
         make_cluster(nodes=1, fabric={"kind": "graph", "graphml": str(tmp_path / "net.graphml")})
+
+
+@pytest.mark.parametrize(
+    ("link", "spines"), [("node7/nic3<->unit0/leaf3", 1), ("unit1/leaf3->spine0", 8), ("pod0/spine1<->plane1/core0", 8)]
+)
+def test_only_a_slow_link_above_the_leaves_keeps_spines_apart(link: str, spines: int) -> None:
+    """Where flows spread evenly, a slow cable of a node is slow on its way to all spines alike."""
+    fabric = {"kind": "fat_tree", "nodes_per_unit": 4, "spines": 8}
+    spec = small_experiment(
+        nodes=8, fabric=fabric, routing={"kind": "spray"}, training={"global_batch": 64}
+    ).setup.cluster
+    drawn = merged(spec, [link]).fabric
+    assert isinstance(drawn, FatTreeFabric)
+    assert drawn.spines == spines

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from sim.cli import output
 from sim.errors import OutputError
 from sim.report import human
+from sim.units import TIME
 
 if TYPE_CHECKING:
     from sim.ask.run.step import Runs
 
 PATIENCE_S = 1.0  # before a bar is shown
-LONG_S = 60.0  # that nobody should have to wait for unasked
+MINUTE, HOUR = (TIME.units[name] for name in ("min", "h"))
+LONG_S = MINUTE  # that nobody should have to wait for unasked
 REFRESH_S = 0.2
 
 
@@ -69,7 +71,7 @@ def _ask(ahead: Runs, over: Event) -> None:
             break
     else:
         return
-    told = f"the step takes about {human.duration(left)} more to simulate; --bounds tells at once what it lies between"
+    told = f"the step takes about {_roughly(left)} more to simulate; --bounds tells at once what it lies between"
     if not (output.speaks_to_terminal() and sys.stdin is not None and sys.stdin.isatty()):
         output.say(told)
         return
@@ -79,6 +81,11 @@ def _ask(ahead: Runs, over: Event) -> None:
             if sys.stdin.readline().strip().lower().startswith("n"):
                 interrupt_main()
             return
+
+
+def _roughly(seconds: float) -> str:
+    """An estimate as it is worth telling."""
+    return f"{seconds / HOUR:.0f} h" if seconds >= 2 * HOUR else f"{seconds / MINUTE:.0f} min"
 
 
 @contextmanager

@@ -163,6 +163,8 @@ class Network:
         self.n_joins = 0  # of such flows
         self.settling = Settling(self.env)
         self.allocations: dict[Key, dict[int, float]] = {}
+        self.allotted: dict[int, tuple[Key, float]] = {}  # class -> allocation by which it has its rate, and since when
+        self.lasted: set[Key] = set()  # allocations that were so for some time
         self.was_alone: set[int] = set()  # classes of which one flow had its links to itself
         self.part_of: list[int] = []  # of each class, where parts of a program are told apart
         self.met: dict[int, dict[int, float]] = {}  # part -> another -> when either was last slowed by the other [s]
@@ -289,6 +291,8 @@ class Network:
             self.active_bits ^= bit
         if near & self.active_bits:
             self._mark(kind)
+        if kind in self.allotted:
+            self._end_allotment(kind)
         flow.done(flow)
 
     def _mark(self, kind: int) -> None:
@@ -318,16 +322,25 @@ class Network:
 
     def _share(self, region: list[int]) -> None:
         now = self.env.now
-        rates = self._rates(tuple((kind, len(self.active[kind])) for kind in region))
+        key = tuple((kind, len(self.active[kind])) for kind in region)
+        rates = self._rates(key)
         if self.part_of:
             self._note_meeting(region, rates)
         for kind in region:
+            self._end_allotment(kind)
+            self.allotted[kind] = key, now
             for flow in self.active[kind]:
                 if flow.rate != rates[kind]:
                     self._note_use(flow)
                     self._note_pace(flow, now)
                     flow.left, flow.since = flow.left_at(now), now
                     self._run(flow, rates[kind])
+
+    def _end_allotment(self, kind: int) -> None:
+        """A class gets another rate, or leaves; an allocation that held for an instant alone is none."""
+        key, since = self.allotted.pop(kind, ((), inf))
+        if self.env.now - since > ALIKE * self.env.now:
+            self.lasted.add(key)
 
     def _note_meeting(self, region: list[int], rates: dict[int, float]) -> None:
         """Note which parts are there if one of them would have other rates by itself."""
@@ -354,14 +367,17 @@ class Network:
         return self.allocations[key]
 
     def peak_load(self) -> Floats:
-        """Largest share of capacity each link class ever carried, (n_links,).
+        """Largest share of capacity each link class ever carried for some time, (n_links,).
 
         For links left out of sharing it is a lower bound: flows that share nothing else are not added.
         """
         table, peak = self.table, np.zeros(len(self.table.capacity))
         alone = np.isin(table.flow, sorted(self.was_alone)) & np.isfinite(self.rates_alone[table.flow])
         np.maximum.at(peak, table.link[alone], (table.coefficient * self.rates_alone[table.flow])[alone])
-        for key, rates in self.allocations.items():
+        now = self.env.now
+        under_way = {key for key, since in self.allotted.values() if now - since > ALIKE * now}
+        for key in self.lasted | under_way:
+            rates = self.allocations[key]
             weight = np.zeros(self.table.n_flows)
             for kind, count in key:
                 weight[kind] = count * rates[kind] if np.isfinite(rates[kind]) else 0.0

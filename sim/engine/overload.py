@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 SLACK = 1e-9  # of a capacity, as in the certificate of an allocation
 AT_ONCE = 4_000_000  # moments that are looked at together
+ENOUGH = 10_000  # moves on overloaded links
 MOST_LINKS = 1 << 16  # of them, so that numpy sorts their numbers by digits
 
 
@@ -50,7 +51,7 @@ class Checked(NamedTuple):
         return not len(self.link) and not self.met
 
 
-class Moments(NamedTuple):
+class Instants(NamedTuple):
     """Begins and ends of moves on links, (n,), by link and time: place of the link, which move, 1 or -1, and load after
     it [B/s]; ends come first in an instant.
     """
@@ -81,6 +82,8 @@ def check_loads(trace: Trace, moves: Moves) -> Checked:
         over = moments.load > table.capacity[links[moments.place]] * (1 + SLACK)
         place, move = _guilty(moments, over)
         guilty.append(np.stack([links[place], move]))
+        if len(place) > ENOUGH:
+            break  # refuted, and so widely that the rest will be looked at again
     link, move = np.concatenate(guilty, axis=1)
     own = link >= table.n_shared
     pairs = np.unique(np.stack([link[own], moves.flow[move[own]]]), axis=1)
@@ -110,7 +113,7 @@ def _in_turn(table: FlowTable, links: Ints, moves: Moves) -> Iterator[Ints]:
         yield links[turn == number]
 
 
-def _moments(table: FlowTable, links: Ints, moves: Moves) -> Moments:
+def _moments(table: FlowTable, links: Ints, moves: Moves) -> Instants:
     place = np.full(len(table.capacity), -1)
     place[links] = np.arange(len(links))
     entries = np.flatnonzero(place[table.link] >= 0)
@@ -127,7 +130,7 @@ def _moments(table: FlowTable, links: Ints, moves: Moves) -> Moments:
     by_link = np.argsort(at, kind="stable")
     link, move, step = at[by_link].astype(np.int64), np.repeat(move, width)[by_link], np.repeat(step, width)[by_link]
     change = table.coefficient[entry[by_link]] * moves.rate[move] * step
-    return Moments(link, move, step, _summed(change, link))
+    return Instants(link, move, step, _summed(change, link))
 
 
 def _summed(change: Floats, place: Ints) -> Floats:
@@ -139,7 +142,7 @@ def _summed(change: Floats, place: Ints) -> Floats:
     return summed
 
 
-def _guilty(moments: Moments, over: Mask) -> tuple[Ints, Ints]:
+def _guilty(moments: Instants, over: Mask) -> tuple[Ints, Ints]:
     """Place and number of each move that is under way at a moment of overload on a link."""
     if not over.any():
         return moments.place[over], moments.move[over]

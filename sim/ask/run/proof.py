@@ -23,6 +23,7 @@ from sim.plan.plan import CutModel, build_plan, with_rows
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
 from sim.programs.shape import LOCKED
 
+WORTH = 0.4  # of the instructions
 HOPS = 2  # from a group with a slow part to those that are not expected to keep in step
 MOST_ROUNDS = 12  # then parts that may share links are simulated as one
 
@@ -70,10 +71,15 @@ def proved_step(job: Job, run: Callable[[Job, Stops | None], Trace]) -> ProvedSt
             joined = int((~whole_links(job.plan)).sum()) if job.plan.rows is not None else 0
             peak = np.maximum(trace.link_peak, checked.peak)
             return ProvedStep(job, replace(trace, link_peak=peak), Proof(rounds, n_checked, joined))
-        if len(checked.link):
+        if checked.met and stops is not None:  # first: parts that did not see one another may overload any link
+            stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS and _gains(trace) else None
+        else:
             job, stops = _with_overloaded(job, checked), {}
-        elif stops is not None:
-            stops = _joined(stops, checked.met) if rounds < MOST_ROUNDS else None
+
+
+def _gains(trace: Trace) -> bool:
+    """Whether so much was skipped that it is worth further rounds; else all is simulated in the next one."""
+    return len(trace.stream) < WORTH * sum(len(stream.which) for stream in trace.program.streams)
 
 
 def hopeful(job: Job) -> Job:
@@ -82,6 +88,8 @@ def hopeful(job: Job) -> Job:
     It seldom does of groups with a slow part in them, and of their neighbours: those that they exchange something with,
     and those of these.
     """
+    if job.plan.software.overlap_slowdown == 0:
+        return job
     groups = {number: flow.members for number, flow in enumerate(job.flows) if flow.key == LOCKED}
     unlike = {rank for members in groups.values() if not _are_alike(job, members) for rank in members}
     for _ in range(HOPS):

@@ -184,13 +184,13 @@ class Runs:
 
     def run(self, job: Job, stops: Stops | None) -> Trace:
         """Let it happen. Raises Deadlock."""
-        if self.executor is None or self.executor.rows or job is not self.job:
-            self.prepare(job, stops)
-        assert self.executor is not None
-        if self.wanted and self.executor.n_instructions > LONG:
+        executor = self.executor
+        if executor is None or executor.rows or job is not self.job:
+            executor = self.prepare(job, stops)
+        if self.wanted and executor.n_instructions > LONG:
             self.wanted, self.bounds = False, _bounds(job.plan.experiment)
         self.began = time.perf_counter()
-        trace = self.executor.run()
+        trace = executor.run()
         self.began = inf
         return trace
 
