@@ -160,6 +160,10 @@ def _held(result: Result) -> float:
     return (memory.peak_bytes_per_accelerator - memory.parts["reserved"]) / GIB
 
 
+def _allocated(result: Result) -> float:
+    return _held(result) - result.memory.parts["allocator"] / GIB
+
+
 def _tokens(result: Result) -> float:
     assert result.step.tokens_per_s is not None
     return result.step.tokens_per_s
@@ -185,7 +189,8 @@ def _all_weights(result: Result) -> float:
 
 
 QUANTITIES: dict[str, Callable[[Result], float]] = {
-    "GiB held": _held,  # what counters of PyTorch see: all but context and libraries
+    "GiB held": _held,  # reserved, as counters of PyTorch see it: all but context and libraries
+    "GiB allocated": _allocated,  # the same without what the allocator cannot fill
     "GiB of weights of all stages": _all_weights,
     "GiB of weights": lambda result: result.memory.parts["weights"] / GIB,
     "seconds a step": lambda result: result.step.time_s,

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sim.ask.run.channels import with_channels
 from sim.ask.run.simulate import predict
 from sim.ask.run.stacks import with_stacks
 from sim.ask.run.step import Watch
@@ -48,7 +49,7 @@ def run_experiment(
         result = run_seeds(predicted, experiment, seeds, kept, progress)
     if result.run and lived:
         result = replace(result, run=replace(result.run, best_interval=lived.prepared.best_interval()))
-    result = with_stacks(result, experiment)
+    result = with_channels(with_stacks(result, experiment), experiment)
     result = replace(result, wall_s=time.perf_counter() - began)
     outputs: list[Callable[[], None]] = []
     if folder:
