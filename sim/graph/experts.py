@@ -22,6 +22,7 @@ from sim.graph.work import Writer
 SCALED = 1 + 4 / 128  # bytes of an element in 8 bit, with a 32-bit scale for each 128 (DeepSeek-AI 2024, 3.3.2)
 LABEL = 4 + 4  # bytes of the number and the weight of an expert, which go along with a token (DeepEP, buffer.py)
 ROW_BLOCK = 16  # rows of an expert are padded to blocks of so many (Megatron Core, moe_utils.py)
+KERNELS_IN_8_BIT = 3  # of a product apart: itself, and one for the scales of each operand (TE, extensions/gemm.cpp)
 SCORE = 4  # bytes; scores of experts are in 32 bit
 SCORE_PASSES = 6  # assumption: softmax, top-k, map, counts and balancing loss read or write all scores so often
 
@@ -165,6 +166,36 @@ class Arrival(Operator):
         self.exchange.start(work, leaves=not self.exchange.leaves)
 
 
+class ExpertBias(Operator):
+    """The bias of each expert times the weight of each token, added to what it made.
+
+    By stacks that run experts apart an expert at a time in 32 bit: product, sum, joined, cast back (Megatron Core,
+    moe/experts.py, _apply_bias).
+    """
+
+    __slots__ = ()
+
+    in_place = True
+
+    def __init__(self, name: str, x: Tensor) -> None:
+        super().__init__(name, (x,), ())
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Write the product, read and write the sum, read and write it joined, cast."""
+        self._pass(work, self.name, 4 + (2 + 4 + 4) + 2 * 4 + (4 + 2))
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """Cast the gradient, take it apart, multiply it by weights, sum that over rows."""
+        self._pass(work, f"{self.name} backward", (2 + 4) + 2 * 4 + 2 * 4 + 4)
+
+    def _pass(self, work: Writer, name: str, width: int) -> None:
+        if not work.shard.experts.fused_products:
+            kernels = 2 * work.graph.count("experts") + 2
+            work.memory(name, width * work.elements(self.reads[0]), kernels)
+
+
 class GroupedLinear(Operator):
     """A matrix for each expert of the rank: (rows of it x inputs) by (inputs x columns), the same rows for all experts.
 
@@ -234,7 +265,8 @@ class GroupedLinear(Operator):
         precision = "fp8" if self.cast else None
         work.product(name, shape, experts, precision=precision, accumulates=accumulates)
         if not work.shard.experts.fused_products:
-            work.operations[-1] = work.operations[-1]._replace(kernels=experts)
+            kernels = experts * (KERNELS_IN_8_BIT if self.cast else 1)
+            work.operations[-1] = work.operations[-1]._replace(kernels=kernels)
 
     def _cast(self, work: Writer, what: str, columns: int) -> None:
         if self.cast:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from sim.errors import Problem, finding, indivisible
-from sim.graph.experts import Arrival, GroupedLinear, Rearrangement, TokenExchange, TopK
+from sim.graph.experts import Arrival, ExpertBias, GroupedLinear, Rearrangement, TokenExchange, TopK
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.latent import Join
 from sim.graph.norms import Norm
@@ -171,7 +171,10 @@ class ExpertBlock:
         columns = ("expert ffn", "expert ffn") if model.activation in GATED else ("expert ffn",)
         inner = add(GroupedLinear("experts up", x, columns, bias=model.bias)).writes
         activated = add(Activation("experts activation", inner, model.activation, bias=model.bias)).result
-        return add(GroupedLinear("experts down", activated, ("expert hidden",), bias=model.bias)).result
+        output = add(GroupedLinear("experts down", activated, ("expert hidden",), bias=model.bias)).result
+        if model.bias:
+            add(ExpertBias("experts down bias", output))
+        return output
 
     def _combine(self, x: Tensor) -> TokenExchange:
         if not self.copies:

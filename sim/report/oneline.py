@@ -91,7 +91,7 @@ def _(record: Workload) -> str:
     """With its weights, and those that one sample meets where these are fewer."""
     model = Architecture(record, Shard())
     every, active = model.whole.parameters, model.active_parameters
-    beside = f" ({human.parameters(active).removesuffix(" parameters")} active)" if active < every else ""
+    beside = f" ({human.parameters(active).removesuffix(' parameters')} active)" if active < every else ""
     return f"{record.line}, {human.parameters(every)}{beside}"
 
 
