@@ -53,10 +53,13 @@ JUDGED = "transformer"  # the family whose rule is told
 SOURCES = {
     "bloom_tuning": "BLOOM tuning (A100)",
     "dgxc_h100": "NeMo, DGX Cloud (H100)",
+    "dgxc_moe": "NeMo, DGX Cloud: Grok-1, DeepSeek-V3 (H100, GB200)",
     "ibm_fms_fsdp": "IBM FMS, FSDP (A100, H100)",
     "korthikanti_2022": "Megatron, Korthikanti 2022, table 5 (A100)",
     "megatron_core_h100": "Megatron Core (H100)",
     "megatron_sc21": "Megatron, Narayanan 2021, table 1 (A100)",
+    "megatron_bridge_moe": "Megatron Bridge, experts (H100, B200, GB200)",
+    "megatron_bridge_pairs": "Megatron Bridge, pairs of dispatchers and overlap (H100)",
     "mlperf_gpt3": "MLPerf GPT-3 (H100, B200)",
     "mlperf_llama2_70b_lora": "MLPerf Llama 2 70B LoRA (H100, H200)",
     "mlperf_llama31_405b": "MLPerf Llama 3.1 405B (H100, H200)",

@@ -21,10 +21,13 @@ FOLDER = catalogue_root() / "experiments" / "validation"
 CASES = {
     "bloom_tuning": (68, 6),
     "dgxc_h100": (52, 13),
+    "dgxc_moe": (15, 0),
     "ibm_fms_fsdp": (3, 2),
     "korthikanti_2022": (6, 0),
     "megatron_core_h100": (11, 0),
     "megatron_sc21": (8, 0),
+    "megatron_bridge_moe": (22, 0),
+    "megatron_bridge_pairs": (6, 0),
     "mlperf_gpt3": (12, 11),
     "mlperf_llama2_70b_lora": (12, 14),
     "mlperf_llama31_405b": (5, 4),

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Axis, Operator, Tensor
-from sim.graph.operation import Operation, Phase, Routing
+from sim.graph.operation import Operation, Phase, TokenRouting
 from sim.graph.products import cast_to_8_bit, hide
 from sim.graph.work import Writer
 
@@ -91,7 +91,7 @@ class TokenExchange(Operator):
 
     __slots__ = ("leaves", "routing")
 
-    def __init__(self, name: str, x: Tensor, rows: Axis, routing: Routing, *, leaves: bool) -> None:
+    def __init__(self, name: str, x: Tensor, rows: Axis, routing: TokenRouting, *, leaves: bool) -> None:
         super().__init__(name, (x,), (Tensor(f"{name} output", (rows, *x.axes[1:]), x.width),))
         self.routing, self.leaves = routing, leaves
 

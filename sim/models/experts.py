@@ -15,7 +15,7 @@ from sim.graph.experts import Arrival, ExpertBias, GroupedLinear, Rearrangement,
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.latent import Join
 from sim.graph.norms import Norm
-from sim.graph.operation import Routing, Shard
+from sim.graph.operation import Shard, TokenRouting
 from sim.graph.pointwise import GATED, Activation, ResidualSum, Rotation
 from sim.graph.products import Linear
 from sim.models.family import Divided, Trained, share
@@ -69,11 +69,11 @@ class Mixture(Record):
     )
 
     @property
-    def routing(self) -> Routing:
+    def routing(self) -> TokenRouting:
         """How tokens choose."""
         limited = self.groups is not None and self.group_limit is not None
         groups, limit = (self.groups or 1, self.group_limit or 1) if limited else (1, 1)
-        return Routing(self.experts, self.top_k, groups, limit, 1.0 if self.capacity_factor else self.imbalance)
+        return TokenRouting(self.experts, self.top_k, groups, limit, 1.0 if self.capacity_factor else self.imbalance)
 
     @property
     def shared_width(self) -> int:

@@ -20,7 +20,7 @@ from sim.devices.power import Board
 from sim.engine.category import Category
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
-from sim.graph.operation import Operation, Routing
+from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.board import transfer_rate
 from sim.memo import Memo
 from sim.plan.flows import FlowSet, flow_key
@@ -114,7 +114,7 @@ class Known:
     times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
     chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
-    costs: dict[tuple[Group, str, float, Routing | None], Cost] = field(default_factory=dict)
+    costs: dict[tuple[Group, str, float, TokenRouting | None], Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Job:
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
         return timed
 
-    def cost(self, flow: int, kind: str, message: float, routing: Routing | None = None) -> Cost:
+    def cost(self, flow: int, kind: str, message: float, routing: TokenRouting | None = None) -> Cost:
         """Start-up and bytes of a collective (or a send) on the communicator of flow class `flow`."""
         each = self.flows[flow]
         if each.sender >= 0:

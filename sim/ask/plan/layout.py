@@ -14,7 +14,7 @@ from sim.inputs.records import Software
 from sim.plan.pieces import Passes
 from sim.plan.plan import CutModel
 
-Sizes = tuple[tuple[int, int], ...]  # by segment: parameters, and those with gradients
+Sizes = tuple[tuple[int, int, int], ...]  # by segment: parameters, those with gradients, those of experts
 
 
 @dataclass(frozen=True, eq=False)
