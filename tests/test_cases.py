@@ -105,6 +105,13 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
     assert {table: names for table, names in stacks.items() if len(names) > 1} == {
         "bloom_tuning": {"deepspeed-blocking", "deepspeed-bf16"},
         "dgxc_h100": {"nemo", "nemo-flash2", "nemo-flash2-bf16-adam", "maxtext"},
+        "megatron_bridge_moe": {
+            "megatron-moe",
+            "megatron-moe-deepep",
+            "megatron-moe-graphs",
+            "megatron-moe-hybridep",
+        },
+        "megatron_bridge_pairs": {"megatron-moe-hybridep", "megatron-moe-unfused"},
         "mlperf_gpt3": {"nemo", "nemo-flash2", "nemo-flash1"},
         "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
         "nemo_24": {"nemo-flash2", "nemo-flash2-bf16-adam"},
