@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Axis, Operator, Tensor
-from sim.graph.operation import Operation, Phase, TokenRouting
+from sim.graph.operation import CollectiveKind, Operation, Phase, TokenRouting
 from sim.graph.products import cast_to_8_bit, hide
 from sim.graph.work import Writer
 
@@ -141,9 +141,9 @@ class TokenExchange(Operator):
 
     def _among_sharers(self, work: Writer, *, leaves: bool) -> None:
         if work.shard.expert_tensor > 1:
-            kind = "all_gather" if leaves else "reduce_scatter"
+            kind: CollectiveKind = "all_gather" if leaves else "reduce_scatter"
             message = work.graph.count("dispatched") * work.graph.count(self._columns) * work.element
-            work.collective(f"{self.name} among sharers", kind, message, "expert_tensor")  # type: ignore[arg-type]
+            work.collective(f"{self.name} among sharers", kind, message, "expert_tensor")
 
 
 class Arrival(Operator):

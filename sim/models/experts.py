@@ -200,11 +200,11 @@ class ExpertBlock:
 
 def latent_queries_and_keys(graph: Graph, latent: Latent, form: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of latent attention, from `x`, which is normed."""
-    add = graph.add
+    add, source = graph.add, x
     if latent.q_rank:
         narrow = add(Linear("query down", x, ("query rank",))).result
-        x_of_queries = add(Norm("query norm", narrow, form)).result
-    queries = add(Linear("query up", x_of_queries if latent.q_rank else x, ("query",))).result
+        source = add(Norm("query norm", narrow, form)).result
+    queries = add(Linear("query up", source, ("query",))).result
     narrow, rotated = add(Linear("key-value down", x, ("key rank", "rope width"))).writes
     normed = add(Norm("key-value norm", narrow, form)).result
     own, values = add(Linear("key-value up", normed, ("own key", "value"))).writes

@@ -261,11 +261,12 @@ class Job:
         kernels = sum(operation.kernels for operation in operations)
         if self.plan.software.blocking_launches:
             return kernels * (issue + SYNCHRONIZATION)
-        if kernels * issue <= sum(t.seconds for t in timed if not t.group):
+        needed = kernels * issue + sum(operation.waits for operation in operations)  # it issues nothing while it waits
+        if needed <= sum(t.seconds for t in timed if not t.group):
             return 0.0
         rate = {key: self.flows[flow].group.rate_of(self.flows[flow].carrier) for key, flow in rank.flows.items()}
         alone = [t._replace(seconds=t.latency + t.size / rate[t.carrier]) if t.group else t for t in timed]
-        return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
+        return needed - run_alone(alone, self.plan.software.overlap_slowdown).seconds
 
 
 @dataclass(frozen=True)
