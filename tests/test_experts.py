@@ -22,6 +22,7 @@ from sim.models.dense import Transformer
 from sim.models.family import Architecture
 from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
 from sim.transforms.derive import block_of
+from sim.transforms.recompute import kept
 from sim.transforms.reduction import gradient_group
 
 EXACT = 1e-9
@@ -311,12 +312,20 @@ class TestMemory:
         assert saved_bytes(done.plan, save).sum() == pytest.approx(every, rel=EXACT)
         assert needed_bytes(done.plan, save).sum() > every
 
+    def test_a_layer_of_deepseek_keeps_254_kb_a_token_beside_attention(self) -> None:
+        """4h of norm and stream, 2h + 6f for each of 8 experts, 6f of the shared one; and scores of the router."""
+        found = Architecture(shipped("deepseek-v3"), Shard(sequence_length=4096, expert=64))
+        names = ("attention stream", "feed-forward norm", "sort by expert", "experts", "shared")
+        work = Writer(found.layers[5], found.shard)
+        size = sum(work.bytes(each) for each in kept(work) if each.name.startswith(names))
+        assert size == 4096 * (4 * 7168 + 8 * (2 * 7168 + 6 * 2048) + 6 * 2048)
+
     def test_rows_for_each_expert_are_kept(self) -> None:
-        """DeepSeek-V3: 254 kB a token and layer beside attention; here input, both halves and product, k times."""
+        """Input, both halves and their product, once more for each expert of a token."""
         few, more = (Architecture(model(moe={**SMALL["moe"], "top_k": k}), Shard(sequence_length=1024)) for k in (2, 4))
-        kept = [each.held(each.layers[-1]).kept for each in (few, more)]
+        sizes = [each.held(each.layers[-1]).kept for each in (few, more)]
         row = 2 * (1024 + 3 * 512)
-        assert kept[1] - kept[0] == pytest.approx(2 * 1024 * row, rel=0.01)
+        assert sizes[1] - sizes[0] == pytest.approx(2 * 1024 * row, rel=0.01)
 
 
 class TestRefusals:
