@@ -356,7 +356,7 @@ class TestInJobs:
         experiment = small_experiment(nodes=1, training={"global_batch": 8})
         job = job_of(as_experts(experiment, 8, ("ring", "exchange")))
         flow = job.ranks[0].flows["expert"]
-        assert job.flows[flow].others == (("exchange", job.ranks[0].flows["expert exchange"]),)
+        assert ("exchange", job.ranks[0].flows["expert exchange"]) in job.flows[flow].others
         kinds = {job.flows[number].kind for number in job.rivals(flow)}
         assert kinds == {"gradient"}
 

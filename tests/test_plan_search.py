@@ -65,6 +65,10 @@ BASES: dict[str, dict[str, Any]] = {
     },
     "cube mesh": {"nodes": 2, "node": CUBE_MESH, "software": BESIDE},
     "two servers, as PyTorch does": {"nodes": 2, "software": PYTORCH},
+    "experts": {
+        "nodes": 2, "software": {"experts": {"dispatcher": "deduplicated", "wait": 1e-4}, "host_issue": 1e-5},
+        "model": {**MODEL, "moe": {"experts": 8, "top_k": 2, "ffn": 512, "first_dense": 1}},
+    },
 }  # fmt: skip
 
 
@@ -72,7 +76,7 @@ def base(name: str) -> Experiment:
     given = BASES[name]
     node = {**CHIPS, **given.get("node", {})} if "node" not in given else given["node"]
     training = {"global_batch": 32, "sequence_length": 512, **given.get("training", {})}
-    return small_experiment(**{**given, "model": MODEL, "node": node, "training": training})
+    return small_experiment(**{"model": MODEL, **given, "node": node, "training": training})
 
 
 def bounds_of(experiment: Experiment, table: PlanTable, energy: bool = False) -> Bounds:

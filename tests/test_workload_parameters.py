@@ -61,6 +61,14 @@ PUBLISHED = {
     "llama3-8b": (8.030261248, 1e-9),
     "llama3-70b": (70.553706496, 1e-9),
     "llama3-405b": (405.853388800, 1e-9),
+    "mixtral-8x7b": (46.7, 6e-3),
+    "mixtral-8x22b": (141, 6e-3),
+    "deepseek-v3": (671, 1e-4),
+    "qwen3-30b-a3b": (30.5, 2e-3),
+    "qwen3-235b-a22b": (235, 6e-4),
+    "dbrx": (132, 4e-3),
+    "grok-1": (314, 6e-3),
+    "gpt-oss-120b": (116.8, 1e-3),
     "resnet-50": (0.025557032, 1e-9),  # torchvision, resnet50
     "bert-large": (0.336226108, 1e-9),  # Transformers, BertForPreTraining of bert-large-uncased
     "t5-11b": (11.307321344, 1e-9),  # Transformers, T5ForConditionalGeneration of google-t5/t5-11b

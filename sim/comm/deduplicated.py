@@ -11,13 +11,14 @@ from typing_extensions import override
 
 from sim.comm.hierarchical import ACROSS, WITHIN
 from sim.comm.pattern import Cost, Group, Leg, Pattern
-from sim.graph.operation import Routing
+from sim.graph.operation import TokenRouting
 from sim.inputs.records import Node
 
 # Rates of such kernels over those of the links, less what stays on its rank. Inside a node 134 of 165 GB/s on H800
 # (DeepEP, docs/legacy.md, 8 ranks) and 643 of 706 on B200 (DeepEP, docs/README_Hybrid-EP.md); forwarded what came over
-# the network 103 of 165 on H800 and 206 of 372 on H100 (16 ranks); over the network 44 of 48 GB/s on both (64 ranks).
-INSIDE, FORWARDED, ACROSS_NODES = 0.86, 0.59, 0.91
+# the network 107 of 165 on H800 and 221 of 372 on H100 (16 ranks, 8 processors); over the network 44 of 48 GB/s on
+# both (64 ranks).
+INSIDE, FORWARDED, ACROSS_NODES = 0.86, 0.65, 0.91
 
 
 class Deduplicated(Pattern):
@@ -32,10 +33,10 @@ class Deduplicated(Pattern):
 
     @override
     def cost(self, collective: str, message: float, group: Group, node: Node) -> tuple[Leg, ...]:
-        return deduplicated_cost(message, group, node, Routing(group.size, group.size)).legs
+        return deduplicated_cost(message, group, node, TokenRouting(group.size, group.size)).legs
 
 
-def deduplicated_cost(message: float, group: Group, node: Node, routing: Routing) -> Cost:
+def deduplicated_cost(message: float, group: Group, node: Node, routing: TokenRouting) -> Cost:
     """The exchange of `message` bytes of tokens of each rank, one copy of each counted [B]."""
     tuning = node.collectives
     local = message * routing.distinct(group.size)

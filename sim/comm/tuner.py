@@ -21,7 +21,7 @@ from sim.comm.send import Send
 from sim.comm.torus import Torus
 from sim.comm.tree import Tree
 from sim.errors import PlanError, Problem
-from sim.graph.operation import Routing
+from sim.graph.operation import TokenRouting
 from sim.inputs.records import CollectiveTuning, Node
 
 PATTERNS: dict[str, Pattern] = {
@@ -63,7 +63,7 @@ def collective_cost(
     return Cost(best.name, (first._replace(latency=start), *others))
 
 
-def cost_of(kind: str, message: float, group: Group, node: Node, routing: Routing | None = None) -> Cost:
+def cost_of(kind: str, message: float, group: Group, node: Node, routing: TokenRouting | None = None) -> Cost:
     """`kind` as the library runs it, or, of tokens that choose experts by `routing`, as kernels of a stack do."""
     if routing is None:
         return collective_cost(kind, message, group, node)

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from typing_extensions import override
 
 from sim.graph.graph import Axis, Operator, Tensor
-from sim.graph.operation import Operation, Phase, Routing
+from sim.graph.operation import CollectiveKind, Operation, Phase, TokenRouting
 from sim.graph.products import cast_to_8_bit, hide
 from sim.graph.work import Writer
 
 SCALED = 1 + 4 / 128  # bytes of an element in 8 bit, with a 32-bit scale for each 128 (DeepSeek-AI 2024, 3.3.2)
 LABEL = 4 + 4  # bytes of the number and the weight of an expert, which go along with a token (DeepEP, buffer.py)
 ROW_BLOCK = 16  # rows of an expert are padded to blocks of so many (Megatron Core, moe_utils.py)
+KERNELS_IN_8_BIT = 3  # of a product apart: itself, and one for the scales of each operand (TE, extensions/gemm.cpp)
 SCORE = 4  # bytes; scores of experts are in 32 bit
 SCORE_PASSES = 6  # assumption: softmax, top-k, map, counts and balancing loss read or write all scores so often
 
@@ -90,7 +91,7 @@ class TokenExchange(Operator):
 
     __slots__ = ("leaves", "routing")
 
-    def __init__(self, name: str, x: Tensor, rows: Axis, routing: Routing, *, leaves: bool) -> None:
+    def __init__(self, name: str, x: Tensor, rows: Axis, routing: TokenRouting, *, leaves: bool) -> None:
         super().__init__(name, (x,), (Tensor(f"{name} output", (rows, *x.axes[1:]), x.width),))
         self.routing, self.leaves = routing, leaves
 
@@ -140,9 +141,9 @@ class TokenExchange(Operator):
 
     def _among_sharers(self, work: Writer, *, leaves: bool) -> None:
         if work.shard.expert_tensor > 1:
-            kind = "all_gather" if leaves else "reduce_scatter"
+            kind: CollectiveKind = "all_gather" if leaves else "reduce_scatter"
             message = work.graph.count("dispatched") * work.graph.count(self._columns) * work.element
-            work.collective(f"{self.name} among sharers", kind, message, "expert_tensor")  # type: ignore[arg-type]
+            work.collective(f"{self.name} among sharers", kind, message, "expert_tensor")
 
 
 class Arrival(Operator):
@@ -163,6 +164,36 @@ class Arrival(Operator):
     @override
     def backward(self, work: Writer) -> None:
         self.exchange.start(work, leaves=not self.exchange.leaves)
+
+
+class ExpertBias(Operator):
+    """The bias of each expert times the weight of each token, added to what it made.
+
+    By stacks that run experts apart an expert at a time in 32 bit: product, sum, joined, cast back (Megatron Core,
+    moe/experts.py, _apply_bias).
+    """
+
+    __slots__ = ()
+
+    in_place = True
+
+    def __init__(self, name: str, x: Tensor) -> None:
+        super().__init__(name, (x,), ())
+
+    @override
+    def forward(self, work: Writer) -> None:
+        """Write the product, read and write the sum, read and write it joined, cast."""
+        self._pass(work, self.name, 4 + (2 + 4 + 4) + 2 * 4 + (4 + 2))
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """Cast the gradient, take it apart, multiply it by weights, sum that over rows."""
+        self._pass(work, f"{self.name} backward", (2 + 4) + 2 * 4 + 2 * 4 + 4)
+
+    def _pass(self, work: Writer, name: str, width: int) -> None:
+        if not work.shard.experts.fused_products:
+            kernels = 2 * work.graph.count("experts") + 2
+            work.memory(name, width * work.elements(self.reads[0]), kernels)
 
 
 class GroupedLinear(Operator):
@@ -234,7 +265,8 @@ class GroupedLinear(Operator):
         precision = "fp8" if self.cast else None
         work.product(name, shape, experts, precision=precision, accumulates=accumulates)
         if not work.shard.experts.fused_products:
-            work.operations[-1] = work.operations[-1]._replace(kernels=experts)
+            kernels = experts * (KERNELS_IN_8_BIT if self.cast else 1)
+            work.operations[-1] = work.operations[-1]._replace(kernels=kernels)
 
     def _cast(self, work: Writer, what: str, columns: int) -> None:
         if self.cast:

@@ -35,7 +35,7 @@ ScalingKind = Literal["delayed", "current", "dynamic"]
 GroupKind = Literal["tensor", "context", "expert", "expert_tensor", "data", "pipeline"]
 
 
-class Routing(NamedTuple):
+class TokenRouting(NamedTuple):
     """How tokens choose: `chosen` of `experts`, from at most `limit` of `groups` where there are groups.
 
     imbalance: rows of the fullest rank over the mean.
@@ -97,7 +97,7 @@ class Operation(NamedTuple):
     message: float = 0.0  # B
     hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
     waits: float = 0.0  # s that the device has nothing to do beside it: the host has to learn something first
-    routing: Routing | None = None  # of an all_to_all that sends one copy to each node and rank: of which experts
+    routing: TokenRouting | None = None  # of an all_to_all that sends one copy to each node and rank: of which experts
     phase: Phase = Phase.FORWARD
 
 

@@ -38,7 +38,10 @@ LEAST = 1e-6  # error of a run that was met exactly
 ORIGINS = {  # tables made of the same measurements as another
     "bloom": "bloom_tuning",
     "dgxc": "dgxc_h100",
+    "dgxc_moe": "dgxc_h100",
     "llm_foundry": "mpt_llm_foundry",
+    "megatron_bridge_moe": "megatron_bridge",
+    "megatron_bridge_pairs": "megatron_bridge",
     "nemo": "nemo_24",
     "vtrain": "vtrain_multi",
     "vtrain_single": "vtrain_multi",

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from sim.errors import Problem, finding, indivisible
-from sim.graph.experts import Arrival, GroupedLinear, Rearrangement, TokenExchange, TopK
+from sim.graph.experts import Arrival, ExpertBias, GroupedLinear, Rearrangement, TokenExchange, TopK
 from sim.graph.graph import Graph, Sizes, Tensor
 from sim.graph.latent import Join
 from sim.graph.norms import Norm
-from sim.graph.operation import Routing, Shard
+from sim.graph.operation import Shard, TokenRouting
 from sim.graph.pointwise import GATED, Activation, ResidualSum, Rotation
 from sim.graph.products import Linear
 from sim.models.family import Divided, Trained, share
@@ -69,11 +69,11 @@ class Mixture(Record):
     )
 
     @property
-    def routing(self) -> Routing:
+    def routing(self) -> TokenRouting:
         """How tokens choose."""
         limited = self.groups is not None and self.group_limit is not None
         groups, limit = (self.groups or 1, self.group_limit or 1) if limited else (1, 1)
-        return Routing(self.experts, self.top_k, groups, limit, 1.0 if self.capacity_factor else self.imbalance)
+        return TokenRouting(self.experts, self.top_k, groups, limit, 1.0 if self.capacity_factor else self.imbalance)
 
     @property
     def shared_width(self) -> int:
@@ -171,7 +171,10 @@ class ExpertBlock:
         columns = ("expert ffn", "expert ffn") if model.activation in GATED else ("expert ffn",)
         inner = add(GroupedLinear("experts up", x, columns, bias=model.bias)).writes
         activated = add(Activation("experts activation", inner, model.activation, bias=model.bias)).result
-        return add(GroupedLinear("experts down", activated, ("expert hidden",), bias=model.bias)).result
+        output = add(GroupedLinear("experts down", activated, ("expert hidden",), bias=model.bias)).result
+        if model.bias:
+            add(ExpertBias("experts down bias", output))
+        return output
 
     def _combine(self, x: Tensor) -> TokenExchange:
         if not self.copies:
@@ -197,11 +200,11 @@ class ExpertBlock:
 
 def latent_queries_and_keys(graph: Graph, latent: Latent, form: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of latent attention, from `x`, which is normed."""
-    add = graph.add
+    add, source = graph.add, x
     if latent.q_rank:
         narrow = add(Linear("query down", x, ("query rank",))).result
-        x_of_queries = add(Norm("query norm", narrow, form)).result
-    queries = add(Linear("query up", x_of_queries if latent.q_rank else x, ("query",))).result
+        source = add(Norm("query norm", narrow, form)).result
+    queries = add(Linear("query up", source, ("query",))).result
     narrow, rotated = add(Linear("key-value down", x, ("key rank", "rope width"))).writes
     normed = add(Norm("key-value norm", narrow, form)).result
     own, values = add(Linear("key-value up", normed, ("own key", "value"))).writes

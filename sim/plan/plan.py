@@ -291,12 +291,18 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
         **_gradient_groups(grid, parallelism.shard_group),
-        **(_expert_groups(grid) if experiment.setup.shard.divides_experts and model.experts else {}),
+        **(_expert_groups(grid) if divides_experts(experiment, model) else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
         groups["embedding"] = (grid.groups("pipeline")[:, list(course_of_job(experiment).ends)], 12)
     return groups
+
+
+def divides_experts(experiment: Experiment, model: Workload) -> bool:
+    """Whether experts lie on ranks in a way of their own."""
+    plan = experiment.parallelism
+    return plan.expert > 1 or (model.experts > 0 and experiment.setup.shard.divides_experts)
 
 
 def ties_embeddings(experiment: Experiment, model: Workload) -> bool:

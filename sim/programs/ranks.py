@@ -20,7 +20,7 @@ from sim.devices.power import Board
 from sim.engine.category import Category
 from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
-from sim.graph.operation import Operation, Routing
+from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.board import transfer_rate
 from sim.memo import Memo
 from sim.plan.flows import FlowSet, flow_key
@@ -115,7 +115,7 @@ class Known:
     times: dict[tuple[Profile, Sequence], list[Timed]] = field(default_factory=dict)
     alone: dict[tuple[Profile, Sequence], Alone] = field(default_factory=dict)
     chains: dict[tuple[object, ...], Alone] = field(default_factory=dict)
-    costs: dict[tuple[Group, str, float, Routing | None], Cost] = field(default_factory=dict)
+    costs: dict[tuple[Group, str, float, TokenRouting | None], Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Job:
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
         return timed
 
-    def cost(self, flow: int, kind: str, message: float, routing: Routing | None = None) -> Cost:
+    def cost(self, flow: int, kind: str, message: float, routing: TokenRouting | None = None) -> Cost:
         """Start-up and bytes of a collective (or a send) on the communicator of flow class `flow`."""
         each = self.flows[flow]
         if each.sender >= 0:
@@ -262,11 +262,12 @@ class Job:
         kernels = sum(operation.kernels for operation in operations)
         if self.plan.software.blocking_launches:
             return kernels * (issue + SYNCHRONIZATION)
-        if kernels * issue <= sum(t.seconds for t in timed if not t.group):
+        needed = kernels * issue + sum(operation.waits for operation in operations)  # it issues nothing while it waits
+        if needed <= sum(t.seconds for t in timed if not t.group):
             return 0.0
         rate = {key: self.flows[flow].group.rate_of(self.flows[flow].carrier) for key, flow in rank.flows.items()}
         alone = [t._replace(seconds=t.latency + t.size / rate[t.carrier]) if t.group else t for t in timed]
-        return kernels * issue - run_alone(alone, self.plan.software.overlap_slowdown).seconds
+        return needed - run_alone(alone, self.plan.software.overlap_slowdown).seconds
 
 
 @dataclass(frozen=True)

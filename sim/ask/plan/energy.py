@@ -20,7 +20,7 @@ from sim.cluster.cluster import Cluster
 from sim.comm.pattern import Group
 from sim.comm.tuner import cost_of
 from sim.devices.power import Board
-from sim.graph.operation import Operation, Routing
+from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.energy import Site, Supply
 from sim.inputs.records import Experiment
 from sim.metrics.energy_plant import Plant
@@ -71,7 +71,7 @@ class Meter:
         group = operation.group or ""
         return self.collective(group, operation.collective or "", operation.message, operation.routing)
 
-    def collective(self, role: str, kind: str, message: float, routing: Routing | None = None) -> float:
+    def collective(self, role: str, kind: str, message: float, routing: TokenRouting | None = None) -> float:
         """A collective in the group of that role."""
         groups = self.crew.groups.get(role, ())
         sizes = [cost_of(kind, message, group, self.node, routing).size for group in groups]

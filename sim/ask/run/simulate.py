@@ -175,6 +175,8 @@ def headline(run: Simulated) -> dict[str, str | int]:
     sizes = {"tensor": parallelism.tensor, "context": parallelism.context, "pipeline": parallelism.pipeline}
     split = [f"{name} {size}" for name, size in sizes.items() if size > 1] + [f"data {setup.data}"]
     extras = [
+        f"expert {parallelism.expert}" if parallelism.expert > 1 else "",
+        f"expert tensor {parallelism.expert_tensor}" if parallelism.expert_tensor > 1 else "",
         f"{parallelism.virtual_stages} virtual stages" if parallelism.virtual_stages > 1 else "",
         "sequence parallel" if parallelism.sequence_parallel else "",
         f"ZeRO {parallelism.zero_stage}" if parallelism.zero_stage else "",
