@@ -24,6 +24,7 @@ from sim.transforms.derive import block_of
 BF16 = Shard(precision="bf16", sequence_length=512)
 NAMES = ("bert-large", "t5-11b", "vit-b16", "mamba2-2.7b", "flux-1-dev")
 SPLIT = ("bert-large", "t5-11b", "vit-b16", "flux-1-dev")  # families whose matrices tensor ranks share
+FLUX = {"extends": "flux-1-dev", "kind": "diffusion_transformer", "image": 256}
 MLP = {"kind": "mlp", "inputs": 784, "hidden": [512, 512, 256], "outputs": 10}
 
 
@@ -219,7 +220,7 @@ def test_fused_scans_keep_what_the_projection_made_and_their_result() -> None:
 def test_a_frozen_encoder_runs_forward_and_has_no_gradient() -> None:
     """T5-XXL's encoder: 24 layers of 4 x 4096^2 and 3 x 4096 x 10240."""
     encoder = {"layers": 24, "heads": 64, "head_dim": 64, "ffn": 10240}
-    source = experiment({"extends": "flux-1-dev", "image": 256, "text_encoder": encoder}, parallelism={"zero_stage": 1})
+    source = experiment({**FLUX, "text_encoder": encoder}, parallelism={"zero_stage": 1})
     workload = load_experiment(source).experiment.setup.workload
     shard = replace(BF16, microbatch=2)
     without, with_encoder = Architecture(model("flux-1-dev", image=256), shard), Architecture(workload, shard)
@@ -230,7 +231,7 @@ def test_a_frozen_encoder_runs_forward_and_has_no_gradient() -> None:
     scores = 24 * 4 * 2 * 64 * 512**2 * 64
     assert with_encoder.flops[0] - without.flops[0] == 2 * tokens * (frozen - 24 * 2 * 4096) + scores
     memory = simulate(load_experiment(source).experiment).memory.parts
-    plain = simulate(load_experiment({**source, "workload": {"extends": "flux-1-dev", "image": 256}}).experiment)
+    plain = simulate(load_experiment({**source, "workload": FLUX}).experiment)
     assert memory["weights"] - plain.memory.parts["weights"] == 2 * frozen
     assert memory["optimizer"] == plain.memory.parts["optimizer"]
 
