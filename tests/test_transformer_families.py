@@ -128,9 +128,10 @@ def test_bidirectional_attention_computes_all_scores_and_causal_about_half() -> 
     assert decoder[1].flops == 4 * 2 * 128 * 114 * 512 * 128
 
 
-def test_gradients_double_the_work_but_for_data() -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_gradients_double_the_work_but_for_data(precision: str) -> None:
     """Patches have no gradient, all else has one and its weights too."""
-    shard, vision = replace(BF16, microbatch=4), model("vit-b16")
+    shard, vision = replace(BF16, microbatch=4, precision=precision), model("vit-b16")
     patches = 2 * 4 * 196 * 768 * 768
     assert Architecture(vision, shard).flops[0] == 3 * forward_flops(vision, shard) - patches
 
