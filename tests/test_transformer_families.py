@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.ask.run.simulate import simulate
+from sim.devices.compute import length_share
 from sim.errors import ConfigError
 from sim.graph.operation import Operation, Phase, Shard
 from sim.graph.work import Writer
@@ -122,6 +123,8 @@ def test_bidirectional_attention_computes_all_scores_and_causal_about_half() -> 
     both = replace(BF16, microbatch=2)
     (encoder,) = named(operations(model("bert-large"), both), "attention")
     assert (encoder.flops, encoder.masked) == (4 * 2 * 16 * 512**2 * 64, 0.0)
+    assert length_share(encoder) == 512 / (512 + 128)  # causal rows start and finish for half as many keys
+    assert length_share(encoder._replace(masked=1.0, seen=0.5)) == 512 / (512 + 2 * 128)
     decoder = named(operations(model("t5-11b", attention="flash"), both, 24), "attention")
     assert [each.masked for each in decoder] == [1.0, 0.0]
     assert decoder[0].flops == 4 * 2 * 128 * 114**2 * 128  # tiles on the diagonal are all there is
