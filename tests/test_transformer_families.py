@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.ask.run.simulate import simulate
+from sim.devices.compute import length_share
 from sim.errors import ConfigError
 from sim.graph.operation import Operation, Phase, Shard
 from sim.graph.work import Writer
@@ -24,6 +25,7 @@ from sim.transforms.derive import block_of
 BF16 = Shard(precision="bf16", sequence_length=512)
 NAMES = ("bert-large", "t5-11b", "vit-b16", "mamba2-2.7b", "flux-1-dev")
 SPLIT = ("bert-large", "t5-11b", "vit-b16", "flux-1-dev")  # families whose matrices tensor ranks share
+FLUX = {"extends": "flux-1-dev", "kind": "diffusion_transformer", "image": 256}
 MLP = {"kind": "mlp", "inputs": 784, "hidden": [512, 512, 256], "outputs": 10}
 
 
@@ -121,15 +123,18 @@ def test_bidirectional_attention_computes_all_scores_and_causal_about_half() -> 
     both = replace(BF16, microbatch=2)
     (encoder,) = named(operations(model("bert-large"), both), "attention")
     assert (encoder.flops, encoder.masked) == (4 * 2 * 16 * 512**2 * 64, 0.0)
+    assert length_share(encoder) == 512 / (512 + 128)  # causal rows start and finish for half as many keys
+    assert length_share(encoder._replace(masked=1.0, seen=0.5)) == 512 / (512 + 2 * 128)
     decoder = named(operations(model("t5-11b", attention="flash"), both, 24), "attention")
     assert [each.masked for each in decoder] == [1.0, 0.0]
     assert decoder[0].flops == 4 * 2 * 128 * 114**2 * 128  # tiles on the diagonal are all there is
     assert decoder[1].flops == 4 * 2 * 128 * 114 * 512 * 128
 
 
-def test_gradients_double_the_work_but_for_data() -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_gradients_double_the_work_but_for_data(precision: str) -> None:
     """Patches have no gradient, all else has one and its weights too."""
-    shard, vision = replace(BF16, microbatch=4), model("vit-b16")
+    shard, vision = replace(BF16, microbatch=4, precision=precision), model("vit-b16")
     patches = 2 * 4 * 196 * 768 * 768
     assert Architecture(vision, shard).flops[0] == 3 * forward_flops(vision, shard) - patches
 
@@ -219,7 +224,7 @@ def test_fused_scans_keep_what_the_projection_made_and_their_result() -> None:
 def test_a_frozen_encoder_runs_forward_and_has_no_gradient() -> None:
     """T5-XXL's encoder: 24 layers of 4 x 4096^2 and 3 x 4096 x 10240."""
     encoder = {"layers": 24, "heads": 64, "head_dim": 64, "ffn": 10240}
-    source = experiment({"extends": "flux-1-dev", "image": 256, "text_encoder": encoder}, parallelism={"zero_stage": 1})
+    source = experiment({**FLUX, "text_encoder": encoder}, parallelism={"zero_stage": 1})
     workload = load_experiment(source).experiment.setup.workload
     shard = replace(BF16, microbatch=2)
     without, with_encoder = Architecture(model("flux-1-dev", image=256), shard), Architecture(workload, shard)
@@ -230,7 +235,7 @@ def test_a_frozen_encoder_runs_forward_and_has_no_gradient() -> None:
     scores = 24 * 4 * 2 * 64 * 512**2 * 64
     assert with_encoder.flops[0] - without.flops[0] == 2 * tokens * (frozen - 24 * 2 * 4096) + scores
     memory = simulate(load_experiment(source).experiment).memory.parts
-    plain = simulate(load_experiment({**source, "workload": {"extends": "flux-1-dev", "image": 256}}).experiment)
+    plain = simulate(load_experiment({**source, "workload": FLUX}).experiment)
     assert memory["weights"] - plain.memory.parts["weights"] == 2 * frozen
     assert memory["optimizer"] == plain.memory.parts["optimizer"]
 

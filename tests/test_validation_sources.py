@@ -16,7 +16,7 @@ from support import ROOT
 RUNS = {  # source: mean absolute error of the step time on these runs at most, and the runs
     "bloom_tuning": (0.085, ("L585-187B", "L711-181B", "L740-182B", "L831-182B", "L928-178B")),
     "dgxc_h100": (0.015, ("nemotron4-15b-bf16-16", "nemotron4-15b-fp8-16", "llama31-8b-bf16-8", "llama31-8b-fp8-16")),
-    "dle_bert": (0.07, ("s128-a100-80-8-tf32-bs128", "s128_mn-a100-80-256-amp", "s512-a100-80-1-amp", "s128-v100-32-8")),
+    "dle_bert": (0.07, ("s128-a100-80-8-tf32-bs128", "s128_mn-a100-80-256", "s512-a100-80-1-amp", "s128-v100-32-8")),
     "megatron_core_h100": (0.11, ("weak-1.7B", "weak-7.1B", "weak-16B", "weak-32B")),
     "mlperf_bert": (0.11, ("dgxa100_ngc22.09", "dgxh100_ngc23.04", "eos_n8", "h200_ngc23.09", "n434")),
     "mlperf_flux1": (0.07, ("tyche_ngpu16", "tyche_ngpu72", "hsg_ngpu1152", "Oracle-9x", "hpg.dgxb200x8.n2")),

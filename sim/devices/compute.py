@@ -78,12 +78,12 @@ def attention_share(operation: Operation, accelerator: Accelerator, kernel: str)
 
 
 def length_share(operation: Operation) -> float:
-    """What the length leaves of the rate of fused attention: causal rows have half of the keys on average.
+    """What the length leaves of the rate of fused attention, by the keys of a row: half of them if it is causal.
 
     Each round of a ring has its part of the keys.
     """
     start = START_BACKWARD if operation.phase.differentiates else START_FORWARD
-    return operation.n / (operation.n + 2 * start * operation.parts)
+    return operation.n / (operation.n + start / operation.seen * operation.parts)
 
 
 def width_share(operation: Operation, measured: FusedAttention) -> float:

@@ -158,6 +158,7 @@ class FlashAttention(Operator):
             sizes["width"],
             kernels,
             masked=1.0 if span.causal else 0.0,
+            seen=0.5 if span.causal else 1.0,
             phase=work.phase,
         )
 

@@ -92,6 +92,7 @@ class Operation(NamedTuple):
     parts: int = 1  # kernels that divide it: a product along m, attention along the keys
     output_bytes: int = 2  # of a product, per element of its result
     masked: float = 1.0  # part of an attention kernel whose scores a causal mask cuts through
+    seen: float = 0.5  # share of its keys that a row of an attention kernel sees on average
     collective: CollectiveKind | None = None
     group: GroupKind | None = None
     message: float = 0.0  # B

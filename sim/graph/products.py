@@ -327,7 +327,7 @@ class Cast(Serving):
     __slots__ = ("format", "turns")
 
     def __init__(self, product: Linear, x: Tensor, format: str, *, normed: bool) -> None:
-        super().__init__(f"{product.name} input", (x,), (Tensor(f"{x.name} in 8 bit", x.axes, 1),), product)
+        super().__init__(f"{product.name} input", (x,), (Tensor(f"{x.name} in 8 bit", x.axes, 1, x.role),), product)
         self.format, self.turns = format, not normed
 
     @override

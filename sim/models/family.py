@@ -209,8 +209,8 @@ class Architecture:
         return sum(each.held_bytes(Writer(self.last, self.shard)) for each in losses) if self.last else 0
 
     def largest_weight(self, graph: Graph) -> int:
-        """Parameters of the largest matrix of a piece."""
-        return max(map(graph.elements, graph.weights()), default=0)
+        """Parameters of the largest matrix of a piece that may be trained."""
+        return max((graph.elements(each) for each in graph.weights() if each.role != "frozen"), default=0)
 
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.
