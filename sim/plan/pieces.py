@@ -127,7 +127,7 @@ class _Scissors:
             pieces = self._pieces(part, opens, closes)
             if not self.root:
                 held = model.stage(part, first=opens, last=closes, table=table)
-                segments.append(Segment(pieces, held.parameters - held.tables, held.trained))
+                segments.append(Segment(pieces, held.shared, held.trained))
                 continue
             inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
             held = inner + rooted

@@ -136,7 +136,7 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     Many ranks are folded over a part of the links, and what their step does is checked against the others.
     """
     setup, options = experiment.setup, experiment.simulation
-    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
     can_fill, apart = links_that_fill(cluster, flows, options.prune == "auto")
@@ -166,7 +166,7 @@ def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[La
     sharing can give them, and the most latency.
     """
     setup = experiment.setup
-    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
     stage = grid.coordinate["pipeline"]
@@ -214,7 +214,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     """All that `lay_out` reads of an experiment beside its cluster: equal keys have equal layouts."""
     setup, options = experiment.setup, experiment.simulation
     plan, ties = setup.parallelism, ties_embeddings(experiment, setup.workload)
-    size = plan.tensor, plan.context, plan.pipeline, setup.data, plan.expert, plan.expert_tensor
+    size = plan.tensor, plan.context, plan.pipeline, setup.data, setup.expert, plan.expert_tensor
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
