@@ -1,7 +1,7 @@
 """Embedding bags of recommenders: rows that are looked up, summed and sent to the ranks whose samples asked for them.
 
 Tables lie on other ranks than the samples, so indices go there and vectors come back, in both passes (Naumov 2019,
-arXiv 1906.00091; Mudigere 2021, arXiv 2104.05158). TableShare are updated by the backward pass itself (FBGEMM, table batched
+arXiv 1906.00091; Mudigere 2021, arXiv 2104.05158). Rows are updated by the backward pass itself (FBGEMM, table batched
 embeddings): no gradient of a table's size is ever made.
 """
 
@@ -152,7 +152,7 @@ class DotInteraction(Operator):
     """Products of all pairs of a sample's vectors, beside its first (Naumov 2019, section 2).
 
     Kernels pad vectors and result to loads. Fused, a sample's vectors are read once each way (DeepLearningExamples,
-    dotBasedInteract; HugeCTR, InteractionLayer); else two batched products, a copy of pairs, and sums go through memory.
+    dotBasedInteract; HugeCTR, InteractionLayer); else products, a copy of pairs, and sums go through memory.
     """
 
     __slots__ = ("vectors", "width")

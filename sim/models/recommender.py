@@ -22,9 +22,9 @@ from sim.graph.tables import (
     DenseRectifier,
     DotInteraction,
     EmbeddingBags,
-    TableShare,
     SentVectors,
     Table,
+    TableShare,
 )
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload, share

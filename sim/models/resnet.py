@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.graph.operation import Shard
-from sim.models.convnet import IMAGE_RULES, Bottleneck, Convolutions, ConvNet, ImageRule, Convolved
+from sim.models.convnet import IMAGE_RULES, Bottleneck, ConvNet, Convolutions, Convolved, ImageRule
 from sim.models.family import Pieces, Workload
 from sim.record import Name
 from sim.units import Count
