@@ -26,7 +26,7 @@ CACHE = 32 * 2**20  # assumption: bytes of a table that stay in the second-level
 
 
 class Table(NamedTuple):
-    """TableShare that a rank holds of a table, how many a sample looks up there, and columns of a row."""
+    """Rows that a rank holds of a table, how many a sample looks up there, and columns of a row."""
 
     rows: int
     lookups: float
@@ -276,7 +276,7 @@ def wait_here(work: Writer, name: str) -> None:
 
 
 def _touched(table: Table, samples: int) -> float:
-    """TableShare that are looked up at least once, each row being as likely as the others."""
+    """Rows that are looked up at least once, each row being as likely as the others."""
     draws = samples * table.lookups
     return float(table.rows) if table.rows <= 1 else -table.rows * expm1(draws * log1p(-1 / table.rows))
 
