@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 
+from sim.ask.plan.search import search_plans, winner_of
 from sim.ask.run.simulate import simulate
 from sim.errors import ConfigError
 from sim.graph.operation import Operation, Shard
@@ -148,6 +149,29 @@ def test_more_ranks_hold_less_each_and_exchange_over_the_network() -> None:
     assert eight.memory.parts["weights"] < one.memory.parts["weights"] / 4
     assert eight.step.breakdown_s["expert_comm"] > one.step.breakdown_s["expert_comm"] > 0
     assert 3 < eight.step.samples_per_s / one.step.samples_per_s < 8
+
+
+def test_sharded_layers_gather_no_tables() -> None:
+    whole, sharded = (run(1, parallelism={"zero_stage": stage}) for stage in (0, 3))
+    tables = whole.memory.parts["weights"]
+    assert sharded.memory.parts["weights"] == pytest.approx(tables, rel=0.01)
+    assert sharded.memory.parts["temporary"] - whole.memory.parts["temporary"] < 0.1 * tables
+    assert sharded.step.time_s < 1.5 * whole.step.time_s
+
+
+def test_the_search_knows_that_only_replicas_suit() -> None:
+    source = {
+        "cluster": "dgx-h100",
+        "workload": "dlrm",
+        "software": "merlin-hugectr",
+        "training": {"global_batch": 65536, "microbatch": 8192, "precision": "fp16"},
+    }
+    experiment = load_experiment(source).experiment
+    limits = {"tensor": (1, 2), "pipeline": (1, 2), "context": (1, 2), "microbatch": (4096, 8192)}
+    found = search_plans(experiment, limits, top=20, jobs=1)
+    assert {each.values["parallelism.data"] for each in found.plans} == {8}
+    best = simulate(winner_of(experiment, found))
+    assert best.step.time_s == pytest.approx(found.plans[0].step_s, rel=1e-9)
 
 
 def test_a_small_job_that_does_not_fit_says_so() -> None:

@@ -1,8 +1,8 @@
 """Embedding bags of recommenders: rows that are looked up, summed and sent to the ranks whose samples asked for them.
 
 Tables lie on other ranks than the samples, so indices go there and vectors come back, in both passes (Naumov 2019,
-arXiv 1906.00091; Mudigere 2021, arXiv 2104.05158). Tables are updated by the backward pass itself (FBGEMM, table
-batched embeddings): no gradient of a table's size is ever made.
+arXiv 1906.00091; Mudigere 2021, arXiv 2104.05158). Rows are updated by the backward pass itself (FBGEMM, table batched
+embeddings): no gradient of a table's size is ever made.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CACHE = 32 * 2**20  # assumption: bytes of a table that stay in the second-level
 
 
 class Table(NamedTuple):
-    """TableShare that a rank holds of a table, how many a sample looks up there, and columns of a row."""
+    """Rows that a rank holds of a table, how many a sample looks up there, and columns of a row."""
 
     rows: int
     lookups: float
@@ -152,8 +152,7 @@ class DotInteraction(Operator):
     """Products of all pairs of a sample's vectors, beside its first (Naumov 2019, section 2).
 
     Kernels pad vectors and result to loads. Fused, a sample's vectors are read once each way (DeepLearningExamples,
-    dotBasedInteract; HugeCTR, InteractionLayer); else two batched products, a copy of pairs and sums go through
-    memory.
+    dotBasedInteract; HugeCTR, InteractionLayer); else products, a copy of pairs, and sums go through memory.
     """
 
     __slots__ = ("vectors", "width")
@@ -277,7 +276,7 @@ def wait_here(work: Writer, name: str) -> None:
 
 
 def _touched(table: Table, samples: int) -> float:
-    """TableShare that are looked up at least once, each row being as likely as the others."""
+    """Rows that are looked up at least once, each row being as likely as the others."""
     draws = samples * table.lookups
     return float(table.rows) if table.rows <= 1 else -table.rows * expm1(draws * log1p(-1 / table.rows))
 

@@ -202,7 +202,7 @@ def check_shard_group(setup: Setup) -> Iterator[Problem]:
 
 def check_expert(setup: Setup) -> Iterator[Problem]:
     """What has no experts has none to divide; they divide the ranks of a stage."""
-    plan, ranks = setup.experiment.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
+    plan, ranks = setup.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
     for key, value in (("expert", plan.expert), ("expert_tensor", plan.expert_tensor)):
         if value != 1 and not setup.workload.experts:
             message = f"{setup.workload.name} has no experts, {key} is {value}"

@@ -74,12 +74,8 @@ class Setup:
 
     @property
     def parallelism(self) -> Parallelism:
-        """How the work is divided; tables that are spread lie on all ranks, as experts would."""
-        plan = self.experiment.parallelism
-        if not self.workload.spreads:
-            return plan
-        alone = plan.tensor * plan.pipeline * plan.context
-        return plan.model_copy(update={"expert": plan.data or max(1, self.accelerators // alone)})
+        """How the work is divided."""
+        return self.experiment.parallelism
 
     @property
     def training(self) -> Training:
@@ -97,7 +93,7 @@ class Setup:
         return Shard(
             tensor=parallelism.tensor,
             context=parallelism.context,
-            expert=parallelism.expert,
+            expert=self.expert,
             expert_tensor=parallelism.expert_tensor,
             sequence_parallel=parallelism.sequence_parallel,
             microbatch=training.microbatch,
@@ -157,6 +153,11 @@ class Setup:
     def ranks(self) -> int:
         """Ranks of the job."""
         return self.ranks_per_replica * self.data
+
+    @property
+    def expert(self) -> int:
+        """Ranks over which experts are divided, or tables that are spread: these lie on all of them."""
+        return self.ranks if self.workload.spreads else self.parallelism.expert
 
     @property
     def data_is_known(self) -> bool:

@@ -299,6 +299,11 @@ class Held:
         return Held(*(each * count for each in self.counts))
 
     @property
+    def shared(self) -> int:
+        """Parameters that data-parallel ranks may shard and gather: all but those in tables."""
+        return self.parameters - self.tables
+
+    @property
     def counts(self) -> tuple[int, ...]:
         """All of them."""
         return self.parameters, self.trained, self.kept, self.tables, self.table_bytes, self.experts

@@ -76,7 +76,7 @@ class Recommender(Workload):
 
     @property
     def lookups(self) -> tuple[int, ...]:
-        """TableShare that a sample looks up in each table."""
+        """Rows that a sample looks up in each table."""
         return self.hotness or (1,) * len(self.rows)
 
     @property

@@ -65,8 +65,8 @@ class RankGrid:
         return self.mesh.shifted(axis, by)
 
 
-def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int) -> RankGrid:
-    """Number the ranks in `parallelism.order` and place them on the cluster."""
+def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int, expert: int | None = None) -> RankGrid:
+    """Number the ranks in `parallelism.order` and place them on the cluster; `expert`: if not as in `parallelism`."""
     size = {
         "tensor": parallelism.tensor,
         "context": parallelism.context,
@@ -76,7 +76,7 @@ def build_grid(parallelism: Parallelism, data: int, cluster: Cluster, seed: int)
     mesh = build_mesh({axis: size[axis] for axis in parallelism.order if axis in size})
     n_ranks = len(mesh.ranks)
     accelerator = place_ranks(parallelism.placement, n_ranks, cluster, seed, parallelism.on_nodes)
-    return RankGrid(mesh, accelerator, parallelism.expert, parallelism.expert_tensor)
+    return RankGrid(mesh, accelerator, expert or parallelism.expert, parallelism.expert_tensor)
 
 
 def row_of_ranks(n_ranks: int) -> RankGrid:

@@ -136,8 +136,7 @@ class _Scissors:
             pieces = self._pieces(part, opens, closes)
             if not self.root:
                 held = model.stage(part, first=opens, last=closes, table=table)
-                parameters = held.parameters - held.tables
-                segments.append(Segment(pieces, parameters, held.trained, experts=held.experts))
+                segments.append(Segment(pieces, held.shared, held.trained, experts=held.experts))
                 continue
             inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
             held = inner + rooted

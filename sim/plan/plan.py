@@ -137,7 +137,7 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     Many ranks are folded over a part of the links, and what their step does is checked against the others.
     """
     setup, options = experiment.setup, experiment.simulation
-    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
     can_fill, apart = links_that_fill(cluster, flows, options.prune == "auto")
@@ -167,7 +167,7 @@ def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[La
     sharing can give them, and the most latency.
     """
     setup = experiment.setup
-    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
     stage = grid.coordinate["pipeline"]
@@ -220,7 +220,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
         plan.context,
         plan.pipeline,
         setup.data,
-        plan.expert,
+        setup.expert,
         plan.expert_tensor,
         setup.workload.experts > 0,
     )

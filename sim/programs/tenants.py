@@ -96,7 +96,9 @@ class Common(NamedTuple):
 def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Common, list[Layout]]:
     """All jobs laid out as one, and the layout of each with its part of the common classes. Raises PlanError."""
     setups = [experiment.setup for experiment in experiments]
-    grids = [build_grid(setup.parallelism, setup.data, cluster, setup.experiment.seed) for setup in setups]
+    grids = [
+        build_grid(setup.parallelism, setup.data, cluster, setup.experiment.seed, setup.expert) for setup in setups
+    ]
     _check_apart(experiments, grids, cluster)
     pairs = zip(setups, grids, strict=True)
     flows = [job_flows(setup.experiment, setup.workload, grid, cluster) for setup, grid in pairs]

@@ -117,7 +117,7 @@ class _Stage:
         if graph is None or self.shards(3) == 1 or (self.root and not graph.repeated):
             return 0.0
         table = self.architecture.table.parameters if graph is self.head and self.architecture.tied else 0
-        return self.element * float(self.architecture.held(graph).parameters + table)
+        return self.element * float(self.architecture.held(graph).shared + table)
 
     def reduced(self, graph: Graph) -> float:
         """Whole gradients of a unit on their way to the ranks that keep them."""
@@ -129,7 +129,7 @@ class _Stage:
     def root(self) -> int:
         """Parameters that stay gathered from the first pass to the last, since no layer has them."""
         sharded = self.software.root_unit and self.shards(3) > 1
-        return self.held.parameters - self.inner.parameters if sharded else 0
+        return self.held.shared - self.inner.shared if sharded else 0
 
     @property
     def root_gradients(self) -> int:
@@ -152,8 +152,8 @@ class _Stage:
         """16-bit copies that autocast makes of whole weights, once for all microbatches of a forward pass."""
         if not self.shard.autocast or self.shards(3) > 1:
             return 0.0
-        head = self.architecture.held(self.head).parameters
-        return float(element_bytes(self.training.precision) * (self.inner.parameters + head))
+        head = self.architecture.held(self.head).shared
+        return float(element_bytes(self.training.precision) * (self.inner.shared + head))
 
 
 class StageMemory:
@@ -296,7 +296,7 @@ def _always(part: _Stage, moment: Literal["forward", "early", "late"]) -> float:
     element, root, software = part.element, part.root, part.software
     always = float(element * root) + software.bucket_memory * (part.parallelism.data != 1)
     if part.shards(3) > 1:
-        always += element * min(software.live_parameters, part.held.parameters)
+        always += element * min(software.live_parameters, part.held.shared)
     if part.training.offload.activations:
         always += ON_THE_BOARD * max((part.architecture.held(graph).kept for graph in part.graphs), default=0)
     if moment != "forward":

@@ -57,7 +57,7 @@ def alone(job: Job, rank: RankClass, sequence: Sequence) -> Alone:
 def build_chain(experiment: Experiment, cluster: Cluster, sends: Sends) -> Chain:
     """The pipeline of rank 0 of a valid plan, with all these sends."""
     setup = experiment.setup
-    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed)
+    grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     column = grid.groups("pipeline")[0]
     sets = []
     for kind, (groups, key) in job_groups(experiment, setup.workload, grid).items():
