@@ -19,20 +19,26 @@ from support import Cli
 
 FOLDER = catalogue_root() / "experiments" / "validation"
 CASES = {
+    "blackwell": (52, 60),
     "bloom_tuning": (68, 6),
     "dgxc_h100": (52, 13),
     "ibm_fms_fsdp": (3, 2),
+    "instinct": (22, 1),
     "korthikanti_2022": (6, 0),
+    "maxtext_tpu": (29, 1),
     "megatron_core_h100": (11, 0),
     "megatron_sc21": (8, 0),
-    "mlperf_gpt3": (12, 11),
-    "mlperf_llama2_70b_lora": (12, 14),
-    "mlperf_llama31_405b": (5, 4),
+    "mlperf_gpt3": (12, 9),
+    "mlperf_llama2_70b_lora": (12, 7),
+    "mlperf_llama31_405b": (5, 0),
     "mpt_llm_foundry": (140, 0),
     "nemo_24": (8, 0),
+    "neuron_trn1": (2, 4),
+    "other_machines": (12, 26),
     "resnet50": (27, 0),
     "small_models": (24, 6),
     "torchtitan": (20, 1),
+    "tpu_recipes": (15, 10),
     "vtrain_multi": (71, 0),
     "vtrain_single": (39, 0),
 }
@@ -105,6 +111,7 @@ def test_software_depends_on_the_source_and_its_stack_never_on_the_case() -> Non
         "mlperf_gpt3": {"nemo", "nemo-flash2", "nemo-flash1"},
         "mpt_llm_foundry": {"llm-foundry", "llm-foundry-pure"},
         "nemo_24": {"nemo-flash2", "nemo-flash2-bf16-adam"},
+        "other_machines": {"habana", "ipex", "maxtext-tpu", "mxnet-ngc", "nemo"},
         "resnet50": {"pytorch-ddp", "mxnet-ngc"},
         "small_models": {
             "huggingface-cudnn",
