@@ -11,7 +11,7 @@ Curve = tuple[tuple[int, float], ...]  # edge of a cube, share of the sustained 
 
 def edge(m: float, n: float, k: float) -> float:
     """Edge of the cube with as many FLOPs: filling and draining are paid once, and memory traffic is counted beside."""
-    return float(m * n * k) ** (1 / 3)
+    return float((m * n * k) ** (1 / 3))
 
 
 def share_of_size(curve: Curve, operation: Operation) -> float:
