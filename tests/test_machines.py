@@ -129,8 +129,8 @@ class TestDevices:
         assert times[0] == pytest.approx(4 * times[1])
 
     def test_an_array_reaches_no_more_than_its_multipliers(self) -> None:
+        faster = "{extends: alveo-u55c, matrix: {peak: {int8: 20 TFLOP/s}}}"
         with pytest.raises(ConfigError, match=r"matrix.peak.int8: 20 TFLOP/s in int8, more than the 9.8304"):
-            faster = "{extends: alveo-u55c, matrix: {peak: {int8: 20 TFLOP/s}}}"
             run(f"{{extends: pcie-4x-u55c, node: {{accelerator: {faster}}}}}", chip("alveo-u55c"), 4)
 
     def test_a_rate_over_size_is_one_of_equal_work(self) -> None:

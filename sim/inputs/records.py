@@ -45,6 +45,7 @@ class ScheduleName(Choice):
 # --- accelerators ---------------------------------------------------------------------------
 
 OptimizerName = Literal["adamw", "adamw_foreach", "adamw_fused", "adamw_loop", "adam8bit", "paged_adamw", "paged_adamw8bit", "sgd", "sgd_momentum", "lion", "adafactor", "muon", "lamb"]
+RateShare = Annotated[Fraction, Field(gt=0)]
 TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 class Rates(Record):
@@ -72,7 +73,7 @@ class MatrixUnit(Record):
     tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
     halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
-    curve: tuple[tuple[TileEdge, Fraction], ...] = Field(default=(), description="measured rate over size: edge of a cube, share of the sustained rate (`efficiency`) that its product reaches, edges rising; other shapes count as the cube with as many FLOPs; all 1 if absent (kinds other than gpu)")
+    curve: tuple[tuple[TileEdge, RateShare], ...] = Field(default=(), description="measured rate over size: edge of a cube, share of the sustained rate (`efficiency`) that its product reaches, edges rising; other shapes count as the cube with as many FLOPs; all 1 if absent (kinds other than gpu)")
     spread: Fraction = Field(default=0.0, lt=0.2, description="standard deviation of the sustained rate from board to board, as a share of it")
 
 
