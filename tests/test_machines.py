@@ -133,6 +133,11 @@ class TestDevices:
         with pytest.raises(ConfigError, match=r"matrix.peak.int8: 20 TFLOP/s in int8, more than the 9.8304"):
             run(f"{{extends: pcie-4x-u55c, node: {{accelerator: {faster}}}}}", chip("alveo-u55c"), 4)
 
+    def test_a_rate_over_size_goes_upwards(self) -> None:
+        wafer = "{extends: wse-3, matrix: {curve: [[4096, 0.9], [256, 0.5]]}}"
+        with pytest.raises(ConfigError, match="matrix.curve: the edges 4096, 256 do not rise"):
+            run(f"{{extends: cs-3, node: {{accelerator: {wafer}}}}}", chip("wse-3"), 2)
+
     def test_a_rate_over_size_is_one_of_equal_work(self) -> None:
         assert edge(4096, 4096, 4096) == pytest.approx(4096)
         assert edge(8192, 2048, 4096) == pytest.approx(4096)
