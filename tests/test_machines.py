@@ -64,6 +64,12 @@ def test_every_cluster_runs_a_step_that_fits(name: str) -> None:
     assert result.energy.step_kwh > 0
 
 
+def test_devices_of_one_package_are_told_apart() -> None:
+    told = "a package of mi250x holds 2 devices: accelerators, degrees of parallelism, power and prices are of a device"
+    assert told in run("mi250x", chip("mi250x"), 8).notes
+    assert not any("a package of" in note for note in run("mi300x", chip("mi300x"), 8).notes)
+
+
 @pytest.mark.parametrize("name", list_catalogue("accelerator"))
 def test_every_accelerator_runs_a_step_that_fits(name: str) -> None:
     node = SERVER.replace("{name: one", f"{{name: one, accelerator: {name}")
@@ -135,7 +141,7 @@ class TestDevices:
 
     def test_a_rate_over_size_goes_upwards(self) -> None:
         wafer = "{extends: wse-3, matrix: {curve: [[4096, 0.9], [256, 0.5]]}}"
-        with pytest.raises(ConfigError, match="matrix.curve: the edges 4096, 256 do not rise"):
+        with pytest.raises(ConfigError, match=r"matrix.curve: the edges 4096, 256 do not rise"):
             run(f"{{extends: cs-3, node: {{accelerator: {wafer}}}}}", chip("wse-3"), 2)
 
     def test_a_rate_over_size_is_one_of_equal_work(self) -> None:
