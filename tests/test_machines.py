@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.ask.run.simulate import simulate
+from sim.ask.run.stacks import could_run
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.comm.exchange import Exchange
@@ -24,7 +25,7 @@ from sim.graph.operation import Operation
 from sim.inputs.board import streaming_rate
 from sim.inputs.catalogue import list_catalogue
 from sim.inputs.load import load_definition, load_experiment
-from sim.inputs.records import Accelerator, ClusterSpec, Node, Rates
+from sim.inputs.records import Accelerator, ClusterSpec, Node, Rates, Software
 from sim.metrics.result import Result
 from sim.record import NARROW, narrow_bytes
 from sim.units import SI
@@ -62,6 +63,31 @@ def test_every_cluster_runs_a_step_that_fits(name: str) -> None:
     assert result.step.time_s > 0
     assert result.energy
     assert result.energy.step_kwh > 0
+
+
+@pytest.mark.parametrize(
+    ("cluster", "stacks"),
+    [
+        ("dgx-h100", set()),
+        ("tpu-v5p-4x4x4", {"maxtext-tpu"}),
+        ("mi300x", {"rocm-megatron"}),
+        ("gaudi2", {"habana"}),
+        ("xeon-8480plus-2s", {"ipex"}),
+    ],
+)
+def test_only_stacks_of_the_maker_stand_beside_a_run(cluster: str, stacks: set[str]) -> None:
+    nodes = "cluster.nodes=1"
+    setup = load_experiment("quickstart", [f"cluster={cluster}", nodes, "parallelism.tensor=1"]).experiment.setup
+    named = {"maxtext-tpu", "neuron", "habana", "rocm-megatron", "ipex"}
+    able = {name for name in list_catalogue("software") if could_run(stack(name), setup)}
+    assert able & named == stacks
+    assert bool(able - named) is (setup.accelerator.kind == "gpu")
+
+
+def stack(name: str) -> Software:
+    record = load_definition("software", name)
+    assert isinstance(record, Software)
+    return record
 
 
 def test_devices_of_one_package_are_told_apart() -> None:

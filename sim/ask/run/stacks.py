@@ -65,7 +65,10 @@ def _stacks() -> Iterator[Software]:
 
 
 def could_run(stack: Software, setup: Setup) -> bool:
-    """Whether the stack lets its user choose this plan."""
+    """Whether the stack runs on the accelerators and lets its user choose this plan."""
+    chip = setup.accelerator
+    if chip.kind not in stack.kinds or (stack.vendors and chip.vendor not in stack.vendors):
+        return False
     plan = {**dict(setup.parallelism), **dict(setup.training)}
     return all(plan[name] in offered for name, offered in stack.choices if offered and name in plan)
 
