@@ -209,7 +209,7 @@ def test_loading_leaves_cached_files_alone() -> None:
     ("override", "message"),
     [
         ("training.tokns=3", "training.tokns: unknown key; did you mean tokens?"),
-        ("training.precision=fp61", "did you mean fp16?"),
+        ("training.precision=bf61", "did you mean bf16?"),
         ("training.microbatch=0", "training.microbatch: must be at least 1, not 0"),
         ("cluster.fabric.kind=fat-tree", "cluster.fabric.kind: must be one of switch, fat_tree, torus"),
         ("cluster.fabric.kind=fat-tree", "did you mean fat_tree?"),

@@ -31,7 +31,7 @@ def torus_cables(local: LocalNetwork, n: int, rate: float) -> list[Cable]:
 def _neighbour(local: LocalNetwork, place: list[int], dimension: int, step: int) -> int:
     shape, there = local.shape, list(place)
     there[dimension] += step
-    if local.twisted and not 0 <= there[dimension] < shape[dimension] == min(shape):
+    if local.twisted and shape[dimension] == min(shape) and not 0 <= there[dimension] < shape[dimension]:
         longest = shape.index(max(shape))
         there[longest] += shape[longest] // 2
     return int(np.ravel_multi_index(there, shape, mode="wrap"))

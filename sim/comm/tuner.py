@@ -18,7 +18,7 @@ from sim.comm.in_network import InNetwork
 from sim.comm.pattern import RING, Cost, Group, Pattern
 from sim.comm.ring import Ring
 from sim.comm.send import Send
-from sim.comm.torus import Torus
+from sim.comm.torus_rings import TorusRings
 from sim.comm.tree import Tree
 from sim.errors import PlanError, Problem
 from sim.graph.operation import TokenRouting
@@ -28,7 +28,7 @@ PATTERNS: dict[str, Pattern] = {
     pattern.name: pattern
     for pattern in (
         Ring(),
-        Torus(),
+        TorusRings(),
         Tree(),
         InNetwork(),
         Exchange(),

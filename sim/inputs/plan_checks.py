@@ -127,6 +127,14 @@ def check_precision_supported(setup: Setup) -> Iterator[Problem]:
         yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
 
 
+def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
+    """A measured rate over size goes from small products to large ones."""
+    edges = [edge for edge, _ in setup.accelerator.matrix.curve]
+    if sorted(set(edges)) != edges:
+        message = f"the edges {', '.join(map(str, edges))} do not rise"
+        yield finding("cluster.node.accelerator.matrix.curve", message, "give each size once, the smallest first")
+
+
 def check_configured_array(setup: Setup) -> Iterator[Problem]:
     """An FPGA says how it is configured, and reaches no more than its multipliers allow."""
     chip, key = setup.accelerator, "cluster.node.accelerator"
@@ -245,6 +253,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_documents,
     check_schedule,
     check_precision_supported,
+    check_rate_over_size,
     check_configured_array,
     check_order_is_complete,
     check_placement,

@@ -46,6 +46,8 @@ class ScheduleName(Choice):
 # --- accelerators ---------------------------------------------------------------------------
 
 OptimizerName = Literal["adamw", "adamw_foreach", "adamw_foreach_2023", "adamw_fused", "adamw_loop", "adam8bit", "paged_adamw", "paged_adamw8bit", "sgd", "sgd_momentum", "lion", "adafactor", "muon", "lamb"]
+DeviceKind = Literal["gpu", "tpu", "systolic", "matrix_engine", "cpu", "fpga", "asic"]
+RateShare = Annotated[Fraction, Field(gt=0)]
 TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 class Rates(Record):
@@ -74,7 +76,7 @@ class MatrixUnit(Record):
     tile: tuple[TileEdge, TileEdge] = Field(default=(128, 128), description="rows and columns of one output tile")
     halves_tiles: bool = Field(default=True, description="the library also has tiles of half the rows or columns, or both")
     quantization_floor: Fraction = Field(default=0.3, gt=0, description="least share kept under tile and wave quantization")
-    curve: tuple[tuple[TileEdge, Fraction], ...] = Field(default=(), description="measured rate over size: edge of a cube, share of the sustained rate (`efficiency`) that its product reaches, edges rising; other shapes count as the cube with as many FLOPs; all 1 if absent (kinds other than gpu)")
+    curve: tuple[tuple[TileEdge, RateShare], ...] = Field(default=(), description="measured rate over size: edge of a cube, share of the sustained rate (`efficiency`) that its product reaches, edges rising; other shapes count as the cube with as many FLOPs; all 1 if absent (kinds other than gpu)")
     spread: Fraction = Field(default=0.0, lt=0.2, description="standard deviation of the sustained rate from board to board, as a share of it")
 
 
@@ -112,7 +114,7 @@ class Accelerator(Record):
     """One kind of accelerator: a data file with a source for every number."""
 
     name: Name = Field(description="the name it is found by")
-    kind: Literal["gpu", "tpu", "systolic", "matrix_engine", "cpu", "fpga", "asic"] = Field(default="gpu", description="device family, which chooses how operations are timed: gpu: tiles in waves over processors; systolic (tpu is the same): sizes are padded to arrays, one compiled program; matrix_engine: one engine that takes the shape which suits a product; cpu: cores with vector and matrix units; fpga: an array as configured; asic: a roofline with a rate over size")
+    kind: DeviceKind = Field(default="gpu", description="device family, which chooses how operations are timed: gpu: tiles in waves over processors; systolic (tpu is the same): sizes are padded to arrays, one compiled program; matrix_engine: one engine that takes the shape which suits a product; cpu: cores with vector and matrix units; fpga: an array as configured; asic: a roofline with a rate over size")
     package: Count = Field(default=1, ge=1, le=16, description="devices in one package; all numbers of the file are of one device, and degrees of parallelism count devices")
     vendor: str = Field(default="", description="who makes it")
     matrix: MatrixUnit = Field(description="matrix arithmetic")
@@ -402,6 +404,8 @@ class Software(Record):
     blocking_launches: bool = Field(default=False, description="the host waits for each kernel before it issues the next (CUDA_LAUNCH_BLOCKING=1)")
     overlap_slowdown: Fraction = Field(default=0.0, lt=1, description="share of the processors that overlapped collectives take from computation")
     step_overhead: Seconds = Field(default=0.0, ge=0, description="per step: data loading, logging, loss reduction, clipping synchronisation")
+    vendors: tuple[str, ...] = Field(default=(), description="makers of the accelerators that it runs on; any if empty. Where no stack is named, others are not compared; an experiment may say more")
+    kinds: tuple[DeviceKind, ...] = Field(default=("gpu",), description="kinds of accelerators that it runs on")
     choices: Choices = Field(default=Choices(), description="what the stack lets its user choose, for the search of plans")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
 

@@ -36,6 +36,14 @@ def _of_data_sheet(run: Simulated) -> Iterator[str]:
         yield f"assumed of {accelerator.name}, as medians of the catalogue for a {accelerator.kind}: {assumed}"
 
 
+def _of_packages(run: Simulated) -> Iterator[str]:
+    """What an accelerator is where a package holds several."""
+    accelerator = run.setup.accelerator
+    if accelerator.package > 1:
+        meant = "accelerators, degrees of parallelism, power and prices are of a device"
+        yield f"a package of {accelerator.name} holds {accelerator.package} devices: {meant}"
+
+
 def _told(accelerator: Accelerator, path: str) -> str:
     """A key path, with its value where that is one number."""
     value: Any = accelerator
@@ -176,6 +184,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _tight_memory,
     _host_memory,
     _of_data_sheet,
+    _of_packages,
     _adapters_left,
     _uneven_stages,
     _even_experts,

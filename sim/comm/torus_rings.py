@@ -21,7 +21,7 @@ from sim.inputs.records import Node, TorusFabric
 Axes = list[tuple[int, bool]]  # places along each dimension, and whether it closes to a ring
 
 
-class Torus(Pattern):
+class TorusRings(Pattern):
     """All-reduce, all-gather and reduce-scatter in boxes of a torus of accelerators, or of nodes."""
 
     name = "torus"
