@@ -1,0 +1,89 @@
+"""Which jobs of an order get boards, as if all that run gave theirs back first.
+
+A job that runs keeps its places as long as nobody before it needs them. One that waits takes boards that are free; else
+those that are being left; else those of jobs that come later in the order, which then have to stop.
+
+Public: `draft`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sim.fleet.boards import Boards
+from sim.fleet.jobs import FleetJob, JobRequest, Places
+
+if TYPE_CHECKING:
+    from sim.fleet.fleet import Fleet
+    from sim.fleet.policies.policy import Grant
+
+Start = tuple[FleetJob, int, Places | None]  # None: wherever there is room when others have stopped
+
+
+def draft(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+    """Numbers of jobs that go on as they are, and jobs to start: how many boards each, and where."""
+    if fleet.placement.by_count and fleet.everyone_whole and not fleet.inputs.reserved:
+        return _by_count(fleet, order)
+    return _by_places(fleet, order)
+
+
+def _by_count(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+    left, kept, starts = fleet.capacity, set[int](), list[Start]()
+    for item in order:
+        job, gpus = item if isinstance(item, tuple) else (item, item.gpus)
+        if gpus > left or job.phase == "saving":
+            continue
+        left -= gpus
+        if job.places and gpus == job.gpus:
+            kept.add(job.number)
+        else:
+            starts.append((job, gpus, None))
+        if not left:
+            break
+    return kept, starts
+
+
+def _by_places(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+    tiers = _tiers(fleet)
+    kept, starts = set[int](), list[Start]()
+    for item in order:
+        job, gpus = item if isinstance(item, tuple) else (item, item.gpus)
+        if job.phase == "saving":
+            continue
+        unclaimed = tiers[-1]
+        if job.places and gpus == job.gpus and unclaimed.fits_at(job.request, job.places):
+            unclaimed.take(job.request, job.places)
+            kept.add(job.number)
+            continue
+        places = next((found for tier in tiers if (found := fleet.find(tier, job.request, gpus))), None)
+        if places is not None:
+            _claim(tiers, job.request, places)
+            starts.append((job, gpus, places))
+    return kept, starts
+
+
+def _tiers(fleet: Fleet) -> list[Boards]:
+    """What is free; that and what is being left; that and what runs."""
+    saving = [job for job in fleet.running.values() if job.phase == "saving"]
+    tiers = [fleet.boards.copy()]
+    for leaving in ([saving] if saving else []) + [[job for job in fleet.running.values() if job.phase != "saving"]]:
+        pool = tiers[-1].copy()
+        for job in leaving:
+            pool.give(job.request, job.places)
+        tiers.append(pool)
+    return tiers
+
+
+def _claim(tiers: list[Boards], request: JobRequest, places: Places) -> None:
+    """Take places out of the last tier; the others offer no more than it has."""
+    whole = tiers[-1]
+    whole.take(request, places)
+    for pool in tiers[:-1]:
+        if all(boards < 0 for _, boards in places):
+            if pool.fits_at(request, places):
+                pool.take(request, places)
+            continue
+        for node, _ in places:
+            if pool.free[node] > whole.free[node]:
+                pool.take(request, ((node, pool.free[node] - whole.free[node]),))

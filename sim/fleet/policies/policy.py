@@ -1,0 +1,90 @@
+"""What a policy is: who gets boards next, and whose are taken away.
+
+A policy is one file with one class. It sees the fleet by `FleetView`, and starts jobs with `start`, or says with
+`run_only` which jobs run from now on. Most need no more than a key by which the queue is ordered.
+
+Public: `Policy`, `FleetView`, `Grant`, `live_jobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import Any, ClassVar, Protocol
+
+from sim.fleet.jobs import FleetJob, JobRequest
+
+Grant = tuple[FleetJob, int]  # a job and how many boards it is to have
+
+
+class FleetView(Protocol):
+    """What a policy may know and do."""
+
+    now: float
+    waiting: list[FleetJob]  # in the order of the policy's key
+    running: dict[int, FleetJob]  # that hold boards, by number, in the order in which they got them
+
+    @property
+    def free(self) -> int:
+        """Boards that are free now."""
+
+    @property
+    def capacity(self) -> int:
+        """Boards of nodes in use."""
+
+    def start(self, job: FleetJob, gpus: int = 0) -> bool:
+        """Start a waiting job if there is a place for it."""
+
+    def run_only(self, order: Iterable[FleetJob | Grant]) -> None:
+        """Give boards in that order to each job that fits; jobs that get none are stopped."""
+
+    def speed(self, job: JobRequest, gpus: int, kind: str) -> float:
+        """Work in a second on so many boards of a kind of node, alone and on as few nodes as there can be."""
+
+    def kinds(self) -> Mapping[str, int]:
+        """Boards in use by kind of node."""
+
+
+class Policy:
+    """Base of all: jobs in the order of `key`, each started where it fits.
+
+    blocks: the first that does not fit keeps the others waiting. preempts: running jobs may be stopped, for the report.
+    options: what the file says under `scheduler`, by key.
+    """
+
+    blocks: ClassVar[bool] = True
+    preempts: ClassVar[bool] = False
+    wants: ClassVar[tuple[str, ...]] = ()  # keys of `scheduler` that it reads
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.options: Mapping[str, Any] = options or {}
+
+    def key(self, job: FleetJob) -> tuple[Any, ...]:
+        """By what the queue is ordered; does not change while a job waits."""
+        return (job.number,)
+
+    def arrived(self, job: FleetJob, fleet: FleetView) -> None:
+        """A job has come."""
+
+    def ended(self, job: FleetJob, fleet: FleetView) -> None:
+        """A job is gone."""
+
+    def schedule(self, fleet: FleetView) -> None:
+        """One pass, after something has changed."""
+        if self.blocks:
+            while fleet.waiting and fleet.start(fleet.waiting[0]):
+                pass
+            return
+        for job in list(fleet.waiting):
+            if not fleet.free:
+                return
+            fleet.start(job)
+
+    def alarm(self, fleet: FleetView) -> float:
+        """When the next pass is due though nothing happens; inf if never. Asked after each pass."""
+        return inf
+
+
+def live_jobs(fleet: FleetView) -> list[FleetJob]:
+    """All jobs that wait or hold boards, by number."""
+    return sorted([*fleet.waiting, *fleet.running.values()], key=lambda job: job.number)
