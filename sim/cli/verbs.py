@@ -12,6 +12,7 @@ from sim.cli import (
     calibrate,
     catalogue,
     files,
+    fleet,
     output,
     plan,
     results,
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("fleet")(fleet.fleet)
 app.command("plan")(plan.plan)
 app.command("scale")(scale.scale)
 app.command("sensitivity")(sensitivity.sensitivity)

@@ -3,7 +3,7 @@
 Nodes with k free boards are the bits of one integer, so that "the fullest node that still has room, among those that
 are allowed" is a few operations on long integers, whatever the number of nodes.
 
-Public: `Boards`, `NodeSort`, `lowest`, `nodes_in`.
+Public: `Boards`, `NodeSort`, `lowest`, `nodes_in`, `unit_masks`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def nodes_in(mask: int) -> Iterator[int]:
         bit = mask & -mask
         yield bit.bit_length() - 1
         mask ^= bit
+
+
+def unit_masks(size: int, first: int, nodes: int) -> tuple[int, ...]:
+    """Masks of units of `size` neighbouring nodes among `nodes` from `first` on."""
+    return tuple(((1 << min(size, nodes - at)) - 1) << (first + at) for at in range(0, nodes, size))
 
 
 class Boards:
@@ -84,13 +89,6 @@ class Boards:
         for kind in request.kinds:
             mask |= self.kinds.get(kind, 0)
         return mask & self.up
-
-    def holding(self, boards: int, allowed: int) -> int:
-        """Mask of allowed nodes with at least so many free boards."""
-        mask = 0
-        for nodes in self.masks[boards:]:
-            mask |= nodes
-        return mask & allowed
 
     def count(self, allowed: int) -> int:
         """Free boards of the allowed nodes."""

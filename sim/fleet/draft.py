@@ -9,6 +9,7 @@ Public: `draft`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sim.fleet.boards import Boards
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 Start = tuple[FleetJob, int, Places | None]  # None: wherever there is room when others have stopped
 
 
-def draft(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+def draft(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[set[int], list[Start]]:
     """Numbers of jobs that go on as they are, and jobs to start: how many boards each, and where."""
-    if fleet.placement.by_count and fleet.everyone_whole and not fleet.inputs.reserved:
+    if fleet.placement.by_count and fleet.everyone_whole and not fleet.inputs.reserved and len(fleet.boards.kinds) == 1:
         return _by_count(fleet, order)
     return _by_places(fleet, order)
 
 
-def _by_count(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+def _by_count(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[set[int], list[Start]]:
     left, kept, starts = fleet.capacity, set[int](), list[Start]()
     for item in order:
-        job, gpus = item if isinstance(item, tuple) else (item, item.gpus)
+        job, gpus, _ = item if isinstance(item, tuple) else (item, item.gpus, "")
         if gpus > left or job.phase == "saving":
             continue
         left -= gpus
@@ -44,23 +45,29 @@ def _by_count(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int]
     return kept, starts
 
 
-def _by_places(fleet: Fleet, order: Iterable[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+def _by_places(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[set[int], list[Start]]:
     tiers = _tiers(fleet)
     kept, starts = set[int](), list[Start]()
     for item in order:
-        job, gpus = item if isinstance(item, tuple) else (item, item.gpus)
-        if job.phase == "saving":
+        job, gpus, kind = item if isinstance(item, tuple) else (item, item.gpus, "")
+        if job.phase == "saving" or job.number in kept:
             continue
-        unclaimed = tiers[-1]
-        if job.places and gpus == job.gpus and unclaimed.fits_at(job.request, job.places):
-            unclaimed.take(job.request, job.places)
+        unclaimed, request = tiers[-1], job.request
+        stays = bool(job.places) and gpus == job.gpus and (not kind or _is_on(unclaimed, job.places, kind))
+        if stays and unclaimed.fits_at(request, job.places):
+            _claim(tiers, request, job.places)
             kept.add(job.number)
             continue
-        places = next((found for tier in tiers if (found := fleet.find(tier, job.request, gpus))), None)
+        asked = replace(request, kinds=(kind,)) if kind else request
+        places = next((found for tier in tiers if (found := fleet.find(tier, asked, gpus))), None)
         if places is not None:
-            _claim(tiers, job.request, places)
+            _claim(tiers, request, places)
             starts.append((job, gpus, places))
     return kept, starts
+
+
+def _is_on(boards: Boards, places: Places, kind: str) -> bool:
+    return all(boards.kinds.get(kind, 0) >> node & 1 for node, _ in places)
 
 
 def _tiers(fleet: Fleet) -> list[Boards]:

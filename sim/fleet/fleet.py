@@ -48,9 +48,7 @@ class Fleet:
         self.inputs, self.seed = inputs, seed
         self.env, self.now = Environment(), 0.0
         self.policy = inputs.policy()
-        self.placement = inputs.placement(
-            units=_levels(inputs.units, sum(sort.nodes for sort in inputs.sorts)), random=stream(seed, "fleet/places")
-        )
+        self.placement = inputs.placement(units=inputs.units, random=stream(seed, "fleet/places"))
         self.boards = Boards(inputs.sorts)
         self.sort_of = [number for number, sort in enumerate(inputs.sorts) for _ in range(sort.nodes)]
         self.tally = BoardTally([sort.nodes * sort.boards for sort in inputs.sorts])
@@ -73,6 +71,7 @@ class Fleet:
         self.repairing = 0
         self.events: list[FleetEvent] = []
         self.passes = self.migrations = 0
+        self.extra_watts = 0.0  # of jobs that say what their boards draw, over what boards draw at work
         self.unsettled = False  # whether who runs has changed since rates were last asked for
         self.everyone_whole = all(not job.kinds and job.share == 1.0 for job in inputs.jobs)
 
@@ -121,7 +120,7 @@ class Fleet:
         self.occupy(job, gpus, places)
         return True
 
-    def run_only(self, order: Iterable[FleetJob | Grant]) -> None:
+    def run_only(self, order: Iterable[FleetJob] | Iterable[Grant]) -> None:
         """Give boards in that order to each job that fits; jobs that get none are stopped."""
         kept, starts = draft(self, order)
         for job in [job for number, job in self.running.items() if number not in kept and job.phase != "saving"]:
@@ -137,10 +136,19 @@ class Fleet:
     # --- places -------------------------------------------------------------------------------
 
     def find(self, boards: Boards, request: JobRequest, gpus: int) -> Places | None:
-        """Where the placement of the fleet puts so many boards, with boards held back for those of priority."""
-        allowed = boards.allowed(request)
+        """Where the placement puts so many boards, all of one kind; some are held back for jobs of priority."""
         if self.inputs.reserved and request.priority <= 0 and boards.total - gpus < self.inputs.reserved:
             return None
+        allowed = boards.allowed(request)
+        if len(boards.kinds) == 1:
+            return self._place(boards, request, gpus, allowed)
+        for kind in request.kinds or boards.kinds:
+            places = self._place(boards, request, gpus, allowed & boards.kinds.get(kind, 0))
+            if places is not None:
+                return places
+        return None
+
+    def _place(self, boards: Boards, request: JobRequest, gpus: int, allowed: int) -> Places | None:
         if request.share < 1.0:
             return boards.part_of_board(request, allowed)
         return self.placement.find(boards, request, gpus, allowed)
@@ -260,9 +268,12 @@ class Fleet:
             self.note("end", job)
 
     def _count(self, job: FleetJob, before: int, after: int) -> None:
-        share = job.request.share
+        share, watts = job.request.share, job.request.watts
         for node, boards in job.places:
             self.tally.move(self.sort_of[node], share if boards < 0 else boards, before, after)
+        if watts is not None and self.inputs.draws:
+            more = (watts - self.inputs.draws[self.sort_of[job.places[0][0]]].board) * job.boards
+            self.extra_watts += more * ((after == RUNNING) - (before == RUNNING))
 
     def _load_s(self, job: FleetJob) -> float:
         return self.inputs.moving.load if job.request.load is None else job.request.load
@@ -379,6 +390,7 @@ class Fleet:
             off, down = row[OFF] / sort.boards, row[DOWN] / sort.boards
             idle += (sort.nodes - off - down) * draw.idle + off * draw.asleep
             busy += (row[RUNNING] + row[LOADING] + row[SAVING]) * draw.board
+        busy += self.extra_watts
         return idle + busy, busy
 
     def _arm(self) -> None:
@@ -475,9 +487,3 @@ class Fleet:
 def _release(request: JobRequest) -> float:
     return request.submit if request.release is None else request.release
 
-
-def _levels(sizes: tuple[int, ...], nodes: int) -> tuple[tuple[int, ...], ...]:
-    """Masks of units of so many neighbouring nodes, level by level."""
-    return tuple(
-        tuple(((1 << min(size, nodes - first)) - 1) << first for first in range(0, nodes, size)) for size in sizes
-    )

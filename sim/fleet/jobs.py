@@ -39,6 +39,7 @@ class JobRequest:
     most: int = 0
     save: float | None = None
     load: float | None = None
+    watts: float | None = None  # of a board while it runs, over an idle one; that of the fleet if None
     release: float | None = None  # when it may start at the earliest, `submit` if None
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil, inf
-from typing import Any
+from typing import Any, ClassVar
 
 from sim.fleet.jobs import FleetJob
 from sim.fleet.policies.policy import FleetView, Policy, live_jobs
@@ -21,7 +21,7 @@ class LeastAttainedTime(Policy):
     """Queues by seconds of running; `limits` of the scheduler are where one ends and the next begins."""
 
     preempts = True
-    wants = ("limits",)
+    wants: ClassVar[tuple[str, ...]] = ("limits",)
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(options)
@@ -79,7 +79,7 @@ class LeastAttained(Policy):
     """Without queues: jobs by board-seconds, looked at again every `round` s."""
 
     preempts = True
-    wants = ("round",)
+    wants: ClassVar[tuple[str, ...]] = ("round",)
 
     def schedule(self, fleet: FleetView) -> None:
         """See `Policy`."""

@@ -3,18 +3,18 @@
 A policy is one file with one class. It sees the fleet by `FleetView`, and starts jobs with `start`, or says with
 `run_only` which jobs run from now on. Most need no more than a key by which the queue is ordered.
 
-Public: `Policy`, `FleetView`, `Grant`, `live_jobs`.
+Public: `Policy`, `InRounds`, `FleetView`, `Grant`, `live_jobs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, ClassVar, Protocol
 
 from sim.fleet.jobs import FleetJob, JobRequest
 
-Grant = tuple[FleetJob, int]  # a job and how many boards it is to have
+Grant = tuple[FleetJob, int, str]  # a job, how many boards it is to have, and of which kind of node: any if empty
 
 
 class FleetView(Protocol):
@@ -35,7 +35,7 @@ class FleetView(Protocol):
     def start(self, job: FleetJob, gpus: int = 0) -> bool:
         """Start a waiting job if there is a place for it."""
 
-    def run_only(self, order: Iterable[FleetJob | Grant]) -> None:
+    def run_only(self, order: Iterable[FleetJob] | Iterable[Grant]) -> None:
         """Give boards in that order to each job that fits; jobs that get none are stopped."""
 
     def speed(self, job: JobRequest, gpus: int, kind: str) -> float:
@@ -83,6 +83,37 @@ class Policy:
     def alarm(self, fleet: FleetView) -> float:
         """When the next pass is due though nothing happens; inf if never. Asked after each pass."""
         return inf
+
+
+class InRounds(Policy):
+    """Base of policies that divide time: every `round` s all boards are given anew; between rounds, those that are free."""
+
+    preempts = True
+    wants: ClassVar[tuple[str, ...]] = ("round",)
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(options)
+        self.step = float(self.options.get("round") or 360.0)
+        self.due = 0.0
+
+    def order(self, fleet: FleetView) -> Sequence[Grant]:
+        """All live jobs in the order in which they get boards."""
+        raise NotImplementedError
+
+    def schedule(self, fleet: FleetView) -> None:
+        """See `Policy`."""
+        if fleet.now >= self.due:
+            self.due = (fleet.now // self.step + 1) * self.step
+            fleet.run_only(self.order(fleet))
+            return
+        for job in list(fleet.waiting):
+            if not fleet.free:
+                return
+            fleet.start(job)
+
+    def alarm(self, fleet: FleetView) -> float:
+        """The next round, while there is anything to divide."""
+        return max(self.due, fleet.now) if fleet.waiting else inf
 
 
 def live_jobs(fleet: FleetView) -> list[FleetJob]:
