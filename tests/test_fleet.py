@@ -128,7 +128,7 @@ def check_boards(life: FleetLife) -> None:
             assert len(event.nodes) * size >= gpus[event.job]
             having[event.job] = event.nodes
             used.update(event.nodes)
-        elif event.what in ("end", "fail", "stop"):
+        elif event.what in ("end", "fail", "stop", "move"):
             assert all(used[node] for node in having.pop(event.job, ()))
     assert life.tally.counts == [
         [0.0] * BOARD_STATES.index("idle") + [row[4], row[5], row[6]] for row in life.tally.counts

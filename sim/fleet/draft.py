@@ -1,7 +1,8 @@
 """Which jobs of an order get boards, as if all that run gave theirs back first.
 
 A job that runs keeps its places as long as nobody before it needs them. One that waits takes boards that are free; else
-those that are being left; else those of jobs that come later in the order, which then have to stop.
+those that are being left; else those of jobs that come later in the order, which then have to stop. Where moves are free
+or asked for and it still finds no place, all jobs so far are placed anew, the largest first, if that makes room.
 
 Public: `draft`.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sim.fleet.fleet import Fleet
     from sim.fleet.policies.policy import Grant
 
+Claims = dict[int, tuple[FleetJob, int, Places, JobRequest]]  # what it asks for, with the kind that it is to get
 Start = tuple[FleetJob, int, Places | None]  # None: wherever there is room when others have stopped
 
 
@@ -47,23 +49,41 @@ def _by_count(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tupl
 
 def _by_places(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[set[int], list[Start]]:
     tiers = _tiers(fleet)
-    kept, starts = set[int](), list[Start]()
+    claims: Claims = {}
+    movable = fleet.moves_are_free or fleet.inputs.migrate
     for item in order:
         job, gpus, kind = item if isinstance(item, tuple) else (item, item.gpus, "")
-        if job.phase == "saving" or job.number in kept:
+        if job.phase == "saving" or job.number in claims or gpus > tiers[-1].total:
             continue
-        unclaimed, request = tiers[-1], job.request
+        unclaimed = tiers[-1]
+        asked = replace(job.request, kinds=(kind,)) if kind else job.request
         stays = bool(job.places) and gpus == job.gpus and (not kind or _is_on(unclaimed, job.places, kind))
-        if stays and unclaimed.fits_at(request, job.places):
-            _claim(tiers, request, job.places)
-            kept.add(job.number)
-            continue
-        asked = replace(request, kinds=(kind,)) if kind else request
-        places = next((found for tier in tiers if (found := fleet.find(tier, asked, gpus))), None)
+        if stays and unclaimed.fits_at(asked, job.places):
+            places: Places | None = job.places
+        else:
+            places = next((found for tier in tiers if (found := fleet.find(tier, asked, gpus))), None)
         if places is not None:
-            _claim(tiers, request, places)
-            starts.append((job, gpus, places))
-    return kept, starts
+            _claim(tiers, asked, places)
+            claims[job.number] = (job, gpus, places, asked)
+        elif movable:
+            trial = {**claims, job.number: (job, gpus, (), asked)}
+            if (again := _placed_anew(fleet, trial)) is not None:
+                claims, tiers = again[0], [again[1]]
+    kept = {number for number, (job, gpus, places, _) in claims.items() if job.places == places and job.gpus == gpus}
+    return kept, [claim[:3] for number, claim in claims.items() if number not in kept]
+
+
+def _placed_anew(fleet: Fleet, claims: Claims) -> tuple[Claims, Boards] | None:
+    """All claims on an empty fleet, the largest first, and what is left; None if one of them does not fit."""
+    pool = _tiers(fleet)[-1]
+    found: dict[int, Places] = {}
+    for job, gpus, _, asked in sorted(claims.values(), key=lambda claim: -claim[1]):
+        places = fleet.find(pool, asked, gpus)
+        if places is None:
+            return None
+        pool.take(asked, places)
+        found[job.number] = places
+    return {number: (job, gpus, found[number], asked) for number, (job, gpus, _, asked) in claims.items()}, pool
 
 
 def _is_on(boards: Boards, places: Places, kind: str) -> bool:

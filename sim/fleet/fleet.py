@@ -73,6 +73,7 @@ class Fleet:
         self.passes = self.migrations = 0
         self.extra_watts = 0.0  # of jobs that say what their boards draw, over what boards draw at work
         self.unsettled = False  # whether who runs has changed since rates were last asked for
+        self.moves_are_free = not (inputs.moving.save or inputs.moving.load)
         self.everyone_whole = all(not job.kinds and job.share == 1.0 for job in inputs.jobs)
 
     # --- what policies see --------------------------------------------------------------------
@@ -123,8 +124,12 @@ class Fleet:
     def run_only(self, order: Iterable[FleetJob] | Iterable[Grant]) -> None:
         """Give boards in that order to each job that fits; jobs that get none are stopped."""
         kept, starts = draft(self, order)
+        begins = {job.number for job, _, _ in starts}
         for job in [job for number, job in self.running.items() if number not in kept and job.phase != "saving"]:
-            self.stop(job)
+            if job.number in begins and self.moves_are_free and job.gpus == job.request.gpus:
+                self.move_away(job)
+            else:
+                self.stop(job)
         for job, gpus, places in starts:
             found = places if places and self.boards.fits_at(job.request, places) else None
             if found is None and places is None:
@@ -132,6 +137,13 @@ class Fleet:
             if found is not None and job.phase == "waiting" and self._admits(job, gpus):
                 self.waiting.remove(job)
                 self.occupy(job, gpus, found)
+
+    def move_away(self, job: FleetJob) -> None:
+        """A job leaves its boards for others; it waits for no more than this instant."""
+        self.migrations += 1
+        self.note("move", job)
+        self.vacate(job)
+        self.queue(job)
 
     # --- places -------------------------------------------------------------------------------
 
@@ -192,9 +204,9 @@ class Fleet:
             self._enter(job, "saving", save)
             self.note("save", job)
         else:
+            self.note("stop", job)
             self.vacate(job)
             self.queue(job)
-            self.note("stop", job)
 
     def vacate(self, job: FleetJob) -> None:
         """Its boards are free again."""
@@ -256,16 +268,17 @@ class Fleet:
             self._leave(job)
             self._enter(job, "running")
         elif job.phase == "saving":
+            self.note("stop", job)
             self.vacate(job)
             self.queue(job)
         else:
             self.settle(job)
             job.left = 0.0
+            self.note("end", job)
             self.vacate(job)
             job.phase, job.end = "ended", self.now
             self.n_ended += 1
             self.policy.ended(job, self)
-            self.note("end", job)
 
     def _count(self, job: FleetJob, before: int, after: int) -> None:
         share, watts = job.request.share, job.request.watts
@@ -300,9 +313,9 @@ class Fleet:
         job.lost_s += lost
         job.left = min(job.request.work, job.left + lost * job.rate)
         job.faults += 1
+        self.note("fail", job, cause)
         self.vacate(job)
         self.queue(job)
-        self.note("fail", job, cause)
 
     def take_out(self, node: int) -> None:
         """A node without jobs goes into repair."""

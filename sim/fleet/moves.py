@@ -54,9 +54,7 @@ def _moves(fleet: Fleet, node: int, wanted: int) -> list[tuple[FleetJob, Places]
 
 
 def _move(fleet: Fleet, job: FleetJob, places: Places) -> None:
-    fleet.migrations += 1
     job.preemptions += 1
-    fleet.vacate(job)
-    fleet.queued_boards += job.boards
+    fleet.move_away(job)
+    fleet.waiting.remove(job)
     fleet.occupy(job, job.gpus, places)
-    fleet.note("move", job)

@@ -102,6 +102,8 @@ class InRounds(Policy):
 
     def schedule(self, fleet: FleetView) -> None:
         """See `Policy`."""
+        if not fleet.waiting and not fleet.running:
+            return
         if fleet.now >= self.due:
             self.due = (fleet.now // self.step + 1) * self.step
             fleet.run_only(self.order(fleet))

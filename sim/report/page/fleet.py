@@ -20,7 +20,7 @@ DAY = 86400.0
 MOST_ROWS = 2000
 MOST_SPANS = 4000
 MOST_NODES = 200
-BEGINS, LEAVES = ("start", "move"), ("end", "stop", "fail", "move")
+LEAVES = ("end", "stop", "fail", "move")
 
 
 def fleet_page(result: FleetResult, rows: Sequence[JobRow], events: Sequence[FleetEvent], nodes: Sequence[str]) -> str:
@@ -135,7 +135,7 @@ def _spans(events: Sequence[FleetEvent], end: float) -> Iterator[tuple[int, floa
         if event.what in LEAVES and event.job in begun:
             since = begun.pop(event.job)
             found += [(node, since.time, event.time, event.job) for node in since.nodes]
-        if event.what in BEGINS:
+        if event.what == "start":
             begun[event.job] = event
     found += [(node, since.time, end, job) for job, since in begun.items() for node in since.nodes]
     yield from sorted((span for span in found if span[2] > span[1]), key=lambda span: (span[1], span[0]))
