@@ -1,5 +1,7 @@
-"""Fleets: gangs are whole, no board is given twice, no job is lost, every board-second is accounted for; and the published
-answers of real logs, to the second, where the logs are at hand."""
+"""Fleets: gangs are whole, no board is given twice, no job is lost, every board-second is accounted for.
+
+And the answers of real logs, to the second, where the logs are at hand.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ TRACES = Path(os.environ.get("CLUSTERSIM_JOB_TRACES", "no such folder"))  # of f
 REPAIR = Delay.from_si({"kind": "exponential", "mean": 50.0})
 
 
-def fleet_of(jobs: Sequence[JobRequest], policy: str, placement: str = "count", nodes: int = 4, **more: object) -> FleetInputs:
+def fleet_of(
+    jobs: Sequence[JobRequest], policy: str, placement: str = "count", nodes: int = 4, **more: object
+) -> FleetInputs:
     sorts = more.pop("sorts", (NodeSort("n", nodes, 8),))
     inputs = FleetInputs(jobs, sorts, POLICIES[policy], PLACEMENTS[placement])  # type: ignore[arg-type]
     return replace(inputs, **more)  # type: ignore[arg-type]
@@ -57,7 +61,7 @@ def job_lists(draw: st.DrawFn, sizes: Sequence[int] = (1, 2, 3, 4, 8, 12, 16)) -
     ]
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(
     jobs=job_lists(),
     policy=st.sampled_from(sorted(POLICIES)),
@@ -69,7 +73,14 @@ def job_lists(draw: st.DrawFn, sizes: Sequence[int] = (1, 2, 3, 4, 8, 12, 16)) -
     migrate=st.booleans(),
 )
 def test_nothing_is_lost_and_nothing_is_given_twice(
-    jobs: list[JobRequest], policy: str, placement: str, moving: Moving, broken: bool, sleeps: bool, parts: bool, migrate: bool
+    jobs: list[JobRequest],
+    policy: str,
+    placement: str,
+    moving: Moving,
+    broken: bool,
+    sleeps: bool,
+    parts: bool,
+    migrate: bool,
 ) -> None:
     sorts = (NodeSort("n", 2, 8), NodeSort("m", 2, 8, speed=0.5)) if parts else (NodeSort("n", 4, 8),)
     kinds = (FaultKind("board", 1e-3, REPAIR), FaultKind("software", 5e-4, None))
@@ -171,6 +182,15 @@ def test_boards_given_and_taken_back_are_as_before() -> None:
 # --- a slow twin ------------------------------------------------------------------------------
 
 
+def those_that_fit(jobs: Sequence[JobRequest], line: Sequence[int], room: int) -> list[int]:
+    found = []
+    for number in line:
+        if jobs[number].gpus <= room:
+            room -= jobs[number].gpus
+            found.append(number)
+    return found
+
+
 def twin(jobs: Sequence[JobRequest], policy: str, boards: int) -> list[float]:
     """End of each job on so many boards, second by second, as the definitions say it."""
     left = [job.work for job in jobs]
@@ -186,11 +206,7 @@ def twin(jobs: Sequence[JobRequest], policy: str, boards: int) -> list[float]:
             line.append(coming.pop(0))
         if policy == "srtf":
             line.sort(key=lambda number: left[number])
-            room, running = boards, []
-            for number in line:
-                if jobs[number].gpus <= room:
-                    room -= jobs[number].gpus
-                    running.append(number)
+            running = those_that_fit(jobs, line, boards)
             waiting = [number for number in line if number not in running]
         else:
             free = boards - sum(jobs[number].gpus for number in running)
@@ -208,7 +224,7 @@ def twin(jobs: Sequence[JobRequest], policy: str, boards: int) -> list[float]:
     return ends
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(jobs=job_lists(), policy=st.sampled_from(["fifo", "first_fit", "sjf", "srtf"]))
 def test_ends_are_those_of_a_simulation_second_by_second(jobs: list[JobRequest], policy: str) -> None:
     life = live_fleet(fleet_of(jobs, policy, nodes=2))
@@ -218,7 +234,7 @@ def test_ends_are_those_of_a_simulation_second_by_second(jobs: list[JobRequest],
 @settings(deadline=None, max_examples=60)
 @given(jobs=job_lists())
 def test_backfilling_delays_no_head(jobs: list[JobRequest]) -> None:
-    """Under fifo without backfilling each job starts after those before it; EASY keeps the first that waits as early."""
+    """The first job that waits under fifo starts no later under EASY."""
     easy, plain = (live_fleet(fleet_of(jobs, policy, nodes=2)) for policy in ("easy", "fifo"))
     blocked = [job for job in plain.jobs if job.first_start > job.request.submit]
     if blocked:
@@ -248,17 +264,16 @@ def test_fragments_keep_a_gang_waiting() -> None:
     jobs = [gang("a", 0, 100, 5), gang("b", 0, 50, 5), gang("c", 1, 10, 6)]
     assert ends(live_fleet(fleet_of(jobs, "fifo", "count", nodes=2))) == {"a": 100, "b": 50, "c": 11}
     assert ends(live_fleet(fleet_of(jobs, "fifo", "pack", nodes=2))) == {"a": 100, "b": 50, "c": 60}
-    moved = live_fleet(fleet_of(jobs[:1] + [gang("b", 0, 50, 2), gang("c", 1, 10, 8)], "fifo", "spread", nodes=2, migrate=True))
-    assert moved.migrations >= 0
 
 
 def test_moving_jobs_makes_room() -> None:
-    """Two small jobs on two nodes; a whole node is wanted, and one of them moves for 9 s of save and load."""
-    jobs = [gang("a", 0, 100, 2), gang("b", 0, 10, 8), gang("c", 0, 100, 7), gang("d", 20, 10, 6)]
-    stays = live_fleet(fleet_of(jobs, "fifo", "pack", nodes=2))
-    assert ends(stays)["d"] == 110
-    moved = live_fleet(fleet_of([jobs[0], replace(jobs[1], gpus=6), jobs[2], replace(jobs[3], gpus=8)], "first_fit", "spread", nodes=3))
-    assert all(job.phase == "ended" for job in moved.jobs)
+    """A node is wanted whole; the small job on it moves to the other node and loads there for 9 s."""
+    jobs = [gang("a", 0, 10, 6), gang("b", 0, 100, 6), gang("c", 0, 100, 2), gang("d", 20, 10, 8)]
+    stays = live_fleet(fleet_of(jobs, "fifo", "pack", nodes=2, moving=Moving(load=9)))
+    assert ends(stays) == {"a": 10, "b": 100, "c": 100, "d": 110}
+    moved = live_fleet(fleet_of(jobs, "fifo", "pack", nodes=2, moving=Moving(load=9), migrate=True))
+    assert ends(moved) == {"a": 10, "b": 100, "c": 109, "d": 30}
+    assert moved.migrations == 1
 
 
 def test_a_stop_costs_a_save_and_a_start_a_load() -> None:
@@ -291,7 +306,9 @@ def test_quotas_are_lent_and_taken_back() -> None:
 
     def lived(**options: object) -> dict[str, float]:
         policy = POLICIES["quota"]
-        inputs = replace(fleet_of(jobs, "quota", nodes=2), policy=lambda: policy({"quotas": quotas, "by": "queue", **options}))
+        inputs = replace(
+            fleet_of(jobs, "quota", nodes=2), policy=lambda: policy({"quotas": quotas, "by": "queue", **options})
+        )
         return ends(live_fleet(inputs))
 
     assert lived() == {"x1": 100, "x2": 30 + 40 + 70, "y1": 70}
@@ -345,7 +362,11 @@ def test_topology_keeps_a_job_in_one_unit() -> None:
     assert pair == ((2, 8), (3, 8))  # the unit with least room that holds both
     triple = PLACEMENTS["topology"](units=units).find(boards, JobRequest("j", 0, 1, 24), 24, boards.up)
     assert triple == ((4, 8), (6, 8), (7, 8))
-    assert PLACEMENTS["pack"](units=units).find(boards, JobRequest("j", 0, 1, 24), 24, boards.up) == ((2, 8), (3, 8), (4, 8))
+    assert PLACEMENTS["pack"](units=units).find(boards, JobRequest("j", 0, 1, 24), 24, boards.up) == (
+        (2, 8),
+        (3, 8),
+        (4, 8),
+    )
 
 
 def test_one_kind_for_a_gang_and_the_kind_it_asks_for() -> None:
@@ -372,13 +393,13 @@ def test_a_power_cap_makes_jobs_wait() -> None:
 
 
 def test_waiting_follows_erlang() -> None:
-    """M/M/c: the mean wait of one-board jobs is that of Erlang's C formula, here within four standard errors of runs."""
+    """M/M/c: the mean wait of one-board jobs is that of Erlang's C formula, within four standard errors."""
     from sim.rng import stream
 
     boards, load, service = 8, 0.8, 100.0
     random = stream(1, "test/erlang")
-    gaps = random.exponential(service / (boards * load), 60_000).cumsum()
-    work = random.exponential(service, 60_000)
+    gaps = random.exponential(service / (boards * load), 20_000).cumsum()
+    work = random.exponential(service, 20_000)
     jobs = [JobRequest(str(n), float(t), float(w)) for n, (t, w) in enumerate(zip(gaps, work, strict=True))]
     life = live_fleet(fleet_of(jobs, "fifo", nodes=1))
     waits = [job.waited for job in life.jobs]
@@ -388,7 +409,7 @@ def test_waiting_follows_erlang() -> None:
         total += term
     top = term * offered / boards / (1 - load)
     expected = top / (total + top) * service / (boards * (1 - load))
-    parts = [sum(waits[n : n + 6000]) / 6000 for n in range(0, 60_000, 6000)]
+    parts = [sum(waits[n : n + 2000]) / 2000 for n in range(0, 20_000, 2000)]
     mean = sum(parts) / len(parts)
     error = (sum((part - mean) ** 2 for part in parts) / 9 / 10) ** 0.5
     assert abs(mean - expected) < 4 * error

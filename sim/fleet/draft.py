@@ -1,8 +1,8 @@
 """Which jobs of an order get boards, as if all that run gave theirs back first.
 
 A job that runs keeps its places as long as nobody before it needs them. One that waits takes boards that are free; else
-those that are being left; else those of jobs that come later in the order, which then have to stop. Where moves are free
-or asked for and it still finds no place, all jobs so far are placed anew, the largest first, if that makes room.
+those that are being left; else those of jobs that come later in the order, which then have to stop. Where moves are
+free or asked for and it still finds no place, all jobs so far are placed anew, the largest first, if that makes room.
 
 Public: `draft`.
 """

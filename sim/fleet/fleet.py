@@ -87,7 +87,9 @@ class Fleet:
     def capacity(self) -> int:
         """Boards of nodes in use."""
         boards = self.boards
-        return sum(boards.sizes) if boards.up == boards.everywhere else sum(boards.sizes[n] for n in nodes_in(boards.up))
+        return (
+            sum(boards.sizes) if boards.up == boards.everywhere else sum(boards.sizes[n] for n in nodes_in(boards.up))
+        )
 
     def kinds(self) -> Mapping[str, int]:
         """Boards in use by kind of node."""
@@ -217,11 +219,9 @@ class Fleet:
         del self.running[job.number]
         self.failed.clear()
         self.unsettled = True
-        if self.inputs.sleep.after < inf:
-            for node, _ in job.places:
-                if self.boards.free[node] == self.boards.sizes[node]:
-                    entry = (self.now + self.inputs.sleep.after, SLEEP_RANK, node, self.idle_since[node])
-                    heappush(self.agenda, entry)
+        for node, _ in job.places:
+            if self.boards.free[node] == self.boards.sizes[node]:
+                self._may_sleep(node)
         job.places = ()
 
     def queue(self, job: FleetJob) -> None:
@@ -336,10 +336,16 @@ class Fleet:
         boards.total += boards.sizes[node]
         self.failed.clear()
         self.tally.move(self.sort_of[node], boards.sizes[node], DOWN, IDLE)
+        self._may_sleep(node)
         self.note_node("up", node)
         self.think()
 
     # --- nodes that sleep ---------------------------------------------------------------------
+
+    def _may_sleep(self, node: int) -> None:
+        """A node is idle from now on: it falls asleep if it stays so."""
+        if self.inputs.sleep.after < inf:
+            heappush(self.agenda, (self.now + self.inputs.sleep.after, SLEEP_RANK, node, self.idle_since[node]))
 
     def _fall_asleep(self, node: int) -> None:
         if self.boards.up >> node & 1:
@@ -355,9 +361,8 @@ class Fleet:
     def live(self) -> FleetLife:
         """From the first job to the last."""
         inputs = self.inputs
-        if inputs.sleep.after < inf:
-            for node in range(len(self.sort_of)):
-                heappush(self.agenda, (inputs.sleep.after, SLEEP_RANK, node, 0))
+        for node in range(len(self.sort_of)):
+            self._may_sleep(node)
         if inputs.faults is not None:
             begin_faults(self, inputs.faults)
         if inputs.until < inf:
@@ -387,10 +392,9 @@ class Fleet:
         waits = bool(self.waiting)
         watts, busy = self._watts() if self.power is not None else (0.0, 0.0)
         tally = self.tally
-        values = (
-            tally.now(RUNNING), len(self.waiting), self.queued_boards, tally.now(DOWN), self.free if waits else 0, watts,
-        )  # fmt: skip
-        self.series.add(self.now, time, values)
+        stranded = self.free if waits else 0
+        counts = tally.now(RUNNING), len(self.waiting), self.queued_boards, tally.now(DOWN), stranded
+        self.series.add(self.now, time, (*counts, watts))
         if self.power is not None:
             self.power.add(self.now, time, watts, busy)
         tally.advance(time, waits)
@@ -406,10 +410,20 @@ class Fleet:
         busy += self.extra_watts
         return idle + busy, busy
 
+    def _next_entry(self) -> tuple[float, int, int, int] | None:
+        """The next entry of the agenda that still counts; those before it are dropped."""
+        agenda = self.agenda
+        while agenda:
+            _, rank, number, stamp = agenda[0]
+            if stamp == (self.idle_since[number] if rank == SLEEP_RANK else self.jobs[number].stamp):
+                return agenda[0]
+            heappop(agenda)
+        return None
+
     def _arm(self) -> None:
         """Wake up when something is due next."""
-        policy = self.policy.alarm(self)
-        times = (self.agenda[0][0] if self.agenda else inf, self.arrivals[-1][0] if self.arrivals else inf, policy)
+        policy, entry = self.policy.alarm(self), self._next_entry()
+        times = (entry[0] if entry else inf, self.arrivals[-1][0] if self.arrivals else inf, policy)
         time = max(min(times), self.now)
         self.ring += 1
         ring = self.ring
@@ -425,14 +439,13 @@ class Fleet:
         if self.over.triggered:
             return
         self.reach(time)
-        agenda, now = self.agenda, self.now
-        while agenda and agenda[0][0] <= now:
-            _, rank, number, stamp = heappop(agenda)
-            if rank == SLEEP_RANK:
-                if stamp == self.idle_since[number]:
-                    self._fall_asleep(number)
-            elif stamp == self.jobs[number].stamp:
-                self._phase_ends(self.jobs[number])
+        now = self.now
+        while (entry := self._next_entry()) is not None and entry[0] <= now:
+            heappop(self.agenda)
+            if entry[1] == SLEEP_RANK:
+                self._fall_asleep(entry[2])
+            else:
+                self._phase_ends(self.jobs[entry[2]])
         while self.arrivals and self.arrivals[-1][0] <= now:
             self._arrive(self.jobs[self.arrivals.pop()[1]])
         self._pass()
@@ -499,4 +512,3 @@ class Fleet:
 
 def _release(request: JobRequest) -> float:
     return request.submit if request.release is None else request.release
-

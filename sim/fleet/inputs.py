@@ -31,7 +31,7 @@ class Pacing(Protocol):
 
 @dataclass(frozen=True)
 class Moving:
-    """Costs of moving a job, s. interval: between its saves, inf: only when it is stopped, or 0: nothing is ever lost."""
+    """Costs of moving a job, s. interval: between saves; inf: it saves only when stopped; 0: nothing is lost."""
 
     save: float = 0.0
     load: float = 0.0
@@ -48,7 +48,7 @@ class FaultKind(NamedTuple):
 
 @dataclass(frozen=True)
 class FleetFaults:
-    """What fails: kinds of faults of nodes by sort of node, of a running job whatever its size [1/s], and recorded outages."""
+    """What fails: kinds of faults by sort of node; running jobs, whatever their size [1/s]; recorded outages."""
 
     nodes: tuple[tuple[FaultKind, ...], ...] = ()
     jobs: float = 0.0

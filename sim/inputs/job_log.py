@@ -135,7 +135,23 @@ FORMATS: dict[str, LogFormat] = {
         _sacct,
     ),
 }  # fmt: skip
-SWF = ("name", "submit_s", "", "duration_s", "gpus", "", "", "wanted", "estimate_s", "", "state", "user", "group", "", "queue")
+SWF = (
+    "name",
+    "submit_s",
+    "",
+    "duration_s",
+    "gpus",
+    "",
+    "",
+    "wanted",
+    "estimate_s",
+    "",
+    "state",
+    "user",
+    "group",
+    "",
+    "queue",
+)
 GAVEL = ("model", "command", "", "", "steps", "submit_s", "gpus")
 GOOD = {"", "pass", "completed", "complete", "succeeded", "terminated", "running", "1", "done"}
 
@@ -227,7 +243,9 @@ class _Line(NamedTuple):
     cells: dict[str, str]
 
 
-def _converted(reader: csv.DictReader[str], header: list[str], columns: Mapping[str, str], form: LogFormat) -> Iterator[_Line]:
+def _converted(
+    reader: csv.DictReader[str], header: list[str], columns: Mapping[str, str], form: LogFormat
+) -> Iterator[_Line]:
     """Cells under our names."""
     reader.fieldnames = header
     taken = [(ours, theirs) for ours, theirs in columns.items() if theirs in header]
@@ -313,7 +331,9 @@ def _philly(text: str, path: Path) -> Iterator[LoggedJob]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         message = f"cannot be read as a log of Philly: {reason}"
-        raise ConfigError(Problem(str(path), KEY, message, "a list of jobs with jobid, submitted_time, attempts")) from None
+        raise ConfigError(
+            Problem(str(path), KEY, message, "a list of jobs with jobid, submitted_time, attempts")
+        ) from None
 
 
 def _collected(lines: Iterator[_Line], path: Path, columns: Mapping[str, str]) -> Iterator[LoggedJob]:
@@ -326,7 +346,9 @@ def _collected(lines: Iterator[_Line], path: Path, columns: Mapping[str, str]) -
             job = _job(line.cells, line.number)
         except _WrongCell as wrong:
             name = columns.get(wrong.column, wrong.column)
-            place = f"{path}:{line.number}" + (f":{list(columns.values()).index(name) + 1}" if name in columns.values() else "")
+            place = f"{path}:{line.number}" + (
+                f":{list(columns.values()).index(name) + 1}" if name in columns.values() else ""
+            )
             problems.append(Problem(place, name, wrong.problem, wrong.way_out))
             if len(problems) == MOST_PROBLEMS:
                 break
@@ -394,7 +416,9 @@ def _moment(cells: Cells) -> float:
     try:
         return _time(text)
     except ValueError:
-        raise _WrongCell("submit_s", f"{text[:40]!r} is no time", "seconds, or a date such as 2020-04-01 12:30:00") from None
+        raise _WrongCell(
+            "submit_s", f"{text[:40]!r} is no time", "seconds, or a date such as 2020-04-01 12:30:00"
+        ) from None
 
 
 def _time(text: Any) -> float:

@@ -243,7 +243,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _unfairness(job: FleetJob, share: float) -> float:
-    """Finish-time fairness (Themis): life over that on `share` boards, an equal part among as many jobs as live on average."""
+    """Finish-time fairness (Themis): life over that on `share` boards, an equal part among those at a mean moment."""
     alone = job.request.work * max(1.0, job.request.gpus / share)
     return (job.end - job.request.submit) / alone if alone else 1.0
 
@@ -274,10 +274,13 @@ def _grouped(
     for name in sorted(found, key=sort):
         ended = [job for job in found[name] if job.phase == "ended"]
         held = sum((job.run_s + job.load_s + job.save_s) * job.boards for job in found[name])
-        yield name or "(none)", FleetGroup(
-            len(found[name]),
-            _mean([job.end - job.request.submit for job in ended]),
-            _mean([max(0.0, job.waited) for job in ended]),
-            held,
-            None if board_hour_usd is None else held / 3600 * board_hour_usd,
+        yield (
+            name or "(none)",
+            FleetGroup(
+                len(found[name]),
+                _mean([job.end - job.request.submit for job in ended]),
+                _mean([max(0.0, job.waited) for job in ended]),
+                held,
+                None if board_hour_usd is None else held / 3600 * board_hour_usd,
+            ),
         )

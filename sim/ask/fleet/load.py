@@ -32,7 +32,7 @@ from sim.inputs.resolve import Resolver
 
 @dataclass(frozen=True)
 class LoadedPart:
-    """Equal nodes: kind, the cluster that they are, how many, number of the first, boards of each, speed of logged jobs."""
+    """Equal nodes: the cluster that they are, how many, from which number on, boards of each, speed of logs."""
 
     kind: str
     cluster: ClusterSpec | BareCluster
@@ -44,7 +44,9 @@ class LoadedPart:
     @property
     def profile(self) -> Node | None:
         """What is known of a server, if anything."""
-        return self.cluster.node if isinstance(self.cluster, ClusterSpec) and isinstance(self.cluster.node, Node) else None
+        return (
+            self.cluster.node if isinstance(self.cluster, ClusterSpec) and isinstance(self.cluster.node, Node) else None
+        )
 
     @property
     def board(self) -> Accelerator | None:
@@ -188,7 +190,7 @@ def _parts(spec: FleetSpec) -> tuple[LoadedPart, ...]:
     asked = spec.parts or (FleetPart.model_construct(kind="", cluster=spec.cluster, nodes=spec.nodes, speed=1.0),)
     if spec.parts and spec.nodes:
         raise ConfigError(Problem("", "nodes", "there are several parts", "give each its nodes"))
-    found, first = [], 0
+    found, first = list[LoadedPart](), 0
     for number, part in enumerate(asked):
         cluster = part.cluster
         assert isinstance(cluster, ClusterSpec | BareCluster), "resolved"
@@ -292,7 +294,9 @@ def _check_jobs(spec: FleetSpec, parts: Sequence[LoadedPart], jobs: Sequence[Job
     for job in jobs:
         unknown = [kind for kind in job.kinds if kind not in known]
         if unknown and spec.parts and len(unknown) == len(job.kinds):
-            yield Problem("", "parts", f"job {job.name} asks for {unknown[0]!r}", f"kinds are {', '.join(sorted(known))}")
+            yield Problem(
+                "", "parts", f"job {job.name} asks for {unknown[0]!r}", f"kinds are {', '.join(sorted(known))}"
+            )
             return
         if job.share < 1 and job.gpus > 1:
             yield Problem("", "jobs", f"job {job.name} wants a share of each of {job.gpus} boards", "a share is of one")

@@ -49,7 +49,7 @@ def run_many(
 ) -> FleetTable:
     """A table of the fleet of `source` with each combination of values, `key=a,b,c` each, and `seeds` seeds of each.
 
-    The order of rows does not depend on processes. Raises ConfigError for a file or value that is wrong, before any lives.
+    The order of rows does not depend on processes. Raises ConfigError for a wrong file or value, before any lives.
     """
     axes = [_axis(text, f"--vary {number}") for number, text in enumerate(vary, start=1)]
     points = [dict(zip((key for key, _ in axes), values, strict=True)) for values in product(*(v for _, v in axes))]
@@ -71,7 +71,9 @@ def live_one(source: str, changes: list[str], ahead: int) -> dict[str, Any]:
     return as_row(prepare_fleet(loaded).lived(loaded.spec.seed + ahead).result)
 
 
-def _lived(tasks: Sequence[tuple[str, list[str], int]], workers: int | None, progress: Progress | None) -> Iterator[dict[str, Any]]:
+def _lived(
+    tasks: Sequence[tuple[str, list[str], int]], workers: int | None, progress: Progress | None
+) -> Iterator[dict[str, Any]]:
     count = min(workers or processors(), len(tasks))
     tell = progress or (lambda done, total: None)
     if count == 1:

@@ -1,9 +1,9 @@
-"""How fast jobs get on where they are: experiments by the step engine, others by a table, or by the speed of their nodes.
+"""How fast jobs get on where they are: experiments by the step engine, others by a table or the speed of their nodes.
 
 An experiment is simulated once for each shape of places: boards of each node, and which nodes share units of the
 network. Which boards of a node, and which of equal units, is taken to make no difference. Experiments on several nodes
-that meet in a node or a unit are simulated together, a few steps of each; their mean is the pace until somebody comes or
-goes. Jobs whose periods differ drift, so this is an estimate: off by some steps' worth of phase.
+that meet in a node or a unit are simulated together, a few steps of each; their mean is the pace until somebody
+comes or goes. Jobs whose periods differ drift, so this is an estimate: off by some steps' worth of phase.
 
 Public: `StepPacing`.
 """
@@ -68,7 +68,9 @@ class StepPacing:
                 self.simulated += 1
                 self.steps[key] = simulate_step(training.at(part.kind, _accelerators(places, part, {}))).trace.time
             except SimError as error:
-                self.doubts.add(f"{training.name}: some places could not be simulated ({error}); taken as never done there")
+                self.doubts.add(
+                    f"{training.name}: some places could not be simulated ({error}); taken as never done there"
+                )
                 self.steps[key] = training.step_s / SLOWEST
         return self.steps[key]
 
@@ -118,7 +120,9 @@ class StepPacing:
         try:
             pairs = zip(group, trainings, strict=True)
             experiments = [
-                training.at(part.kind, _accelerators(job.places, part, taken)).model_copy(update={"name": job.request.name})
+                training.at(part.kind, _accelerators(job.places, part, taken)).model_copy(
+                    update={"name": job.request.name}
+                )
                 for job, training in pairs
             ]
             self.simulated += 1

@@ -160,7 +160,9 @@ def _held_back(job: JobRequest, loaded: LoadedFleet, grid: Grid | None) -> JobRe
         return job
     hours = int(aware.patience // HOUR)
     starts = [now, *((now // HOUR + 1 + number) * HOUR for number in range(hours))]
-    best = min((start for start in starts if start <= now + aware.patience), key=lambda at: grid.mean(at, at + job.work))
+    best = min(
+        (start for start in starts if start <= now + aware.patience), key=lambda at: grid.mean(at, at + job.work)
+    )
     return replace(job, release=best)
 
 
@@ -175,6 +177,8 @@ def _draws(loaded: LoadedFleet) -> tuple[tuple[NodeDraw, ...], tuple[str, ...]]:
         return tuple(draws), ()
     if any(part.board is None for part in loaded.parts):
         return (), ()
+    if all(job.name in loaded.trainings for job in loaded.jobs):
+        return tuple(_draw(part) for part in loaded.parts), ()
     note = f"boards of logged jobs draw {STREAMING_SHARE:.0%} of their limit while they run, nodes that sleep nothing"
     return tuple(_draw(part) for part in loaded.parts), (note,)
 
@@ -196,7 +200,9 @@ def _draw(part: LoadedPart) -> NodeDraw:
 def _overhead(loaded: LoadedFleet) -> Callable[[float], float]:
     """Power of the site by that of the nodes: network, storage, cooling."""
     plants = [
-        Plant(build_cluster(part.cluster), loaded.site) for part in loaded.parts if isinstance(part.cluster, ClusterSpec)
+        Plant(build_cluster(part.cluster), loaded.site)
+        for part in loaded.parts
+        if isinstance(part.cluster, ClusterSpec)
     ]
     fixed = sum(plant.network + plant.storage for plant in plants)
     site, rated = loaded.site, sum(plant.rated for plant in plants)
@@ -242,7 +248,9 @@ def _parts_in_node(mode: FailureMode, part: LoadedPart) -> float:
 
 
 def _left_out(failures: Failures) -> Iterator[str]:
-    others = sorted({mode.cause for mode in failures.modes if mode.effect not in STOPPING or mode.component == "switch"})
+    others = sorted(
+        {mode.cause for mode in failures.modes if mode.effect not in STOPPING or mode.component == "switch"}
+    )
     if others:
         yield f"failures that do not stop single nodes are left out: {', '.join(others)}"
     if failures.frailty or any(mode.batch or mode.law != "exponential" for mode in failures.modes):
@@ -268,8 +276,8 @@ def _notes(loaded: LoadedFleet, table: bool) -> Iterator[str]:
         yield "no table of speeds is given: elastic jobs grow as fast as their boards"
     if loaded.trainings and spec.contention == "simulated":
         yield (
-            f"experiments that share links are simulated together for {spec.contention_steps} steps each; longer drifts of"
-            " their phases are not followed"
+            f"experiments that share links are simulated together for {spec.contention_steps} steps each; longer drifts"
+            " of their phases are not followed"
         )
     if loaded.failures and spec.preemption.interval is None:
         yield "no preemption.interval is given: jobs that fail lose no work"

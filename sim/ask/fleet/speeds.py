@@ -34,7 +34,7 @@ class SpeedTable:
         return here / max(own) if here is not None and own else None
 
     def _raw(self, model: str, kind: str, gpus: int, nodes: int) -> float | None:
-        """Speed as the table has it; between two numbers of boards on the line between them, beyond them as at the end."""
+        """Speed as the table has it; between two rows on the line between them, beyond the last as there."""
         for where in (kind, ""):
             curve = self.rows.get((model, where, nodes)) or self._fewest(model, where)
             if curve is not None:

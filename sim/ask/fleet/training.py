@@ -36,8 +36,10 @@ class NodesOfFleet(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LoadedTraining:
-    """An experiment on the nodes of a fleet. on: it on each kind of node; steps: to take; work: s of all, alone and packed
-    on the first kind; watts: of a board in it, mean over a step; saves: s to save before a stop, and to load.
+    """An experiment on the nodes of a fleet.
+
+    on: it on each kind of node. steps: to take; step_s: of one, alone and packed on the first kind. watts: of a board
+    in it, mean over a step. saves: s to save before a stop, and to load.
     """
 
     name: str

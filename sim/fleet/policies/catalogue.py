@@ -1,4 +1,4 @@
-"""The policies by name; one more is a file beside these, entered here. Others are named `module:function` or `module:Class`.
+"""The policies by name; one more is a file beside these, entered here. One's own is `module:function`, `module:Class`.
 
 A function of one's own takes the live jobs and the time, and gives them back in the order in which they get boards.
 

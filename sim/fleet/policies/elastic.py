@@ -1,8 +1,8 @@
 """`elastic`: jobs get as many boards as do most good, between their least and their most, looked at again every round.
 
-What is made small is the sum of 1/speed-up over jobs (Pollux, OSDI'21, with p = -1; Sia, SOSP'23, adds kinds of boards):
-every job starts with its least, by submission, on the kind where a board does most for it; then boards are doubled where
-each board takes most off that sum. A job keeps what it has unless the change makes up for its restart within a round.
+What is made small is the sum of 1/speed-up over jobs (Pollux, OSDI'21, with p = -1; Sia, SOSP'23, adds kinds): each job
+starts with its least, by submission, on the kind where it is fastest; then boards are doubled where each board takes
+most off that sum. A job keeps what it has unless the change makes up for its restart within a round.
 Speeds come from the table of speeds, or the step engine; without either they grow in line with boards.
 """
 

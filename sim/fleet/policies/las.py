@@ -1,18 +1,19 @@
 """`las`, `dlas_time`, `dlas_gputime`: what has had least runs, without knowing how long jobs are.
 
-The discretised form (Tiresias, NSDI'19) has queues: a job that has had as much as the limit of its queue goes to the end
-of the next one. Within a queue those that run stay ahead of those that wait, so that jobs of equal service do not take
+The discretised form (Tiresias, NSDI'19) has queues: a job that has had as much as the limit of its queue goes to the
+end of the next one. Within a queue those that run stay ahead of those that wait, so that jobs of equal service do not
+take
 turns at every instant. Queues are looked at once a second: a job is moved at the first whole second after its limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, inf
 from typing import Any, ClassVar
 
 from sim.fleet.jobs import FleetJob
-from sim.fleet.policies.policy import FleetView, Policy, live_jobs
+from sim.fleet.policies.policy import FleetView, Grant, InRounds, Policy, live_jobs
 
 LIMITS = (3250.0, 7200.0)  # as in Tiresias' own simulator
 
@@ -75,18 +76,11 @@ class LeastAttainedService(LeastAttainedTime):
         return float(job.request.gpus)
 
 
-class LeastAttained(Policy):
-    """Without queues: jobs by board-seconds, looked at again every `round` s."""
+class LeastAttained(InRounds):
+    """Without queues: jobs by board-seconds, in rounds."""
 
-    preempts = True
-    wants: ClassVar[tuple[str, ...]] = ("round",)
-
-    def schedule(self, fleet: FleetView) -> None:
-        """See `Policy`."""
+    def order(self, fleet: FleetView) -> Sequence[Grant]:
+        """See `InRounds`."""
         now = fleet.now
-        fleet.run_only(sorted(live_jobs(fleet), key=lambda job: (job.ran(now) * job.request.gpus, job.number)))
-
-    def alarm(self, fleet: FleetView) -> float:
-        """The next round, if anybody waits."""
-        step = float(self.options.get("round") or 360.0)
-        return (fleet.now // step + 1) * step if fleet.waiting else inf
+        ranked = sorted(live_jobs(fleet), key=lambda job: (job.ran(now) * job.request.gpus, job.number))
+        return [(job, job.gpus, "") for job in ranked]

@@ -1,8 +1,8 @@
-"""`max_min` and `max_min_kinds`: Gavel's max-min fairness (Narayanan et al., OSDI'20), plain and aware of kinds of boards.
+"""`max_min` and `max_min_kinds`: Gavel's max-min fairness (Narayanan et al., OSDI'20), plain and aware of kinds.
 
 A linear program says which share of the time each job should run on each kind, so that the least normalised speed is
-as large as it can be; rounds then follow it: whoever is furthest behind its share goes first. The plain form is that with
-one kind: every job gets the same board-seconds, but no more than it can use.
+as large as it can be; rounds then follow it: whoever is furthest behind its share goes first. The plain form is that
+with one kind: every job gets the same board-seconds, but no more than it can use.
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ class MaxMin(InRounds):
             rows.append(row)
             bounds.append(room[kind])
         aim = np.zeros(n * k + 1)
-        aim[-1], aim[:-1] = -1.0, -1e-4 * gain.ravel() / max(1.0, float(gain.sum()))  # of equal ones, that with most speed
+        aim[-1], aim[:-1] = (
+            -1.0,
+            -1e-4 * gain.ravel() / max(1.0, float(gain.sum())),
+        )  # of equal ones, that with most speed
         found = linprog(aim, A_ub=np.array(rows), b_ub=np.array(bounds), bounds=(0, None), method="highs")
         shares: Floats = found.x[:-1].reshape(n, k) if found.status == 0 else np.ones((n, k))
         return shares

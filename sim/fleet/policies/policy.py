@@ -86,7 +86,7 @@ class Policy:
 
 
 class InRounds(Policy):
-    """Base of policies that divide time: every `round` s all boards are given anew; between rounds, those that are free."""
+    """Base of policies that divide time: every `round` s all boards are given anew; in between, those that are free."""
 
     preempts = True
     wants: ClassVar[tuple[str, ...]] = ("round",)

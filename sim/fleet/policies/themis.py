@@ -1,7 +1,7 @@
 """`themis`: finish-time fairness (Mahajan et al., NSDI'20): who has lost most against a share of its own goes first.
 
-rho is the time that a job takes here over that on its own 1/N of the cluster, N the jobs that live now. The auction of the
-paper is left out: every round, boards go to the largest rho.
+rho is the time that a job takes here over that on its own 1/N of the cluster, N the jobs that live now. The auction of
+the paper is left out: every round, boards go to the largest rho.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class FinishTimeFairness(InRounds):
 
 
 def unfairness(job: FleetJob, now: float, share: float) -> float:
-    """rho, if the job runs on from now: its life over that on `share` boards, on which it would take turns with itself."""
+    """rho, if the job runs on from now: its life over that on `share` boards alone."""
     request = job.request
     alone = request.expected * max(1.0, request.gpus / share)
     return (now - request.submit + job.lasts(now)) / alone

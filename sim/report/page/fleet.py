@@ -67,7 +67,10 @@ def _over_time(result: FleetResult) -> Iterator[Part]:
         "boards", "Boards by what they do: running, idle while jobs wait (fragmented or blocked), in repair.",
         areas, _axes("days", "boards"), 320,
     )  # fmt: skip
-    queue = [_line(days, series["queued_jobs"], "jobs", BLUE), _line(days, series["queued_boards"], "boards they want", PALETTE[1])]
+    queue = [
+        _line(days, series["queued_jobs"], "jobs", BLUE),
+        _line(days, series["queued_boards"], "boards they want", PALETTE[1]),
+    ]
     yield Figure("queue", "Jobs that wait, and the boards that they ask for.", queue, _axes("days", "waiting"), 260)
     if any(series["watts"]):
         kilowatts = [watts / 1000 for watts in series["watts"]]
@@ -104,7 +107,9 @@ def _on_nodes(events: Sequence[FleetEvent], nodes: Sequence[str], end: float) ->
         return
     if len(shown) < len(spans):
         until = human.duration(max(begin for _, begin, _, _ in shown))
-        yield note(f"The first {MOST_NODES} nodes and {MOST_SPANS:,} stays of jobs on nodes, which begin within {until}.")
+        yield note(
+            f"The first {MOST_NODES} nodes and {MOST_SPANS:,} stays of jobs on nodes, which begin within {until}."
+        )
     jobs = {job: number for number, job in enumerate(dict.fromkeys(span[3] for span in shown))}
     data = [
         {
