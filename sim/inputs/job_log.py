@@ -238,14 +238,14 @@ def _check_columns(columns: Mapping[str, str], header: Sequence[str], asked: Job
         raise ConfigError(problems)
 
 
-class _Line(NamedTuple):
+class _LogLine(NamedTuple):
     number: int
     cells: dict[str, str]
 
 
 def _converted(
     reader: csv.DictReader[str], header: list[str], columns: Mapping[str, str], form: LogFormat
-) -> Iterator[_Line]:
+) -> Iterator[_LogLine]:
     """Cells under our names."""
     reader.fieldnames = header
     taken = [(ours, theirs) for ours, theirs in columns.items() if theirs in header]
@@ -256,10 +256,10 @@ def _converted(
                 form.convert(cells, row)
             except (ValueError, TypeError, KeyError) as error:
                 cells["problem"] = f"cannot be read: {error}"
-        yield _Line(reader.line_num, cells)
+        yield _LogLine(reader.line_num, cells)
 
 
-def _swf(text: str) -> Iterator[_Line]:
+def _swf(text: str) -> Iterator[_LogLine]:
     """Standard Workload Format: 18 numbers a line, -1 for what is not known; processors are boards."""
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith(";"):
@@ -270,10 +270,10 @@ def _swf(text: str) -> Iterator[_Line]:
         cells.setdefault("duration_s", "0")
         if len(parts) < 5:
             cells["problem"] = "has fewer than 5 of the 18 fields of SWF"
-        yield _Line(number, cells)
+        yield _LogLine(number, cells)
 
 
-def _gavel(text: str, asked: JobFile, path: Path) -> Iterator[_Line]:
+def _gavel(text: str, asked: JobFile, path: Path) -> Iterator[_LogLine]:
     """Gavel's traces: 7 tab-separated fields, or 10 of later versions; run time from steps and a table of steps/s."""
     if asked.throughputs is None:
         message = "a trace of Gavel has steps, not times"
@@ -290,7 +290,7 @@ def _gavel(text: str, asked: JobFile, path: Path) -> Iterator[_Line]:
         else:
             cells["duration_s"] = "0"  # no throughput for this model and size: left out, as Gavel does
         cells["name"] = str(number - 1)
-        yield _Line(number, cells)
+        yield _LogLine(number, cells)
 
 
 def _gavel_rates(path: Path) -> dict[tuple[str, str], float]:
@@ -336,7 +336,7 @@ def _philly(text: str, path: Path) -> Iterator[LoggedJob]:
         ) from None
 
 
-def _collected(lines: Iterator[_Line], path: Path, columns: Mapping[str, str]) -> Iterator[LoggedJob]:
+def _collected(lines: Iterator[_LogLine], path: Path, columns: Mapping[str, str]) -> Iterator[LoggedJob]:
     """The jobs of all lines. Raises ConfigError with what is wrong in the first of those that cannot be read."""
     problems: list[Problem] = []
     for line in lines:

@@ -1,6 +1,6 @@
 """The life of a fleet as numbers.
 
-Public: `FleetResult`, `FleetGroup`, `FleetBill`, `JobRow`, `fleet_result`, `job_rows`, `JOB_COLUMNS`.
+Public: `FleetResult`, `FleetTable`, `FleetGroup`, `FleetBill`, `JobRow`, `fleet_result`, `job_rows`, `JOB_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,24 @@ class FleetResult:
     def to_json(self) -> dict[str, Any]:
         """Plain data: `fleet` with everything."""
         return {"fleet": asdict(self)}
+
+
+@dataclass(frozen=True)
+class FleetTable:
+    """A row for each combination and seed. keys: those that vary."""
+
+    name: str
+    keys: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns, those that vary first."""
+        return tuple(dict.fromkeys((*self.keys, "seed", *(name for row in self.rows for name in row))))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"name": self.name, "keys": list(self.keys), "rows": list(self.rows)}
 
 
 def job_rows(life: FleetLife) -> Iterator[JobRow]:

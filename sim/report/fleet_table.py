@@ -6,16 +6,14 @@ Public: `print_table`, `means`, `SHOWN`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.text import Text
 
+from sim.metrics.fleet import FleetTable
 from sim.report import human
-from sim.report.layout import columns, section
-
-if TYPE_CHECKING:
-    from sim.ask.fleet.many import FleetTable
+from sim.report.layout import grid, section
 
 Rows = Sequence[Mapping[str, Any]]
 SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -59,8 +57,10 @@ def print_table(table: FleetTable, console: Console) -> None:
     found = means(table.keys, table.rows)
     told = list(found[0][2]) if found else []
     labels = tuple(key.rpartition(".")[2] for key in table.keys) or ("",)
-    rows = ((*(values or ("all",)), *(SHOWN[name][1](numbers[name]) for name in told)) for values, _, numbers in found)
+    body = grid(*["left"] * len(labels), *["right"] * len(told))
+    body.add_row(*labels, *(SHOWN[name][0] for name in told), style="dim")
+    for values, _, numbers in found:
+        body.add_row(*(values or ("all",)), *(SHOWN[name][1](numbers[name]) for name in told))
     seeds = found[0][1] if found else 0
     title = f"Means of {human.count(seeds)} seeds" if seeds > 1 else "Lives"
-    body = columns((*labels, *(SHOWN[name][0] for name in told)), rows)
     console.print(Group(Text(table.name, style="bold"), *section(title, body)), highlight=False)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.ask.fleet.many import FleetTable
 from sim.ask.fleet.run import LivedFleet
-from sim.metrics.fleet import JOB_COLUMNS, job_rows
+from sim.metrics.fleet import JOB_COLUMNS, FleetTable, job_rows
 from sim.report.files import replacing, write_text, writing
 from sim.report.jsonout import write_lines
 from sim.report.page.fleet import fleet_page, many_page

@@ -1,13 +1,12 @@
 """Many lives of a fleet: each combination of values, under several seeds, in several processes.
 
-Public: `run_many`, `FleetTable`.
+Public: `run_many`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -16,27 +15,10 @@ from sim.ask.fleet.run import as_row, prepare_fleet
 from sim.ask.workers.forkserver import without_main, worker_context
 from sim.ask.workers.pool import processors
 from sim.errors import ConfigError, Problem
+from sim.metrics.fleet import FleetTable
 
 Progress = Callable[[int, int], None]
 MOST = 100_000  # lives
-
-
-@dataclass(frozen=True)
-class FleetTable:
-    """A row for each combination and seed. keys: those that vary."""
-
-    name: str
-    keys: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of all columns, those that vary first."""
-        return tuple(dict.fromkeys((*self.keys, "seed", *(name for row in self.rows for name in row))))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"name": self.name, "keys": list(self.keys), "rows": list(self.rows)}
 
 
 def run_many(
@@ -68,7 +50,9 @@ def run_many(
 def live_one(source: str, changes: list[str], ahead: int) -> dict[str, Any]:
     """One row: the fleet as changed, under the seed that many after its own."""
     loaded = load_fleet(source, changes)
-    return as_row(prepare_fleet(loaded).lived(loaded.spec.seed + ahead).result)
+    if ahead:  # what is drawn when it is loaded has that seed too
+        loaded = load_fleet(source, [*changes, f"seed={loaded.spec.seed + ahead}"])
+    return as_row(prepare_fleet(loaded).lived(loaded.spec.seed).result)
 
 
 def _lived(
