@@ -130,6 +130,14 @@ def test_wrong_files_are_told_of(change: str, told: str, tmp_path: Path, cli: Cl
     assert told in outcome.err
 
 
+def test_the_other_verbs_know_a_fleet(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "fleet.yaml").write_text("cluster: {nodes: 2, node: {accelerators: 8}}\njobs: jobs.csv\n")
+    assert "this is a fleet, not an experiment; use clustersim fleet" in cli("run", tmp_path / "fleet.yaml").err
+    assert cli("check", tmp_path / "fleet.yaml").code == 3  # the log is not there
+    (tmp_path / "jobs.csv").write_text(PLAIN)
+    assert cli("check", tmp_path / "fleet.yaml").code == 0
+
+
 # --- lives ------------------------------------------------------------------------------------
 
 
@@ -169,8 +177,9 @@ def test_outputs(tmp_path: Path, cli: Cli) -> None:
         ("a", "0", "100", "0"),
         ("b", "100", "150", "90"),
     ]
-    table = duckdb.sql(f"SELECT job, end_s FROM '{files['parquet']}' ORDER BY end_s").fetchall()
-    assert table == [("a", 100.0), ("b", 150.0)]
+    table = duckdb.sql(f"SELECT job, end_s FROM '{files['parquet']}' ORDER BY end_s")
+    assert table is not None
+    assert table.fetchall() == [("a", 100.0), ("b", 150.0)]
     happened = [json.loads(line) for line in files["events"].read_text().splitlines()]
     assert [(each["time_s"], each["event"], each["job"]) for each in happened][-1] == (150, "end", "b")
     assert "Jobs on nodes" in files["html"].read_text()

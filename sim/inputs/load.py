@@ -38,6 +38,7 @@ Source = str | Path | Mapping[str, Any]
 OTHER_KINDS = {  # keys of files that are about experiments: what such a file is, and what takes it
     "axes": ("this is a study", "use clustersim sweep"),
     "base": ("this is a study", "use clustersim sweep"),
+    "jobs": ("this is a fleet", "use clustersim fleet"),
     "cases": ("this is a table of measured runs", "use clustersim validate"),
     "curves": ("this is a table of measured collectives", "use clustersim validate"),
 }
@@ -140,7 +141,7 @@ def _experiment(
 def _of_another_kind(root: SourceNode, path: Path | None) -> list[Problem]:
     """What to do with a file that varies experiments or lists them, and is none itself."""
     found = [key for key in OTHER_KINDS if key in root.value and key not in Experiment.model_fields]
-    if not found or "cluster" in root.value:
+    if not found or ("cluster" in root.value and "jobs" not in found):
         return []
     what, verb = OTHER_KINDS[found[0]]
     return [Problem(str(root.value[found[0]].mark), found[0], f"{what}, not an experiment", f"{verb} {path or 'FILE'}")]

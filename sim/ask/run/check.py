@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sim.ask.fleet.load import load_fleet
+from sim.ask.fleet.run import prepare_fleet
 from sim.ask.run.reuse import plan_step
 from sim.ask.sweep.sweep_file import load_study
 from sim.cluster.build import build_cluster
@@ -31,6 +33,8 @@ def check_definition(kind: str, source: str, overrides: list[str] | None = None)
         rehearse(load_experiment(source, overrides or []).experiment)
     elif kind == "study":
         load_study(source, overrides or [])
+    elif kind == "fleet":
+        prepare_fleet(load_fleet(source, overrides or []))
     else:
         _check_parts(load_definition(kind, source, overrides or []))
 
