@@ -43,20 +43,23 @@ class LeastAttainedTime(Policy):
         self.queues[int(job.mark)].remove(job)
 
     def schedule(self, fleet: FleetView) -> None:
-        """See `Policy`."""
+        """See `Policy`; where nobody waits, all run on."""
         self._demote(fleet)
+        if not fleet.waiting:
+            return
         fleet.run_only(job for queue in self.queues for job in queue)
         for queue in self.queues:
             queue.sort(key=lambda job: not job.places)
 
     def alarm(self, fleet: FleetView) -> float:
         """When the next job reaches the limit of its queue."""
-        soonest = inf
-        for job in fleet.running.values():
-            level = int(job.mark)
-            if job.phase == "running" and level < len(self.limits):
-                left = self.limits[level] / self.pace(job) - job.run_s
-                soonest = min(soonest, max(job.since + left, fleet.now))
+        times = (
+            job.since + self.limits[level] / self.pace(job) - job.run_s
+            for level in range(len(self.limits))
+            for job in self.queues[level]
+            if job.phase == "running"
+        )
+        soonest = max(min(times, default=inf), fleet.now)
         return ceil(soonest - 1e-6) if soonest < inf else inf
 
     def _demote(self, fleet: FleetView) -> None:

@@ -30,7 +30,9 @@ class ShortestRemainingTime(Policy):
         self.line.remove(job)
 
     def schedule(self, fleet: FleetView) -> None:
-        """See `Policy`."""
+        """See `Policy`; where nobody waits, all run on."""
+        if not fleet.waiting:
+            return
         now = fleet.now
         self.line.sort(key=lambda job: self.left(job, now))
         fleet.run_only(self.line)
