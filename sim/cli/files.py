@@ -77,7 +77,7 @@ def explain(
     """Explain a key of the input, or the time of a run.
 
     `explain KEY` prints its type, unit, bounds, default and purpose; without a KEY the keys of an
-    experiment and of a study. `explain run NAME` simulates the experiment and changes of it.
+    experiment, of a study and of a fleet. `explain run NAME` simulates the experiment and changes of it.
     """
     if key == "run":
         if not source:
