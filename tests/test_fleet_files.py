@@ -280,6 +280,17 @@ def test_shipped_fleets_run(name: str, cli: Cli) -> None:
     assert sum(numbers["board_seconds"].values()) == pytest.approx(numbers["boards"] * numbers["elapsed_s"])
 
 
+def test_nodes_without_a_network_serve_logged_jobs() -> None:
+    jobs = [{"duration": "1 h", "gpus": 8, "copies": 2}]
+    bill = run_fleet(load_fleet({"cluster": "dgx-a100", "nodes": 2, "jobs": jobs})).result.bill
+    one = run_fleet(
+        load_fleet({"cluster": "dgx-a100", "nodes": 1, "jobs": [{"duration": "1 h", "gpus": 8}]})
+    ).result.bill
+    assert bill is not None
+    assert one is not None
+    assert bill.energy_kwh == pytest.approx(2 * one.energy_kwh, rel=1e-12)
+
+
 def test_waiting_for_the_sun_saves_carbon() -> None:
     waits = run_fleet(load_fleet(str(ROOT / "experiments/fleet/carbon-aware.yaml"))).result.bill
     starts = run_fleet(

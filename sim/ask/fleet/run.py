@@ -27,6 +27,7 @@ from sim.fleet.tally import NodeDraw
 from sim.inputs.board import STREAMING_SHARE
 from sim.inputs.carbon import Grid, grid_of
 from sim.inputs.fault_log import read_fault_log
+from sim.inputs.fleet import BareCluster
 from sim.inputs.records import ClusterSpec
 from sim.inputs.reliability import FailureMode, Failures
 from sim.metrics.cost import hardware_cost
@@ -199,13 +200,12 @@ def _draw(part: LoadedPart) -> NodeDraw:
 
 def _overhead(loaded: LoadedFleet) -> Callable[[float], float]:
     """Power of the site by that of the nodes: network, storage, cooling."""
-    plants = [
-        Plant(build_cluster(part.cluster), loaded.site)
-        for part in loaded.parts
-        if isinstance(part.cluster, ClusterSpec)
-    ]
-    fixed = sum(plant.network + plant.storage for plant in plants)
-    site, rated = loaded.site, sum(plant.rated for plant in plants)
+    plants = [(part, Plant(build_cluster(_wired(part.cluster)), loaded.site)) for part in _profiled(loaded)]
+    fixed = sum(plant.network + plant.storage * part.nodes / plant.cluster.n_nodes for part, plant in plants)
+    whole = sum(
+        (plant.rated - plant.network) * part.nodes / plant.cluster.n_nodes + plant.network for part, plant in plants
+    )
+    site, rated = loaded.site, whole
     pue = site.pue - 1 if site else 0.0
     still = site.fixed_overhead if site and rated else 0.0
 
@@ -214,6 +214,16 @@ def _overhead(loaded: LoadedFleet) -> Callable[[float], float]:
         return drawn + pue * ((1 - still) * drawn + still * rated)
 
     return total
+
+
+def _profiled(loaded: LoadedFleet) -> list[LoadedPart]:
+    return [part for part in loaded.parts if isinstance(part.cluster, ClusterSpec)]
+
+
+def _wired(cluster: ClusterSpec | BareCluster) -> ClusterSpec:
+    """A cluster that can be built: one node of it where nothing is said of a network between them."""
+    assert isinstance(cluster, ClusterSpec)
+    return cluster if cluster.fabric else cluster.model_copy(update={"nodes": 1})
 
 
 # --- failures ---------------------------------------------------------------------------------
