@@ -1,12 +1,12 @@
 """clustersim: a discrete-event simulator of large-model training clusters.
 
-`sim.simulate`, `sim.sweep` and `sim.check` are the Python interface; `sim.api` documents them. They are
-imported when they are first used.
+`sim.simulate`, `sim.simulate_fleet`, `sim.sweep` and `sim.check` are the Python interface; `sim.api` documents them.
+They are imported when they are first used.
 """
 
 __version__ = "0.1.0"
 
-_API = ("check", "simulate", "sweep")
+_API = ("check", "simulate", "simulate_fleet", "sweep")
 
 
 def __getattr__(name: str) -> object:
