@@ -1,17 +1,17 @@
 """clustersim: a discrete-event simulator of large-model training clusters.
 
-`sim.simulate`, `sim.plan`, `sim.scale`, `sim.sweep`, `sim.compare`, `sim.explain`, `sim.validate` and `sim.check` are
-the Python interface; `sim.api` documents them. They are imported when they are first used.
+`sim.simulate`, `sim.simulate_fleet`, `sim.plan`, `sim.scale`, `sim.sweep`, `sim.compare`, `sim.explain`, `sim.validate`
+and `sim.check` are the Python interface; `sim.api` documents them. They are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sim.api import ConfigError, check, compare, explain, plan, scale, simulate, sweep, validate
+    from sim.api import ConfigError, check, compare, explain, plan, scale, simulate, simulate_fleet, sweep, validate
 
 __version__ = "0.2.0"
 
-__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate"]
+__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "simulate_fleet", "sweep", "validate"]
 
 
 def __getattr__(name: str) -> object:

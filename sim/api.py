@@ -1,5 +1,5 @@
 """The Python interface: `import sim`, then `sim.simulate`, `sim.plan`, `sim.scale`, `sim.sweep`, `sim.compare`,
-`sim.explain`, `sim.validate` and `sim.check`.
+`sim.explain`, `sim.validate`, `sim.simulate_fleet` and `sim.check`.
 
 The same files, results and errors as the command line. Wrong input raises `sim.ConfigError`, which holds
 all problems with their places.
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.ask.fleet.load import load_fleet
+from sim.ask.fleet.run import LivedFleet, run_fleet
 from sim.ask.run.simulate import simulate as simulate_experiment
 from sim.ask.sweep.sweep_table import SweepTable
 from sim.errors import ConfigError, Problem
@@ -29,7 +31,7 @@ from sim.report.notebook import (
 Changes = Mapping[str, Any]
 Source = str | Path | Mapping[str, Any] | Experiment
 
-__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "sweep", "validate"]
+__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "simulate_fleet", "sweep", "validate"]
 
 
 def simulate(source: Source, *, set: Changes | None = None, **keys: Any) -> NotebookResult:
@@ -60,6 +62,20 @@ def simulate(source: Source, *, set: Changes | None = None, **keys: Any) -> Note
     """
     result = simulate_experiment(load_experiment(source, _overrides(set, keys)).experiment)
     return NotebookResult(**vars(result))
+
+
+def simulate_fleet(source: str | Path | Mapping[str, Any], *, set: Changes | None = None, **keys: Any) -> LivedFleet:
+    """Simulate many jobs on one cluster: a name from the catalogue, a path, or a mapping.
+
+    `set` and keywords change single keys. `result` has the numbers, `life.jobs` each job. Raises ConfigError.
+
+    >>> import sim
+    >>> jobs = [{"duration": "1 h", "gpus": 8, "copies": 2}]
+    >>> lived = sim.simulate_fleet({"cluster": {"nodes": 1, "node": {"accelerators": 8}}, "jobs": jobs})
+    >>> lived.result.makespan_s, [job.end for job in lived.life.jobs]
+    (7200.0, [3600.0, 7200.0])
+    """
+    return run_fleet(load_fleet(source, _overrides(set, keys)))
 
 
 def sweep(

@@ -24,7 +24,7 @@ LAYERS = (
     {"plan"},
     {"devices"},
     {"programs"},
-    {"life"},
+    {"life", "fleet"},
     {"metrics"},
     {"report"},
     {"ask"},
@@ -36,7 +36,7 @@ STRANGERS = ({"cluster", "workload"}, {"engine", "schedule", "graph"})  # same l
 DOORS = {
     "yaml": {"inputs"},
     "networkx": {"cluster"},
-    "simpy": {"engine", "programs", "life"},
+    "simpy": {"engine", "programs", "life", "fleet"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
     "random": {"rng"},

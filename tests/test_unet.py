@@ -14,7 +14,7 @@ from sim.graph.work import Writer
 from sim.inputs.load import load_definition, load_experiment
 from sim.metrics.result import Result
 from sim.models.family import Architecture
-from sim.models.unet import ImageEncoder, TextEncoder, UNet
+from sim.models.unet import ImageEncoder, FrozenTextEncoder, UNet
 from sim.transforms.derive import block_of
 
 SHARD = Shard(precision="bf16")
@@ -86,7 +86,7 @@ def test_attention_without_a_mask_looks_at_all_keys() -> None:
 
 def test_frozen_encoders_run_forward_and_lie_there() -> None:
     """Autoencoder's encoder 34.2 M and text encoder 340 M weights (stable-diffusion-2-base)."""
-    plain, beside = network(), network(image_encoder=ImageEncoder(), text_encoder=TextEncoder())
+    plain, beside = network(), network(image_encoder=ImageEncoder(), text_encoder=FrozenTextEncoder())
     whole, without = Architecture(beside, SHARD).whole, Architecture(plain, SHARD).whole
     assert whole.parameters == whole.trained == without.trained
     assert whole.table_bytes / 2 == pytest.approx(34.2e6 + 340e6, rel=0.1)

@@ -13,6 +13,11 @@ def studies(incomplete: str) -> list[str]:
     return _names(("study",), incomplete)
 
 
+def fleets(incomplete: str) -> list[str]:
+    """Fleets of the catalogue."""
+    return _names(("fleet",), incomplete)
+
+
 def definitions(incomplete: str) -> list[str]:
     """Every name of the catalogue."""
     from sim.cli.kinds import ORDER

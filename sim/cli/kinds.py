@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
     "cluster", "workload", "experiment", "software", "node", "accelerator", "storage", "failures", "site", "prices",
-    "study",
+    "study", "fleet",
 )  # fmt: skip
 
 ALIASES = {  # what people call them

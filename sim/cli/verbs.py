@@ -13,6 +13,7 @@ from sim.cli import (
     catalogue,
     explore,
     files,
+    fleet,
     init,
     output,
     plan,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("fleet")(fleet.fleet)
 app.command("plan")(plan.plan)
 app.command("scale")(scale.scale)
 app.command("sensitivity")(sensitivity.sensitivity)

@@ -108,7 +108,7 @@ class GatedSum(Operator):
         return self.reads[:1]
 
 
-class HeadNorm(Operator):
+class QueryKeyNorm(Operator):
     """RMS norms of the queries and keys of each head, with a scale for each column of a head."""
 
     __slots__ = ()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.energy import Prices, Site
+from sim.inputs.fleet import FleetSpec
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Software
 from sim.inputs.reliability import Failures
 from sim.inputs.storage import Storage
@@ -63,6 +64,12 @@ CATALOGUE: dict[str, Kind] = {
             },
         ),
         _kind("study", "experiments/studies", Study, {"base": "experiment"}),
+        _kind(
+            "fleet",
+            "experiments/fleet",
+            FleetSpec,
+            {"cluster": "cluster", "failures": "failures", "site": "site", "prices": "prices"},
+        ),
     )
 }
 

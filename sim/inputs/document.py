@@ -1,7 +1,7 @@
 """Documentation from the declarations: what each key is, for people and for editors.
 
-Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `uncounted`, `dimensions`, `quantity_at`,
-`STUDY`.
+Public: `explain`, `json_schema`, `reference_markdown`, `Entry`, `entries`, `fleet_entries`, `uncounted`, `dimensions`,
+`quantity_at`, `STUDY`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.catalogue import CATALOGUE
+from sim.inputs.fleet import FleetSpec
 from sim.inputs.records import Experiment
 from sim.inputs.study import Study
 from sim.inputs.walk import choices, dimension_of, is_record, kind_of, members
@@ -40,6 +41,7 @@ _PLAIN = {
 }
 
 
+FLEET = "fleet."  # begins the paths of keys that stand in a fleet
 STUDY = "study."  # begins the paths of keys that stand in a study
 
 
@@ -83,6 +85,13 @@ def entries() -> tuple[Entry, ...]:
     return (*_walk(Experiment, ""), *_walk(Study, STUDY))
 
 
+@cache  # as above, for explain
+def fleet_entries() -> tuple[Entry, ...]:
+    """Every key that only fleets have."""
+    own = FleetSpec.__module__
+    return tuple(entry for entry in _walk(FleetSpec, FLEET) if entry.record.__module__ == own)
+
+
 def uncounted(key_path: str) -> str:
     """The path of an entry: `failures.modes.0.mtbf` without the places in lists."""
     return ".".join(part for part in key_path.split(".") if not part.isdecimal())
@@ -110,11 +119,12 @@ def explain(key_path: str = "") -> str:
     """
     wanted = key_path.strip().strip(".")
     if not wanted:
-        tops: dict[str, type[Record]] = {"an experiment": Experiment, "a study": Study}
+        tops: dict[str, type[Record]] = {"an experiment": Experiment, "a study": Study, "a fleet": FleetSpec}
         lines = [line for name, top in tops.items() for line in (f"The keys of {name}:", *_key_lines(top), "")]
         return _wrapped(lines[:-1])
-    exact = [entry for entry in entries() if entry.path == wanted]
-    found = exact or [entry for entry in entries() if entry.path.endswith(f".{wanted}")]
+    known = (*entries(), *fleet_entries())
+    exact = [entry for entry in known if entry.path == wanted]
+    found = exact or [entry for entry in known if entry.path.endswith(f".{wanted}")]
     if not found:
         raise ConfigError(Problem("", wanted, "there is no such key", _nearest(wanted)))
     return "\n\n".join(_wrapped(_explained(entry)) for entry in found)
@@ -133,7 +143,7 @@ def json_schema(kind: str = "experiment") -> dict[str, Any]:
 
 def reference_markdown() -> str:
     """A table of all keys for every record, as Markdown."""
-    records = list(dict.fromkeys(entry.record for entry in entries()))
+    records = list(dict.fromkeys(entry.record for entry in (*entries(), *fleet_entries())))
     return "\n".join(["# Every key", *(line for record in records for line in _section(record))]) + "\n"
 
 
@@ -160,7 +170,7 @@ def _items(option: Any) -> tuple[Any, ...]:
 
 
 def _nearest(wanted: str) -> str:
-    paths = [entry.path for entry in entries()]
+    paths = [entry.path for entry in (*entries(), *fleet_entries())]
     close = get_close_matches(wanted, paths, n=3, cutoff=0.7)
     last = wanted.rpartition(".")[2]
     names = get_close_matches(last, {path.rpartition(".")[2] for path in paths}, n=2, cutoff=0.6)

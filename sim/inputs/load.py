@@ -1,7 +1,7 @@
 """Experiments and definitions from names, files or mappings to checked records.
 
 Public: `load_experiment`, `load_node`, `load_base`, `load_definition`, `LoadedExperiment`, `Base`,
-`open_definition`, `validate_experiment`;
+`open_definition`, `validate_experiment`, `with_file_paths`;
 from `catalogue`: `catalogue_root`, `find_experiment`, `list_catalogue`, `CATALOGUE`.
 """
 
@@ -31,12 +31,14 @@ from sim.units import show_value
 __all__ = [
     "CATALOGUE", "Base", "LoadedExperiment", "catalogue_root", "find_experiment", "list_catalogue",
     "load_base", "load_definition", "load_experiment", "load_node", "open_definition", "validate_experiment",
+    "with_file_paths",
 ]  # fmt: skip
 
 Source = str | Path | Mapping[str, Any] | SourceNode
 OTHER_KINDS = {  # keys of files that are about experiments: what such a file is, and what takes it
     "axes": ("this is a study", "use clustersim sweep"),
     "base": ("this is a study", "use clustersim sweep"),
+    "jobs": ("this is a fleet", "use clustersim fleet"),
     "cases": ("this is a table of measured runs", "use clustersim validate"),
     "curves": ("this is a table of measured collectives", "use clustersim validate"),
 }
@@ -85,7 +87,7 @@ def load_base(resolver: Resolver, node: SourceNode) -> Base:
         raise ConfigError(resolver.problems or Problem(str(node.mark), "base", "must be a name, a path or a mapping"))
     root = resolver.resolve("experiment", _with_defaults(root, None))
     experiment = _finished(resolver, root, si=False)[0]
-    decoded = _decoded(resolver, Experiment, _with_file_paths(resolver, root), si=False)
+    decoded = _decoded(resolver, Experiment, with_file_paths(resolver, root), si=False)
     return Base(root, decoded, dict(resolver.homes), experiment)
 
 
@@ -139,7 +141,7 @@ def _experiment(
 def _of_another_kind(root: SourceNode, path: Path | None) -> list[Problem]:
     """What to do with a file that varies experiments or lists them, and is none itself."""
     found = [key for key in OTHER_KINDS if key in root.value and key not in Experiment.model_fields]
-    if not found or "cluster" in root.value:
+    if not found or ("cluster" in root.value and "jobs" not in found):
         return []
     what, verb = OTHER_KINDS[found[0]]
     return [Problem(str(root.value[found[0]].mark), found[0], f"{what}, not an experiment", f"{verb} {path or 'FILE'}")]
@@ -149,7 +151,7 @@ def _finished(
     resolver: Resolver, root: SourceNode, si: bool, checks: Sequence[Check] = CHECKS
 ) -> tuple[Experiment, SourceNode]:
     """The checked and completed experiment of a resolved mapping, and the mapping with paths from here."""
-    root = _with_file_paths(resolver, root)
+    root = with_file_paths(resolver, root)
     experiment = with_medians(_decoded(resolver, Experiment, root, si))
     _raise_if(_placed(check_experiment(experiment, checks), root))
     return _completed(experiment), root
@@ -166,7 +168,7 @@ def load_definition(kind: str, source: Source, overrides: Sequence[Override] = (
     resolver = Resolver()
     root, _ = open_definition(resolver, kind, source)
     root = apply_overrides(resolver, root, kind, overrides)
-    root = _with_file_paths(resolver, resolver.resolve(kind, root))
+    root = with_file_paths(resolver, resolver.resolve(kind, root))
     return with_medians(_decoded(resolver, _record_of(kind, root), root, si=False))
 
 
@@ -225,12 +227,12 @@ def _with_defaults(root: SourceNode, path: Path | None) -> SourceNode:
     return SourceNode(default | root.value, root.mark)
 
 
-def _with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
+def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
     """`root` whose files (GraphML, fault log, grid), relative to the file that mentions them, are paths from here."""
     if not isinstance(root.value, dict):
         return root
     nested = [name for name in ("cluster", "fabric", "failures", "log", "site") if name in root.value]
-    inner = {name: _with_file_paths(resolver, root.value[name]) for name in nested}
+    inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
     for name in ("graphml", "file", "carbon_file"):
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):

@@ -18,7 +18,7 @@ from sim.errors import Problem, finding, indivisible
 from sim.graph.attention import Attention, AttentionSpan
 from sim.graph.frozen import FrozenLayers
 from sim.graph.graph import Axis, Graph, Sizes, Tensor
-from sim.graph.modulation import AdaptiveNorm, GatedSum, HeadNorm, Joined, Parts, Whole
+from sim.graph.modulation import AdaptiveNorm, GatedSum, QueryKeyNorm, Joined, Parts, Whole
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Activation, ProductBias, ResidualSum, Rotation
 from sim.graph.products import Linear
@@ -263,7 +263,7 @@ def _heads(
     product = graph.add(Linear(f"{prefix}qkv", x, ("query", "key", "key", *others), bias=True))
     queries, keys, values, *rest = product.writes
     graph.add(ProductBias(f"{prefix}qkv bias", (queries, keys, values)))
-    queries, keys = graph.add(HeadNorm(f"{prefix}head norm", queries, keys)).writes
+    queries, keys = graph.add(QueryKeyNorm(f"{prefix}head norm", queries, keys)).writes
     return (queries, keys, values), tuple(rest)
 
 

@@ -48,7 +48,7 @@ class ImageEncoder(Record):
     factor: Count = Field(default=8, ge=1, le=1000, description="sides of an image over those of its latent")
 
 
-class TextEncoder(Record):
+class FrozenTextEncoder(Record):
     """The frozen Transformer that makes vectors of a text."""
 
     layers: Count = Field(default=23, ge=1, le=10_000, description="its layers")
@@ -73,7 +73,7 @@ class UNet(Workload):
     image_encoder: ImageEncoder | None = Field(
         default=None, description="makes latents in each step; they were computed before if absent"
     )
-    text_encoder: TextEncoder | None = Field(
+    text_encoder: FrozenTextEncoder | None = Field(
         default=None, description="makes vectors in each step; they were computed before if absent"
     )
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to its source")
@@ -307,7 +307,7 @@ class _Levels:
         graph.add(Convolution("image last", x, 2 * self.model.latent_channels, window(3), bias=True))
         return graph.operators
 
-    def encoded_text(self, encoder: TextEncoder) -> list[Operator]:
+    def encoded_text(self, encoder: FrozenTextEncoder) -> list[Operator]:
         """Operators of the frozen text encoder: Transformer layers over the text."""
         columns = self.model.context
         graph = self.graph("text encoder", Tensor("tokens", self.text.axes[:2], 8, "index"))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sim.graph.operation import Shard
 from sim.inputs.energy import Prices, Site
+from sim.inputs.fleet import FleetSpec
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Software
 from sim.inputs.reliability import Failures
 from sim.inputs.storage import Storage
@@ -23,6 +24,7 @@ from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
 KINDS = {
     "experiment": "complete runs, for `clustersim run NAME`",
     "study": "many runs, for `clustersim sweep NAME`",
+    "fleet": "many jobs on one cluster, for `clustersim fleet NAME`",
     "cluster": "nodes and the network between them",
     "workload": "models",
     "software": "how a training stack issues work",
@@ -115,7 +117,7 @@ def _(record: Storage) -> str:
 
 
 @one_line.register
-def _(record: Experiment | Failures | Site | Prices | Study) -> str:
+def _(record: Experiment | Failures | Site | Prices | Study | FleetSpec) -> str:
     return record.description
 
 

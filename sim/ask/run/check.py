@@ -30,6 +30,11 @@ def check_definition(kind: str, source: str, overrides: list[str] | None = None)
         from sim.ask.sweep.sweep_file import load_study
 
         load_study(source, overrides or [])
+    elif kind == "fleet":
+        from sim.ask.fleet.load import load_fleet
+        from sim.ask.fleet.run import prepare_fleet
+
+        prepare_fleet(load_fleet(source, overrides or []))
     else:
         _check_parts(load_definition(kind, source, overrides or []))
 

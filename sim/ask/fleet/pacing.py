@@ -1,0 +1,149 @@
+"""How fast jobs get on where they are: experiments by the step engine, others by a table or the speed of their nodes.
+
+An experiment is simulated once for each shape of places: boards of each node, and which nodes share units of the
+network. Which boards of a node, and which of equal units, is taken to make no difference. Experiments on several nodes
+that meet in a node or a unit are simulated together, a few steps of each; their mean is the pace until somebody
+comes or goes. Jobs whose periods differ drift, so this is an estimate: off by some steps' worth of phase.
+
+Public: `StepPacing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sim.ask.fleet.load import LoadedFleet, LoadedPart
+from sim.ask.fleet.speeds import SpeedTable
+from sim.ask.fleet.training import LoadedTraining, shape_of
+from sim.ask.run.step import simulate_step
+from sim.ask.run.together import simulate_together
+from sim.errors import SimError
+from sim.fleet.jobs import FleetJob, JobRequest, Places
+
+SLOWEST = 1e-9
+
+
+@dataclass
+class StepPacing:
+    """See `Pacing` of the fleet. doubts: where an answer could not be had from the simulator."""
+
+    fleet: LoadedFleet
+    table: SpeedTable | None
+    steps: dict[tuple[object, ...], float] = field(default_factory=dict)  # simulated once for each shape of places
+    joint: dict[tuple[object, ...], tuple[float, ...]] = field(default_factory=dict)  # and for each set of them
+    doubts: set[str] = field(default_factory=set)
+    simulated: int = 0
+
+    def alone(self, job: JobRequest, places: Places) -> float:
+        """Work in a second while nobody else is on the links of the job."""
+        part = self._part(places[0][0])
+        training = self.fleet.trainings.get(job.name)
+        if training is not None:
+            return training.step_s / self._step(training, part, places)
+        gpus = sum(boards for _, boards in places if boards > 0) or 1
+        if self.table is not None and (speed := self.table.speed(job, part.kind, gpus, len(places))) is not None:
+            return speed
+        growth = gpus / job.gpus if job.most or job.least else 1.0
+        return min(self._part(node).speed for node, _ in places) * growth
+
+    def together(self, jobs: Sequence[FleetJob]) -> Sequence[float] | None:
+        """The same for all that run, with the links that they share."""
+        if self.fleet.spec.contention == "none" or not self.fleet.trainings:
+            return None
+        rates = {job.number: self.alone(job.request, job.places) for job in jobs}
+        spread = [job for job in jobs if len(job.places) > 1 and job.request.name in self.fleet.trainings]
+        for group in self._meeting(spread):
+            for job, rate in zip(group, self._joint(group), strict=True):
+                rates[job.number] = rate
+        return [rates[job.number] for job in jobs]
+
+    def _part(self, node: int) -> LoadedPart:
+        return next(part for part in self.fleet.parts if part.first <= node < part.first + part.nodes)
+
+    def _step(self, training: LoadedTraining, part: LoadedPart, places: Places) -> float:
+        key = (id(training), part.kind, shape_of(places, part))
+        if key not in self.steps:
+            try:
+                self.simulated += 1
+                self.steps[key] = simulate_step(training.at(part.kind, _accelerators(places, part, {}))).trace.time
+            except SimError as error:
+                self.doubts.add(
+                    f"{training.name}: some places could not be simulated ({error}); taken as never done there"
+                )
+                self.steps[key] = training.step_s / SLOWEST
+        return self.steps[key]
+
+    def _meeting(self, jobs: Sequence[FleetJob]) -> Iterator[list[FleetJob]]:
+        """Groups of jobs that may use a link in common: they meet in a node, or in a unit that both leave."""
+        groups: list[tuple[set[tuple[int, int]], list[FleetJob]]] = []
+        for job in jobs:
+            ground, members = self._ground(job.places), [job]
+            apart = []
+            for other in groups:
+                if other[0] & ground:
+                    ground |= other[0]
+                    members = other[1] + members
+                else:
+                    apart.append(other)
+            groups = [*apart, (ground, members)]
+        return (sorted(members, key=lambda job: job.number) for _, members in groups if len(members) > 1)
+
+    def _ground(self, places: Places) -> set[tuple[int, int]]:
+        """Nodes and units whose links to the outside a job uses, and the whole network where it has no units."""
+        part = self._part(places[0][0])
+        ground = {(-1, node) for node, _ in places}
+        if not part.levels and _is_shared(part):
+            return {(-2, part.first)}
+        for level, size in enumerate(part.levels):
+            units = {(node - part.first) // size for node, _ in places}
+            if len(units) > 1:
+                ground |= {(level, part.first + unit) for unit in units}
+        return ground
+
+    def _joint(self, group: Sequence[FleetJob]) -> tuple[float, ...]:
+        part = self._part(group[0].places[0][0])
+        trainings = [self.fleet.trainings[job.request.name] for job in group]
+        everywhere = tuple(place for job in group for place in job.places)
+        nodes = {node: number for number, node in enumerate(dict.fromkeys(node for node, _ in everywhere))}
+        where = tuple(tuple((nodes[node], boards) for node, boards in job.places) for job in group)
+        key = (tuple(map(id, trainings)), part.kind, shape_of(everywhere, part), where)
+        if key not in self.joint:
+            self.joint[key] = self._simulated_together(group, trainings, part)
+        return self.joint[key]
+
+    def _simulated_together(
+        self, group: Sequence[FleetJob], trainings: Sequence[LoadedTraining], part: LoadedPart
+    ) -> tuple[float, ...]:
+        taken: dict[int, int] = {}
+        count = self.fleet.spec.contention_steps
+        try:
+            pairs = zip(group, trainings, strict=True)
+            experiments = [
+                training.at(part.kind, _accelerators(job.places, part, taken)).model_copy(
+                    update={"name": job.request.name}
+                )
+                for job, training in pairs
+            ]
+            self.simulated += 1
+            steps = [each.step_s for each in simulate_together(experiments, [count] * len(group)).jobs]
+        except SimError as error:
+            self.doubts.add(f"jobs that share links could not be simulated together ({error}); taken as alone")
+            return tuple(self.alone(job.request, job.places) for job in group)
+        return tuple(t.step_s / float(s.mean()) for t, s in zip(trainings, steps, strict=True))
+
+
+def _is_shared(part: LoadedPart) -> bool:
+    """Whether jobs on other nodes may use the same links though nothing is known of units: not below one switch."""
+    fabric = getattr(part.cluster, "fabric", None)
+    return fabric is not None and fabric.kind not in ("switch", "fat_tree")
+
+
+def _accelerators(places: Places, part: LoadedPart, taken: dict[int, int]) -> tuple[int, ...]:
+    """Numbers of accelerators, those of a node after the ones that `taken` says are in use, which it is told."""
+    found: list[int] = []
+    for node, boards in places:
+        start = taken.get(node, 0)
+        taken[node] = start + boards
+        found += range((node - part.first) * part.boards + start, (node - part.first) * part.boards + start + boards)
+    return tuple(found)

@@ -1,0 +1,21 @@
+"""The placements by name; one more is a file beside these, entered here.
+
+Public: `PLACEMENTS`.
+"""
+
+from __future__ import annotations
+
+from sim.fleet.placements.count import Count
+from sim.fleet.placements.pack import Pack
+from sim.fleet.placements.placement import Placement
+from sim.fleet.placements.random import ByLot
+from sim.fleet.placements.spread import SpreadOut
+from sim.fleet.placements.topology import Topology
+
+PLACEMENTS: dict[str, type[Placement]] = {
+    "count": Count,
+    "pack": Pack,
+    "topology": Topology,
+    "spread": SpreadOut,
+    "random": ByLot,
+}
