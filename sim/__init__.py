@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "simulate_fleet", "sweep", "validate"]
+__all__ = [
+    "ConfigError",
+    "check",
+    "compare",
+    "explain",
+    "plan",
+    "scale",
+    "simulate",
+    "simulate_fleet",
+    "sweep",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -31,7 +31,18 @@ from sim.report.notebook import (
 Changes = Mapping[str, Any]
 Source = str | Path | Mapping[str, Any] | Experiment
 
-__all__ = ["ConfigError", "check", "compare", "explain", "plan", "scale", "simulate", "simulate_fleet", "sweep", "validate"]
+__all__ = [
+    "ConfigError",
+    "check",
+    "compare",
+    "explain",
+    "plan",
+    "scale",
+    "simulate",
+    "simulate_fleet",
+    "sweep",
+    "validate",
+]
 
 
 def simulate(source: Source, *, set: Changes | None = None, **keys: Any) -> NotebookResult:

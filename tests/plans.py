@@ -16,8 +16,8 @@ from sim.engine.network import Network
 from sim.engine.program import Action, Script
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
+from sim.layout.plan import build_plan
 from sim.metrics.links import flow_bytes
-from sim.plan.plan import build_plan
 from sim.programs.costs import given_action
 from sim.programs.ranks import Job, build_job, whole_links
 

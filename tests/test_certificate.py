@@ -16,7 +16,7 @@ from plans import CASES, LEAF_SPINE, small_experiment
 
 import sim.ask.run.proof
 import sim.ask.run.size
-import sim.plan.plan
+import sim.layout.plan
 from sim.ask.run.bounds import step_bounds
 from sim.ask.run.proof import proved_step
 from sim.ask.run.simulate import simulate
@@ -39,8 +39,8 @@ ANEW = {"reuse": "off"}
 def every_job_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few ranks it has, and however little they fold, or skip."""
     monkeypatch.setattr(sim.ask.run.proof, "WORTH", 1.1)
-    monkeypatch.setattr(sim.plan.plan, "PROVED_RANKS", 0)
-    monkeypatch.setattr(sim.plan.plan, "FOLDED", 1.0)
+    monkeypatch.setattr(sim.layout.plan, "PROVED_RANKS", 0)
+    monkeypatch.setattr(sim.layout.plan, "FOLDED", 1.0)
 
 
 def job(seed: int) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from sim.errors import ConfigError
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
 from sim.inputs.storage import Checkpointing
+from sim.layout.plan import Plan, build_plan
+from sim.layout.state import distinct_bytes, needed_bytes, saved_bytes
+from sim.layout.transfers import file_transfers, with_transfers
 from sim.life.saving import checkpoint_costs
 from sim.life.storage_costs import CheckpointCosts
-from sim.plan.plan import Plan, build_plan
-from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
-from sim.plan.transfers import file_transfers, with_transfers
 from sim.programs.drains import drain_beside
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}

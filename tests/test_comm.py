@@ -24,11 +24,11 @@ from sim.errors import EngineError, PlanError
 from sim.graph.operation import Block, Operation
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Degradation, Experiment, Node
+from sim.layout.flows import collective_flows
+from sim.layout.grid import row_of_ranks
+from sim.layout.pieces import sequence_of
+from sim.layout.plan import CutModel
 from sim.metrics.breakdown import rank_time
-from sim.plan.flows import collective_flows
-from sim.plan.grid import row_of_ranks
-from sim.plan.pieces import sequence_of
-from sim.plan.plan import CutModel
 from sim.programs.chains import run_alone
 from sim.programs.ranks import Job, groups_of
 from sim.transforms.derive import block_of
@@ -335,7 +335,7 @@ class TestInJobs:
             forward = (*block.forward[:3], *there, *block.forward[3:])
             return replace(block, forward=forward, backward=(*there, *block.backward))
 
-        monkeypatch.setattr("sim.plan.pieces.block_of", layer)
+        monkeypatch.setattr("sim.layout.pieces.block_of", layer)
         times, moved = [], []
         for switch in ("auto", "off"):
             shortcuts = dict.fromkeys(("fold", "coalesce", "skip", "prune", "foresee"), switch)

@@ -18,9 +18,9 @@ from sim.errors import ConfigError
 from sim.graph.operation import Operation, Shard, TokenRouting
 from sim.graph.work import Writer
 from sim.inputs.load import load_definition, load_experiment
+from sim.layout.state import distinct_bytes, needed_bytes, saved_bytes
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
-from sim.plan.state import distinct_bytes, needed_bytes, saved_bytes
 from sim.transforms.derive import block_of
 from sim.transforms.recompute import kept
 from sim.transforms.reduction import gradient_group

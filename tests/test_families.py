@@ -17,10 +17,10 @@ from sim.errors import ConfigError
 from sim.graph.operation import Phase, Shard
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import Parallelism, Software
+from sim.layout.pieces import build_chunks
 from sim.models.catalogue import FAMILIES
 from sim.models.family import Architecture, Workload
 from sim.models.resnet import ResNet
-from sim.plan.pieces import build_chunks
 from sim.transforms.derive import block_of
 from support import ROOT
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"inputs"},
     {"cluster", "workload"},
     {"comm"},
-    {"plan"},
+    {"layout"},
     {"devices"},
     {"programs"},
     {"life", "fleet"},

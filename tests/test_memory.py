@@ -24,10 +24,10 @@ from sim.graph.adapters import LowRank
 from sim.graph.operation import Shard
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Parallelism, Software, Training
+from sim.layout.pieces import layers_per_chunk
 from sim.metrics.memory import memory_by_stage
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
-from sim.plan.pieces import layers_per_chunk
 from sim.schedule.catalogue import held_of
 from sim.workload.memory import StageMemory, stored_bytes
 

@@ -13,10 +13,10 @@ from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.places import places_of
 from sim.cluster.router import NodeRouter
-from sim.plan.flows import collective_flows
-from sim.plan.grid import place_ranks, row_of_ranks
-from sim.plan.plan import build_plan
-from sim.plan.transfers import peer_transfers
+from sim.layout.flows import collective_flows
+from sim.layout.grid import place_ranks, row_of_ranks
+from sim.layout.plan import build_plan
+from sim.layout.transfers import peer_transfers
 
 SIZES = [8, 4, 8, 2]
 

@@ -15,9 +15,9 @@ from plans import small_experiment
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.inputs.records import Parallelism
-from sim.plan.grid import AXES, RankGrid, build_grid, place_ranks
-from sim.plan.pieces import by_stage, layers_per_chunk
-from sim.plan.plan import Plan, build_plan
+from sim.layout.grid import AXES, RankGrid, build_grid, place_ranks
+from sim.layout.pieces import by_stage, layers_per_chunk
+from sim.layout.plan import Plan, build_plan
 
 SIZES = st.fixed_dictionaries({name: st.integers(1, 4) for name in ("tensor", "context", "pipeline", "data")})
 ORDERS = st.permutations(AXES).map(tuple)

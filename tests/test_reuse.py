@@ -16,10 +16,10 @@ from sim.comm.tuner import collective_cost
 from sim.graph.operation import CollectiveKind
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
+from sim.layout.plan import layout_key
 from sim.memo import Memo
 from sim.metrics.memory import memory_key, memory_result
 from sim.metrics.result import MemoryResult, Result
-from sim.plan.plan import layout_key
 from sim.programs.assemble import assemble
 from sim.programs.ranks import build_job
 from sim.record import text_of

@@ -23,10 +23,10 @@ from plans import CASES, LEAF_SPINE, small_experiment
 from sim.ask.run.simulate import folding
 from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError, EngineError
+from sim.layout.flows import FlowSet
+from sim.layout.fold import build_structure, check_equitable, refine
+from sim.layout.grid import AXES
 from sim.phase import Phase
-from sim.plan.flows import FlowSet
-from sim.plan.fold import build_structure, check_equitable, refine
-from sim.plan.grid import AXES
 
 Ints = NDArray[np.int64]
 Column = NDArray[Any]

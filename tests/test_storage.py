@@ -19,8 +19,8 @@ from sim.cluster.hops import Hops
 from sim.errors import ConfigError
 from sim.inputs.checks import check_experiment
 from sim.inputs.records import Experiment
-from sim.plan.plan import Plan, build_plan
-from sim.plan.transfers import file_transfers
+from sim.layout.plan import Plan, build_plan
+from sim.layout.transfers import file_transfers
 from sim.programs.drains import transfer_seconds
 
 SYSTEM: Fields = {"name": "store", "servers": 4, "read_bandwidth": 8e9, "write_bandwidth": 4e9}

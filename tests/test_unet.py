@@ -14,7 +14,7 @@ from sim.graph.work import Writer
 from sim.inputs.load import load_definition, load_experiment
 from sim.metrics.result import Result
 from sim.models.family import Architecture
-from sim.models.unet import ImageEncoder, FrozenTextEncoder, UNet
+from sim.models.unet import FrozenTextEncoder, ImageEncoder, UNet
 from sim.transforms.derive import block_of
 
 SHARD = Shard(precision="bf16")

@@ -24,9 +24,9 @@ from workload_samples import (
 
 from sim.graph.operation import Operation, Shard
 from sim.inputs.records import Parallelism, Software, Training
+from sim.layout.pieces import Segment, build_chunks
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
-from sim.plan.pieces import Segment, build_chunks
 from sim.workload.memory import StageMemory
 
 SPLIT = replace(SHARD, sequence_parallel=True, precision="bf16")

@@ -79,7 +79,8 @@ def explain(
     """Explain a key of the input, a number of a result, or the time of a run.
 
     `explain KEY` prints its type, unit, bounds, default and purpose, or how a number such as mfu is defined; without a
-    KEY the keys of an experiment, of a study and of a fleet. `explain run NAME` simulates the experiment and changes of it.
+    KEY the keys of an experiment, of a study and of a fleet. `explain run NAME` simulates the experiment and changes
+    of it.
     """
     if key == "run":
         if not source:

@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 from sim.devices.roots import highest_within
 from sim.inputs.records import Accelerator
-from sim.plan.pieces import Chunks, by_stage
+from sim.layout.pieces import Chunks, by_stage
 
 NORMAL = NormalDist()
 

@@ -1,6 +1,6 @@
 """Whether a step could have happened where links were not looked at, or parts did not see one another.
 
-Rates are shared over a part of the links (`plan/rows.py`), and in periods that were skipped a part is not seen by
+Rates are shared over a part of the links (`layout/rows.py`), and in periods that were skipped a part is not seen by
 others (`engine/periods.py`). What happened is right as long as no link is overloaded: each flow has a full link, or row
 of it, on which none of those simulated with it is faster, and a link that is not overloaded has no room for others
 beside them; so the rates are those of all together. By induction over the events a trace is exact until the first

@@ -93,24 +93,3 @@ class ChannelShift(Operator):
     @override
     def steps(self, work: Writer) -> tuple[Step, ...]:
         return (Step(self.reads[:1], self.writes, (), alias=True),)
-
-
-class SquaredError(Operator):
-    """Mean squared error of the noise: read it and the target; backward, write the gradient."""
-
-    __slots__ = ()
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__("squared error", (x,), (Tensor("loss", x.axes[:1], 4),))
-
-    @override
-    def forward(self, work: Writer) -> None:
-        work.memory(self.name, 2 * work.bytes(self.reads[0]), 2)
-
-    @override
-    def backward(self, work: Writer) -> None:
-        work.memory(f"{self.name} backward", 3 * work.bytes(self.reads[0]), 2)
-
-    @override
-    def needs(self, work: Writer) -> Iterable[Tensor]:
-        return self.reads

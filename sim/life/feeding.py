@@ -24,9 +24,9 @@ from sim.cluster.storage import StorageSystem
 from sim.engine.pipe import SharedPipe
 from sim.errors import PlanError, Problem
 from sim.inputs.storage import InputPipeline
+from sim.layout.plan import Plan
+from sim.layout.transfers import file_transfers
 from sim.life.storage_costs import Feeding
-from sim.plan.plan import Plan
-from sim.plan.transfers import file_transfers
 from sim.programs.drains import rate_together
 from sim.rng import stream
 from sim.units import DATA, format_quantity

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sim.cluster.storage import StorageSystem
 from sim.errors import PlanError, Problem
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH, Checkpointing
+from sim.layout.plan import Plan
+from sim.layout.state import needed_bytes, saved_bytes, shared_bytes
+from sim.layout.transfers import Transfers, check_stripes, file_transfers, peer_transfers, replica_transfers
 from sim.life.storage_costs import CheckpointCosts
-from sim.plan.plan import Plan
-from sim.plan.state import needed_bytes, saved_bytes, shared_bytes
-from sim.plan.transfers import Transfers, check_stripes, file_transfers, peer_transfers, replica_transfers
 from sim.programs.drains import Drain, drain_beside, transfer_seconds
 from sim.units import DATA, format_quantity
 

@@ -7,10 +7,10 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
+from sim.layout.pieces import layers_per_chunk
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
-from sim.plan.pieces import layers_per_chunk
 from sim.record import text_of
 from sim.schedule.catalogue import course_of, held_of
 from sim.workload.memory import Parts, StageMemory

@@ -19,11 +19,11 @@ from sim.devices.compute import matrix_rate
 from sim.engine.category import Category
 from sim.engine.trace import Trace
 from sim.inputs.board import streaming_rate
+from sim.layout.plan import Plan
 from sim.metrics.breakdown import critical_rank
 from sim.metrics.critical_path import Overlap, overlaps
 from sim.metrics.links import flow_bytes
 from sim.metrics.timeline import TimelineSpan, rank_spans
-from sim.plan.plan import Plan
 from sim.programs.ranks import Job, RankClass
 
 COLUMNS = 1500  # moments of the pipeline picture

@@ -22,9 +22,9 @@ from sim.engine.category import Category
 from sim.engine.network import Key, solve
 from sim.engine.program import Action
 from sim.engine.trace import Trace
+from sim.layout.plan import Plan
 from sim.metrics.breakdown import members_of
 from sim.metrics.links import link_use
-from sim.plan.plan import Plan
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

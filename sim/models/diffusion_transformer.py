@@ -18,7 +18,7 @@ from sim.errors import Problem, finding, indivisible
 from sim.graph.attention import Attention, AttentionSpan
 from sim.graph.frozen import FrozenLayers
 from sim.graph.graph import Axis, Graph, Sizes, Tensor
-from sim.graph.modulation import AdaptiveNorm, GatedSum, QueryKeyNorm, Joined, Parts, Whole
+from sim.graph.modulation import AdaptiveNorm, GatedSum, Joined, Parts, QueryKeyNorm, Whole
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Activation, ProductBias, ResidualSum, Rotation
 from sim.graph.products import Linear

@@ -31,7 +31,8 @@ from sim.graph.norms import Norm
 from sim.graph.operation import Shard
 from sim.graph.pointwise import Activation, ResidualSum
 from sim.graph.products import Linear
-from sim.graph.spatial import ChannelShift, PlacesAttention, SquaredError
+from sim.graph.spatial import ChannelShift, PlacesAttention
+from sim.graph.squared_error import SquaredError
 from sim.graph.work import element_bytes
 from sim.models.family import Divided, Pieces, Trained, Workload
 from sim.record import NARROW, Name, Record

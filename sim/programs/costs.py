@@ -14,8 +14,8 @@ from sim.comm.pattern import Cost
 from sim.engine.category import Category
 from sim.engine.program import Action
 from sim.graph.operation import Operation
+from sim.layout.pieces import Segment, Sequence, Work, by_stage, sequence_of, work_of
 from sim.phase import Phase
-from sim.plan.pieces import Segment, Sequence, Work, by_stage, sequence_of, work_of
 from sim.programs.chains import Alone, Cut, cut
 from sim.programs.exchange import Traffic
 from sim.programs.ranks import Job, RankClass

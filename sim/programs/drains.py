@@ -13,9 +13,9 @@ from sim.engine.executor import Executor
 from sim.engine.network import Network, solve
 from sim.engine.parts import apart_from
 from sim.engine.program import Action, Program, Script
-from sim.plan.fold import first_of_class
-from sim.plan.plan import Plan
-from sim.plan.transfers import Transfers, with_transfers
+from sim.layout.fold import first_of_class
+from sim.layout.plan import Plan
+from sim.layout.transfers import Transfers, with_transfers
 from sim.programs.assemble import assemble
 from sim.programs.costs import given_action
 from sim.programs.ranks import Job, build_job, flow_table

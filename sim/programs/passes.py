@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from sim.engine.program import Script, Token, token
+from sim.layout.plan import send_kind
 from sim.phase import Phase
-from sim.plan.plan import send_kind
 from sim.programs.costs import (
     WHOLE,
     Form,

@@ -22,11 +22,11 @@ from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.board import transfer_rate
+from sim.layout.flows import FlowSet, flow_key
+from sim.layout.fold import Partition, first_of_class, mix
+from sim.layout.pieces import Sequence, Work
+from sim.layout.plan import Plan
 from sim.memo import Memo
-from sim.plan.flows import FlowSet, flow_key
-from sim.plan.fold import Partition, first_of_class, mix
-from sim.plan.pieces import Sequence, Work
-from sim.plan.plan import Plan
 from sim.programs.chains import Alone, Timed, run_alone
 from sim.ragged import ranges
 from sim.record import text_of

@@ -20,10 +20,10 @@ from sim.engine.parts import apart_from
 from sim.engine.program import Program
 from sim.errors import PlanError, Problem
 from sim.inputs.records import Experiment
-from sim.plan.flows import FlowSet
-from sim.plan.fold import Partition, Structure, identity_partition, refine
-from sim.plan.grid import RankGrid, build_grid
-from sim.plan.plan import JobFlows, Layout, build_plan, fold_structure, job_flows
+from sim.layout.flows import FlowSet
+from sim.layout.fold import Partition, Structure, identity_partition, refine
+from sim.layout.grid import RankGrid, build_grid
+from sim.layout.plan import JobFlows, Layout, build_plan, fold_structure, job_flows
 from sim.programs.ranks import FlowClass, Job, flow_classes, flow_table, job_of, quotient
 
 Ints = NDArray[np.int64]

@@ -28,8 +28,8 @@ from sim.devices.boards import slowest_of
 from sim.devices.power import Board
 from sim.inputs.board import transfer_rate
 from sim.inputs.records import Experiment, Parallelism
+from sim.layout.plan import build_plan, course_of_job, cut_model, send_kind
 from sim.phase import Phase
-from sim.plan.plan import build_plan, course_of_job, cut_model, send_kind
 from sim.programs.ranks import CATEGORY, Job, build_job
 from sim.schedule.catalogue import SCHEDULES, course_of, ends_of
 from sim.schedule.course import Course, Sends

@@ -16,10 +16,10 @@ from sim.cluster.cluster import Cluster
 from sim.comm.pattern import RING
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment
-from sim.plan.flows import FlowSet, send_flows
-from sim.plan.grid import RankGrid, build_grid
-from sim.plan.pieces import Sequence
-from sim.plan.plan import CutModel, group_flows, job_groups, job_sends
+from sim.layout.flows import FlowSet, send_flows
+from sim.layout.grid import RankGrid, build_grid
+from sim.layout.pieces import Sequence
+from sim.layout.plan import CutModel, group_flows, job_groups, job_sends
 from sim.programs.chains import Alone
 from sim.programs.ranks import FlowClass, Job, Known, Profile, RankClass, groups_of, inner_of
 from sim.schedule.course import Sends

@@ -23,10 +23,10 @@ from sim.devices.power import Board
 from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.energy import Site, Supply
 from sim.inputs.records import Experiment
+from sim.layout.grid import RankGrid
+from sim.layout.pieces import Sequence
+from sim.layout.plan import group_flows, job_groups
 from sim.metrics.energy_plant import Plant
-from sim.plan.grid import RankGrid
-from sim.plan.pieces import Sequence
-from sim.plan.plan import group_flows, job_groups
 from sim.programs.ranks import groups_of
 
 Floats = NDArray[np.float64]

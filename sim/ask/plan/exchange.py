@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sim.ask.plan.chain import alone
 from sim.ask.plan.energy import Meter
 from sim.ask.plan.layout import ChunkLayout, stack
+from sim.layout.pieces import Segment
 from sim.phase import Phase
-from sim.plan.pieces import Segment
 from sim.programs.costs import Costs
 from sim.programs.exchange import Collective, Traffic, Which
 from sim.programs.ranks import Job, RankClass

@@ -16,10 +16,10 @@ from sim.ask.plan.layout import layout_of
 from sim.ask.plan.table import Ints, PlanTable
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment
+from sim.layout.pieces import Passes, Sequence, build_chunks
+from sim.layout.plan import CutModel
 from sim.models.family import Architecture
 from sim.phase import Phase
-from sim.plan.pieces import Passes, Sequence, build_chunks
-from sim.plan.plan import CutModel
 from sim.programs.chains import Alone
 from sim.programs.costs import Costs
 from sim.programs.ranks import CATEGORY, Job, RankClass

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.inputs.records import Software
-from sim.plan.pieces import Passes
-from sim.plan.plan import CutModel
+from sim.layout.pieces import Passes
+from sim.layout.plan import CutModel
 
 Sizes = tuple[tuple[int, int, int], ...]  # by segment: parameters, those with gradients, those of experts
 

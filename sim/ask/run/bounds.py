@@ -25,8 +25,8 @@ from sim.engine.program import Program
 from sim.errors import PlanError, Problem
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
+from sim.layout.plan import Plan, build_plan, loose_layouts
 from sim.metrics.result import BoundedResult, Exactness
-from sim.plan.plan import Plan, build_plan, loose_layouts
 from sim.programs.assemble import assemble
 from sim.programs.ranks import Job, job_of, quotient
 

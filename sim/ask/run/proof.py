@@ -1,6 +1,6 @@
 """Folding by certificate: a step is simulated over a part of the links, then checked against all of them.
 
-Links that it would overload join, with the flows that were on them, until none is left (`plan/rows.py`). What joined
+Links that it would overload join, with the flows that were on them, until none is left (`layout/rows.py`). What joined
 stays in the layout that is kept, so that the next step on it is proved at once.
 
 Public: `Proof`, `ProvedStep`, `proved_step`.
@@ -19,7 +19,7 @@ from sim.engine.lockstep import out_of_step
 from sim.engine.moves import moves_of
 from sim.engine.overload import Checked, check_loads, is_certain
 from sim.engine.trace import Stops, Trace
-from sim.plan.plan import CutModel, build_plan, with_rows
+from sim.layout.plan import CutModel, build_plan, with_rows
 from sim.programs.ranks import Job, build_job, guilty_rows, whole_links
 from sim.programs.shape import LOCKED
 

@@ -14,8 +14,8 @@ from sim.cluster.cluster import Cluster
 from sim.inputs.named_files import drawn_by
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
+from sim.layout.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
 from sim.memo import Memo
-from sim.plan.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
 from sim.record import text_of
 
 KEPT_RANKS = 100_000  # of all layouts, and accelerators of all clusters, that are kept at a time: some 100 MB

@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from sim.errors import PlanError, Problem
-from sim.plan.plan import Plan
+from sim.layout.plan import Plan
 from sim.units import DATA, format_quantity
 
 PER_TASK = 3  # instructions: the begin of a pass, the pass, what is sent after it

@@ -30,6 +30,7 @@ from sim.inputs.board import base_power
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing
+from sim.layout.plan import Plan
 from sim.life.feeding import feed, supply_of
 from sim.life.saving import checkpoint_costs
 from sim.life.storage_costs import CheckpointCosts, Feeding
@@ -39,7 +40,6 @@ from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
 from sim.metrics.memory import memory_key, memory_result
 from sim.metrics.result import LinkUse, MemoryResult
-from sim.plan.plan import Plan
 from sim.programs.assemble import assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity

@@ -17,8 +17,8 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.outage import switch_vertices, without_switch
 from sim.errors import SimError
 from sim.inputs.records import ClusterSpec, Degradation, Experiment
+from sim.layout.plan import Plan
 from sim.life.life_inputs import Slow, State
-from sim.plan.plan import Plan
 
 
 @dataclass

@@ -25,10 +25,10 @@ from sim.ask.workers.dispatch import Job, dispatch
 from sim.ask.workers.pool import InThisProcess, LocalProcesses, processors
 from sim.errors import ConfigError, Problem, SimError
 from sim.inputs.records import Experiment
+from sim.layout.grid import SEEDED
 from sim.metrics.energy_run import SpanEnergy
 from sim.metrics.long_run import LifeSummary, Tally, half_width
 from sim.metrics.result import Result
-from sim.plan.grid import SEEDED
 
 FILE = "lives.duckdb"
 ROUND = 25  # lives after each of which it is asked whether the mean is known well enough

@@ -15,9 +15,9 @@ from sim.errors import ConfigError, Problem
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.curves import Curve, MeasuredCurve, is_curve_table, load_curves
 from sim.inputs.reader import yaml_files
+from sim.layout.flows import collective_flows
+from sim.layout.grid import row_of_ranks
 from sim.metrics.curves import CurvePoint, CurveScore, CurveValidation, bus_factor
-from sim.plan.flows import collective_flows
-from sim.plan.grid import row_of_ranks
 from sim.programs.ranks import groups_of
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import EngineError
-from sim.plan.flows import FlowSet
-from sim.plan.prune import Mask, distinct
+from sim.layout.flows import FlowSet
+from sim.layout.prune import Mask, distinct
 
 Ints = NDArray[np.int64]
 Index = NDArray[np.int32]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.comm.pattern import RING, Loads, Members
 from sim.comm.tuner import PATTERNS, layer_of
-from sim.plan.grid import RankGrid
-from sim.plan.prune import Covers, covers_of, no_middle
+from sim.layout.grid import RankGrid
+from sim.layout.prune import Covers, covers_of, no_middle
 
 Ints = NDArray[np.int64]
 Index = NDArray[np.int32]

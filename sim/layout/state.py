@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.inputs.storage import Checkpointing
-from sim.plan.pieces import by_stage
-from sim.plan.plan import Plan, ties_embeddings
+from sim.layout.pieces import by_stage
+from sim.layout.plan import Plan, ties_embeddings
 from sim.transforms.reduction import GROUPS, GradientGroup
 from sim.workload.memory import state_bytes as held_bytes
 from sim.workload.memory import weight_bytes

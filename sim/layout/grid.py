@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.inputs.plan_checks import node_number
 from sim.inputs.records import Parallelism
-from sim.plan.mesh import Mesh, build_mesh
+from sim.layout.mesh import Mesh, build_mesh
 from sim.ragged import ranges
 from sim.rng import stream
 

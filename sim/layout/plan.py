@@ -13,14 +13,14 @@ from sim.comm.tuner import carriers
 from sim.graph.operation import Shard
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
+from sim.layout.flows import FlowSet, collective_flows, send_flows
+from sim.layout.fold import Partition, Structure, build_structure, identity_partition, refine
+from sim.layout.grid import SEEDED, RankGrid, build_grid
+from sim.layout.pieces import Chunks, build_chunks
+from sim.layout.prune import Covers, distinct, never_full
+from sim.layout.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
 from sim.models.family import Architecture, Workload
 from sim.phase import Phase
-from sim.plan.flows import FlowSet, collective_flows, send_flows
-from sim.plan.fold import Partition, Structure, build_structure, identity_partition, refine
-from sim.plan.grid import SEEDED, RankGrid, build_grid
-from sim.plan.pieces import Chunks, build_chunks
-from sim.plan.prune import Covers, distinct, never_full
-from sim.plan.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
 from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.plan.flows import FlowSet
+from sim.layout.flows import FlowSet
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

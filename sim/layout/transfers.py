@@ -18,10 +18,10 @@ from sim.cluster.hops import join_links, to_routes, uniform_links
 from sim.cluster.storage import StorageSystem
 from sim.comm.pattern import sum_loads
 from sim.errors import PlanError, Problem
-from sim.plan.flows import FlowSet, send_flows
-from sim.plan.fold import identity_partition, refine
-from sim.plan.plan import JobFlows, Plan, fold_structure, job_flows
-from sim.plan.prune import no_middle
+from sim.layout.flows import FlowSet, send_flows
+from sim.layout.fold import identity_partition, refine
+from sim.layout.plan import JobFlows, Plan, fold_structure, job_flows
+from sim.layout.prune import no_middle
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
