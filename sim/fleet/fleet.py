@@ -116,7 +116,11 @@ class Fleet:
         gpus = gpus or job.gpus
         request, boards = job.request, self.boards
         kind = (request.kinds, request.share, request.memory, request.priority > 0)
-        if (gpus > boards.total and request.share == 1.0) or gpus >= self.failed.get(kind, 1 << 60) or not self._admits(job, gpus):
+        if (
+            (gpus > boards.total and request.share == 1.0)
+            or gpus >= self.failed.get(kind, 1 << 60)
+            or not self._admits(job, gpus)
+        ):
             return False
         places = self.find(boards, request, gpus)
         if places is None and self.inputs.migrate:
