@@ -16,7 +16,7 @@ class Easy(Policy):
     def schedule(self, fleet: FleetView) -> None:
         """See `Policy`."""
         super().schedule(fleet)
-        if len(fleet.waiting) < 2 or not fleet.has_room:
+        if len(fleet.waiting) < 2:
             return
         head = fleet.waiting[0]
         shadow, extra = _reservation(head, fleet)
