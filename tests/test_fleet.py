@@ -260,6 +260,15 @@ def ends(life: FleetLife) -> dict[str, float]:
     return {job.request.name: job.end for job in life.jobs}
 
 
+def test_shares_of_a_board_run_at_once() -> None:
+    """Two halves on one board of one; the third half, and the whole, wait."""
+    jobs = [gang(name, 0, 10, 1, share=0.5) for name in "abc"] + [gang("d", 0, 10, 1)]
+    for policy in ("fifo", "first_fit", "srtf", "priority"):
+        life = live_fleet(fleet_of(jobs, policy, "pack", sorts=(NodeSort("n", 1, 1),)))
+        assert ends(life) == {"a": 10, "b": 10, "c": 20, "d": 30}
+        assert board_seconds(life)["productive"] == 25
+
+
 def test_fragments_keep_a_gang_waiting() -> None:
     jobs = [gang("a", 0, 100, 5), gang("b", 0, 50, 5), gang("c", 1, 10, 6)]
     assert ends(live_fleet(fleet_of(jobs, "fifo", "count", nodes=2))) == {"a": 100, "b": 50, "c": 11}

@@ -119,6 +119,8 @@ def test_what_is_wrong_in_a_log_is_told_by_line_and_column(tmp_path: Path, cli: 
         ("cluster=null", "cluster: a fleet has one of cluster and parts"),
         ("jobs=[{gpus: 4}]", "jobs.0.duration: a job has a duration, or an experiment"),
         ("jobs=[{experiment: quickstart, steps: 3}]", "jobs.0.experiment: nothing is known of the nodes 'nodes'"),
+        ("jobs={jobs: 3, every: 5 s, gpus: {many: 1}}", "jobs.gpus.many: is no number of boards with its weight"),
+        ("scheduler.policy=math:sqrt", "scheduler.policy: raised TypeError"),
         ("jobs=[{duration: 5 s, gpus: 2, share: 0.5}]", "wants a share of each of 2 boards"),
     ],
 )
@@ -136,6 +138,12 @@ def test_the_other_verbs_know_a_fleet(tmp_path: Path, cli: Cli) -> None:
     assert cli("check", tmp_path / "fleet.yaml").code == 3  # the log is not there
     (tmp_path / "jobs.csv").write_text(PLAIN)
     assert cli("check", tmp_path / "fleet.yaml").code == 0
+
+
+def test_kinds_of_a_log_do_not_count_where_there_is_one_kind(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("job_id,num_gpu,submit_time,duration,gpu_type\n7,8,0,120,V100\n")
+    life = run_fleet(loaded(str(tmp_path / "log.csv"))).life
+    assert [job.end for job in life.jobs] == [120]
 
 
 # --- lives ------------------------------------------------------------------------------------

@@ -77,8 +77,7 @@ class Boards:
         """The same, to plan with."""
         twin = Boards.__new__(Boards)
         twin.__dict__ = self.__dict__ | {"free": self.free[:], "masks": self.masks[:]}
-        if self.opened:
-            twin.opened = {node: {b: left[:] for b, left in cut.items()} for node, cut in self.opened.items()}
+        twin.opened = {node: {b: left[:] for b, left in cut.items()} for node, cut in self.opened.items()}
         return twin
 
     def allowed(self, request: JobRequest) -> int:

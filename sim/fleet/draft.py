@@ -53,7 +53,7 @@ def _by_places(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tup
     movable = fleet.moves_are_free or fleet.inputs.migrate
     for item in order:
         job, gpus, kind = item if isinstance(item, tuple) else (item, item.gpus, "")
-        if job.phase == "saving" or job.number in claims or gpus > tiers[-1].total:
+        if job.phase == "saving" or job.number in claims:
             continue
         unclaimed = tiers[-1]
         asked = replace(job.request, kinds=(kind,)) if kind else job.request

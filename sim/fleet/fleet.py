@@ -84,6 +84,11 @@ class Fleet:
         return self.boards.total
 
     @property
+    def has_room(self) -> bool:
+        """Whether any board, or a part of one, is free."""
+        return bool(self.boards.total or self.boards.opened)
+
+    @property
     def capacity(self) -> int:
         """Boards of nodes in use."""
         boards = self.boards
@@ -98,20 +103,24 @@ class Fleet:
 
     def speed(self, job: JobRequest, gpus: int, kind: str) -> float:
         """Work in a second on so many boards of a kind of node, alone and on as few nodes as there can be."""
-        node = next((n for n in nodes_in(self.boards.kinds.get(kind, 0))), 0)
         places: list[tuple[int, int]] = []
-        for number in range(node, len(self.boards.sizes)):
-            part = min(gpus - sum(n for _, n in places), self.boards.sizes[number])
-            if part:
-                places.append((number, part))
-        return self._rate(job, tuple(places)) if places else 0.0
+        for node in nodes_in(self.boards.kinds.get(kind, 0)):
+            places.append((node, min(gpus, self.boards.sizes[node])))
+            gpus -= places[-1][1]
+            if not gpus:
+                return self._rate(job, tuple(places))
+        return 0.0
 
     def start(self, job: FleetJob, gpus: int = 0) -> bool:
         """Start a waiting job if there is a place for it."""
         gpus = gpus or job.gpus
         request, boards = job.request, self.boards
         kind = (request.kinds, request.share, request.memory, request.priority > 0)
-        if gpus > boards.total or gpus >= self.failed.get(kind, 1 << 60) or not self._admits(job, gpus):
+        if (
+            (gpus > boards.total and request.share == 1.0)
+            or gpus >= self.failed.get(kind, 1 << 60)
+            or not self._admits(job, gpus)
+        ):
             return False
         places = self.find(boards, request, gpus)
         if places is None and self.inputs.migrate:

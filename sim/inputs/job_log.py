@@ -163,7 +163,10 @@ def read_job_log(asked: JobFile, path: Path) -> list[LoggedJob]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(Problem(str(path), KEY, "is not text", "a log is CSV, JSON or SWF")) from None
-    rows = list(_rows(text, asked, path))
+    try:
+        rows = list(_rows(text, asked, path))
+    except csv.Error as error:
+        raise ConfigError(Problem(str(path), KEY, f"cannot be read as CSV: {error}")) from None
     jobs = sorted((job for job in rows if job.gpus > 0 and job.duration > 0), key=lambda job: job.submit)
     return _chosen(jobs, asked, path)
 
@@ -286,7 +289,10 @@ def _gavel(text: str, asked: JobFile, path: Path) -> Iterator[_LogLine]:
         cells = {name: value for name, value in zip(GAVEL, parts, strict=False) if name}
         rate = rates.get((cells.get("model", ""), cells.get("gpus", "")))
         if rate:
-            cells["duration_s"] = str(float(cells["steps"]) / rate)
+            try:
+                cells["duration_s"] = str(float(cells["steps"]) / rate)
+            except ValueError:
+                cells["problem"] = f"{cells['steps'][:40]!r} is no number of steps"
         else:
             cells["duration_s"] = "0"  # no throughput for this model and size: left out, as Gavel does
         cells["name"] = str(number - 1)

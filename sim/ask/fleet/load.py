@@ -166,6 +166,9 @@ def _placed(problem: Problem, root: SourceNode) -> Problem:
 def _loaded(spec: FleetSpec, path: Path | None, home: Path) -> LoadedFleet:
     parts = _parts(spec)
     jobs, trainings, notes = _jobs(spec, parts, home)
+    if not spec.parts and any(job.kinds for job in jobs if job.name not in trainings):
+        jobs = [job if job.name in trainings else replace(job, kinds=()) for job in jobs]
+        notes = [*notes, "kinds of nodes that jobs ask for do not count: the fleet has one kind"]
     policy = policy_called(spec.scheduler.policy)
     problems = [problem for check in (_check_jobs, _check_power) for problem in check(spec, parts, jobs)]
     if problems:
@@ -218,10 +221,21 @@ def _jobs(
         case JobFile():
             return _of_log(read_job_log(spec.jobs, home / spec.jobs.file)), {}, []
         case Arrivals():
+            _check_sizes(spec.jobs)
             like = spec.jobs.like
             known = read_job_log(like, home / like.file) if like else []
             return _of_log(drawn_jobs(spec.jobs, known, spec.seed)), {}, []
     return _of_entries(spec.jobs, parts, home)
+
+
+def _check_sizes(asked: Arrivals) -> None:
+    """Raise ConfigError unless sizes are numbers of boards, and some are asked for."""
+    for size, weight in asked.gpus.items():
+        if not size.isdecimal() or not int(size) or weight < 0:
+            way_out = "write gpus: {1: 0.5, 8: 0.5}"
+            raise ConfigError(Problem("", f"jobs.gpus.{size}", "is no number of boards with its weight", way_out))
+    if not sum(asked.gpus.values()):
+        raise ConfigError(Problem("", "jobs.gpus", "no size has a weight above 0"))
 
 
 def _of_log(rows: Sequence[LoggedJob]) -> list[JobRequest]:

@@ -73,7 +73,7 @@ def read_speeds(path: Path) -> SpeedTable:
             gpus, speed, nodes = int(row["gpus"]), float(row["speed"]), int(row.get("nodes") or 0)
             if gpus < 1 or nodes < 0 or not (isfinite(speed) and speed > 0):
                 raise ValueError("speeds and numbers of boards are above 0")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             problems.append(Problem(f"{path}:{reader.line_num}", KEY, f"is no row of speeds: {error}"))
             continue
         found[row["model"], row.get("kind") or "", nodes][gpus] = speed

@@ -80,7 +80,10 @@ def _by_order(order: Order) -> type[Policy]:
 
         def schedule(self, fleet: FleetView) -> None:
             live = live_jobs(fleet)
-            given = list(order(tuple(live), fleet.now))
+            try:
+                given = list(order(tuple(live), fleet.now))
+            except Exception as error:  # whatever a function of the user does
+                raise ConfigError(Problem("", "scheduler.policy", f"raised {type(error).__name__}: {error}")) from error
             if any(job not in live for job in given):
                 raise ConfigError(Problem("", "scheduler.policy", "gave back something that is not one of its jobs"))
             fleet.run_only(given)

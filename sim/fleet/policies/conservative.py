@@ -20,7 +20,7 @@ class Conservative(Policy):
         """See `Policy`."""
         profile = _Profile(fleet)
         for job in fleet.waiting[:AHEAD]:
-            if not fleet.free:
+            if not fleet.has_room:
                 return
             span = job.lasts(fleet.now)
             begin = profile.earliest(job.gpus, span)

@@ -16,12 +16,12 @@ class Easy(Policy):
     def schedule(self, fleet: FleetView) -> None:
         """See `Policy`."""
         super().schedule(fleet)
-        if len(fleet.waiting) < 2 or not fleet.free:
+        if len(fleet.waiting) < 2:
             return
         head = fleet.waiting[0]
         shadow, extra = _reservation(head, fleet)
         for job in fleet.waiting[1:]:
-            if not fleet.free:
+            if not fleet.has_room:
                 return
             within = fleet.now + job.lasts(fleet.now) <= shadow
             if (within or job.gpus <= extra) and fleet.start(job) and not within:

@@ -27,7 +27,7 @@ class FairShare(ByQuota):
         """See `Policy`."""
         self._count(fleet.now)
         for job in sorted(fleet.waiting, key=lambda job: (self._use(job), job.number)):
-            if not fleet.free or (not fleet.start(job) and not self.options.get("backfill", True)):
+            if not fleet.has_room or (not fleet.start(job) and not self.options.get("backfill", True)):
                 break
         self.holding = Counter()
         for job in fleet.running.values():

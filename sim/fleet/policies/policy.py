@@ -29,6 +29,10 @@ class FleetView(Protocol):
         """Boards that are free now."""
 
     @property
+    def has_room(self) -> bool:
+        """Whether any board, or a part of one, is free."""
+
+    @property
     def capacity(self) -> int:
         """Boards of nodes in use."""
 
@@ -76,7 +80,7 @@ class Policy:
                 pass
             return
         for job in list(fleet.waiting):
-            if not fleet.free:
+            if not fleet.has_room:
                 return
             fleet.start(job)
 
@@ -109,7 +113,7 @@ class InRounds(Policy):
             fleet.run_only(self.order(fleet))
             return
         for job in list(fleet.waiting):
-            if not fleet.free:
+            if not fleet.has_room:
                 return
             fleet.start(job)
 
