@@ -4,11 +4,6 @@
 and `sim.check` are the Python interface; `sim.api` documents them. They are imported when they are first used.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sim.api import ConfigError, check, compare, explain, plan, scale, simulate, simulate_fleet, sweep, validate
-
 __version__ = "0.2.0"
 
 __all__ = [

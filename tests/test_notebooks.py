@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.api import compare
 from sim.errors import SimError
 from support import ROOT
 
@@ -50,10 +49,10 @@ def test_answers_become_tables_or_say_what_is_missing() -> None:
             result.to_dataframe()
         return
     assert result.to_dataframe()["step.time_s"][0] == result.step.time_s
-    contrast = compare(result, sim.simulate("quickstart", training={"microbatch": 2}))
+    contrast = sim.compare(result, sim.simulate("quickstart", training={"microbatch": 2}))
     assert {"key", "name"} < set(contrast.to_dataframe().columns)
 
 
 def test_comparing_one_is_refused() -> None:
     with pytest.raises(sim.ConfigError, match="two designs or more"):
-        compare("quickstart")
+        sim.compare("quickstart")
