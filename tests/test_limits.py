@@ -60,7 +60,7 @@ BOARD = "cluster.node.accelerator"
 def test_what_cannot_be_simulated_is_refused_when_it_is_read(overrides: tuple[str, ...], key: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_experiment("quickstart", overrides)
-    assert [problem.key for problem in refused.value.problems] == [key]
+    assert key in {problem.key for problem in refused.value.problems}
     assert all(problem.where for problem in refused.value.problems)
 
 

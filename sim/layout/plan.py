@@ -301,8 +301,7 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
 
 def divides_experts(experiment: Experiment, model: Workload) -> bool:
     """Whether experts lie on ranks in a way of their own."""
-    plan = experiment.parallelism
-    return plan.expert > 1 or (model.experts > 0 and experiment.setup.shard.divides_experts)
+    return experiment.setup.expert > 1 or (model.experts > 0 and experiment.setup.shard.divides_experts)
 
 
 def ties_embeddings(experiment: Experiment, model: Workload) -> bool:

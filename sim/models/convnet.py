@@ -63,7 +63,7 @@ class Convolved(Record):
 class Convolutions(Record):
     """Units one after the other."""
 
-    block: Literal["chain"]
+    block: Literal["chain"] = Field(description="units one after the other")
     units: tuple[Convolved, ...] = Field(min_length=1, description="in order")
     repeat: Count = Field(default=1, ge=1, le=10_000, description="how many in a row")
 
@@ -71,7 +71,7 @@ class Convolutions(Record):
 class Branches(Record):
     """Chains side by side, whose channels are joined."""
 
-    block: Literal["branches"]
+    block: Literal["branches"] = Field(description="chains side by side, joined by channels")
     branches: tuple[tuple[Convolved, ...], ...] = Field(min_length=1, description="units of each chain")
     repeat: Count = Field(default=1, ge=1, le=10_000, description="how many in a row")
 
@@ -79,7 +79,7 @@ class Branches(Record):
 class Bottleneck(Record):
     """Three convolutions beside a shortcut: narrow, spatial, wide."""
 
-    block: Literal["bottleneck"]
+    block: Literal["bottleneck"] = Field(description="narrow, spatial, wide, beside a shortcut (ResNet)")
     channels: Count = Field(ge=1, le=100_000, description="channels it makes")
     inner: Count = Field(ge=1, le=100_000, description="channels of the spatial convolution")
     kernel: Count = Field(default=3, ge=1, le=1000, description="window of the spatial convolution")
@@ -91,7 +91,7 @@ class Bottleneck(Record):
 class Inverted(Record):
     """A wide depthwise convolution between narrow ends, with a gate on its channels and a shortcut."""
 
-    block: Literal["inverted"]
+    block: Literal["inverted"] = Field(description="wide, depthwise, narrow, with a gate (MobileNet, EfficientNet)")
     channels: Count = Field(ge=1, le=100_000, description="channels it makes")
     expand: Count = Field(default=6, ge=1, le=1000, description="channels inside over those that arrive")
     kernel: Count = Field(default=3, ge=1, le=1000, description="window of the depthwise convolution")
@@ -103,7 +103,7 @@ class Inverted(Record):
 class Auxiliary(Record):
     """A classifier on the way, with a loss of its own; the main road goes on as it was."""
 
-    block: Literal["auxiliary"]
+    block: Literal["auxiliary"] = Field(description="a second classifier beside the network")
     units: tuple[Convolved, ...] = Field(min_length=1, description="units before its last product")
 
 
