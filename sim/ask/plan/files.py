@@ -74,6 +74,9 @@ def winning_file(question: Question, search: PlanSearch, folder: Path | None = N
     values = {**best.values, "measured": None, **({} if best.accelerators_idle else {DATA: None})}
     unsaid = {key for key, value in values.items() if value is None and not _says(loaded.written, key)}
     values = {key: value for key, value in values.items() if key not in unsaid}
+    stack = loaded.experiment.setup.software
+    if stack.assumed and any(key.startswith("software.") for key in values):  # the file that is extended names none
+        values = {"software.extends": stack.name, "software.assumed": True, **values}
     changes = {"name": f"{search.name}-best", **question.changes, **values}
     state = "best" if search.complete else "best so far"
     comment = f"The {state} of {search.enumerated:,} plans by {', '.join(search.objectives)}"
