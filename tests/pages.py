@@ -51,6 +51,12 @@ COVERED = "| source | inside |"
 REPORTS = "| report | source | of what | measured | predicted | band | verdict |"
 JUDGED = "transformer"  # the family whose rule is told
 SOURCES = {
+    "blackwell": "MLPerf, DGX Cloud, Megatron Bridge (B200, GB200, B300, GB300)",
+    "instinct": "MLPerf, Primus (MI300X to MI355X)",
+    "maxtext_tpu": "MaxText (TPU v4, v5e, v5p)",
+    "neuron_trn1": "Neuron (Trainium 1)",
+    "other_machines": "MLPerf, other machines (L40S, TPU v4, Gaudi 2, Xeon)",
+    "tpu_recipes": "TPU recipes (v5p, v6e)",
     "bloom_tuning": "BLOOM tuning (A100)",
     "dle_bert": "BERT, NVIDIA DeepLearningExamples (V100, A100)",
     "dgxc_h100": "NeMo, DGX Cloud (H100)",

@@ -22,7 +22,7 @@ RUNS = {
     "llm_foundry": 63,
     "megascale": 11,
     "megatron_bridge": 20,
-    "megatron_bridge_moe": 15,
+    "megatron_bridge_moe_later": 15,
     "megatron_deepspeed": 4,
     "mlperf_v5_1": 3,
     "nemo": 30,
