@@ -27,6 +27,7 @@ LAYERS = (
     {"life"},
     {"metrics"},
     {"report"},
+    {"imports"},
     {"ask"},
     {"explore"},
     {"cli", "api"},

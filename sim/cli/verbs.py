@@ -13,6 +13,7 @@ from sim.cli import (
     catalogue,
     explore,
     files,
+    imports,
     output,
     plan,
     results,
@@ -47,6 +48,7 @@ app.command("schema")(files.schema)
 app.command("timeline")(timeline.timeline)
 app.command("validate")(validate.validate)
 app.add_typer(calibrate.app, name="calibrate")
+app.add_typer(imports.app, name="import")
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 
