@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from math import prod
@@ -228,7 +228,7 @@ class _Trace:
         node = torch._C._current_autograd_node()
         if node is None:
             number = torch.autograd._get_sequence_nr() - 1
-            self.nodes[number] = self.stack[-1]
+            self.nodes.setdefault(number, self.stack[-1])  # what has no gradient makes no node
             return self.stack[-1], True
         return self.module_now if self.module_now is not None else self.nodes.get(node._sequence_nr(), ""), False
 
@@ -348,7 +348,7 @@ def _attention_mode(torch: Any, trace: _Trace) -> Any:
     """Attention as one kernel: off the accelerator PyTorch would write it out, with scores in memory."""
     base: Any = import_module("torch.overrides").TorchFunctionMode
 
-    class _Fused(torch.autograd.Function):  # type: ignore[misc,name-defined]
+    class _Fused(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, query: Any, key: Any, value: Any, causal: bool) -> Any:
             result = query.new_empty((*query.shape[:-1], value.shape[-1]))
@@ -453,8 +453,9 @@ def _places(trace: _Trace, layers: list[str]) -> list[int]:
     own = [_layer_of(each.module, layers) for each in trace.records]
     forward = [number for number, each in enumerate(trace.records) if each.forward and own[number]]
     final = forward[-1] if forward else -1
-    now, loose = 0, {}
-    places = []
+    now = 0
+    loose: dict[str, int] = {}
+    places: list[int] = []
     for number, each in enumerate(trace.records):
         mine = own[number]
         if mine is not None:
@@ -477,8 +478,8 @@ def _weights(trace: _Trace, place: list[int], layers: list[str]) -> dict[int, li
     found: dict[int, list[int]] = {}
     for path, parameter in trace.module.named_parameters():
         module = path.rpartition(".")[0]
-        number = _layer_of(module, layers)
-        held = found.setdefault(ran.get(module, 0) if number is None else number, [0, 0])
+        layer = _layer_of(module, layers)
+        held = found.setdefault(ran.get(module, 0) if layer is None else layer, [0, 0])
         held[0 if parameter.requires_grad else 1] += int(parameter.numel())
     return found
 
@@ -525,11 +526,11 @@ def _operator(small: _Trace, large: _Trace, one: TracedKernel, two: TracedKernel
 
 def _kept(trace: _Trace, number: int, layers: list[str], place: list[int]) -> int:
     """Storages that autograd keeps, each with the piece that first kept it; data themselves are no activations."""
-    ran = {each.module: at for each, at in zip(trace.records, place, strict=True) if each.forward}
+    ran = {each.module: piece for each, piece in zip(trace.records, place, strict=True) if each.forward}
     total = 0
     for module, storage in trace.saved.values():
-        at = _layer_of(module, layers)
-        total += storage.nbytes() if (ran.get(module, 0) if at is None else at) == number else 0
+        layer = _layer_of(module, layers)
+        total += storage.nbytes() if (ran.get(module, 0) if layer is None else layer) == number else 0
     return total
 
 
