@@ -12,11 +12,14 @@ import pytest
 
 from sim.ask.run.simulate import simulate
 from sim.errors import ConfigError
+from sim.graph.convolution import DEPTHWISE
 from sim.graph.operation import Shard
 from sim.graph.work import Writer
 from sim.imports.torch_module import trace_module
 from sim.inputs.load import load_definition, load_experiment
 from sim.models.family import Architecture, Workload
+from sim.models.imported import Imported
+from sim.transforms.derive import block_of
 
 RECORDED = Path(__file__).parent / "data" / "traced_gpt.json"  # made by the importer from `gpt` below
 HAS_TORCH = find_spec("torch") is not None
@@ -229,6 +232,19 @@ def test_grouped_convolutions_count_their_groups_backward(tmp_path: Path) -> Non
     _, forward, both = sizes(traced(tmp_path, "depthwise"))
     assert forward == 2 * 32 * 9 * 16 * 16
     assert both == 2 * forward
+
+
+def test_depthwise_convolutions_leave_the_matrix_units() -> None:
+    """As those of convolution networks do."""
+    convolution = {"kind": "convolution", "name": "x", "bytes": (0, 9), "batch": (32, 0), "m": (0, 4), "n": (1, 0)}
+    numbers = {"parameters": 288, "output": (0, 4), "kept": (0, 4), "backward": ()}
+    model = Imported.from_si(
+        {"kind": "graph", "input": (0, 4), "body": ({"forward": ({**convolution, "k": (9, 0)},), **numbers},)}
+    )
+    shard = Shard(microbatch=1)
+    (kernel,) = block_of(Architecture(model, shard).layers[0], shard).forward
+    assert kernel.kind == "elementwise"
+    assert kernel.flops == 2 * 32 * 4 * 9 / DEPTHWISE
 
 
 @with_torch

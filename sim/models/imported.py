@@ -12,6 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.errors import Problem, finding
+from sim.graph.convolution import DEPTHWISE
 from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Operation, Shard
 from sim.graph.work import Writer, element_bytes
@@ -158,6 +159,18 @@ class Traced(Operator):
             return
         batch, m, n, k = each.shape(self.samples)
         flops = each.count * each.flops(self.samples)
+        if each.kind == "convolution" and batch > 1 and 1 in (m, n, k):  # depthwise, on the vector units
+            done = Operation(
+                each.name,
+                "elementwise",
+                flops / DEPTHWISE,
+                float(traffic),
+                "fp32",
+                kernels=each.count,
+                phase=work.phase,
+            )
+            work.operations.append(done)
+            return
         fused = each.kind == "attention"
         if fused:
             flops *= attention * ((n + 1) / (2 * n) if each.causal else 1.0)
