@@ -133,6 +133,7 @@ class _Trace:
         self.outputs: dict[str, int] = {}
         self.saved: dict[int, tuple[str, Any]] = {}
         self.quiet = 0
+        self.masked = False  # attention has more to do than its kernel shows
         try:
             self.module, inputs = self._built(build)
             self._run(inputs)
@@ -371,6 +372,8 @@ def _attention_mode(torch: Any, trace: _Trace) -> Any:
             kwargs = kwargs or {}
             if func is not torch.nn.functional.scaled_dot_product_attention:
                 return func(*args, **kwargs)
+            if kwargs.get("attn_mask") is not None or kwargs.get("dropout_p") or len(args) > 3:
+                trace.masked = True
             query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs))[:3]
             causal = bool(kwargs.get("is_causal", args[5] if len(args) > 5 else False))
             return _Fused.apply(query, key, value, causal)
@@ -565,6 +568,8 @@ def _together(body: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _remarks(trace: _Trace, layered: bool) -> list[str]:
     """What is not in the file."""
     found = ["each operator is a kernel of its own, as eager PyTorch runs it; what a compiler fuses is not known"]
+    if trace.masked:
+        found.append("masks and dropout of attention are left out: scores are computed in full")
     if not trace.has_loss:
         found.append("the module returns no loss: that of its outputs is left out")
     if not layered:
