@@ -27,6 +27,7 @@ LAYERS = (
     {"life", "fleet"},
     {"metrics"},
     {"report"},
+    {"imports"},
     {"ask"},
     {"explore"},
     {"cli", "api"},

@@ -14,6 +14,7 @@ from sim.cli import (
     explore,
     files,
     fleet,
+    imports,
     init,
     output,
     plan,
@@ -51,6 +52,7 @@ app.command("schema")(files.schema)
 app.command("timeline")(timeline.timeline)
 app.command("validate")(validate.validate)
 app.add_typer(calibrate.app, name="calibrate")
+app.add_typer(imports.app, name="import")
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 

@@ -88,7 +88,7 @@ class Operator:
         """FLOPs of one forward pass as a model counts them: matrix products, attention in full [FLOP]."""
         return 0.0
 
-    def trained_passes(self, work: Writer) -> int:
+    def trained_passes(self, work: Writer) -> float:
         """How often these are done in a step: forward, for the gradient of the input, and of weights."""
         return 3
 

@@ -52,14 +52,15 @@ class Resolver:
         """`node` with its own name looked up and its `extends` applied; references under it stay."""
         if isinstance(node.value, str):
             return self._look_up(kind, node, key, chain)
-        if not isinstance(node.value, dict) or "extends" not in node.value:
+        said = _said(kind, node)
+        if said is None:
             return node
-        base: SourceNode = node.value["extends"]
+        base: SourceNode = node.value[said]
         if not isinstance(base.value, str):
             message = "must be the name or path of a definition"
-            self.problems.append(Problem(str(base.mark), _joined(key, "extends"), message))
+            self.problems.append(Problem(str(base.mark), _joined(key, said), message))
             return SourceNode("", base.mark)
-        start = self.expand(kind, base, _joined(key, "extends"), chain)
+        start = self.expand(kind, base, _joined(key, said), chain)
         return self._changed(kind, start, node, key) if isinstance(start.value, dict) else start
 
     def _look_up(self, kind: str, node: SourceNode, key: str, chain: tuple[Path, ...]) -> SourceNode:
@@ -74,7 +75,7 @@ class Resolver:
 
     def _changed(self, kind: str, base: SourceNode, change: SourceNode, key: str) -> SourceNode:
         """`base` with the keys of `change`; a reference in `base` is resolved if keys of it change."""
-        entries = {name: item for name, item in change.value.items() if name != "extends"}
+        entries = {name: item for name, item in change.value.items() if name != _said(kind, change)}
         inner = {
             name: self.resolve(target, base.value[name], _joined(key, name))
             for name, target in CATALOGUE[kind].references.items()
@@ -97,6 +98,12 @@ def merge(base: SourceNode, change: SourceNode, key: str = "") -> SourceNode:
     for name, item in change.value.items():
         merged[name] = merge(merged[name], item, name) if name in merged else item
     return SourceNode(merged, change.mark)
+
+
+def _said(kind: str, node: SourceNode) -> str | None:
+    """The key by which `node` builds on another definition; a workload that lies in a file of its own says which."""
+    keys = ("extends", "file") if kind == "workload" else ("extends",)
+    return next((key for key in keys if isinstance(node.value, dict) and key in node.value), None)
 
 
 def real_path(path: Path) -> Path:
