@@ -41,6 +41,7 @@ ORIGINS = {  # tables made of the same measurements as another
     "dgxc_moe": "dgxc_h100",
     "llm_foundry": "mpt_llm_foundry",
     "megatron_bridge_moe": "megatron_bridge",
+    "megatron_bridge_moe_later": "megatron_bridge",
     "megatron_bridge_pairs": "megatron_bridge",
     "nemo": "nemo_24",
     "vtrain": "vtrain_multi",
