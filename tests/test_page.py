@@ -149,11 +149,40 @@ def test_a_page_of_a_study(browser: Any, tmp_path: Path) -> None:
     assert (front["x"], front["y"]) == ([rows[1]["step.time_s"]], [rows[1]["energy.total_kwh"]])
     curves = visit.page.evaluate("document.getElementById('plot-scaling').data")
     assert [curve["name"] for curve in curves if curve["name"] != "ideal"] == ["kind a", "kind b"]
-    visit.page.click("#points tbody tr:nth-child(4) a")
+    visit.page.click("#points a[href='#point-3']")
     visit.page.wait_for_selector("#point h3")
     assert "Point 3" in visit.page.inner_text("#point")
-    assert "energy.total_kwh\t8" in visit.page.inner_text("#point")
+    assert "energy\t8.000 kWh" in visit.page.inner_text("#point")
     assert "error: broke" in visit.column("points", 6)
+    heads = visit.page.query_selector_all("#points th")
+    assert [head.inner_text() for head in heads] == ["point", "nodes", "kind", "step time", "energy", "status"]
+    assert heads[4].get_attribute("title") == "energy.total_kwh"
+    good = [float(text.split()[0]) for text in visit.column("points", 4)[:34]]
+    assert good == sorted(good)
+
+
+def test_a_study_with_seeds_tells_means_and_intervals_in_units_of_people() -> None:
+    rows = [
+        {
+            "point": point, "seed": seed, "site.electricity (USD/kWh)": price, "status": "ok", "reason": "",
+            "pareto": point == 0, "run.time_to_train_s": 86400.0 * (10 + point + seed), "cost.usd.total": 2e6,
+        }
+        for point, price in enumerate([0.05, 0.09]) for seed in (0, 2)
+    ]  # fmt: skip
+    objectives = (("run.time_to_train_s", False), ("cost.usd.total", False))
+    text = study_page(StudyView("s", "d", ("site.electricity (USD/kWh)",), objectives, {"ok": 4}, 4, rows))
+    assert "d. 4 of 4 runs are usable; least time to train is 11.00 days ± 12.71 days" in text
+    assert "with electricity (USD/kWh) 0.05; least cost is 2.000 MUSD" in text
+    assert '"text":"time to train, days"' in text
+    assert text.count('<td class="n" data-value="0.05">0.05</td>') == 1
+
+
+def test_every_figure_is_drawn_without_scrolling(browser: Any, file: Path) -> None:
+    visit = Visit(browser, file)
+    drawn = "[...document.querySelectorAll('.plot')].every(place => place.dataset.drawn === 'yes')"
+    visit.page.wait_for_function(drawn)
+    assert visit.complaints == []
+    assert visit.page.evaluate("window.scrollY") == 0
 
 
 def test_a_page_of_very_many_points_shows_a_sample_and_the_density_of_all(tmp_path: Path) -> None:
