@@ -11,7 +11,7 @@ import ast
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -87,8 +87,8 @@ def _over_seeds(rows: Rows) -> dict[str, Any]:
     means[HALF] = {}
     if len(shown) > 1:
         for key in means.keys() - {"point", "seed", HALF}:
-            values = [row.get(key) for row in shown]
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            values = _plain_numbers(row.get(key) for row in shown)
+            if len(values) == len(shown):
                 mean = sum(values) / len(values)
                 half = half_width(len(values), sum((value - mean) ** 2 for value in values))
                 if half:
@@ -99,6 +99,10 @@ def _over_seeds(rows: Rows) -> dict[str, Any]:
         means["reason"] = f"{len(rows) - len(good)} of {len(rows)} seeds {failed['status']}: {failed.get('reason', '')}"
     means["pareto"] = any(row.get("pareto") for row in rows)
     return means
+
+
+def _plain_numbers(values: Iterable[Any]) -> list[float]:
+    return [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
 def _name(column: str, keys: Sequence[str]) -> str:
@@ -153,7 +157,7 @@ def _choice(row: Mapping[str, Any], good: Rows, keys: Sequence[str]) -> str:
 
 def _headlines(view: StudyView, good: Rows) -> Iterator[tuple[str, str, str]]:
     states = ", ".join(f"{human.count(count)} {status}" for status, count in view.counts.items())
-    yield "points", human.count(view.total), states
+    yield "runs", human.count(view.total), states
     for column, more, best in _bests(view, good):
         title = f"{'most' if more else 'least'} {_name(column, view.keys)}"
         yield title, _value(best, column), _choice(best, good, view.keys)
@@ -284,6 +288,8 @@ def _scaling(view: StudyView, good: Rows) -> Iterator[Figure]:
     curves: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in good:
         curves[tuple(row.get(key) for key in others)].append(row)
+    if all(len(rows) < 2 for rows in curves.values()):
+        return
     data: list[dict[str, Any]] = []
     for number, (choice, rows) in enumerate(list(curves.items())[:LINES]):
         rows.sort(key=lambda row: row[size])
@@ -296,8 +302,8 @@ def _scaling(view: StudyView, good: Rows) -> Iterator[Figure]:
             | {"showlegend": False}
         )
     layout = {
-        "xaxis": {"title": {"text": size}, "type": "log"},
-        "yaxis": {"title": {"text": "tokens/s"}, "type": "log"},
+        "xaxis": {"title": {"text": size}, "type": "log", "tickvals": sorted({row[size] for row in good})},
+        "yaxis": {"title": {"text": "tokens/s"}, "type": "log", "dtick": 1},
     }
     yield Figure("scaling", "Throughput over size; dotted: ideal from the smallest size on.", data, layout, 420)
 
@@ -331,15 +337,16 @@ def _parallel(view: StudyView, good: Rows) -> Iterator[Figure]:
             "labelangle": -15,
         }
     ]
-    layout = {"margin": {"l": 70, "r": 70, "t": 80, "b": 30}}
+    layout = {"margin": {"l": 110, "r": 50, "t": 80, "b": 30}}
     yield Figure("parallel", "Each line is a point; drag along an axis to select.", data, layout, 440)
 
 
 def _dimension(column: str, rows: Rows, keys: Sequence[str]) -> dict[str, Any]:
     values = [row.get(column) for row in rows]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        size, title = (1.0, _name(column, keys)) if column in keys else _axis(column, values)
-        return {"label": title, "values": [value / size for value in values]}
+    numbers = _plain_numbers(values)
+    if len(numbers) == len(values):
+        size, title = (1.0, _name(column, keys)) if column in keys else _axis(column, numbers)
+        return {"label": title, "values": [number / size for number in numbers]}
     names = list(dict.fromkeys(_said(value) for value in values))
     places = [names.index(_said(value)) for value in values]
     return {"label": _name(column, keys), "values": places, "tickvals": list(range(len(names))), "ticktext": names}
