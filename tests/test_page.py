@@ -16,10 +16,12 @@ from sim.ask.sweep.store import Store
 from sim.ask.sweep.study_page import study_view
 from sim.ask.sweep.sweep_table import SweepTable
 from sim.inputs.load import load_experiment
+from sim.metrics.pictures import Edge, NetworkPicture
 from sim.metrics.result import Result
 from sim.report import human
 from sim.report.page.compare import compare_page
 from sim.report.page.frame import Figure, Section, code, page, table
+from sim.report.page.network import network_chart
 from sim.report.page.study import StudyView, study_page
 from support import Cli
 
@@ -78,6 +80,34 @@ def test_figures_show_the_numbers_of_the_result(visit: Visit, result: Result) ->
     energy = figure("energy")[0]
     assert sum(energy["customdata"]) == pytest.approx(result.energy.total_kwh, rel=1e-9)
     assert human.step_time(result.step.time_s) in visit.page.inner_text(".cards")
+
+
+def test_rows_are_ordered_by_size_in_units_of_people(visit: Visit, result: Result) -> None:
+    section = "section:has(#plot-{}) tbody tr:not(:last-child) td:nth-child(2)"
+    for name in ("breakdown", "energy"):
+        cells = visit.page.query_selector_all(section.format(name))
+        values = [float(cell.get_attribute("data-value")) for cell in cells]
+        parts = values[: len(result.energy.parts_kwh)] if result.energy and name == "energy" else values
+        assert len(parts) > 2
+        assert parts == sorted(parts, reverse=True)
+    assert result.energy is not None
+    assert human.energy(result.energy.total_kwh) in visit.page.inner_text("section:has(#plot-energy)")
+
+
+def test_the_picture_of_the_network_uses_its_width() -> None:
+    tiers = (("gpu", (), 64), ("nvswitch", (), 8), ("nic", (), 64))
+    edges = [
+        Edge(source, target, 64, 1e9, 0.5, 0.6, "one", 1.0)
+        for source, target in (("gpu", "nvswitch"), ("nvswitch", "gpu"), ("gpu", "nic"), ("nic", "gpu"))
+    ]
+    figure = network_chart(NetworkPicture(tiers, tuple(edges)))
+    gpu, switch, nic = figure.layout["shapes"]
+    assert gpu["x1"] - gpu["x0"] == nic["x1"] - nic["x0"] > 0.9
+    xs = {x for trace in figure.data if trace["mode"] == "lines" for x in trace["x"] if x is not None}
+    assert len(xs) == 4
+    passing = [x for x in xs if not switch["x0"] <= x <= switch["x1"]]
+    assert len(passing) == 2
+    assert all(gpu["x0"] < x < gpu["x1"] for x in xs)
 
 
 def test_columns_sort_and_rows_filter(visit: Visit) -> None:
