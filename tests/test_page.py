@@ -235,6 +235,21 @@ def test_a_page_of_very_many_points_shows_a_sample_and_the_density_of_all(tmp_pa
     store.close()
 
 
+def test_a_sample_of_points_keeps_all_seeds_of_each() -> None:
+    store = Store()
+    store.connection.execute(
+        """CREATE TABLE points AS SELECT range // 3 AS point, range % 3 AS seed, 8 AS nodes,
+        if(range = 1, 'error', 'ok') AS status, '' AS reason, range // 3 % 9 = 0 AND range <> 1 AS pareto,
+        range / 1e5 AS "step.time_s", 1.0 AS "energy.total_kwh" FROM range(30000)"""
+    )
+    view = study_view(SweepTable(store, ("nodes",), OBJECTIVES), "s", "d")
+    store.close()
+    points = [row["point"] for row in view.rows]
+    assert {points.count(point) for point in points} == {3}
+    assert [row["status"] for row in view.rows[:3]] == ["ok", "error", "ok"]
+    assert len(points) <= 1000
+
+
 class TestFrame:
     def test_what_is_written_stays_text(self) -> None:
         nasty = "<script>alert(1)</script>"
