@@ -22,6 +22,7 @@ from sim.report.labels import axis_unit, label, told
 from sim.report.page.charts import BLUE, GREY, ORANGE, PALETTE
 from sim.report.page.frame import Cell, Figure, Part, Section, cards, note, page, table
 
+LEAST = 1e-6  # smaller numbers are told in powers of ten
 LINES = 12  # curves in one figure
 OK = "ok"
 TOKENS, NODES = "step.tokens_per_s", ("nodes", "accelerators")
@@ -122,6 +123,8 @@ def _value(row: Mapping[str, Any], column: str) -> str:
     half = row.get(HALF, {}).get(column)
     if isinstance(value, int) and not half:
         return human.count(value)
+    if 0 < abs(value) < LEAST:  # also what has a unit within: no amount is told as nothing
+        return f"{value:.4g}"
     return told(column, value) + (f" ± {told(column, half)}" if half else "")
 
 
