@@ -16,10 +16,12 @@ from sim.ask.sweep.store import Store
 from sim.ask.sweep.study_page import study_view
 from sim.ask.sweep.sweep_table import SweepTable
 from sim.inputs.load import load_experiment
+from sim.metrics.pictures import Edge, NetworkPicture
 from sim.metrics.result import Result
 from sim.report import human
 from sim.report.page.compare import compare_page
 from sim.report.page.frame import Figure, Section, code, page, table
+from sim.report.page.network import network_chart
 from sim.report.page.study import StudyView, study_page
 from support import Cli
 
@@ -78,6 +80,34 @@ def test_figures_show_the_numbers_of_the_result(visit: Visit, result: Result) ->
     energy = figure("energy")[0]
     assert sum(energy["customdata"]) == pytest.approx(result.energy.total_kwh, rel=1e-9)
     assert human.step_time(result.step.time_s) in visit.page.inner_text(".cards")
+
+
+def test_rows_are_ordered_by_size_in_units_of_people(visit: Visit, result: Result) -> None:
+    section = "section:has(#plot-{}) tbody tr:not(:last-child) td:nth-child(2)"
+    for name in ("breakdown", "energy"):
+        cells = visit.page.query_selector_all(section.format(name))
+        values = [float(cell.get_attribute("data-value")) for cell in cells]
+        parts = values[: len(result.energy.parts_kwh)] if result.energy and name == "energy" else values
+        assert len(parts) > 2
+        assert parts == sorted(parts, reverse=True)
+    assert result.energy is not None
+    assert human.energy(result.energy.total_kwh) in visit.page.inner_text("section:has(#plot-energy)")
+
+
+def test_the_picture_of_the_network_uses_its_width() -> None:
+    tiers = (("gpu", (), 64), ("nvswitch", (), 8), ("nic", (), 64))
+    edges = [
+        Edge(source, target, 64, 1e9, 0.5, 0.6, "one", 1.0)
+        for source, target in (("gpu", "nvswitch"), ("nvswitch", "gpu"), ("gpu", "nic"), ("nic", "gpu"))
+    ]
+    figure = network_chart(NetworkPicture(tiers, tuple(edges)))
+    gpu, switch, nic = figure.layout["shapes"]
+    assert gpu["x1"] - gpu["x0"] == nic["x1"] - nic["x0"] > 0.9
+    xs = {x for trace in figure.data if trace["mode"] == "lines" for x in trace["x"] if x is not None}
+    assert len(xs) == 4
+    passing = [x for x in xs if not switch["x0"] <= x <= switch["x1"]]
+    assert len(passing) == 2
+    assert all(gpu["x0"] < x < gpu["x1"] for x in xs)
 
 
 def test_columns_sort_and_rows_filter(visit: Visit) -> None:
@@ -149,11 +179,40 @@ def test_a_page_of_a_study(browser: Any, tmp_path: Path) -> None:
     assert (front["x"], front["y"]) == ([rows[1]["step.time_s"]], [rows[1]["energy.total_kwh"]])
     curves = visit.page.evaluate("document.getElementById('plot-scaling').data")
     assert [curve["name"] for curve in curves if curve["name"] != "ideal"] == ["kind a", "kind b"]
-    visit.page.click("#points tbody tr:nth-child(4) a")
+    visit.page.click("#points a[href='#point-3']")
     visit.page.wait_for_selector("#point h3")
     assert "Point 3" in visit.page.inner_text("#point")
-    assert "energy.total_kwh\t8" in visit.page.inner_text("#point")
+    assert "energy\t8.000 kWh" in visit.page.inner_text("#point")
     assert "error: broke" in visit.column("points", 6)
+    heads = visit.page.query_selector_all("#points th")
+    assert [head.inner_text() for head in heads] == ["point", "nodes", "kind", "step time", "energy", "status"]
+    assert heads[4].get_attribute("title") == "energy.total_kwh"
+    good = [float(text.split()[0]) for text in visit.column("points", 4)[:34]]
+    assert good == sorted(good)
+
+
+def test_a_study_with_seeds_tells_means_and_intervals_in_units_of_people() -> None:
+    rows = [
+        {
+            "point": point, "seed": seed, "site.electricity (USD/kWh)": price, "status": "ok", "reason": "",
+            "pareto": point == 0, "run.time_to_train_s": 86400.0 * (10 + point + seed), "cost.usd.total": 2e6,
+        }
+        for point, price in enumerate([0.05, 0.09]) for seed in (0, 2)
+    ]  # fmt: skip
+    objectives = (("run.time_to_train_s", False), ("cost.usd.total", False))
+    text = study_page(StudyView("s", "d", ("site.electricity (USD/kWh)",), objectives, {"ok": 4}, 4, rows))
+    assert "d. 4 of 4 runs are usable; least time to train is 11.00 days ± 12.71 days" in text
+    assert "with electricity (USD/kWh) 0.05; least cost is 2.000 MUSD" in text
+    assert '"text":"time to train, days"' in text
+    assert text.count('<td class="n" data-value="0.05">0.05</td>') == 1
+
+
+def test_every_figure_is_drawn_without_scrolling(browser: Any, file: Path) -> None:
+    visit = Visit(browser, file)
+    drawn = "[...document.querySelectorAll('.plot')].every(place => place.dataset.drawn === 'yes')"
+    visit.page.wait_for_function(drawn)
+    assert visit.complaints == []
+    assert visit.page.evaluate("window.scrollY") == 0
 
 
 def test_a_page_of_very_many_points_shows_a_sample_and_the_density_of_all(tmp_path: Path) -> None:
@@ -174,6 +233,21 @@ def test_a_page_of_very_many_points_shows_a_sample_and_the_density_of_all(tmp_pa
     assert len(text.encode()) < 8e6
     assert "all.parquet" in text
     store.close()
+
+
+def test_a_sample_of_points_keeps_all_seeds_of_each() -> None:
+    store = Store()
+    store.connection.execute(
+        """CREATE TABLE points AS SELECT range // 3 AS point, range % 3 AS seed, 8 AS nodes,
+        if(range = 1, 'error', 'ok') AS status, '' AS reason, range // 3 % 9 = 0 AND range <> 1 AS pareto,
+        range / 1e5 AS "step.time_s", 1.0 AS "energy.total_kwh" FROM range(30000)"""
+    )
+    view = study_view(SweepTable(store, ("nodes",), OBJECTIVES), "s", "d")
+    store.close()
+    points = [row["point"] for row in view.rows]
+    assert {points.count(point) for point in points} == {3}
+    assert [row["status"] for row in view.rows[:3]] == ["ok", "error", "ok"]
+    assert len(points) <= 1000
 
 
 class TestFrame:

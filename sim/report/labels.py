@@ -1,12 +1,15 @@
 """Numbers of a result as people say them: a name for each key, and its value with a unit.
 
-Public: `label`, `told`, `FIRST`.
+Public: `label`, `told`, `axis_unit`, `FIRST`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sim.report import human
 from sim.report.text import LABELS
+from sim.units import ENERGY
 
 FIRST = (  # what is asked first, in this order
     "run.time_to_train_s.mean",
@@ -37,6 +40,7 @@ NAMES = {
     "memory.capacity_bytes": "memory of an accelerator",
     "memory.host_bytes": "memory of the host",
     "memory.error": "error of such memory predictions",
+    "run.time_to_train_s": "time to train",
     "run.time_to_train_s.mean": "time to train",
     "run.elapsed_s": "time until the end",
     "run.steps": "steps",
@@ -76,12 +80,12 @@ GROUPS = {  # keys that end with a part of something
     "cost.usd": "cost, {}",
 }
 SHARES = ("mfu", "hfu", "goodput", "goodput_used", "error")
-UNITS = {  # by the end of a part of the key
-    "kwh": human.energy,
-    "w": human.power,
-    "kg": human.carbon,
-    "usd": human.money,
-    "s": human.step_time,
+UNITS: dict[str, tuple[human.Ladder, float]] = {  # by the end of a part of the key: units, and its own in SI
+    "kwh": (human.WORK, ENERGY.units["kWh"]),
+    "w": (human.WATTS, 1.0),
+    "kg": (human.MASSES, 1.0),
+    "usd": (human.SUMS, 1.0),
+    "s": (human.STEP, 1.0),
 }
 
 
@@ -98,13 +102,34 @@ def label(key: str) -> str:
 
 def told(key: str, value: float) -> str:
     """The number with its unit, which the name of the key tells."""
-    parts = key.split(".")
-    if parts[-1] in SHARES:
+    if _is_share(key):
         return human.percent(value)
+    ladder, own = _units(key)
+    return human.scaled(value * own, ladder) if ladder else human.digits(value)
+
+
+def axis_unit(key: str, values: Iterable[float]) -> tuple[float, str]:
+    """What numbers of the key are divided by along an axis that reaches the largest, and the unit they then have."""
+    if _is_share(key):
+        return 0.01, "%"
+    ladder, own = _units(key)
+    if not ladder:
+        return 1.0, ""
+    size, unit = human.pick(max(map(abs, values), default=0.0) * own, ladder)
+    return size / own, unit
+
+
+def _is_share(key: str) -> bool:
+    return key.rpartition(".")[2] in SHARES
+
+
+def _units(key: str) -> tuple[human.Ladder, float]:
+    """The units that numbers of the key may be told in, and the size of its own; none for a plain number."""
+    parts = key.split(".")
     if key.startswith("memory."):
-        return human.size(value)
+        return human.SIZE, 1.0
     ends = [part.rpartition("_")[2] for part in parts if "_per_" not in part]
-    unit = next((end for end in ends if end in UNITS), None)
-    if unit == "s" and parts[0] == "run":
-        return human.duration(value)
-    return UNITS[unit](value) if unit else human.digits(value)
+    end = next((end for end in ends if end in UNITS), "")
+    if end == "s" and parts[0] == "run":
+        return human.DURATION, 1.0
+    return UNITS.get(end, ((), 1.0))

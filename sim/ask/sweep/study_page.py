@@ -33,14 +33,16 @@ def study_view(table: SweepTable, name: str, description: str, whole: str = "") 
 
 
 def _sample(table: SweepTable, total: int) -> list[dict[str, Any]]:
-    """The best points, and every n-th of the others."""
+    """The best points, and every n-th of the others, each with all its seeds."""
     step = -(-total // (MOST // 2))
     best = "coalesce(pareto, false)" if table.objectives else "false"
     query = f"""
-        SELECT * EXCLUDE (place, first) FROM (
-            SELECT *, row_number() OVER (ORDER BY point, seed) AS place,
-                row_number() OVER (PARTITION BY {best} ORDER BY point, seed) AS first FROM points
-        ) WHERE ({best} AND first <= {MOST // 2}) OR place % {step} = 0 ORDER BY point, seed
+        SELECT * EXCLUDE (best, seeds, place, first) FROM (
+            SELECT *, dense_rank() OVER (ORDER BY point) AS place,
+                dense_rank() OVER (PARTITION BY best ORDER BY point) AS first
+            FROM (SELECT *, bool_or({best}) OVER (PARTITION BY point) AS best,
+                count(*) OVER (PARTITION BY point) AS seeds FROM points)
+        ) WHERE (best AND first * seeds <= {MOST // 2}) OR place % {step} = 0 ORDER BY point, seed
     """
     found = table.store.connection.sql(query)
     return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]

@@ -7,7 +7,7 @@ Public: one function per chart, each gives a `Figure`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sim.metrics.critical_path import Overlap
@@ -43,6 +43,7 @@ PART_COLOURS = {
 ACTIVITY_COLOURS = {"idle": "theme:soft", "forward": SKY, "backward": BLUE, "send": RED, "optimizer": GREEN}
 GIB = 2.0**30
 DAY = 86400.0
+DECADES = {"dtick": 1, "exponentformat": "none", "minor": {"dtick": "D1", "ticks": "outside"}}  # ticks of a log axis
 
 
 def breakdown_chart(step: StepResult) -> Figure:
@@ -226,8 +227,8 @@ def roofline_chart(drawn: Pictures) -> Figure:
         }
     )
     layout = {
-        "xaxis": {"type": "log", "dtick": "D2", "title": {"text": "FLOP per byte of memory traffic"}},
-        "yaxis": {"type": "log", "dtick": "D2", "title": {"text": "TFLOP/s"}},
+        "xaxis": {"type": "log", **DECADES, "title": {"text": "FLOP per byte of memory traffic"}},
+        "yaxis": {"type": "log", **DECADES, "title": {"text": "TFLOP/s"}},
     }
     text = "Operations of the critical rank under the roof of its accelerator; large circles take more of the step."
     return Figure("roofline", text, data, layout, 420)
@@ -263,14 +264,14 @@ def _power(name: str, level: PowerLevel, unit: float, colour: str) -> dict[str, 
         "name": f"{name}, mean {human.power(level.mean_w)}",
         "x": [sample * level.sample_s / unit for sample in range(len(level.samples_w))],
         "y": [watts / level.mean_w if level.mean_w else 0.0 for watts in level.samples_w],
-        "customdata": list(level.samples_w),
+        "text": [human.power(watts) for watts in level.samples_w],
         "line": {"color": colour, "shape": "hv"},
-        "hovertemplate": f"{name}: %{{customdata:.4g}} W at %{{x:.4g}}<extra></extra>",
+        "hovertemplate": f"{name}: %{{text}} at %{{x:.4g}}<extra></extra>",
     }
 
 
-def share_chart(name: str, text: str, parts: Mapping[str, float], unit: str) -> Figure:
-    """Parts of a whole as bars, largest on top."""
+def share_chart(name: str, text: str, parts: Mapping[str, float], say: Callable[[float], str]) -> Figure:
+    """Parts of a whole as bars, largest on top; `say` tells an amount with its unit."""
     shown = sorted(((value, part.replace("_", " ")) for part, value in parts.items() if value > 0))
     total = sum(value for value, _ in shown) or 1.0
     data = [
@@ -280,12 +281,14 @@ def share_chart(name: str, text: str, parts: Mapping[str, float], unit: str) -> 
             "x": [value / total for value, _ in shown],
             "y": [part for _, part in shown],
             "customdata": [value for value, _ in shown],
+            "text": [say(value) for value, _ in shown],
+            "textposition": "none",
             "marker": {"color": BLUE},
-            "hovertemplate": f"%{{y}}<br>%{{customdata:.4g}} {unit}, %{{x:.2%}}<extra></extra>",
+            "hovertemplate": "%{y}<br>%{text}, %{x:.2%}<extra></extra>",
         }
     ]
     layout = {
-        "xaxis": {"tickformat": ".0%", "title": {"text": f"share of {human.digits(total)} {unit}"}},
+        "xaxis": {"tickformat": ".0%", "title": {"text": f"share of {say(total)}"}},
         "margin": {"l": 140},
     }
     return Figure(name, f"{text}.", data, layout, 110 + 26 * len(shown))

@@ -96,7 +96,8 @@ def _area(x: Sequence[float], y: Sequence[float], name: str, colour: str) -> dic
 def _shares(result: FleetResult) -> Iterator[Part]:
     hours = {BOARD_LABELS[name]: seconds / 3600 for name, seconds in result.board_seconds.items() if seconds}
     if hours:
-        yield share_chart("board-hours", "Where the time of all boards goes", hours, "board-hours")
+        text = "Where the time of all boards goes"
+        yield share_chart("board-hours", text, hours, lambda value: f"{human.digits(value)} board-hours")
 
 
 def _on_nodes(events: Sequence[FleetEvent], nodes: Sequence[str], end: float) -> Iterator[Part]:

@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 Cell = str | tuple[float, str]  # text, or a number with its text, by which columns sort
+Head = str | tuple[str, str]  # the title of a column, or the title and the key that its tooltip tells
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def _figure(figure: Figure) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], name: str = "", filtered: bool = False) -> str:
+def table(head: Sequence[Head], rows: Iterable[Sequence[Cell]], name: str = "", filtered: bool = False) -> str:
     """A table whose columns sort at a click; numbers stand right. `filtered` adds a field to search rows."""
-    titles = "".join(f'<th scope="col"><button type="button">{escape(title)}</button></th>' for title in head)
+    titles = "".join(map(_head, head))
     lines = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     field_ = (
         '<input class="filter" type="search" placeholder="filter rows" aria-label="filter rows">' if filtered else ""
@@ -85,6 +86,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], name: str = "", f
         f'<div class="wide">{field_}<div class="rows"><table class="sortable"{ident}><thead><tr>{titles}</tr></thead>'
         f"<tbody>\n{lines}\n</tbody></table></div></div>"
     )
+
+
+def _head(head: Head) -> str:
+    title, key = (head, "") if isinstance(head, str) else head
+    hint = f' title="{escape(key)}"' if key else ""
+    return f'<th scope="col"{hint}><button type="button">{escape(title)}</button></th>'
 
 
 def _cell(cell: Cell) -> str:

@@ -22,7 +22,7 @@ TICKS = 4
 def long_run_parts(run: RunResult) -> Iterator[Part]:
     """Charts and tables of a run."""
     if run.badput_s:
-        yield share_chart("goodput", "Where the time of the run goes", dict(time_rows(run)), "s")
+        yield share_chart("goodput", "Where the time of the run goes", dict(time_rows(run)), human.duration)
     for name in DRAWN:
         spread = run.spreads.get(name)
         if spread and spread.high > spread.low:

@@ -14,7 +14,13 @@ from sim.report.page.frame import Figure
 
 BINS = 10
 LOADS = ("#9aa4af", "#7fb3d5", "#56b4e9", "#2e9bd6", "#0072b2", "#009e73", "#b5a800", "#e69f00", "#e0711b", "#d1330a")
+WIDE = 0.16  # how far the two directions of a link stand from the middle, where there are few
 FEW = 12  # edges that are drawn thick, with their load written beside them
+BOX, PASSED, HALF_HEIGHT = (
+    0.48,
+    0.22,
+    0.17,
+)  # half of the width of a kind, of one that links pass by, and half its height
 Place = tuple[float, float]
 
 
@@ -33,10 +39,13 @@ def network_chart(network: NetworkPicture) -> Figure:
         "yaxis": {"visible": False, "range": [-0.6, len(network.tiers) - 0.4]},
         "hovermode": "closest",
         "margin": {"l": 10, "b": 10},
+        "shapes": list(_boxes(network)) if len(network.edges) <= FEW else [],
     }
     single = any(names for _, names, _ in network.tiers)
     what = "Each link" if single else "Links between each two kinds of parts, with how many there are"
     text = f"{what}, coloured by mean load over the step; hover a link for its numbers."
+    if len(network.edges) <= FEW:
+        text += " Where no line is drawn, no link is simulated."
     return Figure("network", text, data, layout, 120 + 80 * len(network.tiers))
 
 
@@ -52,15 +61,26 @@ def _bin(edge: Edge) -> int:
 
 
 def _ends(edge: Edge, places: dict[str, Place], aside: float) -> tuple[Place, Place]:
-    """The two ends; the two directions of a cable stand `aside`."""
+    """The two ends; the two directions of a cable stand `aside`, at the rims of boxes, more so if they pass one."""
     (x0, y0), (x1, y1) = places[edge.source], places[edge.target]
-    if y1 < y0:
-        aside = -aside
-    return (x0 + aside, y0), (x1 + aside, y1)
+    up, rim = (1.0 if y1 > y0 else -1.0), (HALF_HEIGHT if aside == WIDE else 0.0)
+    shift = up * (aside if aside != WIDE or abs(y1 - y0) <= 1 else 2 * aside)
+    return (x0 + shift, y0 + up * rim), (x1 + shift, y1 - up * rim)
 
 
 def _aside(network: NetworkPicture) -> float:
-    return 0.05 if len(network.edges) <= FEW else 0.006
+    return WIDE if len(network.edges) <= FEW else 0.006
+
+
+def _boxes(network: NetworkPicture) -> Iterator[dict[str, Any]]:
+    """A box over the width for each vertex where there are few links, as wide as links that pass it let it be."""
+    places = dict(_places(network))
+    spans = [sorted((places[edge.source][1], places[edge.target][1])) for edge in network.edges]
+    for x, y in places.values():
+        alone = sum(other == y for _, other in places.values())
+        half = (PASSED if any(low < y < high for low, high in spans) else BOX) / alone
+        box = {"type": "rect", "x0": x - half, "x1": x + half, "y0": y - HALF_HEIGHT, "y1": y + HALF_HEIGHT}
+        yield box | {"layer": "below", "fillcolor": "theme:soft", "line": {"color": "theme:line", "width": 1}}
 
 
 def _lines(edges: list[Edge], places: dict[str, Place], number: int, aside: float) -> dict[str, Any]:
@@ -78,7 +98,7 @@ def _lines(edges: list[Edge], places: dict[str, Place], number: int, aside: floa
         "y": y,
         "name": f"{low} to {high} %",
         "hoverinfo": "skip",
-        "line": {"color": LOADS[number], "width": 1.5 + number / 2 if aside < 0.01 else 8},
+        "line": {"color": LOADS[number], "width": 8 if aside == WIDE else 1.5 + number / 2},
     }
 
 
@@ -119,7 +139,7 @@ def _words(edge: Edge) -> str:
 
 def _vertices(network: NetworkPicture, places: dict[str, Place]) -> dict[str, Any]:
     labels = {
-        name: (name.split("/")[-1] if names else f"   {human.count(count)} x {kind}")
+        name: (name.split("/")[-1] if names else f"{human.count(count)} x {kind}")
         for kind, names, count in network.tiers
         for name in (names or (kind,))
     }
@@ -127,13 +147,13 @@ def _vertices(network: NetworkPicture, places: dict[str, Place]) -> dict[str, An
     few = len(network.edges) <= FEW
     return {
         "type": "scatter",
-        "mode": "markers" if many else "markers+text",
+        "mode": "text" if few else "markers" if many else "markers+text",
         "showlegend": False,
         "x": [places[name][0] for name in labels],
         "y": [places[name][1] for name in labels],
         "text": list(labels.values()),
-        "textposition": "middle right" if few else "top center",
+        "textposition": "middle center" if few else "top center",
         "customdata": list(labels),
-        "marker": {"size": 16 if few else 12, "symbol": "square", "color": "theme:ink"},
+        "marker": {"size": 12, "symbol": "square", "color": "theme:ink"},
         "hovertemplate": "%{customdata}<extra></extra>",
     }

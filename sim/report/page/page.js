@@ -33,13 +33,14 @@
     document.head.append(script);
   };
   const draw = (place) => {
+    place.dataset.begun = "yes";
     library();
     const { data, layout } = figures[place.dataset.figure];
     const options = { responsive: true, displaylogo: false, displayModeBar: false };
     Plotly.react(place, themed(data), layoutOf(layout), options).then(() => { place.dataset.drawn = "yes"; });
   };
   const places = [...document.querySelectorAll(".plot")];
-  // Only what is seen is drawn, so that a long page opens at once; printing draws the rest.
+  // What is seen is drawn first, the rest one by one while nothing else is done: a picture or print has no blanks.
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); setTimeout(draw, 0, entry.target); }
   }, { rootMargin: "300px" });
@@ -47,6 +48,12 @@
   const redraw = () => places.filter((place) => place.dataset.drawn).forEach(draw);
   dark.addEventListener("change", redraw);
   window.addEventListener("beforeprint", () => places.forEach(draw));
+  const later = window.requestIdleCallback || ((work) => setTimeout(work, 50));
+  const rest = () => {
+    const place = places.find((each) => !each.dataset.begun);
+    if (place) { seen.unobserve(place); draw(place); later(rest); }
+  };
+  later(rest);
 
   const valueOf = (row, column) => {
     const cell = row.cells[column];
@@ -75,9 +82,10 @@
   if (pointData) {
     const numbers = JSON.parse(pointData.textContent), place = document.getElementById("point");
     const show = (point) => {
-      const rows = Object.entries(numbers[point] || {}).map(([key, value]) => {
+      const rows = Object.entries(numbers.points[point] || {}).map(([key, value]) => {
         const row = document.createElement("tr");
-        for (const text of [key, typeof value === "object" ? JSON.stringify(value) : String(value)]) {
+        row.title = key;
+        for (const text of [numbers.labels[key] || key, value]) {
           const cell = document.createElement("td");
           cell.textContent = text;
           row.append(cell);

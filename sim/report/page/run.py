@@ -5,7 +5,7 @@ Public: `run_page`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from sim.metrics.pictures import Pictures
@@ -117,7 +117,7 @@ def _breakdown_table(step: StepResult) -> str:
             (seconds, human.step_time(seconds)),
             (seconds / step.time_s, human.percent(seconds / step.time_s)),
         ]
-        for part, seconds in step.breakdown_s.items()
+        for part, seconds in _largest_first(step.breakdown_s)
         if seconds > 0
     )
     return table(("part", "exposed time", "share"), rows)
@@ -126,13 +126,17 @@ def _breakdown_table(step: StepResult) -> str:
 def _memory_table(memory: MemoryResult) -> str:
     rows: Iterator[list[Cell]] = (
         [part, (size, human.size(size)), (size / memory.capacity_bytes, human.percent(size / memory.capacity_bytes))]
-        for part, size in memory.parts.items()
+        for part, size in _largest_first(memory.parts)
     )
     moments: Iterator[list[Cell]] = (
         [f"peak at {moment}", (total, human.size(total)), (share, human.percent(share))]
         for moment, total, share in _peaks(memory)
     )
     return table(("part of the fullest stage", "size", "of capacity"), chain(rows, moments))
+
+
+def _largest_first(parts: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(parts.items(), key=lambda item: -item[1])
 
 
 def _peaks(memory: MemoryResult) -> Iterator[tuple[str, float, float]]:
@@ -206,18 +210,20 @@ def _energy(energy: EnergyResult) -> Iterator[Part]:
         yield power_chart(levels)
     if RUN in energy.power:
         yield run_power_chart(energy.power[RUN])
-    yield share_chart("energy", "Energy by part", energy.parts_kwh, "kWh")
+    yield share_chart("energy", "Energy by part", energy.parts_kwh, human.energy)
     rows: list[list[Cell]] = [
-        [part.replace("_", " "), (kwh, human.digits(kwh))] for part, kwh in energy.parts_kwh.items()
+        [part.replace("_", " "), (kwh, human.energy(kwh))] for part, kwh in _largest_first(energy.parts_kwh)
     ]
-    rows.append(["total", (energy.total_kwh, human.digits(energy.total_kwh))])
-    rows.append(["board limit x hours, as model cards count", (energy.tdp_kwh, human.digits(energy.tdp_kwh))])
-    yield table(("part", "kWh"), rows)
+    rows.append(["total", (energy.total_kwh, human.energy(energy.total_kwh))])
+    rows.append(["board limit x hours, as model cards count", (energy.tdp_kwh, human.energy(energy.tdp_kwh))])
+    yield table(("part", "energy"), rows)
 
 
 def _cost(cost: CostResult) -> Iterator[Part]:
-    yield table(("part", "USD"), [[part.replace("_", " "), (usd, human.digits(usd))] for part, usd in cost.usd.items()])
+    parts = {part: usd for part, usd in cost.usd.items() if part != "total"}
+    rows: list[list[Cell]] = [[part.replace("_", " "), (usd, human.money(usd))] for part, usd in _largest_first(parts)]
+    yield table(("part", "cost"), [*rows, ["total", (cost.usd["total"], human.money(cost.usd["total"]))]])
     if cost.purchase_usd is not None:
-        yield note(f"purchase price {human.digits(cost.purchase_usd)} USD for servers and network")
+        yield note(f"purchase price {human.money(cost.purchase_usd)} for servers and network")
     if cost.usd_per_million_tokens is not None:
         yield note(f"{human.digits(cost.usd_per_million_tokens)} USD per million tokens; {cost.basis}")
