@@ -149,7 +149,8 @@ class ScheduleKind:
     """How tables are written. All are given stages and chunks per stage, the latter two microbatches too.
 
     place: the stage of each chunk. order: the table of each stage. objections: what hinders it, and the way out; none
-    if a table can be written. splits: whether weight gradients are tasks of their own.
+    if a table can be written. splits: whether weight gradients are tasks of their own. usual: whether plan search tries
+    it unasked.
     """
 
     name: str
@@ -157,6 +158,7 @@ class ScheduleKind:
     order: Callable[[int, int, int], Sequence[Ints]]
     objections: Callable[[int, int, int], Iterator[tuple[str, str]]]
     splits: bool = False
+    usual: bool = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -98,6 +98,12 @@ def _order(base: Setup, choice: Choice) -> Values:
     return own, tuple(swapped.get(dimension, dimension) for dimension in own)
 
 
+def _schedule(base: Setup, choice: Choice) -> Values:
+    """The usual schedules, and that of the experiment."""
+    own = base.parallelism.schedule
+    return tuple(name for name, kind in SCHEDULES.items() if kind.usual or name == own)
+
+
 def _offered(base: Setup, name: str) -> Values:
     """The value that the stack has, and the others that it offers."""
     software = base.software
@@ -120,7 +126,7 @@ AXES: tuple[PlanAxis, ...] = (
     PlanAxis("parallelism.expert", _expert, (TENSOR, CONTEXT, DATA)),
     PlanAxis(VIRTUAL, _virtual, (PIPELINE,)),
     PlanAxis(MICROBATCH, _microbatch),
-    PlanAxis(SCHEDULE, lambda base, choice: tuple(SCHEDULES)),
+    PlanAxis(SCHEDULE, _schedule),
     PlanAxis("training.recompute", _always("none", "selective", "alternate", "full")),
     PlanAxis("parallelism.sequence_parallel", _always(False, True)),
     PlanAxis("parallelism.zero_stage", _always(0, 1, 2, 3)),

@@ -114,13 +114,13 @@ class _Prices:
         start = self.exchange.of(Phase.FORWARD, Traffic.WEIGHTS)
         sums = self.exchange.of(last, Traffic.GRADIENTS)
         at_once = self.exchange.of(last, Traffic.GRADIENTS, whole=True)
-        between = self._waited()
+        outside = self._outside()
         return ExchangeTime(
             first=self.gradient_group(start, _size(start, begin[0])) if start else 0.0,
             opening=self.all_of(start, begin) if start and start.which is Which.FIRST else 0.0,
             each=sum(self.all_of(c, self.segments) for c in self.exchange.by_segment if c.which is Which.EVERY),
-            serial=sum(self.all_of(c, self.segments) for c in self._in_time()) - between,
-            between=between,
+            serial=sum(self.all_of(c, self.segments) for c in self._in_time()) - outside,
+            between=0.0 if last is Phase.WEIGHT_GRADIENT else outside,  # a put off task may hide them
             closing=self.all_of(sums, self.segments) if sums and sums.which is Which.LAST else 0.0,
             last=self.whole(at_once) if at_once else self.with_replicas(sums, _size(sums, end[0])) if sums else 0.0,
             optimizer=optimizer,
@@ -144,7 +144,7 @@ class _Prices:
         always = self.exchange.gathers_always and self.exchange.ahead == 1
         return [each for each in self.exchange.by_segment if always and each.traffic is Traffic.WEIGHTS]
 
-    def _waited(self) -> float:
+    def _outside(self) -> float:
         """Those of the first segment of a task, before it begins."""
         first = {Phase.FORWARD: 0, Phase.INPUT_GRADIENT: -1}
         return sum(

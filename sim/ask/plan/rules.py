@@ -32,6 +32,12 @@ def _one_copy(setup: Setup) -> bool:
     return setup.data * setup.parallelism.context == 1
 
 
+def _one_turn(setup: Setup) -> bool:
+    """One microbatch through one chunk a stage: there is one order, if weight gradients are not put off."""
+    parallel = setup.parallelism
+    return setup.microbatches == parallel.virtual_stages == 1 and not SCHEDULES[parallel.schedule].splits
+
+
 def _never(setup: Setup) -> bool:
     return False
 
@@ -39,7 +45,7 @@ def _never(setup: Setup) -> bool:
 WITHOUT_EFFECT: Mapping[str, Callable[[Setup], bool]] = {
     "parallelism.sequence_parallel": lambda setup: setup.parallelism.tensor == 1,
     "parallelism.zero_stage": _one_copy,
-    "parallelism.schedule": lambda setup: setup.microbatches == 1 and not SCHEDULES[setup.parallelism.schedule].splits,
+    "parallelism.schedule": _one_turn,
     "parallelism.order": lambda setup: setup.parallelism.pipeline == 1 or setup.data == 1,
     "software.tensor_overlap": lambda setup: setup.parallelism.tensor == 1,
     "software.pipeline_overlap": lambda setup: setup.parallelism.pipeline == 1,

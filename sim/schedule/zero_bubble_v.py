@@ -1,0 +1,67 @@
+"""ZB-V (Qi 2023, arXiv 2401.10241, section 6): two chunks a stage, down the stages and up again.
+
+Stages hold no more than the first one under 1F1B, all alike. They idle only until the first microbatch is there, if
+forward, input and weight gradient take equally long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sim.phase import Phase
+from sim.schedule.alternate import without_pipeline
+from sim.schedule.table import Ints, ScheduleKind
+
+F, B, W = Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT
+Step = tuple[Phase, bool]  # a phase of the chunk on the way down, or up (true)
+DOWN, UP = False, True
+
+
+def _place(stages: int, virtual: int) -> tuple[int, ...]:
+    """Down the stages and up again."""
+    down = tuple(range(stages))
+    return tuple(stage for lap in range(virtual) for stage in (down[::-1] if lap % 2 else down))
+
+
+def _order(stages: int, virtual: int, microbatches: int) -> tuple[Ints, ...]:
+    return tuple(_table(stages, stage, microbatches) for stage in range(stages))
+
+
+def _table(stages: int, stage: int, microbatches: int) -> Ints:
+    """The steps of a stage, numbered as they come; those of microbatches that there are not are left out."""
+    chunk = {DOWN: stage, UP: 2 * stages - 1 - stage}
+    seen: dict[Step, int] = {}
+    rows = []
+    for step in _steps(stages, stage, max(microbatches, 2 * stages - 1)):
+        number = seen[step] = seen.get(step, -1) + 1
+        if number < microbatches:
+            rows.append((step[0], chunk[step[1]], number))
+    return np.array(rows)
+
+
+def _steps(stages: int, stage: int, microbatches: int) -> Iterator[Step]:
+    """Warm-up, what repeats, and the end, where weight gradients that were put off fill the waits."""
+    after = stages - stage
+    yield from [(F, DOWN)] * (2 * after - 1)
+    yield from [(F, UP), (F, DOWN)] * stage
+    yield from [(F, UP), (B, UP), (W, UP)] * after
+    for turn in range(microbatches - stages):
+        if turn + 2 * stages - stage - 1 < microbatches:
+            yield F, DOWN
+        yield from ((B, DOWN), (W, DOWN), (F, UP), (B, UP), (W, UP))
+    yield from [(B, DOWN), (B, UP)] * stage
+    yield from [(B, DOWN), (W, DOWN)] * after
+    yield from [(W, UP)] * stage
+    yield from [(W, DOWN)] * stage
+
+
+def _objections(stages: int, virtual: int, microbatches: int) -> Iterator[tuple[str, str]]:
+    if virtual != 2:
+        yield f"zb-v has two chunks a stage, virtual_stages {virtual} is given", "set virtual_stages to 2"
+    elif stages == 1:
+        yield without_pipeline(virtual)
+
+
+ZB_V = ScheduleKind("zb-v", _place, _order, _objections, splits=True, usual=False)
