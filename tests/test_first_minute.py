@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_an_experiment_may_come_through_a_pipe(verb: str, tmp_path: Path) -> Non
     done = subprocess.run(line, input=wrong, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 3
     assert "<stdin>:3:12: training.microbach: unknown key" in done.stderr
-    script = f"{sys.executable} -m sim.cli {verb} <(printf 'extends: quickstart\\n')"
+    script = f"{shlex.quote(sys.executable)} -m sim.cli {verb} <(printf 'extends: quickstart\\n')"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
 
