@@ -72,7 +72,7 @@ def _list_name(name: str, overrides: list[str], everything: bool, export: Path |
     from sim.cli.kinds import kind_of
 
     kind = kind_of(name)
-    if kind == "cluster":
+    if kind in ("cluster", "instance"):
         return _list_cluster(name, overrides, everything, export, as_json)
     if export:
         raise BadParameter(f"{name} is not a cluster", param_hint="--export")

@@ -32,7 +32,7 @@ def kinds_and_definitions(incomplete: str) -> list[str]:
 
 def clusters(incomplete: str) -> list[str]:
     """Clusters of the catalogue."""
-    return _names(("cluster",), incomplete)
+    return _names(("cluster", "instance"), incomplete)
 
 
 def workloads(incomplete: str) -> list[str]:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 # Where a name has several kinds, the first of these is meant.
 ORDER = (
-    "cluster", "workload", "experiment", "software", "node", "accelerator", "storage", "failures", "site", "prices",
-    "study", "fleet",
+    "cluster", "instance", "workload", "experiment", "software", "node", "accelerator", "storage", "failures", "site",
+    "prices", "study", "fleet",
 )  # fmt: skip
 
 ALIASES = {  # what people call them
     "gpu": "accelerator", "gpus": "accelerator", "tpus": "accelerator", "boards": "accelerator", "chips": "accelerator",
     "servers": "node", "machines": "cluster", "models": "workload", "stacks": "software", "frameworks": "software",
+    "clouds": "instance",
 }  # fmt: skip
 
 
@@ -39,17 +40,19 @@ def kind_of(name: str) -> str:
 
 
 def _kind_of_name(name: str) -> str:
-    from difflib import get_close_matches
-
+    from sim.inputs.alike import holders, nearest, told
+    from sim.inputs.catalogue import known_as
     from sim.inputs.load import CATALOGUE, list_catalogue
 
     names = {kind: list_catalogue(kind) for kind in ORDER}
-    found = [kind for kind in ORDER if name in names[kind]]
+    found = [kind for kind in ORDER if name in names[kind]] or [kind for kind in ORDER if known_as(kind, name)]
     if found:
         return found[0]
-    known = sorted({*CATALOGUE, *(known for kind in ORDER for known in names[kind])})
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    close = nearest(name, sorted({*CATALOGUE, *(known for kind in ORDER for known in names[kind])}))
     way_out = f"did you mean {' or '.join(close)}?" if close else "`clustersim list` shows what there is"
+    holding = [f"{kind} {told(having)}" for kind in ORDER if (having := holders(kind, name))]
+    if holding:
+        way_out = f"what has it: {'; '.join(holding)}"
     raise ConfigError(Problem(name, "", "is neither a kind nor a name in the catalogue", way_out))
 
 

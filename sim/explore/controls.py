@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sim.inputs.load import list_catalogue
+from sim.inputs.catalogue import list_catalogue, serving
 from sim.inputs.records import Experiment
 from sim.inputs.reliability import Failures
 from sim.report import human
@@ -63,7 +63,7 @@ def _choices(experiment: Experiment) -> Iterator[Control]:
         ("software", "software", "software", setup.software.name),
     )
     for key, label, kind, now in named:
-        yield _choice(key, label, list_catalogue(kind), now, "design")
+        yield _choice(key, label, serving(kind), now, "design")
 
 
 def _choice(key: str, label: str, names: Iterable[str | None], now: str | None, group: str) -> Control:

@@ -1,18 +1,20 @@
 """Definitions by name: which kinds exist, where their files lie, and which record they fill.
 
-Public: `CATALOGUE`, `Kind`, `catalogue_root`, `list_catalogue`, `find_definition`, `find_experiment`.
+Public: `CATALOGUE`, `Kind`, `catalogue_root`, `list_catalogue`, `serving`, `known_as`, `find_definition`,
+`find_experiment`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem
 from sim.inputs.energy import Prices, Site
 from sim.inputs.fleet import FleetSpec
+from sim.inputs.reader import plain, read_file
 from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Software
 from sim.inputs.reliability import Failures
 from sim.inputs.storage import Storage
@@ -25,18 +27,21 @@ from sim.record import Record
 class Kind:
     """One kind of definition: its folder in the catalogue, its records, and the keys that refer to others.
 
-    Where there are several records, `kind` in a file says which it fills.
+    Where there are several records, `kind` in a file says which it fills. Names of the kinds in `also` serve as well.
     """
 
     name: str
     folder: str
     records: Mapping[str, type[Record]]
     references: Mapping[str, str] = field(default_factory=dict)  # key to kind
+    also: tuple[str, ...] = ()
 
 
 def _kind(name: str, folder: str, record: type[Record], references: Mapping[str, str] | None = None) -> Kind:
     return Kind(name, folder, {name: record}, references or {})
 
+
+CLUSTER = {"node": "node", "storage": "storage", "prices": "prices"}  # references of a cluster
 
 CATALOGUE: dict[str, Kind] = {
     kind.name: kind
@@ -44,7 +49,8 @@ CATALOGUE: dict[str, Kind] = {
         _kind("accelerator", "topologies/accelerators", Accelerator),
         _kind("node", "topologies/nodes", Node, {"accelerator": "accelerator"}),
         _kind("storage", "topologies/storage", Storage),
-        _kind("cluster", "topologies", ClusterSpec, {"node": "node", "storage": "storage"}),
+        Kind("cluster", "topologies", {"cluster": ClusterSpec}, CLUSTER, also=("instance",)),
+        Kind("instance", "topologies/instances", {"instance": ClusterSpec}, CLUSTER, also=("cluster",)),
         Kind("workload", "workloads", FAMILIES),
         _kind("software", "workloads/software", Software),
         _kind("failures", "topologies/failures", Failures),
@@ -74,14 +80,6 @@ CATALOGUE: dict[str, Kind] = {
 }
 
 
-TAKEN_BY = {  # what is wanted, what a name is: the way on
-    ("experiment", "study"): ": clustersim sweep takes it",
-    ("experiment", "cluster"): ": clustersim list shows it, and an experiment names it as its cluster",
-    ("experiment", "workload"): ": clustersim list shows it, and an experiment names it as its workload",
-    ("study", "experiment"): ": clustersim run takes it",
-}
-
-
 def catalogue_root() -> Path:
     """Folder of the catalogue: inside the installed package, else the repository that holds it."""
     package = Path(__file__).resolve().parent.parent
@@ -96,6 +94,23 @@ def list_catalogue(kind: str) -> dict[str, Path]:
     return {file.stem: file for file in sorted(files)}
 
 
+def serving(kind: str) -> dict[str, Path]:
+    """Name and file of every definition that may stand where `kind` is wanted, its own first."""
+    own = list_catalogue(kind)
+    return own | {name: path for other in CATALOGUE[kind].also for name, path in list_catalogue(other).items()}
+
+
+def known_as(kind: str, reference: str) -> Path | None:
+    """File of the definition that has `reference` for a name, else for an alias; letters of either size."""
+    if not _is_name(reference):
+        return None
+    for folder in (kind, *CATALOGUE[kind].also):
+        path = catalogue_root() / CATALOGUE[folder].folder / f"{reference}.yaml"
+        if path.is_file():
+            return path
+    return serving(kind).get(reference) or _aliases(kind).get(reference.lower())
+
+
 def is_path(reference: str) -> bool:
     """Whether `reference` is a path and not a name; `-` is standard input."""
     return "/" in reference or reference == "-" or reference.endswith((".yaml", ".yml", ".json"))
@@ -108,8 +123,7 @@ def find_definition(kind: str, reference: str, beside: Path) -> Path:
     """
     if is_path(reference):
         return beside / reference
-    path = catalogue_root() / CATALOGUE[kind].folder / f"{reference}.yaml"
-    return path if _is_name(reference) and path.is_file() else _listed(kind, reference)
+    return known_as(kind, reference) or _refuse(kind, reference)
 
 
 def find_experiment(name_or_path: str | Path) -> Path:
@@ -124,19 +138,20 @@ def _is_name(reference: str) -> bool:
     return 0 < len(reference) <= 120 and reference.isprintable()
 
 
-def _listed(kind: str, reference: str) -> Path:
-    known = list_catalogue(kind)
-    if reference in known:
-        return known[reference]
-    close = get_close_matches(reference[:120], known, n=3, cutoff=0.5)
-    other = next((each for each in CATALOGUE if _is_name(reference) and reference in list_catalogue(each)), None)
-    if other:
-        article = "an" if other[0] in "aeiou" else "a"
-        way_out = f"{reference} is {article} {other}{TAKEN_BY.get((kind, other), '')}"
-    elif close:
-        way_out = f"did you mean {' or '.join(close)}?"
-    else:
-        way_out = f"`clustersim list` shows what there is; a path ends in .yaml, such as ./{kind}.yaml"
+@cache  # files of the catalogue stay as they are while a program runs
+def _aliases(kind: str) -> dict[str, Path]:
+    """Other names of definitions, in small letters; of kinds that have such."""
+    if not all("aliases" in record.model_fields for record in CATALOGUE[kind].records.values()):
+        return {}
+    found = {name.lower(): path for name, path in serving(kind).items()}
+    for path in serving(kind).values():
+        found |= {str(alias).lower(): path for alias in plain(read_file(path)).get("aliases", ())}
+    return found
+
+
+def _refuse(kind: str, reference: str) -> Path:
+    from sim.inputs.alike import way_to  # reads the catalogue
+
     article = "an" if kind[0] in "aeiou" else "a"
     message = f"no {kind} is called {reference[:120]!r}" if reference else f"{article} {kind} has no name"
-    raise ConfigError(Problem("", "", message, way_out))
+    raise ConfigError(Problem("", "", message, way_to(kind, reference[:120], [*serving(kind), *_aliases(kind)])))

@@ -136,6 +136,7 @@ class Site(Record):
     """Where the cluster stands: cooling, grid, price of electricity."""
 
     name: Name = Field(description="the name it is found by")
+    aliases: tuple[Name, ...] = Field(default=(), description="other names in the catalogue, such as that of a cloud's region")
     description: str = Field(default="", description="one line for people")
     pue: float = Field(default=1.0, ge=1, le=10, description="power of the site over power of the cluster, when the cluster is fully loaded")
     fixed_overhead: Fraction = Field(default=0.0, description="share of the overhead at full load that does not fall with the load")

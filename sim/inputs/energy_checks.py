@@ -65,16 +65,16 @@ def check_grid(setup: Setup) -> Iterator[Problem]:
 
 def check_price(setup: Setup) -> Iterator[Problem]:
     """The price that is to be paid is given."""
-    prices = setup.prices
+    prices, key = setup.prices, "prices" if setup.experiment.prices is not None else "cluster.prices"
     if prices is None:
         return
     if prices.pay == "purchase":
         if prices.purchase is None:
-            yield finding("prices.pay", f"{prices.name} has no price of purchase", "give prices.purchase")
+            yield finding(f"{key}.pay", f"{prices.name} has no price of purchase", f"give {key}.purchase")
     elif getattr(prices.rental, prices.pay) is None:
         known = [kind for kind in ("on_demand", "reserved", "spot") if getattr(prices.rental, kind) is not None]
         message = f"{prices.name} has no price for {prices.pay}"
-        yield finding("prices.pay", message, f"use {' or '.join(known)}" if known else "give prices.rental")
+        yield finding(f"{key}.pay", message, f"use {' or '.join(known)}" if known else f"give {key}.rental")
 
 
 ENERGY_CHECKS: tuple[Check, ...] = (

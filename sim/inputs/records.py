@@ -320,6 +320,9 @@ class ClusterSpec(Record):
     """A cluster: how many nodes of which kind, and the network between them."""
 
     name: Name = Field(description="the name it is found by")
+    aliases: tuple[Name, ...] = Field(default=(), description="other names in the catalogue")
+    provider: str = Field(default="", description="cloud that rents it out")
+    prices: Reference[Prices] | None = Field(default=None, description="what it costs where an experiment names no prices, by name, path or inline")
     nodes: Count = Field(ge=1, le=200_000, description="servers")
     node: Reference[Node] = Field(description="server kind by name, path or inline")
     fabric: Fabric | None = Field(default=None, description="network between nodes; may be left out for one node")

@@ -68,9 +68,10 @@ class Setup:
 
     @property
     def prices(self) -> Prices | None:
-        """What the accelerators cost, if that is said."""
-        prices = self.experiment.prices
-        return None if prices is None else _inline(prices, "prices")
+        """What the accelerators cost: as the experiment says, else the cluster, if either does."""
+        if self.experiment.prices is not None:
+            return _inline(self.experiment.prices, "prices")
+        return None if self.cluster.prices is None else _inline(self.cluster.prices, "cluster.prices")
 
     @property
     def parallelism(self) -> Parallelism:

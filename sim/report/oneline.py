@@ -17,15 +17,16 @@ from sim.inputs.reliability import Failures
 from sim.inputs.storage import Storage
 from sim.inputs.study import Study
 from sim.models.family import Architecture, Workload
-from sim.record import Record
+from sim.record import Record, Reference
 from sim.report import human
-from sim.units import DATA, DATA_RATE, POWER, WORK_RATE, format_quantity
+from sim.units import DATA, DATA_RATE, POWER, TIME_PRICE, WORK_RATE, format_quantity
 
 KINDS = {
     "experiment": "complete runs, for `clustersim run NAME`",
     "study": "many runs, for `clustersim sweep NAME`",
     "fleet": "many jobs on one cluster, for `clustersim fleet NAME`",
     "cluster": "nodes and the network between them",
+    "instance": "what clouds rent out, with prices; each serves as a cluster",
     "workload": "models",
     "software": "how a training stack issues work",
     "accelerator": "devices, with the source of every number",
@@ -85,7 +86,27 @@ def _(record: Node) -> str:
 def _(record: ClusterSpec) -> str:
     fabric = record.fabric.kind.replace("_", "-") if record.fabric else "no network"
     rails = ", rail-optimized" if getattr(record.fabric, "rail_optimized", False) else ""
-    return f"{human.count(record.nodes)} x {named(record.node)}, {fabric}{rails}"
+    return _offer(record) if record.provider else f"{human.count(record.nodes)} x {named(record.node)}, {fabric}{rails}"
+
+
+def _offer(record: ClusterSpec) -> str:
+    """Boards, memory of each, network and price of what a cloud rents out."""
+    node, prices = record.node, record.prices
+    if not isinstance(node, Node) or not isinstance(node.accelerator, Accelerator):
+        return record.provider
+    boards = f"{node.accelerators} x {node.accelerator.name}"
+    memory = format_quantity(node.accelerator.memory.capacity, DATA)
+    network = f"{human.bit_rate(node.nics.count * node.nics.bandwidth)} of network"
+    each = "" if record.nodes == 1 else f"{human.count(record.nodes)} nodes, each "
+    return f"{record.provider}, {each}{boards} of {memory}, {network}, {_price(prices, node.accelerators)}"
+
+
+def _price(prices: Reference[Prices] | None, boards: int) -> str:
+    """What all boards together cost by the hour, and when."""
+    rate = getattr(prices.rental, prices.pay, None) if isinstance(prices, Prices) else None
+    if not isinstance(prices, Prices) or rate is None:
+        return "no price known"
+    return f"{boards * rate / TIME_PRICE.units['USD/h']:.2f} USD/h {prices.pay.replace('_', ' ')} ({prices.as_of})"
 
 
 @one_line.register

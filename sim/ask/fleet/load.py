@@ -115,8 +115,9 @@ class LoadedFleet:
 
     @property
     def prices(self) -> Prices | None:
-        """What boards cost."""
-        return self.spec.prices if isinstance(self.spec.prices, Prices) else None
+        """What boards cost: as the file says, else the cluster where there is one."""
+        said = self.spec.prices or _own_prices(self.parts)
+        return said if isinstance(said, Prices) else None
 
     @property
     def failures(self) -> Failures | None:
@@ -176,7 +177,15 @@ def _loaded(spec: FleetSpec, path: Path | None, home: Path) -> LoadedFleet:
     ordered = tuple(sorted(jobs, key=lambda job: job.submit))
     speeds = home / spec.speeds if spec.speeds else None
     idle = [f"scheduler.{key} is without effect for {spec.scheduler.policy}" for key in _unheeded(spec, policy)]
-    return LoadedFleet(spec, path, parts, ordered, trainings, policy, speeds, (*notes, *idle))
+    own = _own_prices(parts) if spec.prices is None else None
+    paid = [f"prices are those of the cluster, as none are named: {own.name}, of {own.as_of}"] if own else []
+    return LoadedFleet(spec, path, parts, ordered, trainings, policy, speeds, (*notes, *idle, *paid))
+
+
+def _own_prices(parts: Sequence[LoadedPart]) -> Prices | None:
+    """What the cluster says that it costs, where all boards are of one."""
+    own = parts[0].cluster.prices if len(parts) == 1 and isinstance(parts[0].cluster, ClusterSpec) else None
+    return own if isinstance(own, Prices) else None
 
 
 def _unheeded(spec: FleetSpec, policy: type[Policy]) -> Iterator[str]:

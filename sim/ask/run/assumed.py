@@ -145,6 +145,10 @@ def _prices(run: Simulated) -> Iterator[str]:
     prices, site, accelerator = run.setup.prices, run.setup.site, run.setup.accelerator.name
     if prices is None:
         return
+    if run.setup.experiment.prices is None:
+        paid = prices.pay.replace("_", " ")
+        whose = f"{prices.name}, {paid}, of {prices.as_of} (cluster.prices)"
+        yield f"prices are those of {run.setup.cluster.name}, as none are named: {whose}"
     if not is_priced(prices, accelerator):
         yield f"PRICES OF ANOTHER ACCELERATOR: {prices.name} is for {', '.join(prices.accelerators)}, not {accelerator}"
     if prices.pay == "spot" and prices.rental.spot_preemption is None:
