@@ -125,7 +125,7 @@ def port() -> Iterator[int]:
     assert address.startswith("http://127.0.0.1:"), address
     yield int(address.split(":")[2].split("/")[0])
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(20) in (0, 130)  # 0 where a shell in the background has SIGINT ignored
     process.stderr.close()
 
 
