@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer
 
-from sim.cli import output
+from sim.cli import import_files, output
 
 app = Typer(
     name="import",
@@ -15,6 +15,10 @@ app = Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command("slurm")(import_files.slurm)
+app.command("graphml")(import_files.graphml)
+app.command("nccl-topo")(import_files.nccl_topo)
+app.command("nvidia-smi-topo")(import_files.nvidia_smi_topo)
 
 
 @app.callback()

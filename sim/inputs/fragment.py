@@ -1,6 +1,6 @@
 """A definition written by the program: what was measured, laid over a definition that exists.
 
-Public: `fragment_text`, `quantity_text`, `check_target`.
+Public: `fragment_text`, `definition_text`, `quantity_text`, `check_target`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ def fragment_text(comment: str, fields: Mapping[str, Any]) -> str:
     return lines + yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True, width=110)
 
 
+def definition_text(comment: str, fields: Mapping[str, Any]) -> str:
+    """The same with one line for each innermost mapping, as long lists are read best, but for `sources`."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    return head + "".join(_entry_text(key, value) for key, value in fields.items())
+
+
 def quantity_text(value: float, dimension: Dimension) -> str:
     """`value` (SI) with five digits in the unit that fits best."""
     fitting = [unit for unit in dimension.scale if abs(value) >= dimension.units[unit]]
@@ -34,6 +40,12 @@ def check_target(path: Path, force: bool) -> None:
         raise ConfigError(Problem(str(path), "", "exists already", "choose another name, or replace it with --force"))
     if not path.parent.is_dir():
         raise ConfigError(Problem(str(path), "", "its folder does not exist", f"make {path.parent} first"))
+
+
+def _entry_text(key: str, value: Any) -> str:
+    short = isinstance(value, Mapping | list) and key != "sources"
+    flow = None if short else False  # None: innermost collections on one line
+    return yaml.safe_dump({key: _plain(value)}, sort_keys=False, allow_unicode=True, width=110, default_flow_style=flow)
 
 
 def _plain(value: Any) -> Any:
