@@ -223,7 +223,7 @@ class Costs:
         if not plan.experiment.training.offload.optimizer:
             return None
         weight = stored_bytes(plan.shard.precision, plan.software)[0]
-        pcie = plan.cluster.node.host.pcie_bandwidth
+        pcie = plan.cluster.kinds[self.job.ranks[number].kind].node.host.pcie_bandwidth
         return host_seconds(self.updated_parameters(self.job.ranks[number]), pcie, weight, weight)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,18 @@ _PLAN: dict[str, Callable[[str], Any]] = {
 }
 
 
+MIXED = "several kinds of node in one job, of which no run was measured"
+
+
 def trust_of(experiment: Experiment) -> Trust | None:
-    """How published runs like `experiment` were predicted."""
-    return shipped_bands().trust(traits_of(experiment))
+    """How published runs like `experiment` were predicted; of several kinds of node, as on the least trusted."""
+    kinds = experiment.setup.kinds
+    found = [shipped_bands().trust(traits_of(kind.experiment)) for kind in kinds]
+    told = [trust for trust in found if trust is not None]
+    if len(kinds) == 1 or not told:
+        return found[0]
+    least = max(told, key=lambda trust: inf if trust.band is None else trust.band)
+    return replace(least, extrapolates=(MIXED, *least.extrapolates))
 
 
 @cache  # reads a file, for each run of a process
