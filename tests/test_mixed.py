@@ -7,15 +7,19 @@ those of the same job on either of them.
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from cluster_cases import NIC_RATE, fat_tree, make_cluster
+from hypothesis import given
+from hypothesis import strategies as st
 from plans import ACCELERATOR, BESIDE, CASES, LEAF_SPINE, Fields, bytes_by_link, small_experiment
 
 from sim.ask.explain.sensitivity import resources_of, sensitivities
 from sim.ask.plan.search import search_plans
+from sim.ask.run.shares import in_proportion
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import Simulated, simulate_step
 from sim.ask.scale.scaling import scale
@@ -272,6 +276,97 @@ class TestInput:
     def test_what_was_resolved_can_be_loaded_again(self) -> None:
         experiment = two()
         assert load_experiment(experiment).experiment == experiment
+
+
+class TestShares:
+    @given(
+        st.lists(st.sampled_from([0.5, 1.0, 1.1, 2.0, 3.0, 7.0]), min_size=1, max_size=4),
+        st.integers(0, 12),
+        st.integers(0, 3),
+    )
+    def test_no_other_way_to_share_ends_earlier(self, seconds: list[float], more: int, bubble: int) -> None:
+        total = len(seconds) + more
+        counts = in_proportion(seconds, total, bubble)
+        assert sum(counts) == total
+        assert min(counts) >= 1
+
+        def end(shares: tuple[int, ...]) -> float:
+            return max((n + bubble) * t for n, t in zip(shares, seconds, strict=True))
+
+        ways = (way for way in product(range(1, total + 1), repeat=len(seconds)) if sum(way) == total)
+        assert end(counts) == pytest.approx(min(map(end, ways)), rel=1e-12)
+
+    def test_equal_replicas_have_equal_shares(self) -> None:
+        assert in_proportion([2.0] * 4, 32) == (8, 8, 8, 8)
+        assert in_proportion([1.0, 2.0], 12) == (8, 4)
+
+    @pytest.mark.parametrize("case", ["1f1b", "ZeRO 1 beside", "interleaved", "oversubscribed", "round robin"])
+    def test_in_proportion_a_step_is_quicker(self, case: str) -> None:
+        """Replicas lie on nodes of one kind each, half of them twice as fast."""
+        job = {**CASES[case], "second": {"accelerator": OLD}}
+        whole = job["parallelism"] | {"order": ["tensor", "context", "pipeline", "data"]}
+        equal, shared = (step(job, parallelism=whole | {"microbatches": how}) for how in ("equal", "proportional"))
+        counts = shared.plan.microbatches
+        assert sum(counts) == sum(equal.plan.microbatches) * len(counts)
+        assert len(set(counts)) > 1 or case == "round robin"  # where each replica has ranks on both kinds
+        assert shared.trace.time <= equal.trace.time * (1 + EXACT)
+        assert shared.trace.time < 0.95 * equal.trace.time or case == "round robin"
+
+    @pytest.mark.parametrize("shortcut", SHORTCUTS)
+    @pytest.mark.parametrize("case", ["1f1b", "ZeRO 1 beside", "oversubscribed", "hashed pairs"])
+    def test_without_a_shortcut_uneven_shares_take_the_same(self, case: str, shortcut: str) -> None:
+        job = CASES.get(case, CASES["unequal stages, pairs of hashes"])
+        whole = job["parallelism"] | {"order": ["tensor", "context", "pipeline", "data"]}
+        shared = {**job, "second": SLOW, "parallelism": whole | {"microbatches": "proportional"}}
+        with_all, without = step(shared), step(shared, simulation={shortcut: "off", "certificate": True})
+        assert without.plan.microbatches == with_all.plan.microbatches
+        assert without.trace.time == pytest.approx(with_all.trace.time, rel=EXACT)
+
+    def test_listed_shares_that_are_equal_are_as_none(self) -> None:
+        plain = step(BASE)
+        listed = step(BASE, parallelism={"tensor": 4, "microbatches": [4] * 8})
+        assert listed.trace.time == plain.trace.time
+
+    def test_every_replica_runs_its_microbatches(self) -> None:
+        """Work of each rank class: as many forward and backward passes as its share."""
+        counts = (7, 1, 5, 3)
+        job = {**BASE, "nodes": 2, "training": {"global_batch": 16}}
+        run = step(job, parallelism={"tensor": 4, "microbatches": list(counts)}, simulation={"coalesce": "off"})
+        for rank in run.job.ranks:
+            assert rank.microbatches == counts[int(run.plan.grid.coordinate["data"][rank.representative])]
+        each = step({**job, "nodes": 1, "training": {"global_batch": 8}}, parallelism={"tensor": 8}).trace.time
+        assert run.trace.time > each  # the longest of them alone has seven passes on half as many boards
+
+    def test_a_slow_part_gets_less(self) -> None:
+        slow = [{"accelerator": "node1/gpu2", "factor": 0.5}]
+        job = {**BASE, "nodes": 2, "degradations": slow, "training": {"global_batch": 28}}
+        shared = step(job, parallelism={"tensor": 4, "microbatches": "proportional"})
+        counts = shared.plan.microbatches
+        assert counts[0] == counts[1] == counts[3] > counts[2]
+
+    def test_what_is_asked_of_a_share_is_checked(self) -> None:
+        wrong = {
+            "parallelism.microbatches=[8, 8]": "2 entries for data 8",
+            "parallelism.microbatches=[1, 1, 1, 1, 1, 1, 1, 1]": "8 microbatches of 1 are not global_batch 64",
+            "parallelism.microbatches=[0, 8, 8, 8, 8, 8, 8, 16]": "at least 1, not 0",
+            "parallelism.microbatches=uneven": "equal, proportional",
+        }
+        for override, message in wrong.items():
+            with pytest.raises(ConfigError, match=message):
+                two(override)
+        with pytest.raises(ConfigError, match="replicas of zero_stage 3 exchange something in every microbatch"):
+            two("parallelism.microbatches=proportional", "parallelism.zero_stage=3")
+        with pytest.raises(ConfigError, match="4 microbatches for data 8"):
+            two("parallelism.microbatches=proportional", "training.global_batch=4")
+        experts = {**MODEL, "moe": {"experts": 8, "top_k": 2, "ffn": 1024}}
+        with pytest.raises(ConfigError, match="common experts"):
+            two("parallelism.microbatches=proportional", "parallelism.expert=8", workload=experts)
+
+    def test_the_report_says_how_many(self) -> None:
+        result = simulate(two("parallelism.microbatches=proportional"))
+        assert result.setup["schedule"] == "1f1b, 7 to 9 microbatches of 1"
+        assert result.step.time_s < result_of_two().step.time_s
+        assert result.manifest["parallelism"]["microbatches"] == "proportional"
 
 
 def test_nodes_of_other_sizes_and_fabrics_run() -> None:

@@ -72,14 +72,41 @@ def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
 
 
 def check_batch_divides(setup: Setup) -> Iterator[Problem]:
-    """Replicas share the global batch evenly in whole microbatches."""
+    """Replicas share the global batch in whole microbatches, evenly unless the plan says otherwise."""
     batch, micro = setup.training.global_batch, setup.training.microbatch
+    if setup.parallelism.microbatches != "equal":
+        yield from _uneven(setup)
+        return
     step = setup.data * micro
     if setup.data_is_known and batch % step:
         below, above = batch // step * step, (batch // step + 1) * step
         choice = f"{below} or {above}" if below else str(above)
         message = f"global_batch {batch} is no multiple of data {setup.data} * microbatch {micro} = {step}"
         yield finding("training.global_batch", message, f"use {choice}")
+
+
+def _uneven(setup: Setup) -> Iterator[Problem]:
+    """Different numbers of microbatches: as many as there are, and nothing that all replicas do in each of them."""
+    batch, micro, plan, key = setup.training.global_batch, setup.training.microbatch, setup.parallelism, "parallelism"
+    listed = plan.microbatches
+    if isinstance(listed, tuple):
+        if len(listed) != setup.data:
+            yield finding(f"{key}.microbatches", f"{len(listed)} entries for data {setup.data}", "one for each replica")
+        elif sum(listed) * micro != batch:
+            message = f"{sum(listed)} microbatches of {micro} are not global_batch {batch}"
+            yield finding(f"{key}.microbatches", message, f"make the sum {batch // micro}, or change global_batch")
+    elif batch % micro:
+        yield finding("training.global_batch", f"{batch} is no multiple of microbatch {micro}", "change one of them")
+    elif batch // micro < setup.data:
+        message = f"{batch // micro} microbatches for data {setup.data}"
+        yield finding("training.global_batch", message, f"use {setup.data * micro} or more")
+    beside = setup.software.gradient_overlap and plan.pipeline == 1
+    if plan.zero_stage == 3 or (plan.zero_stage == 2 and beside):
+        message = f"replicas of zero_stage {plan.zero_stage} exchange something in every microbatch"
+        yield finding(f"{key}.microbatches", message, "give them as many (equal), or use zero_stage 1")
+    if setup.expert * plan.expert_tensor > plan.tensor * plan.context:
+        message = "tokens of all replicas go to common experts, or tables, in every microbatch"
+        yield finding(f"{key}.microbatches", message, "give them as many (equal)")
 
 
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
@@ -114,8 +141,9 @@ def check_schedule(setup: Setup) -> Iterator[Problem]:
     """The schedule can order the stages, their chunks and the microbatches."""
     parallel = setup.parallelism
     objections = SCHEDULES[parallel.schedule].objections
-    for problem, way_out in objections(parallel.pipeline, parallel.virtual_stages, setup.microbatches):
-        yield finding("parallelism.virtual_stages", problem, way_out)
+    for count in sorted(set(setup.microbatches_by_replica)):
+        for problem, way_out in objections(parallel.pipeline, parallel.virtual_stages, count):
+            yield finding("parallelism.virtual_stages", problem, way_out)
 
 
 @of_each_kind

@@ -49,6 +49,7 @@ class ScheduleName(Choice):
 OptimizerName = Literal["adamw", "adamw_foreach", "adamw_foreach_2023", "adamw_fused", "adamw_loop", "adam8bit", "paged_adamw", "paged_adamw8bit", "sgd", "sgd_momentum", "lion", "adafactor", "muon", "lamb"]
 DeviceKind = Literal["gpu", "tpu", "systolic", "matrix_engine", "cpu", "fpga", "asic"]
 RateShare = Annotated[Fraction, Field(gt=0)]
+Microbatches = Annotated[Count, Field(ge=1, le=1_000_000_000)]
 TileEdge = Annotated[Count, Field(ge=1, le=1_000_000)]
 
 class Rates(Record):
@@ -467,6 +468,9 @@ class Parallelism(Record):
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
     schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    microbatches: Literal["equal", "proportional"] | tuple[Microbatches, ...] = Field(
+        default="equal", description="microbatches of each data-parallel replica: as many for all; in proportion to how fast each runs them, so that the slow ones end with the others; or a list, of which the sum times microbatch is the global batch"
+    )
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")

@@ -211,8 +211,15 @@ class Setup:
 
     @property
     def microbatches(self) -> int:
-        """Microbatches that one replica runs in a step."""
-        return self.training.global_batch // (self.data * self.training.microbatch)
+        """Microbatches that one replica runs in a step; where they differ and are known, the one with most."""
+        return max(self.microbatches_by_replica)
+
+    @property
+    def microbatches_by_replica(self) -> tuple[int, ...]:
+        """Microbatches of each replica in a step; one number where all have as many, or no proportion is known yet."""
+        if isinstance(self.parallelism.microbatches, tuple) and self.parallelism.microbatches:
+            return self.parallelism.microbatches
+        return (self.training.global_batch // (self.data * self.training.microbatch),)
 
     def _on(self, group: NodeGroup) -> Setup:
         """The same job on the nodes of a group alone, with as many replicas."""

@@ -90,7 +90,7 @@ class Plan:
     software: Software
     shard: Shard
     grid: RankGrid
-    microbatches: int
+    microbatches: tuple[int, ...]  # of each replica, or one number for all
     chunks: Chunks
     structure: Structure
     flows: tuple[FlowSet, ...]
@@ -106,10 +106,20 @@ class Plan:
         return course_of_job(self.experiment)
 
     @property
-    def schedule(self) -> Schedule:
-        """Which stage does what when."""
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Which stage does what when, for each number of microbatches that replicas have, the largest first."""
         plan = self.experiment.parallelism
-        return schedule_of(plan.schedule, plan.pipeline, plan.virtual_stages, self.microbatches)
+        counts = sorted(set(self.microbatches), reverse=True)
+        return tuple(schedule_of(plan.schedule, plan.pipeline, plan.virtual_stages, count) for count in counts)
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the replicas with most microbatches."""
+        return self.schedules[0]
+
+    def own_microbatches(self, rank: int) -> int:
+        """Microbatches that a rank runs in a step where replicas have different numbers of them, else 0."""
+        return self.microbatches[int(self.grid.coordinate["data"][rank])] if len(self.microbatches) > 1 else 0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -145,9 +155,9 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     if options.fold == "auto" and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
         rows = first_rows(sets, cluster, can_fill)
         rows = rows if rows.left_out(sets).any() else None
-    structure, links = structure_of(
-        grid.coordinate["pipeline"], grid.accelerator, cluster, sets, rows or whole_rows(sets, can_fill), rows is None
-    )
+    label = tasks_of(experiment, grid)
+    counting = rows or whole_rows(sets, can_fill)
+    structure, links = structure_of(label, grid.accelerator, cluster, sets, counting, rows is None)
     return Layout(
         grid=grid,
         structure=structure,
@@ -170,7 +180,7 @@ def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[La
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
-    stage = grid.coordinate["pipeline"]
+    stage = tasks_of(experiment, grid)
     rows = Rows(tuple(np.zeros(len(each.link), dtype=bool) for each in sets), np.zeros(cluster.links.n, dtype=bool))
     numbers = {kind: number for number, kind in enumerate(flows)}
     rates = least_rates(sets, cluster)
@@ -200,7 +210,7 @@ def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
     All of them count, and nothing is left to be checked, where ranks hardly fold any more.
     """
     assert plan.rows is not None
-    place = plan.grid.coordinate["pipeline"], plan.grid.accelerator, plan.cluster, plan.flows
+    place = tasks_of(plan.experiment, plan.grid), plan.grid.accelerator, plan.cluster, plan.flows
     rows: Rows | None = plan.rows.joined(more)
     structure, links = structure_of(*place, plan.rows.joined(more), False)
     partition = refine(structure)
@@ -209,6 +219,16 @@ def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
         structure, links = structure_of(*place, whole_rows(plan.flows, plan.rows.can_fill), True)
         partition = refine(structure)
     return Layout(plan.grid, structure, plan.flows, plan.apart, plan.flow_sets, links, partition, rows)
+
+
+def tasks_of(experiment: Experiment, grid: RankGrid) -> Ints:
+    """What tells tasks of ranks apart, (n_ranks,): their stage, and how many microbatches their replica has."""
+    stage, counts = grid.coordinate["pipeline"], experiment.setup.microbatches_by_replica
+    if len(counts) == 1:
+        return stage
+    number = np.unique(counts, return_inverse=True)[1]
+    tasks: Ints = number[grid.coordinate["data"]] * grid.size["pipeline"] + stage
+    return tasks
 
 
 def layout_key(experiment: Experiment) -> tuple[object, ...]:
@@ -228,7 +248,8 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
-    return size, place, groups, patterns, options.prune, options.fold
+    counts = setup.microbatches_by_replica
+    return size, place, groups, patterns, counts if len(counts) > 1 else (), options.prune, options.fold
 
 
 def build_plan(
@@ -248,7 +269,7 @@ def build_plan(
         software=setup.software,
         shard=cut.architecture.shard,
         grid=layout.grid,
-        microbatches=setup.microbatches,
+        microbatches=setup.microbatches_by_replica,
         chunks=cut.chunks,
         structure=layout.structure,
         flows=layout.flows,

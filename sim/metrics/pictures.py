@@ -203,7 +203,7 @@ def _tiers(cluster: Cluster, used: NDArray[np.int64], single: bool) -> Iterator[
 def _work(job: Job, rank: RankClass) -> Iterator[OperationTotal]:
     """Operations of a step of one rank with their times."""
     times: Counter[tuple[str, str, float, float, float]] = Counter()
-    microbatches = job.plan.microbatches
+    microbatches = rank.microbatches or job.plan.microbatches[0]
     for chunk in (chunk for chunk in job.plan.chunks if chunk.stage == rank.stage):
         for piece in (piece for segment in chunk.segments for piece in segment.pieces):
             for sequence in piece.passes.by_phase:

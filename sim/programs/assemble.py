@@ -93,12 +93,13 @@ def _beats(shape: Shape, widths: dict[int, tuple[int, ...]]) -> dict[int, int]:
 
     widths: of each, instructions there of a task of each kind.
     """
-    schedule, stage = shape.schedule, shape.course.stages - 1
-    period = schedule.period(stage) if shape.switches.skip else 0
-    if not period or schedule.microbatches < MIN_PERIODS * period:
-        return {}
-    kinds = kinds_of(schedule, stage, shape.exchange)
-    return {rank.number: kinds.beat(widths[rank.number], period) for rank in shape.stages[stage]}
+    stage, beats = shape.course.stages - 1, {}
+    for rank in shape.stages[stage]:
+        schedule = shape.schedule_of(rank)
+        period = schedule.period(stage) if shape.switches.skip else 0
+        if period and schedule.microbatches >= MIN_PERIODS * period:
+            beats[rank.number] = kinds_of(schedule, stage, shape.exchange).beat(widths[rank.number], period)
+    return beats
 
 
 def _embedding_gradients(shape: Shape, script: Script, exchange: ExchangeWriter) -> dict[int, int]:

@@ -159,10 +159,16 @@ class Replicated(ExchangeWriter):
                 self._sum_chunk(flow, collective, task)
 
     def _sum_chunk(self, flow: int, collective: Collective, task: Task) -> None:
+        """Sum what the members leave in a task; those with fewer microbatches leave it with as many less."""
+        most = self.shape.schedule.microbatches
         for position in range(self.shape.segments(task.chunk)):
+            members = (self.shape.ranks[number] for number in self.shape.flows[flow].members)
             waits = tuple(
-                token(self.script.kind("gradients", member, task.chunk, position))
-                for member in self.shape.flows[flow].members
+                token(
+                    self.script.kind("gradients", each.number, task.chunk, position),
+                    self.shape.schedule_of(each).microbatches - most,
+                )
+                for each in members
             )
             message = self.message(flow, collective, task, position)
             what = f"gradients {task.chunk}.{position}"

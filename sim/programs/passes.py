@@ -43,9 +43,9 @@ class PassWriter:
 
         Returns how many instructions of a task of each kind go to the compute stream of each of them.
         """
-        kinds = kinds_of(self.shape.schedule, stage, self.shape.exchange)
         counts: dict[int, tuple[int, ...]] = {}
         for rank in self.shape.stages[stage]:
+            kinds = kinds_of(self.shape.schedule_of(rank), stage, self.shape.exchange)
             placed = [self._templates(rank, each, role) for each, role in kinds.firsts]
             for stream in dict.fromkeys(stream for instructions in placed for stream, _ in instructions):
                 mine = [[t for where, t in instructions if where == stream] for instructions in placed]

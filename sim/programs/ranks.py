@@ -105,6 +105,7 @@ class RankClass:
     speed: float  # relative to a healthy accelerator
     flows: dict[str, int]  # kind of group (with carrier), or of what it sends -> flow class, where there is one
     profile: Profile
+    microbatches: int = 0  # that it runs in a step, where replicas have different numbers of them
 
     @property
     def kind(self) -> int:
@@ -378,7 +379,8 @@ def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) ->
         mine = {key: int(column[rank]) for key, column in columns.items() if column[rank] >= 0}
         profile = Profile(float(speed[rank]), inner_of(mine, flows), int(kind[rank]))
         profile = known.setdefault(profile, profile)
-        ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile.speed, mine, profile))
+        count, stage, runs = int(counts[number]), plan.stage_of(rank), plan.own_microbatches(rank)
+        ranks.append(RankClass(number, rank, stage, count, profile.speed, mine, profile, runs))
     return Quotient(plan.cluster.links, tuple(ranks), flows, table)
 
 

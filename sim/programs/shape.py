@@ -27,7 +27,7 @@ Inside = tuple[tuple[tuple[Kinds, ...], ...], ...]
 
 
 class RankShape(NamedTuple):
-    """A rank class: its pipeline stage, and its flow class of each kind that it has.
+    """A rank class: its pipeline stage, its own microbatches if it has such, and its flow class of each kind.
 
     calm: kinds of groups inside passes that have their links to themselves while a calm pass runs. free: those that
     have them while any pass runs. together: ranks of its tensor group, which go through such passes in lock-step.
@@ -35,6 +35,7 @@ class RankShape(NamedTuple):
 
     number: int
     stage: int
+    microbatches: int
     flows: tuple[tuple[str, int], ...]
     calm: Kinds
     free: Kinds
@@ -83,11 +84,12 @@ class Switches(NamedTuple):
 class Shape:
     """The shape of a job.
 
+    schedules: one for each number of microbatches that ranks have, the largest first.
     inside[chunk][phase]: of each segment of a pass in its order, the kinds of collectives inside.
     """
 
     classes: Classes
-    schedule: Schedule
+    schedules: tuple[Schedule, ...]
     inside: Inside
     switches: Switches
     exchange: GradientExchange
@@ -101,6 +103,15 @@ class Shape:
     def flows(self) -> tuple[FlowShape, ...]:
         """Flow classes."""
         return self.classes.flows
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the ranks with most microbatches."""
+        return self.schedules[0]
+
+    def schedule_of(self, rank: RankShape) -> Schedule:
+        """The schedule of a rank."""
+        return next((each for each in self.schedules if each.microbatches == rank.microbatches), self.schedule)
 
     @property
     def course(self) -> Course:
@@ -129,7 +140,7 @@ def shape_of(costs: Costs) -> Shape:
     )
     exchange = job_exchange(costs.job)
     classes = _classes_of(costs.job, bool(exchange.by_segment), switches.slows)
-    return Shape(classes, plan.schedule, _inside_of(costs), switches, exchange)
+    return Shape(classes, plan.schedules, _inside_of(costs), switches, exchange)
 
 
 def job_exchange(job: Job) -> GradientExchange:
@@ -172,7 +183,8 @@ def _classes_of(job: Job, beside: bool, slows: bool) -> Classes:
             if len(together) > 1:
                 locked = beside and (not slows or rank.flows[LOCKED] in job.in_step)
                 calm, free = calm | {LOCKED}, free | {LOCKED} if locked else free
-            ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free, together))
+            flows = tuple(rank.flows.items())
+            ranks.append(RankShape(rank.number, rank.stage, rank.microbatches, flows, calm, free, together))
         return Classes(tuple(ranks), tuple(FlowShape(each.key, each.members, each.receiver) for each in job.flows))
 
     key = Same(job.flows), job.plan.apart, beside, slows, job.in_step

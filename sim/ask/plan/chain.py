@@ -42,7 +42,7 @@ class Chain:
             software=setup.software,
             grid=self.grid,
             shard=shard,
-            microbatches=setup.microbatches,
+            microbatches=setup.microbatches_by_replica,
             architecture=cut.architecture,
             chunks=cut.chunks,
         )

@@ -80,7 +80,7 @@ def _even_experts(run: Simulated) -> Iterator[str]:
 def _ends_of_overlap(run: Simulated) -> Iterator[str]:
     """Passes without another microbatch beside them hide nothing in truth."""
     if run.plan.shard.expert > 1 and run.plan.shard.experts.overlap == "microbatch":
-        share = 1 / run.plan.microbatches
+        share = 1 / min(run.plan.microbatches)
         yield f"exchanges of tokens run beside another microbatch in every pass; {share:.0%} of them have none"
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sim
+from sim.ask.run.shares import shared_out
 from sim.cluster.build import build_cluster
 from sim.engine.executor import Executor
 from sim.engine.network import FlowTable, Network
@@ -56,6 +57,7 @@ def step_bounds(experiment: Experiment) -> StepBounds:
     """Proved bounds of the step time of a resolved and checked experiment. Raises PlanError."""
     if problems := list(_unbounded(experiment)):
         raise PlanError(problems)
+    experiment = shared_out(experiment)
     merge = experiment.simulation.prune == "auto"
     cluster = build_cluster(experiment.setup.cluster, experiment.degradations, merge_sprayed=merge)
     programs = [

@@ -42,9 +42,10 @@ def check_definition(kind: str, source: str, overrides: list[str] | None = None)
 def rehearse(experiment: Experiment) -> None:
     """All that a run does with a resolved and checked experiment before time passes. Raises ConfigError, PlanError."""
     from sim.ask.run.reuse import plan_step
+    from sim.ask.run.shares import shared_out
     from sim.programs.ranks import build_job
 
-    plan = plan_step(experiment)
+    plan = plan_step(shared_out(experiment))
     build_job(plan)
     if experiment.checkpoint is not None:
         from sim.life.saving import check_checkpoint

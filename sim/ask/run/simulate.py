@@ -14,6 +14,7 @@ from sim.ask.validate.trust import trust_of
 from sim.engine.category import COMMUNICATION
 from sim.inputs.records import Experiment, Measured, Training
 from sim.inputs.setup import Setup
+from sim.layout.plan import Plan
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.kinds import kind_uses
@@ -191,7 +192,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "parameters": plan.architecture.undivided.whole.parameters,
         "active_parameters": plan.architecture.undivided.active_parameters,
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
-        "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
+        "schedule": f"{parallelism.schedule}, {_microbatches(plan)} microbatches of {training.microbatch}",
         "batch": _batch(training),
         "precision": f"{training.precision}, recompute {training.recompute}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
@@ -202,6 +203,12 @@ def nodes_in_words(setup: Setup) -> str:
     """The nodes of a cluster, kind by kind."""
     kinds = ((kind.cluster.nodes, kind.node.name, kind.accelerator.name) for kind in setup.kinds)
     return " and ".join(f"{n} x {node} ({accelerator})" for n, node, accelerator in kinds)
+
+
+def _microbatches(plan: Plan) -> str:
+    """How many a replica runs."""
+    least, most = min(plan.microbatches), max(plan.microbatches)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _batch(training: Training) -> str:

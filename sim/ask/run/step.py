@@ -18,6 +18,7 @@ import numpy as np
 from sim.ask.run.bounds import step_bounds
 from sim.ask.run.proof import Proof, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
+from sim.ask.run.shares import shared_out
 from sim.ask.run.size import check_size
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
@@ -245,6 +246,7 @@ class Prepared:
 
 def prepare_step(experiment: Experiment) -> Prepared:
     """Build cluster, plan and program of a resolved and checked experiment. Raises PlanError."""
+    experiment = shared_out(experiment)
     setup = experiment.setup
     plan = plan_step(experiment)
     check_size(plan)
@@ -297,6 +299,8 @@ def simulate_step(experiment: Experiment, watch: Watch | None = None) -> Simulat
 
     `watch` is entered while it runs, and given a function that says how much is done.
     """
+
+    experiment = shared_out(experiment)
 
     def run() -> Simulated:
         return _within_limit(experiment, partial(_simulate, watch=watch))

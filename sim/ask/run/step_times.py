@@ -102,7 +102,10 @@ class StepTimes:
         """The experiment in that state; with fewer replicas each keeps its work, so that a step has fewer tokens."""
         experiment, data = self.experiment, self.plan.grid.size["data"]
         setup = experiment.setup
-        batch = setup.training.global_batch * state.replicas // data
+        batch, shares = setup.training.global_batch * state.replicas // data, setup.parallelism.microbatches
+        if len(self.plan.microbatches) > 1:
+            shares = self.plan.microbatches[: state.replicas]
+            batch = sum(shares) * setup.training.microbatch
         placement = setup.parallelism.placement
         if isinstance(placement, tuple):
             placement = placement[: setup.ranks_per_replica * state.replicas]
@@ -111,7 +114,9 @@ class StepTimes:
             update={
                 "cluster": self._thinned(state),
                 "training": setup.training.model_copy(update={"global_batch": batch}),
-                "parallelism": setup.parallelism.model_copy(update={"data": state.replicas, "placement": placement}),
+                "parallelism": setup.parallelism.model_copy(
+                    update={"data": state.replicas, "placement": placement, "microbatches": shares}
+                ),
                 "degradations": (*experiment.degradations, *(self._degradation(part) for part in slow)),
             }
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.ask.run.shares import shared_out
 from sim.engine.network import Network
 from sim.inputs.records import Experiment
 from sim.metrics.links import link_bytes, link_use_of
@@ -67,7 +68,7 @@ def simulate_together(
     traffic of each job, lower numbers strictly first; all share alike if absent. With `simulation.skip: off` in one of
     them, each step is simulated. Raises PlanError; Deadlock if a job cannot finish.
     """
-    tenants = settle(experiments, priorities)
+    tenants = settle([shared_out(experiment) for experiment in experiments], priorities)
     options = [experiment.simulation for experiment in experiments]
     skip = all(each.skip == "auto" for each in options)
     network = Network(tenants.table, check=any(each.certificate for each in options))
