@@ -24,7 +24,7 @@ from sim.graph.adapters import LowRank
 from sim.graph.operation import Shard
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Parallelism, Software, Training
-from sim.layout.pieces import layers_per_chunk
+from sim.layout.stages import chunk_layers
 from sim.metrics.memory import memory_by_stage
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
@@ -63,7 +63,7 @@ def memory(
         }
     )
     held = held_of(plan.schedule, plan.pipeline, plan.virtual_stages, microbatches, stage)
-    ends = list(accumulate(layers_per_chunk(model.layers, plan.pipeline * plan.virtual_stages), initial=0))
+    ends = list(accumulate(chunk_layers(plan, model.layers), initial=0))
     layers = tuple(range(start, stop) for start, stop in pairwise(ends))[stage :: plan.pipeline]
     stack = software or Software(name="stack", gradient_bytes=4, allocator_share=1)
     stages = StageMemory(Architecture(model, shard), training, plan, stack)

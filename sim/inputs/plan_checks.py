@@ -13,8 +13,10 @@ from sim.errors import Problem, finding, indivisible, listed
 from sim.inputs.findings import Check
 from sim.inputs.setup import Setup
 from sim.schedule.catalogue import SCHEDULES, course_of
+from sim.schedule.own import short_name
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
+LAYERS_OF_STAGES = ("layers_per_stage", "first_stage_layers", "last_stage_layers")
 MOST_NAMED = 5  # nodes in a message
 SECONDS_A_PASS, BYTES_A_PASS = 1.5e-5, 350.0  # measured with one stage and a million microbatches
 
@@ -59,16 +61,51 @@ def check_samples(setup: Setup) -> Iterator[Problem]:
 
 
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
-    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    """Every chunk of the pipeline has a layer, but those at the ends where the plan says so."""
     parallel, layers = setup.parallelism, setup.workload.layers
     chunks = least = parallel.pipeline * parallel.virtual_stages
     if least <= layers:  # more are not laid out, since there may be any number of them
         chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
-    if layers < chunks:
+    told = [name for name in LAYERS_OF_STAGES if getattr(parallel, name) is not None]
+    if told:
+        yield from _layers_as_told(setup, told, chunks)
+    elif layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
-            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
+            shape = f"{short_name(parallel.schedule)} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def _layers_as_told(setup: Setup, told: list[str], chunks: int) -> Iterator[Problem]:
+    """All layers are somewhere, and none but the chunks at the ends is without."""
+    parallel, layers = setup.parallelism, setup.workload.layers
+    key, listed_layers = f"parallelism.{told[0]}", parallel.layers_per_stage
+    if listed_layers is not None:
+        if len(told) > 1:
+            yield finding(key, f"{' and '.join(told[1:])} say it too", "give one of them")
+        elif len(listed_layers) != chunks:
+            way_out = "list one for each, in the order of the model"
+            yield finding(key, f"{len(listed_layers)} entries for {chunks} chunks of the model", way_out)
+        elif 0 in listed_layers[1:-1]:
+            yield finding(
+                key, "a chunk in the middle has no layers", "give it one; only the first and the last may have none"
+            )
+        elif sum(listed_layers) != layers:
+            change = layers - sum(listed_layers)
+            way_out = f"{'add' if change > 0 else 'take away'} {abs(change)}"
+            yield finding(key, f"they are {sum(listed_layers)} layers, the model has {layers}", way_out)
+        return
+    ends = sum(getattr(parallel, name) for name in told)
+    inner, left = parallel.pipeline - len(told), layers - ends
+    if parallel.pipeline == 1:
+        yield finding(key, "there is one stage, which has all layers", "leave it out, or set pipeline to 2 or more")
+    elif parallel.virtual_stages > 1:
+        way_out = "use layers_per_stage, which lists chunks"
+        yield finding(key, f"a stage has {parallel.virtual_stages} chunks of the model", way_out)
+    elif left < inner or (left and not inner):
+        message = f"{left} of {layers} layers are left for {inner} stages"
+        way_out = f"let {' and '.join(told)} be {layers - inner} in all" + (" at most" if inner else "")
+        yield finding(key, message, way_out)
 
 
 def check_batch_divides(setup: Setup) -> Iterator[Problem]:

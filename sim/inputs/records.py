@@ -8,9 +8,10 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
@@ -22,6 +23,7 @@ from sim.inputs.storage import Checkpointing, InputPipeline, Storage
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
+from sim.schedule.own import is_own
 from sim.units import (
     Bytes,
     BytesPerSecond,
@@ -35,12 +37,22 @@ from sim.units import (
 
 
 class ScheduleName(Choice):
-    """The name of a pipeline schedule."""
+    """The name of a pipeline schedule, or a table as text."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Those in the table of schedules."""
         return tuple(SCHEDULES)
+
+    @classmethod
+    def stands_for_itself(cls, value: object) -> bool:
+        """Tables that were read from a file do."""
+        return isinstance(value, str) and is_own(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = super().__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [names, {"type": "string", "pattern": r"(\.csv$)|(: )"}]}
 
 
 # --- accelerators ---------------------------------------------------------------------------
@@ -428,7 +440,10 @@ class Parallelism(Record):
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
-    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    layers_per_stage: tuple[Count, ...] | None = Field(default=None, description="layers of each pipeline stage, of each model chunk with virtual_stages, in the order of the model, as [0, 10, 11, 11, 0]; the first and the last may have none, and hold embedding or loss alone; evenly if absent, what does not divide in the middle")
+    first_stage_layers: Count | None = Field(default=None, ge=0, description="layers of the first stage; the others share the rest evenly")
+    last_stage_layers: Count | None = Field(default=None, ge=0, description="layers of the last stage, which also holds head, loss and the layers that predict further tokens")
+    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved; a file of one's own, as mine.csv, has a line for each task: stage, phase (forward, backward, weight), chunk, microbatch")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")

@@ -270,11 +270,21 @@ def optimizer_bytes(part: _Stage) -> float:
 def _passes(part: _Stage) -> dict[str, list[Parts]]:
     """What each moment has beside the state and what is kept: several ways where either may be the fullest."""
     return {
-        "loss": _loss(part),
-        "early backward": _early(part),
-        "late backward": _late(part),
+        "loss": _loss(part) or [_without_layers(part, "forward")],
+        "early backward": _early(part) or [_without_layers(part, "early")],
+        "late backward": _late(part) or [_without_layers(part, "late")],
         "optimizer step": [_step(part)],
     }
+
+
+def _without_layers(part: _Stage, moment: Literal["forward", "early", "late"]) -> Parts:
+    """A stage that holds an end of the model alone: the pass of the embedding, if that is here."""
+    embedding, size = part.architecture.first if part.first else None, _always(part, moment)
+    if embedding:
+        moments = part.moments(embedding)
+        inside = moments.forward - moments.kept if moment == "forward" else moments.backward
+        size += max(0.0, inside) + part.gathered(embedding)
+    return {**_there(part, 0), "temporary": size}
 
 
 def _gradients(part: _Stage, made: float) -> Parts:

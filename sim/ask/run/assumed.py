@@ -103,10 +103,22 @@ def _host_memory(run: Simulated) -> Iterator[str]:
 
 def _uneven_stages(run: Simulated) -> Iterator[str]:
     sizes = [chunk.layers for chunk in run.plan.chunks]
-    if len(set(sizes)) > 1:
+    plan = run.setup.parallelism
+    if len(set(sizes)) > 1 and plan.layers_per_stage is None:
         alike = [(size, len(list(group))) for size, group in groupby(sizes)]
         told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
         yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
+
+
+def _padded_vocabulary(run: Simulated) -> Iterator[str]:
+    """Rows of tables and logits that belong to no token."""
+    plan = run.plan
+    local = next((size for each in plan.architecture.graphs if (size := each.sizes.get("vocabulary"))), 0)
+    padded, vocabulary = local * plan.shard.tensor, getattr(plan.model, "vocab", 0)
+    if local and padded > vocabulary:
+        rows = f"{padded - vocabulary} rows that belong to no token"
+        multiple = plan.shard.pads_vocabulary * plan.shard.tensor
+        yield f"the vocabulary of {vocabulary} is padded to {padded}, a multiple of {multiple}: {rows}"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -191,6 +203,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_packages,
     _adapters_left,
     _uneven_stages,
+    _padded_vocabulary,
     _even_experts,
     _ends_of_overlap,
     _network_power,

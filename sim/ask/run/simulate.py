@@ -16,6 +16,7 @@ from sim.inputs.records import Experiment, Measured, Training
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
+from sim.schedule.own import short_name
 
 if TYPE_CHECKING:
     from sim.ask.run.lives import Lived
@@ -187,7 +188,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "parameters": plan.architecture.undivided.whole.parameters,
         "active_parameters": plan.architecture.undivided.active_parameters,
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
-        "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
+        "schedule": f"{short_name(parallelism.schedule)}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": _batch(training),
         "precision": f"{training.precision}, recompute {training.recompute}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
