@@ -13,6 +13,7 @@ from sim.errors import Problem, finding, indivisible, listed
 from sim.inputs.findings import Check
 from sim.inputs.setup import Setup
 from sim.schedule.catalogue import SCHEDULES, course_of
+from sim.schedule.course import Course
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
 MOST_NAMED = 5  # nodes in a message
@@ -59,16 +60,37 @@ def check_samples(setup: Setup) -> Iterator[Problem]:
 
 
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
-    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    """Every chunk of the pipeline has a layer, but ends for which none are asked."""
     parallel, layers = setup.parallelism, setup.workload.layers
     chunks = least = parallel.pipeline * parallel.virtual_stages
-    if least <= layers:  # more are not laid out, since there may be any number of them
-        chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
+    if least <= layers + 2:  # more are not laid out, since there may be any number of them
+        course = course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages)
+        chunks = len(course.stage_of)
+        if parallel.layers_per_stage is not None:
+            yield from _layers_asked_for(parallel.layers_per_stage, layers, course)
+            return
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
             shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def _layers_asked_for(asked: tuple[int, ...], layers: int, course: Course) -> Iterator[Problem]:
+    """They are all layers, and no chunk inside is without one."""
+    key, chunks = "parallelism.layers_per_stage", len(course.stage_of)
+    if len(asked) not in (course.stages, chunks):
+        other = f", or {chunks} for its chunks" if chunks != course.stages else ""
+        yield finding(key, f"{len(asked)} entries for pipeline {course.stages}", f"give {course.stages}{other}")
+        return
+    if sum(asked) != layers:
+        yield finding(key, f"{sum(asked)} layers in all, the model has {layers}", f"let them sum to {layers}")
+    each = chunks // course.stages
+    if len(asked) < chunks and (uneven := [size for size in asked if size % each]):
+        message = f"a stage of {uneven[0]} layers has {each} chunks"
+        yield finding(key, message, f"give {chunks} entries, one for each chunk in model order")
+    elif not all(course.layers(layers, asked)[1:-1]):
+        yield finding(key, "a chunk inside has no layer", "only the first and the last may have none")
 
 
 def check_batch_divides(setup: Setup) -> Iterator[Problem]:

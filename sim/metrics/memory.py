@@ -7,7 +7,6 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
-from sim.layout.pieces import layers_per_chunk
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
@@ -108,7 +107,7 @@ def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]
     shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
     course = course_of(*shape)
     architecture = architecture or Architecture(setup.workload, setup.shard)
-    ends = list(accumulate(layers_per_chunk(len(architecture.layers), len(course.stage_of)), initial=0))
+    ends = list(accumulate(course.layers(len(architecture.layers), parallelism.layers_per_stage), initial=0))
     parts = [range(start, stop) for start, stop in pairwise(ends)]
     memory = StageMemory(architecture, setup.training, parallelism, setup.software)
     for stage, chunks in enumerate(course.chunks):

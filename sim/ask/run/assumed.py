@@ -103,7 +103,7 @@ def _host_memory(run: Simulated) -> Iterator[str]:
 
 def _uneven_stages(run: Simulated) -> Iterator[str]:
     sizes = [chunk.layers for chunk in run.plan.chunks]
-    if len(set(sizes)) > 1:
+    if len(set(sizes)) > 1 and run.setup.parallelism.layers_per_stage is None:
         alike = [(size, len(list(group))) for size, group in groupby(sizes)]
         told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
         yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
