@@ -355,7 +355,7 @@ def test_an_elastic_job_takes_what_is_there() -> None:
         def alone(self, job: JobRequest, places: tuple[tuple[int, int], ...]) -> float:
             return sum(boards for _, boards in places) / job.gpus
 
-        def together(self, jobs: object) -> None:
+        def together(self, jobs: object, now: float) -> None:
             return None
 
     jobs = [gang("a", 0, 3600, 4, least=2, most=16)]

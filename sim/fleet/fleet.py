@@ -497,7 +497,7 @@ class Fleet:
         if self.inputs.pacing is None:
             return
         running = [job for job in self.running.values() if job.phase in ("running", "loading")]
-        rates = self.inputs.pacing.together(running)
+        rates = self.inputs.pacing.together(running, self.now)
         for job, rate in zip(running, rates or (), strict=False):
             if rate != job.rate:
                 self.settle(job)
