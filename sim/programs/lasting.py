@@ -7,7 +7,7 @@ apart lie k times as densely. With one burst of traffic each their mean is off b
 over k n (Koksma's inequality; Denjoy's for k = 1), that of any other number of steps by much more. Otherwise runs go on
 from one lag after another until means of batches agree, and say how far off they are.
 
-Public: `lasting`, `Lasting`, `Pace`, `even_steps`.
+Public: `lasting`, `Lasting`, `LongPace`, `even_steps`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Way = Literal["recurs", "even", "batches"]
 
 
 @dataclass(frozen=True)
-class Pace:
+class LongPace:
     """Seconds of a step in the long run. low, high: whatever the phases, proved. error: how far off it may be [s].
 
     error: 0 where states recur; a bound for two jobs of one burst of traffic a step; two standard errors otherwise.
@@ -55,7 +55,7 @@ class Lasting:
     simulated: steps, of all jobs.
     """
 
-    paces: tuple[Pace, ...]
+    paces: tuple[LongPace, ...]
     way: Way
     simulated: int
 
@@ -173,10 +173,10 @@ def _times(tenant: Tenant, flow: int) -> int:
 
 def _paces(
     means: Sequence[float], brackets: Sequence[tuple[float, float]], errors: Sequence[float]
-) -> tuple[Pace, ...]:
+) -> tuple[LongPace, ...]:
     """A mean of few steps may lie outside of what is proved; no long one does."""
     return tuple(
-        Pace(min(max(mean, low), high), low, high, min(error, high - low))
+        LongPace(min(max(mean, low), high), low, high, min(error, high - low))
         for mean, (low, high), error in zip(means, brackets, errors, strict=True)
     )
 
