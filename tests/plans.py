@@ -279,6 +279,28 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"tied_embeddings": False}, "training": {"global_batch": 12, "recompute": "selective"},
         "parallelism": {"pipeline": 4, "schedule": "gpipe"}, "software": BESIDE | {"pipeline_overlap": True},
     },
+    "signs of gradients": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "one_bit"}},
+    },
+    "integers, two-step exchange, ZeRO 2": {
+        "nodes": 2, "parallelism": {"tensor": 2, "zero_stage": 2}, "software": BESIDE,
+        "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}},
+        "training": {"global_batch": 48, "compression": {"kind": "int8"}},
+    },
+    "factors of gradients, at once": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2},
+        "training": {"global_batch": 64, "compression": {"kind": "power_sgd"}},
+    },
+    "8-bit gradients, ZeRO 3": {
+        "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "fp8"}},
+    },
+    "the largest gradients, slow adapter": {
+        "nodes": 4, "parallelism": {"tensor": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "top_k"}},
+        "degradations": [{"link": "node2/nic5->switch0", "factor": 0.5}],
+    },
 }  # fmt: skip
 
 

@@ -64,6 +64,10 @@ BASES: dict[str, dict[str, Any]] = {
         ],
     },
     "cube mesh": {"nodes": 2, "node": CUBE_MESH, "software": BESIDE},
+    "integers exchanged": {
+        "nodes": 2, "software": BESIDE, "training": {"compression": {"kind": "int8"}},
+        "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}, **CHIPS},
+    },
     "two servers, as PyTorch does": {"nodes": 2, "software": PYTORCH},
     "experts": {
         "nodes": 2, "software": {"experts": {"dispatcher": "deduplicated", "wait": 1e-4}, "host_issue": 1e-5},

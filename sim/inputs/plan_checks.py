@@ -230,6 +230,26 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
 
 
+WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
+
+
+def check_compression(setup: Setup) -> Iterator[Problem]:
+    """Gradients can be compressed as they are shared out."""
+    kind, plan, key = setup.training.compression.kind, setup.parallelism, "training.compression.kind"
+    if kind == "none":
+        return
+    if plan.shard_group is not None:
+        message = f"{kind} over replicas of shards (parallelism.shard_group) is not modelled"
+        yield finding(key, message, "leave shard_group out, or use none")
+    if kind in WITH_RESIDUE and plan.zero_stage > 0:
+        message = f"{kind} needs whole gradients on each rank, zero_stage {plan.zero_stage} shares their sum out"
+        yield finding(key, message, "use fp16, fp8 or int8, or zero_stage 0")
+    if kind == "power_sgd" and setup.training.lora is not None:
+        yield finding(key, "the matrices of adapters are thin already", "use another kind, or none")
+    if kind == "power_sgd" and setup.workload.experts and setup.shard.divides_experts:
+        yield finding(key, "power_sgd of experts that ranks divide is not modelled", "use another kind, or none")
+
+
 def check_passes(setup: Setup) -> Iterator[Problem]:
     """A step has no more passes than can be written down and simulated in minutes."""
     stages = setup.parallelism.pipeline * setup.parallelism.virtual_stages
@@ -261,4 +281,5 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_shard_group,
     check_expert,
     check_adapters,
+    check_compression,
 )

@@ -15,6 +15,7 @@ from pydantic import Field
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind
+from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
@@ -459,6 +460,7 @@ class Training(Record):
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
+    compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")

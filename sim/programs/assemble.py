@@ -119,9 +119,15 @@ def _write_end(
     script: Script, compute: Stream, rank: RankShape, exchange: ExchangeWriter, embedding: tuple[Token, ...]
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
+    packing, unpacking = exchange.end_packing(rank), exchange.unpacking(rank)
+    if packing:
+        compute.add(script.new_template((), packing))
     marker = Action("end of backward", Category.OTHER, (rank.number,))
     compute.add(script.new_template((), partial(given_action, marker), token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank) + embedding
+    if unpacking:
+        compute.add(script.new_template(waits, unpacking))
+        waits = ()
     updated = token(exchange.update_tokens[rank.number])
     compute.add(script.new_template(waits, partial(optimizer_action, rank.number), updated))
     compute.add(script.new_template(exchange.weights_of(rank), partial(overhead_action, rank.number)))

@@ -66,7 +66,11 @@ class PassWriter:
             signal = self.exchange.after_run(rank, task, role, position)
             if position == positions[-1]:
                 signal = done = signal or done
-            out += self._run(rank, Place(rank.number, task.phase, task.chunk, position), role, waits, signal)
+            place = Place(rank.number, task.phase, task.chunk, position)
+            packing = self.exchange.packing(rank, place, role.traffic)
+            out += self._run(rank, place, role, waits, None if packing else signal)
+            if packing:
+                out.append((rank.number, self.script.new_template((), packing, signal)))
             waits = ()
         return out + self._send(rank, task, done)
 

@@ -17,6 +17,7 @@ from sim.inputs.storage import SERIALIZATION_BANDWIDTH
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
 from sim.metrics.result import PowerLevel
+from sim.transforms.reduction import GROUPS
 from sim.units import DATA, DATA_RATE, POWER, format_quantity
 
 SWING = 1e-3  # share above its limit that is told
@@ -99,6 +100,19 @@ def _host_memory(run: Simulated) -> Iterator[str]:
     if offload.optimizer and not host.pcie_bandwidth:
         way_out = "cluster.node.host.pcie_bandwidth says how fast"
         yield f"gradients and weights of the host's optimizer cross PCIe at no cost: {way_out}"
+
+
+def _compressed(run: Simulated) -> Iterator[str]:
+    """What compression of gradients does beside taking time."""
+    kind, groups = run.setup.training.compression.kind, {flow.kind for flow in run.job.flows}
+    if kind == "none":
+        return
+    if not groups & set(GROUPS):
+        yield f"nothing is compressed ({kind}): no other rank has the same weights"
+        return
+    yield f"gradients are compressed ({kind}): what that does to learning is not simulated"
+    if kind == "fp16" and run.plan.software.gradient_comm_bytes == 2:
+        yield f"{run.plan.software.name} sends 2 B a gradient anyway: fp16 adds kernels and saves nothing"
 
 
 def _uneven_stages(run: Simulated) -> Iterator[str]:
@@ -187,6 +201,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
     _tight_memory,
     _host_memory,
+    _compressed,
     _of_data_sheet,
     _of_packages,
     _adapters_left,
