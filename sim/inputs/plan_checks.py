@@ -230,6 +230,23 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
 
 
+def check_offload(setup: Setup) -> Iterator[Problem]:
+    """What is moved off the board has a place to lie, and something to be moved."""
+    offload, storage = setup.training.offload, setup.storage
+    if offload.drives and not offload.optimizer:
+        message = "drives hold the state of an optimizer that the host runs"
+        yield finding("training.offload.drives", message, "set offload.optimizer too, or leave it out")
+    if offload.drives and (storage is None or storage.kind != "local_nvme"):
+        message = "nodes have no drives of their own"
+        yield finding("training.offload.drives", message, "give cluster.storage of kind local_nvme, or leave it out")
+    if offload.parameters and setup.parallelism.zero_stage != 3:
+        message = f"weights that zero_stage {setup.parallelism.zero_stage} keeps whole stay on the board"
+        yield finding("training.offload.parameters", message, "set zero_stage to 3, or leave it out")
+    if offload.activations and SCHEDULES[setup.parallelism.schedule].splits:
+        message = f"{setup.parallelism.schedule} puts weight gradients off, which need activations on the board"
+        yield finding("training.offload.activations", message, "use another schedule, or leave it out")
+
+
 WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
 
 
@@ -282,4 +299,5 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_expert,
     check_adapters,
     check_compression,
+    check_offload,
 )

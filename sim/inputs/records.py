@@ -445,9 +445,10 @@ class Parallelism(Record):
 class Offload(Record):
     """What lies in host memory instead of the accelerator's."""
 
-    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process)")
-    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each use (memory only)")
-    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; two layers' worth stays (memory only: it is taken to hide behind computation)")
+    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process); gradients go down and new weights come up over PCIe")
+    drives: bool = Field(default=False, description="the optimizer's state lies on the drives of the node (cluster.storage of kind local_nvme), and is read and written beside the host's step")
+    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each gather, one segment ahead")
+    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; they cross PCIe behind their pass and again before it is needed, segment by segment, while two layers' worth is on the board")
 
 
 class Training(Record):

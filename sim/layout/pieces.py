@@ -69,6 +69,7 @@ class Segment:
     trained: int  # those with gradients
     kept: int = 0  # parameters that stay gathered until the backward pass
     experts: int = 0  # parameters whose gradients the replicas of experts exchange
+    saved: int = 0  # bytes that its layers keep from forward to backward pass
     matrices: tuple[tuple[int, int, int], ...] = ()  # rows, columns, and how many, of those with gradients
 
     @property
@@ -138,13 +139,16 @@ class _Scissors:
             opens, closes = first and number == 0, last and number == len(buckets) - 1
             runs = self._runs(part, opens, closes)
             pieces = tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs)
+            inner = model.stage(part, first=False, last=False)
             if not self.root:
                 held, matrices = model.stage(part, first=opens, last=closes, table=table), self._matrices(runs)
-                segments.append(Segment(pieces, held.shared, held.trained, experts=held.experts, matrices=matrices))
+                counts = held.shared, held.trained, 0, held.experts
+                segments.append(Segment(pieces, *counts, inner.kept, matrices))
                 continue
-            inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
+            rooted = NOTHING if number else ends
             held = inner + rooted
-            segments.append(Segment(pieces, held.parameters, held.trained, rooted.parameters, held.experts))
+            counts = held.parameters, held.trained, rooted.parameters, held.experts
+            segments.append(Segment(pieces, *counts, inner.kept))
         return tuple(segments)
 
     def _runs(self, layers: range, opens: bool, closes: bool) -> list[tuple[Graph, int]]:

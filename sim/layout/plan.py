@@ -17,6 +17,7 @@ from sim.inputs.setup import Setup
 from sim.layout.flows import FlowSet, collective_flows, send_flows
 from sim.layout.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.layout.grid import SEEDED, RankGrid, build_grid
+from sim.layout.host import host_flows
 from sim.layout.pieces import Chunks, build_chunks
 from sim.layout.prune import Covers, distinct, never_full
 from sim.layout.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
@@ -230,7 +231,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     runs = setup.node.collectives.patterns, collectives_of("gradient", setup.training.compression)
-    return size, place, groups, runs, options.prune, options.fold
+    return size, place, groups, runs, setup.training.offload, options.prune, options.fold
 
 
 def build_plan(
@@ -276,7 +277,7 @@ def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: 
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
-    return flows
+    return flows | host_flows(experiment.training.offload, grid, cluster)
 
 
 def group_flows(

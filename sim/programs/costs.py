@@ -7,7 +7,7 @@ so that it serves any job of the same shape: the functions at the end are its re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -23,7 +23,7 @@ from sim.programs.exchange import Traffic
 from sim.programs.ranks import Job, RankClass
 from sim.transforms.reduction import GROUPS
 from sim.workload.compression import Compressor, Gradients, compressor_of
-from sim.workload.memory import stored_bytes, weight_bytes
+from sim.workload.memory import state_bytes, stored_bytes, weight_bytes
 from sim.workload.optimizer import host_seconds, optimizer_step
 
 WHOLE = -1  # instead of the number of a chunk or a segment: all of them
@@ -265,8 +265,10 @@ class Costs:
     # --- optimizer --------------------------------------------------------------------------------
 
     def optimizer(self, rank: RankClass) -> Sequence:
-        """The optimizer step of a rank."""
+        """The optimizer step of a rank; nothing of it where the host does it."""
         plan = self.job.plan
+        if plan.experiment.training.offload.optimizer:
+            return sequence_of(())
         chosen = plan.experiment.training.optimizer
         return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision, chosen))
 
@@ -278,14 +280,30 @@ class Costs:
             self._chains[key] = self.job.alone(rank, [(self.optimizer(rank), 1)])
         return self._chains[key]
 
-    def host_update(self, number: int) -> float | None:
-        """The optimizer step of a rank class where the host does it [s], else None."""
+    # --- what lies in host memory -------------------------------------------------------------------
+
+    def host_update(self, number: int) -> float:
+        """The optimizer step of a rank class where the host does it [s]."""
+        return host_seconds(self.updated_parameters(self.job.ranks[number]))
+
+    def weights_updated(self, number: int) -> float:
+        """New weights of a rank class, and gradients on their way to the host [B]."""
+        weight = stored_bytes(self.job.plan.shard.precision, self.job.plan.software)[0]
+        return weight * self.updated_parameters(self.job.ranks[number])
+
+    def state_updated(self, number: int) -> float:
+        """Optimizer state and master weights of a rank class [B]."""
         plan = self.job.plan
-        if not plan.experiment.training.offload.optimizer:
-            return None
-        weight = stored_bytes(plan.shard.precision, plan.software)[0]
-        pcie = plan.cluster.node.host.pcie_bandwidth
-        return host_seconds(self.updated_parameters(self.job.ranks[number]), pcie, weight, weight)
+        state = state_bytes(plan.experiment.training, plan.software)[1]
+        return state * self.updated_parameters(self.job.ranks[number])
+
+    def shard_of(self, message: Message, flow: int) -> float:
+        """A rank's share of what a group gathers [B]."""
+        return self.message(message) / self.job.flows[flow].group.size
+
+    def saved(self, chunk: int, segment: int) -> float:
+        """What the layers of a segment keep for the backward pass [B]."""
+        return float(self.job.plan.chunks[chunk].segments[segment].saved)
 
 
 # --- recipes ----------------------------------------------------------------------------------
@@ -398,10 +416,8 @@ def _kernels(label: str, rank: int, chain: Alone) -> Action:
 
 
 def optimizer_action(rank: int, costs: Costs) -> Action:
-    """The optimizer step of a rank, or of the host for it."""
-    chain, host = costs.update(rank), costs.host_update(rank)
-    if host is not None:
-        return Action("optimizer", Category.OPTIMIZER, (rank,), host, parts=((Category.OPTIMIZER, host),))
+    """The optimizer step of a rank."""
+    chain = costs.update(rank)
     return Action(
         "optimizer",
         Category.OPTIMIZER,
@@ -411,6 +427,17 @@ def optimizer_action(rank: int, costs: Costs) -> Action:
         joules=tuple(chain.spent.joules.items()),
         busy=chain.spent.busy,
     )
+
+
+def host_update_action(rank: int, costs: Costs) -> Action:
+    """The optimizer step that the host does for a rank."""
+    seconds = costs.host_update(rank)
+    return Action("optimizer", Category.OPTIMIZER, (rank,), seconds, parts=((Category.OPTIMIZER, seconds),))
+
+
+def copy_action(label: str, flow: int, size: Callable[[Costs], float], costs: Costs) -> Action:
+    """A copy between a board, the memory of its host and drives; how much follows from the job."""
+    return Action(label, Category.HOST_COMM, flow=flow, size=size(costs))
 
 
 def overhead_action(rank: int, costs: Costs) -> Action:

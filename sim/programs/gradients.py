@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from sim.engine.program import Recipe, Script, Stream, Token, token
 from sim.phase import Phase
+from sim.programs.copies import CopyWriter
 from sim.programs.costs import WHOLE, Message, Place, exchange_action, pack_action, unpack_action
 from sim.programs.exchange import Collective, Traffic, Which
 from sim.programs.kinds import Role, kinds_of
@@ -26,8 +27,8 @@ LEGS = {"all_to_all": 2}  # of a collective, at most; others have one
 class ExchangeWriter:
     """Shared by both kinds: streams and templates of the gradient communicators."""
 
-    def __init__(self, shape: Shape, script: Script) -> None:
-        self.shape, self.script, self.exchange = shape, script, shape.exchange
+    def __init__(self, shape: Shape, script: Script, copies: CopyWriter) -> None:
+        self.shape, self.script, self.exchange, self.copies = shape, script, shape.exchange, copies
         self.groups = [number for number, flow in enumerate(shape.flows) if flow.kind in GROUPS]
         self.streams: dict[int, Stream] = {}
         self.marks = [script.new_kind("end of backward of rank class", rank.number) for rank in shape.ranks]
@@ -224,8 +225,8 @@ class Replicated(ExchangeWriter):
 class Sharded(ExchangeWriter):
     """Every task works segment by segment on weights that are gathered for it (ZeRO-3)."""
 
-    def __init__(self, shape: Shape, script: Script) -> None:
-        super().__init__(shape, script)
+    def __init__(self, shape: Shape, script: Script, copies: CopyWriter) -> None:
+        super().__init__(shape, script, copies)
         self.history: dict[int, list[tuple[Task, int]]] = {}  # flow -> segments that weights were gathered for so far
         self.held_back: dict[int, tuple[Task, int]] = {}  # flow -> gradients to scatter after the next gather
 
@@ -270,10 +271,13 @@ class Sharded(ExchangeWriter):
         """Gather a segment when the one `ahead` places before it has been passed."""
         history, ahead = self.history.setdefault(flow, []), self.exchange.ahead
         waits = self._tokens(flow, *history[-ahead], task.microbatch) if len(history) >= ahead else ()
-        history.append((task, position))
-        del history[:-ahead]
-        done = token(self._gathered(flow, task, position))
         message = self.message(flow, collective, task, position)
+        if self.copies.offload.parameters:  # one ahead of the gather
+            before = self._tokens(flow, *history[0], task.microbatch) if len(history) > ahead else ()
+            waits += self.copies.fetch_weights(flow, task, position, message, before)
+        history.append((task, position))
+        del history[: -ahead - 1]
+        done = token(self._gathered(flow, task, position))
         self.issue(flow, "gather weights", collective.kind, message, waits, done, task.microbatch)
 
     def _scatter_held_back(self, flow: int) -> None:
@@ -293,6 +297,6 @@ class Sharded(ExchangeWriter):
             self._scatter_held_back(flow)
 
 
-def exchange_writer(shape: Shape, script: Script) -> ExchangeWriter:
+def exchange_writer(shape: Shape, script: Script, copies: CopyWriter) -> ExchangeWriter:
     """The writer of the exchange of a job."""
-    return Sharded(shape, script) if shape.exchange.gathers_always else Replicated(shape, script)
+    return (Sharded if shape.exchange.gathers_always else Replicated)(shape, script, copies)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
+from sim.inputs.records import Offload
 from sim.memo import Memo, Same
 from sim.programs.costs import Costs, Kinds
 from sim.programs.exchange import GradientExchange, exchange_of
@@ -92,6 +93,7 @@ class Shape:
     inside: Inside
     switches: Switches
     exchange: GradientExchange
+    offload: Offload
 
     @property
     def ranks(self) -> tuple[RankShape, ...]:
@@ -130,7 +132,7 @@ def shape_of(costs: Costs) -> Shape:
     )
     exchange = job_exchange(costs.job)
     classes = _classes_of(costs.job, bool(exchange.by_segment), switches.slows)
-    return Shape(classes, plan.schedule, _inside_of(costs), switches, exchange)
+    return Shape(classes, plan.schedule, _inside_of(costs), switches, exchange, plan.experiment.training.offload)
 
 
 def job_exchange(job: Job) -> GradientExchange:

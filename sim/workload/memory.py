@@ -216,7 +216,7 @@ class StageMemory:
         """Bytes of host memory for a rank of a stage, of what does not lie on its accelerator; as `at`."""
         part, _, _ = self._stage(layers, first, last)
         offload, size = part.training.offload, 0.0
-        if offload.optimizer or part.kind.paged:
+        if (offload.optimizer and not offload.drives) or part.kind.paged:
             size += optimizer_bytes(part)
         if offload.optimizer:
             size += HOST_GRADIENT * part.share(1)

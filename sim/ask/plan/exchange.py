@@ -69,8 +69,9 @@ class Exchanges:
             groups = tuple(job.flows[rank.flows[kind]].group for kind in (*GROUPS, "replica") if kind in rank.flows)
             sizes = tuple(layout.sizes[chunk] for chunk in chunks)
             turns = chunks.index(ends.first[rank.stage]), chunks.index(ends.last[rank.stage])
-            compression = job.plan.experiment.training.compression
-            key = (sizes, turns, groups, rank.speed, every, compression, job.plan.shard.precision, software)
+            training = job.plan.experiment.training
+            moved = training.compression, training.offload
+            key = (sizes, turns, groups, rank.speed, every, moved, job.plan.shard.precision, software)
             if key not in self.known:
                 self.known[key] = _stage(costs, rank, ends)
             stages.append(self.known[key])
@@ -80,6 +81,8 @@ class Exchanges:
 def _stage(costs: Costs, rank: RankClass, ends: Ends) -> ExchangeTime[float]:
     job = costs.job
     optimizer = alone(job, rank, costs.optimizer(rank)).seconds
+    if job.plan.experiment.training.offload.optimizer:
+        optimizer = costs.host_update(rank.number)
     if "gradient" not in rank.flows:
         return ExchangeTime(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0)
     prices = _Prices(costs, rank, lambda role, kind, message: job.seconds(rank.flows[role], kind, message))
