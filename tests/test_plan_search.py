@@ -65,6 +65,14 @@ BASES: dict[str, dict[str, Any]] = {
         ],
     },
     "cube mesh": {"nodes": 2, "node": CUBE_MESH, "software": BESIDE},
+    "state on the host": {
+        "nodes": 2, "software": BESIDE, "node": {**CHIPS, "host": {"pcie_bandwidth": 20e9}, "pcie": {"switches": 2}},
+        "training": {"offload": {"optimizer": True}},
+    },
+    "integers exchanged": {
+        "nodes": 2, "software": BESIDE, "training": {"compression": {"kind": "int8"}},
+        "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}, **CHIPS},
+    },
     "two servers, as PyTorch does": {"nodes": 2, "software": PYTORCH},
     "experts": {
         "nodes": 2, "software": {"experts": {"dispatcher": "deduplicated", "wait": 1e-4}, "host_issue": 1e-5},

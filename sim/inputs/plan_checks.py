@@ -252,6 +252,43 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
 
 
+def check_offload(setup: Setup) -> Iterator[Problem]:
+    """What is moved off the board has a place to lie, and something to be moved."""
+    offload, storage = setup.training.offload, setup.storage
+    if offload.drives and not offload.optimizer:
+        message = "drives hold the state of an optimizer that the host runs"
+        yield finding("training.offload.drives", message, "set offload.optimizer too, or leave it out")
+    if offload.drives and (storage is None or storage.kind != "local_nvme"):
+        message = "nodes have no drives of their own"
+        yield finding("training.offload.drives", message, "give cluster.storage of kind local_nvme, or leave it out")
+    if offload.parameters and setup.parallelism.zero_stage != 3:
+        message = f"weights that zero_stage {setup.parallelism.zero_stage} keeps whole stay on the board"
+        yield finding("training.offload.parameters", message, "set zero_stage to 3, or leave it out")
+    if offload.activations and SCHEDULES[setup.parallelism.schedule].splits:
+        message = f"{setup.parallelism.schedule} puts weight gradients off, which need activations on the board"
+        yield finding("training.offload.activations", message, "use another schedule, or leave it out")
+
+
+WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
+
+
+def check_compression(setup: Setup) -> Iterator[Problem]:
+    """Gradients can be compressed as they are shared out."""
+    kind, plan, key = setup.training.compression.kind, setup.parallelism, "training.compression.kind"
+    if kind == "none":
+        return
+    if plan.shard_group is not None:
+        message = f"{kind} over replicas of shards (parallelism.shard_group) is not modelled"
+        yield finding(key, message, "leave shard_group out, or use none")
+    if kind in WITH_RESIDUE and plan.zero_stage > 0:
+        message = f"{kind} needs whole gradients on each rank, zero_stage {plan.zero_stage} shares their sum out"
+        yield finding(key, message, "use fp16, fp8 or int8, or zero_stage 0")
+    if kind == "power_sgd" and setup.training.lora is not None:
+        yield finding(key, "the matrices of adapters are thin already", "use another kind, or none")
+    if kind == "power_sgd" and setup.workload.experts and setup.shard.divides_experts:
+        yield finding(key, "power_sgd of experts that ranks divide is not modelled", "use another kind, or none")
+
+
 def check_passes(setup: Setup) -> Iterator[Problem]:
     """A step has no more passes than can be written down and simulated in minutes."""
     stages = setup.parallelism.pipeline * setup.parallelism.virtual_stages
@@ -283,4 +320,6 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_shard_group,
     check_expert,
     check_adapters,
+    check_compression,
+    check_offload,
 )

@@ -15,6 +15,7 @@ from pydantic import Field
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind
+from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
@@ -445,9 +446,10 @@ class Parallelism(Record):
 class Offload(Record):
     """What lies in host memory instead of the accelerator's."""
 
-    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process)")
-    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each use (memory only)")
-    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; two layers' worth stays (memory only: it is taken to hide behind computation)")
+    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process); gradients go down and new weights come up over PCIe")
+    drives: bool = Field(default=False, description="the optimizer's state lies on the drives of the node (cluster.storage of kind local_nvme), and is read and written beside the host's step")
+    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each gather, one segment ahead")
+    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; they cross PCIe behind their pass and again before it is needed, segment by segment, while two layers' worth is on the board")
 
 
 class Training(Record):
@@ -460,6 +462,7 @@ class Training(Record):
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
+    compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers
 from sim.graph.operation import Shard
+from sim.inputs.compression import Compression
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
 from sim.layout.flows import FlowSet, collective_flows, send_flows
 from sim.layout.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.layout.grid import SEEDED, RankGrid, build_grid
+from sim.layout.host import host_flows
 from sim.layout.pieces import Chunks, build_chunks
 from sim.layout.prune import Covers, distinct, never_full
 from sim.layout.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
@@ -25,6 +27,7 @@ from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
 from sim.transforms.reduction import GROUPS
+from sim.workload.compression import compressor_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -227,7 +230,8 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
-    return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
+    runs = setup.node.collectives.patterns, collectives_of("gradient", setup.training.compression)
+    return size, place, groups, runs, setup.training.offload, options.prune, options.fold
 
 
 def build_plan(
@@ -269,19 +273,33 @@ def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: 
     """Everything of the job that communicates, by kind."""
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
-        sets = group_flows(kind, grid, cluster, ranks, key)
+        sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
-    return flows
+    return flows | host_flows(experiment.training.offload, grid, cluster)
 
 
 def group_flows(
-    kind: str, grid: RankGrid, cluster: Cluster, ranks: Ints, key: int, number: Ints | None = None
+    kind: str,
+    grid: RankGrid,
+    cluster: Cluster,
+    ranks: Ints,
+    key: int,
+    number: Ints | None = None,
+    *,
+    compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
-    names = carriers(COLLECTIVES[kind], cluster.node, ranks.shape[1])
+    names = carriers(collectives_of(kind, compression), cluster.node, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
+
+
+def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
+    """Collectives that groups of a kind may run, those that compressed gradients need among them."""
+    compressor = compressor_of(compression) if kind in GROUPS else None
+    added = compressor.collectives("all_reduce") if compressor else ()
+    return tuple(dict.fromkeys((*COLLECTIVES[kind], *added)))
 
 
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:

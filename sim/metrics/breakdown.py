@@ -104,7 +104,7 @@ def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, ev
 
 def _cause(trace: Trace, rank: int, action: Action) -> str:
     """What an action is to a rank that waits for it: inner collectives of others are their work."""
-    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM)
+    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM, Category.HOST_COMM)
     return action.category if shared or rank in members_of(trace, action) else "bubble"
 
 

@@ -24,6 +24,7 @@ from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.board import transfer_rate
 from sim.layout.flows import FlowSet, flow_key
 from sim.layout.fold import Partition, first_of_class, mix
+from sim.layout.host import HOST_KINDS
 from sim.layout.pieces import Sequence, Work
 from sim.layout.plan import Plan
 from sim.memo import Memo
@@ -39,7 +40,9 @@ CATEGORY = {
     "expert": Category.EXPERT_COMM,
     "expert_tensor": Category.EXPERT_COMM,
 }
-GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
+GROUP_KINDS = (
+    "tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient", *HOST_KINDS
+)  # fmt: skip
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
 SYNCHRONIZATION = 5.8e-6

@@ -34,6 +34,7 @@ LABELS = {
     "expert_comm": "expert parallel",
     "pipeline_comm": "pipeline sends",
     "data_comm": "data parallel",
+    "host_comm": "copies to host",
     "bubble": "pipeline bubble",
     "optimizer": "optimizer",
     "input_stall": "input stall",

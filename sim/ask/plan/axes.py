@@ -168,6 +168,7 @@ AXES: tuple[PlanAxis, ...] = (
     PlanAxis(ORDER, _order),
 )
 """In this order; the values of an axis may depend on axes of the shape before it."""
+FREE = ("parallelism.", "software.", "training.offload.", "training.compression.")  # of keys that may be named
 SWITCHES: Mapping[str, Values] = {
     "software.tensor_overlap": ("none", "backward", "full"),
     "software.gradient_overlap": (False, True),
@@ -207,7 +208,7 @@ def key_of(name: str) -> str:
         return short.get(name, name)
     if name in Parallelism.model_fields:
         return f"parallelism.{name}"
-    if name.startswith(("parallelism.", "software.")):
+    if name.startswith(FREE):
         return name
     raise ConfigError(Problem("--space", name, "is no key that a plan can vary", near(name, list(short))))
 

@@ -14,9 +14,11 @@ from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.records import Accelerator
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
+from sim.layout.host import HOST_KINDS
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
 from sim.metrics.result import PowerLevel
+from sim.transforms.reduction import GROUPS
 from sim.units import DATA, DATA_RATE, POWER, format_quantity
 
 SWING = 1e-3  # share above its limit that is told
@@ -93,12 +95,21 @@ def _host_memory(run: Simulated) -> Iterator[str]:
     if host.memory and needed > host.memory:
         lack, room = format_quantity(needed, DATA), format_quantity(host.memory, DATA)
         yield f"the host of a node has {room} of memory, and {lack} would lie there"
-    hidden = [name for name in ("parameters", "activations") if getattr(offload, name)]
-    if hidden:
-        yield f"copies of {' and '.join(hidden)} to and from the host are taken to hide behind computation"
-    if offload.optimizer and not host.pcie_bandwidth:
-        way_out = "cluster.node.host.pcie_bandwidth says how fast"
-        yield f"gradients and weights of the host's optimizer cross PCIe at no cost: {way_out}"
+    if any(moved for _, moved in offload) and not {flow.kind for flow in run.job.flows} & set(HOST_KINDS):
+        yield "copies to and from the host cross PCIe at no cost: cluster.node.host.pcie_bandwidth says how fast"
+
+
+def _compressed(run: Simulated) -> Iterator[str]:
+    """What compression of gradients does beside taking time."""
+    kind, groups = run.setup.training.compression.kind, {flow.kind for flow in run.job.flows}
+    if kind == "none":
+        return
+    if not groups & set(GROUPS):
+        yield f"nothing is compressed ({kind}): no other rank has the same weights"
+        return
+    yield f"gradients are compressed ({kind}): what that does to learning is not simulated"
+    if kind == "fp16" and run.plan.software.gradient_comm_bytes == 2:
+        yield f"{run.plan.software.name} sends 2 B a gradient anyway: fp16 adds kernels and saves nothing"
 
 
 def _uneven_stages(run: Simulated) -> Iterator[str]:
@@ -187,6 +198,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
     _tight_memory,
     _host_memory,
+    _compressed,
     _of_data_sheet,
     _of_packages,
     _adapters_left,
