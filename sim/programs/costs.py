@@ -204,8 +204,10 @@ class Costs:
         return size if message.split < 0 else size / self.job.flows[message.split].group.size
 
     def optimizer(self, rank: RankClass) -> Sequence:
-        """The optimizer step of a rank."""
+        """The optimizer step of a rank; none where servers have it."""
         plan = self.job.plan
+        if plan.experiment.setup.has_servers:
+            return sequence_of(())
         chosen = plan.experiment.training.optimizer
         return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision, chosen))
 
