@@ -20,6 +20,7 @@ from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSe
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
+from sim.inputs.synchronization import Synchronization
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
@@ -515,6 +516,7 @@ class Experiment(Record):
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
+    synchronization: Synchronization | None = Field(default=None, description="how replicas exchange what they learn; they sum gradients in every step, in lock-step, if absent")
     degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
     failures: Reference[Failures] | None = Field(default=None, description="what breaks, by name, path or inline; nothing if absent")
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sim.errors import ConfigError, Problem
 from sim.graph.kernels import ExpertKernels
 from sim.graph.operation import ScalingKind, Shard
+from sim.inputs.synchronization import LocalSteps, ParameterServers
 from sim.record import NARROW, Record
 
 if TYPE_CHECKING:  # records import this file
@@ -154,6 +155,17 @@ class Setup:
     def ranks(self) -> int:
         """Ranks of the job."""
         return self.ranks_per_replica * self.data
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether parameter servers keep weights and optimizer."""
+        return isinstance(self.experiment.synchronization, ParameterServers)
+
+    @property
+    def workers(self) -> int:
+        """Groups of neighbouring replicas that take steps of their own; 1 in lock-step."""
+        way = self.experiment.synchronization
+        return way.workers if isinstance(way, LocalSteps) else self.data if way else 1
 
     @property
     def expert(self) -> int:

@@ -228,7 +228,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
         setup.workload.experts > 0,
     )
     course = course_of_job(experiment)
-    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
+    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     runs = setup.node.collectives.patterns, collectives_of("gradient", setup.training.compression)
     return size, place, groups, runs, setup.training.offload, options.prune, options.fold
@@ -308,8 +308,8 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
-        **_gradient_groups(grid, parallelism.shard_group),
-        **(_expert_groups(grid) if divides_experts(experiment, model) else {}),
+        **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
+        **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
@@ -334,18 +334,23 @@ def course_of_job(experiment: Experiment) -> Course:
     return course_of(plan.schedule, plan.pipeline, plan.virtual_stages)
 
 
-def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
+def workers_of(ranks: Ints, workers: int) -> Ints:
+    """Groups (n, size) that exchange gradients, cut where ranks belong to another worker, (n * workers, part)."""
+    return ranks.reshape(len(ranks) * workers, -1)
+
+
+def _expert_groups(grid: RankGrid, workers: int) -> dict[str, Ints]:
     """Ranks among which tokens go to their experts, which share the matrices of an expert, and which hold the same."""
     return {
         "expert": grid.groups("expert"),
         "expert_tensor": grid.groups("expert_tensor"),
-        "expert_gradient": grid.groups(*GROUPS["expert_gradient"]),
+        "expert_gradient": workers_of(grid.groups(*GROUPS["expert_gradient"]), workers),
     }
 
 
-def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
-    """Ranks that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
-    ranks = grid.groups(*GROUPS["gradient"])
+def _gradient_groups(grid: RankGrid, shard_group: int | None, workers: int) -> dict[str, Ints]:
+    """Ranks of a worker that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
+    ranks = workers_of(grid.groups(*GROUPS["gradient"]), workers)
     if shard_group is None or shard_group >= ranks.shape[1]:
         return {"gradient": ranks}
     split = ranks.reshape(len(ranks), -1, shard_group)

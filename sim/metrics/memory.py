@@ -40,7 +40,7 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
         peaks[fullest],
         peaks,
         stages[fullest],
-        host * min(setup.ranks, setup.node.accelerators),
+        0.0 if setup.has_servers else host * min(setup.ranks, setup.node.accelerators),
         error,
         _verdict(peak, capacity, error),
     )
@@ -59,7 +59,8 @@ def memory_key(setup: Setup) -> tuple[object, ...]:
     shape = plan.schedule, plan.pipeline, plan.virtual_stages
     held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))
     records = text_of(setup.workload), text_of(setup.software), setup.training.model_dump_json(exclude=NOT_HELD), plan
-    return *records, setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+    numbers = setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+    return *records, *numbers, setup.experiment.synchronization
 
 
 def error_of(setup: Setup) -> float:
@@ -103,13 +104,16 @@ class _Place(NamedTuple):
 
 
 def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]:
-    parallelism = setup.parallelism.model_copy(update={"data": setup.data})
+    parallelism = setup.parallelism.model_copy(update={"data": setup.data // setup.workers})
+    training = setup.training.model_copy(update={"global_batch": setup.training.global_batch // setup.workers})
+    if setup.has_servers:  # what is not on the board lies at the servers
+        training = training.model_copy(update={"offload": training.offload.model_copy(update={"optimizer": True})})
     shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
     course = course_of(*shape)
     architecture = architecture or Architecture(setup.workload, setup.shard)
     ends = list(accumulate(course.layers(len(architecture.layers), parallelism.layers_per_stage), initial=0))
     parts = [range(start, stop) for start, stop in pairwise(ends)]
-    memory = StageMemory(architecture, setup.training, parallelism, setup.software)
+    memory = StageMemory(architecture, training, parallelism, setup.software)
     for stage, chunks in enumerate(course.chunks):
         held = held_of(*shape, setup.microbatches, stage)
         layers = tuple(parts[chunk] for chunk in chunks)

@@ -265,9 +265,9 @@ class Costs:
     # --- optimizer --------------------------------------------------------------------------------
 
     def optimizer(self, rank: RankClass) -> Sequence:
-        """The optimizer step of a rank; nothing of it where the host does it."""
+        """The optimizer step of a rank; nothing of it where the host does it, or servers have it."""
         plan = self.job.plan
-        if plan.experiment.training.offload.optimizer:
+        if plan.experiment.training.offload.optimizer or plan.experiment.setup.has_servers:
             return sequence_of(())
         chosen = plan.experiment.training.optimizer
         return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision, chosen))

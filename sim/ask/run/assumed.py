@@ -14,12 +14,14 @@ from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.records import Accelerator
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
+from sim.inputs.synchronization import ParameterServers
 from sim.layout.host import HOST_KINDS
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
 from sim.metrics.result import PowerLevel
 from sim.transforms.reduction import GROUPS
 from sim.units import DATA, DATA_RATE, POWER, format_quantity
+from sim.workload.optimizer import HOST_BANDWIDTH
 
 SWING = 1e-3  # share above its limit that is told
 GIGABIT = DATA_RATE.units["Gb/s"]
@@ -187,6 +189,22 @@ def _saves(run: Simulated) -> Iterator[str]:
         yield f"saves: each rank is assumed to write {rate} at most (checkpoint.serialization_bandwidth)"
 
 
+def _workers(run: Simulated) -> Iterator[str]:
+    """What is taken for granted of workers that do not step together."""
+    way = run.setup.experiment.synchronization
+    if way is None:
+        return
+    yield "convergence is not simulated: staler or rarer updates may need more steps than the ones counted here"
+    if not isinstance(way, ParameterServers):
+        return
+    if way.update_bandwidth is None:
+        rate = format_quantity(HOST_BANDWIDTH * run.setup.node.accelerators, DATA_RATE)
+        yield f"servers are taken to add and update at {rate} of host memory (synchronization.update_bandwidth)"
+    if way.slices == 1:
+        yield "gradients are pushed when a step is over, nothing beside it (synchronization.slices)"
+    yield "energy and failures of servers are not counted, that of their traffic neither; saves are as if ranks had all"
+
+
 def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
     """Where a board leaves its limit for parts of a step."""
     if limit is not None and board.peak_w > (1 + SWING) * limit:
@@ -211,4 +229,5 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _prices,
     _faults,
     _saves,
+    _workers,
 )

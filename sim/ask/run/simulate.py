@@ -68,6 +68,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         memory=run.readings.memory,
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
+        synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,
         energy=energy,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,13 @@ _PLAN: dict[str, Callable[[str], Any]] = {
 
 
 def trust_of(experiment: Experiment) -> Trust | None:
-    """How published runs like `experiment` were predicted."""
-    return shipped_bands().trust(traits_of(experiment))
+    """How published runs like `experiment` were predicted; none had workers that do not step together."""
+    trust = shipped_bands().trust(traits_of(experiment))
+    if trust is None or experiment.synchronization is None:
+        return trust
+    return replace(
+        trust, band=None, extrapolates=(f"synchronization {experiment.synchronization.kind}", *trust.extrapolates)
+    )
 
 
 @cache  # reads a file, for each run of a process
