@@ -6,7 +6,6 @@ Public: `FILE_CHECKS`, `problems_of`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from sim.errors import ConfigError, Problem, finding
 from sim.inputs.carbon import grid_of
@@ -30,11 +29,11 @@ def check_fault_log(setup: Setup) -> Iterator[Problem]:
     if not isinstance(failures, Failures) or failures.log is None:
         return
     log = failures.log
-    unreadable = problems_of(lambda: read_fault_log(Path(log.file)))
+    unreadable = problems_of(lambda: read_fault_log(log))
     if unreadable:
         yield from unreadable
         return
-    seen = 1 + max((outage.node for outage in read_fault_log(Path(log.file))), default=-1)
+    seen = 1 + max((outage.node for outage in read_fault_log(log)), default=-1)
     if seen > log.nodes:
         message = f"{seen} nodes have faults in {log.file}, more than the {log.nodes} observed"
         yield finding("failures.log.nodes", message, f"give at least {seen}")
