@@ -38,7 +38,7 @@ class Outage(NamedTuple):
     name: str = ""  # of the node, as the log calls it
 
 
-class _Row(NamedTuple):
+class _RecordedFault(NamedTuple):
     """A fault as it was written: seconds since the log began, or since 1970 if `dated`."""
 
     node: str
@@ -60,7 +60,7 @@ def _outages(content: bytes, path: Path, columns: tuple[tuple[str, str], ...], b
         text = content.decode("utf-8-sig")
         if path.suffix == ".json" or text.lstrip()[:1] == "[":
             return _numbered(list(_json_rows(json.loads(text))))
-        rows = _Table(path, text, dict(columns)).rows()
+        rows = _FaultTable(path, text, dict(columns)).rows()
         return _numbered([_since(row, _origin(rows, begin, path)) for row in rows])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, csv.Error) as error:
         reason = f"cannot be read as a log of faults: {_reason(error)}"
@@ -71,7 +71,7 @@ def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _numbered(rows: list[_Row]) -> tuple[Outage, ...]:
+def _numbered(rows: list[_RecordedFault]) -> tuple[Outage, ...]:
     ordered = sorted(rows, key=lambda row: (row.start, row.node, row.end))
     number = {name: i for i, name in enumerate(dict.fromkeys(row.node for row in ordered))}
     return tuple(Outage(row.start, row.end, number[row.node], row.cause, row.node) for row in ordered)
@@ -80,7 +80,7 @@ def _numbered(rows: list[_Row]) -> tuple[Outage, ...]:
 # --- tables ---------------------------------------------------------------------------------
 
 
-class _Table:
+class _FaultTable:
     """A CSV file whose columns are found by our names, or by those that the user says they have."""
 
     def __init__(self, path: Path, text: str, columns: Mapping[str, str]) -> None:
@@ -108,7 +108,7 @@ class _Table:
             self.problems.append(Problem(f"{shown_path(self.path)}:1:1", wanted[0], "this column is missing", hint))
         return place
 
-    def rows(self) -> list[_Row]:
+    def rows(self) -> list[_RecordedFault]:
         """Every fault. Raises ConfigError with all cells that cannot be read."""
         found = [row for cells in self.reader if any(map(str.strip, cells)) for row in self._row(cells)]
         if len({row.dated for row in found}) > 1:
@@ -117,7 +117,7 @@ class _Table:
         self._raise_if_wrong()
         return found
 
-    def _row(self, cells: Sequence[str]) -> Iterator[_Row]:
+    def _row(self, cells: Sequence[str]) -> Iterator[_RecordedFault]:
         line = self.reader.line_num
         before = len(self.problems)
         node, cause = self._cell(cells, "node"), self._cell(cells, "cause") or "fault"
@@ -134,7 +134,7 @@ class _Table:
             elif not dated and begun < 0:
                 self._note(line, "start", f"node {node}: the fault starts before the log does", A_TIME)
             else:
-                yield _Row(node, begun, ended, cause, dated)
+                yield _RecordedFault(node, begun, ended, cause, dated)
 
     def _cell(self, cells: Sequence[str], ours: str) -> str:
         place = self.place[ours]
@@ -187,7 +187,7 @@ def _spoken(text: str) -> tuple[float, bool]:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), True
 
 
-def _origin(rows: Sequence[_Row], begin: str | None, path: Path) -> float:
+def _origin(rows: Sequence[_RecordedFault], begin: str | None, path: Path) -> float:
     """When a log of dates began [s since 1970]: as it is said, else with its first fault. Raises ConfigError."""
     if not rows or not rows[0].dated:
         return 0.0
@@ -204,14 +204,14 @@ def _origin(rows: Sequence[_Row], begin: str | None, path: Path) -> float:
     return origin
 
 
-def _since(row: _Row, origin: float) -> _Row:
+def _since(row: _RecordedFault, origin: float) -> _RecordedFault:
     return row._replace(start=row.start - origin, end=row.end - origin)
 
 
 # --- InfiniteHBD ----------------------------------------------------------------------------
 
 
-def _json_rows(events: list[dict[str, Any]]) -> Iterator[_Row]:
+def _json_rows(events: list[dict[str, Any]]) -> Iterator[_RecordedFault]:
     """Starts and ends of a node matched in order, those of the same kind of fault first."""
     begun: dict[str, list[tuple[float, str, str]]] = {}
     for event in sorted(events, key=lambda event: (float(event["event_time"]), event["event_type"] != "fault_start")):
@@ -227,6 +227,6 @@ def _json_rows(events: list[dict[str, Any]]) -> Iterator[_Row]:
         if place is None:
             raise ValueError(f"node {node}: a fault ends at day {time:g} that never started")
         start, cause, _ = waiting.pop(place)
-        yield _Row(node, start * DAY, time * DAY, cause)
+        yield _RecordedFault(node, start * DAY, time * DAY, cause)
     for node, waiting in begun.items():
-        yield from (_Row(node, start * DAY, inf, cause) for start, cause, _ in waiting)
+        yield from (_RecordedFault(node, start * DAY, inf, cause) for start, cause, _ in waiting)

@@ -34,7 +34,7 @@ class RunColumns:
 
 
 @dataclass(frozen=True)
-class _Column:
+class _RunColumn:
     """Where a key stands, and the unit of its numbers."""
 
     place: int
@@ -64,9 +64,9 @@ def read_run_table(path: Path, said: RunColumns) -> list[SourceNode]:
 # --- headers --------------------------------------------------------------------------------
 
 
-def _columns(header: Sequence[str], said: RunColumns, source: str) -> list[_Column]:
+def _columns(header: Sequence[str], said: RunColumns, source: str) -> list[_RunColumn]:
     """The key of each column that is not left out. Raises ConfigError with all headers that are none."""
-    found: list[_Column] = []
+    found: list[_RunColumn] = []
     problems = list(_unknown_words(header, said))
     named = {_bare(wanted): (key, _unit(wanted)) for key, wanted in said.named.items()}
     ignored = {_bare(name) for name in said.ignored}
@@ -76,7 +76,7 @@ def _columns(header: Sequence[str], said: RunColumns, source: str) -> list[_Colu
             continue
         key, unit = named.get(bare, (bare, ""))
         try:
-            found.append(_Column(place, _key(key), unit or _unit(name)))
+            found.append(_RunColumn(place, _key(key), unit or _unit(name)))
         except ValueError as error:
             problems.append(Problem(f"{source}:1:{place + 1}", name[:80], str(error), MAPPED))
     problems += _clashes(found, header, source)
@@ -126,9 +126,9 @@ def _key(name: str) -> str:
     raise ValueError(f"is no key of an experiment{f', as {close[0]} is' if close else ''}")
 
 
-def _clashes(columns: Sequence[_Column], header: Sequence[str], source: str) -> Iterator[Problem]:
+def _clashes(columns: Sequence[_RunColumn], header: Sequence[str], source: str) -> Iterator[Problem]:
     """Each key stands in one column, and not beside keys inside it."""
-    seen: dict[str, _Column] = {}
+    seen: dict[str, _RunColumn] = {}
     for column in columns:
         other = next((seen[key] for key in seen if _overlap(key, column.key)), None)
         if other is not None:
@@ -144,7 +144,7 @@ def _overlap(one: str, other: str) -> bool:
 # --- rows -----------------------------------------------------------------------------------
 
 
-def _experiments(rows: Any, columns: Sequence[_Column], source: str) -> Iterator[SourceNode]:
+def _experiments(rows: Any, columns: Sequence[_RunColumn], source: str) -> Iterator[SourceNode]:
     problems: list[Problem] = []
     found: list[SourceNode] = []
     last = max(column.place for column in columns) + 1
@@ -165,7 +165,7 @@ def _experiments(rows: Any, columns: Sequence[_Column], source: str) -> Iterator
 
 
 def _experiment(
-    cells: Sequence[str], columns: Sequence[_Column], source: str, line: int, problems: list[Problem]
+    cells: Sequence[str], columns: Sequence[_RunColumn], source: str, line: int, problems: list[Problem]
 ) -> SourceNode:
     """The experiment of a row; an empty cell says nothing."""
     mark = Mark(source, line, 1)
@@ -191,7 +191,7 @@ def _experiment(
     return _nested(tree, mark)
 
 
-def _cell(text: str, column: _Column, place: Mark) -> SourceNode:
+def _cell(text: str, column: _RunColumn, place: Mark) -> SourceNode:
     """A cell as a definition would hold it. Raises ConfigError."""
     if text[0] in "[{":
         return _placed(read_text(text, place.source), place)
