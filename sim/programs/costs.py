@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from sim.comm.pattern import Cost
 from sim.engine.category import Category
 from sim.engine.program import Action
 from sim.graph.operation import Operation
@@ -278,7 +277,13 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
     operation = costs.steps(place)[number].issue
     assert operation is not None
     members = costs.job.flows[flow].members
-    action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
+    action = Action(
+        operation.name,
+        operation.category,
+        steals=members if operation.hidden_by else (),
+        collective=operation.collective,
+        message=operation.message,
+    )
     way = costs.job.ranks[place.rank].flows[operation.carrier]
     if costs.job.is_apart(flow):
         return action._replace(ranks=members, duration=operation.seconds, carried=((way, operation.size),))
@@ -288,7 +293,8 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
 def send_action(label: str, flow: int, costs: Costs) -> Action:
     """What a stage sends to its neighbour."""
     (leg,) = costs.job.cost(flow, "send", costs.stage_message).legs
-    return Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
+    action = Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
+    return action._replace(collective="send", message=costs.stage_message)
 
 
 def exchange_action(
@@ -298,20 +304,20 @@ def exchange_action(
     size = costs.message(message)
     if size == 0:  # a segment without experts
         return Action(label, Category.DATA_COMM)
-    return _exchange(label, flow, costs.job.cost(flow, kind, size), beside, costs)
+    return _exchange(label, flow, kind, size, beside, costs)
 
 
 def embedding_action(flow: int, costs: Costs) -> Action:
     """The sum of the gradients of a tied embedding."""
-    cost = costs.job.cost(flow, "all_reduce", costs.embedding_bytes)
-    return _exchange("embedding gradients", flow, cost, (), costs)
+    return _exchange("embedding gradients", flow, "all_reduce", costs.embedding_bytes, (), costs)
 
 
-def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...], costs: Costs) -> Action:
+def _exchange(label: str, flow: int, kind: str, size: float, beside: tuple[int, ...], costs: Costs) -> Action:
     """One instruction, as all collectives of data-parallel ranks have one leg."""
-    (leg,) = cost.legs
+    (leg,) = costs.job.cost(flow, kind, size).legs
     way = costs.job.way(flow, leg.carrier)
-    return Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+    action = Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+    return action._replace(collective=kind, message=size)
 
 
 def optimizer_action(rank: int, costs: Costs) -> Action:
