@@ -76,7 +76,7 @@ def load_experiment(
 def load_node(root: SourceNode, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
     """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
     resolver = Resolver()
-    resolver.read(path)
+    resolver.was_read(path, root.mark.source)
     return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
 
 

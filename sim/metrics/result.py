@@ -99,6 +99,7 @@ class IncidentResult:
     action: str
     downtime_s: float  # until the job trained again, or was struck anew
     lost_steps: float
+    names: tuple[str, ...] = ()  # of `nodes`: their own, or those of a log; "node 3" if they have none
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,7 @@ class Job:
             key = flow_key(kind, carrier)
             seconds = latency + size / self.flows[rank.flows[key]].rate
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
+        timed[0] = timed[0]._replace(collective=operation.collective or "", message=operation.message)
         return timed
 
     def cost(self, flow: int, kind: str, message: float, routing: TokenRouting | None = None) -> Cost:

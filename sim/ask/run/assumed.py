@@ -12,7 +12,9 @@ from typing import Any
 from sim.ask.run.preemption import is_preempted
 from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
+from sim.inputs.fault_log import read_fault_log
 from sim.inputs.records import Accelerator
+from sim.inputs.reliability import Failures
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
 from sim.inputs.synchronization import ParameterServers
 from sim.layout.host import HOST_KINDS
@@ -212,6 +214,14 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
         yield f"power.limit holds on average over a step: with transfers beside computation a board draws up to {peak}"
 
 
+def _recorded_faults(run: Simulated) -> Iterator[str]:
+    """When the log of faults began, where it does not say so."""
+    failures = run.setup.experiment.failures
+    log = failures.log if isinstance(failures, Failures) else None
+    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
+        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
+
+
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
     _tight_memory,
@@ -228,6 +238,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _power_limit,
     _prices,
     _faults,
+    _recorded_faults,
     _saves,
     _workers,
 )
