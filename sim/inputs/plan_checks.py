@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sim.errors import Problem, finding, indivisible, listed
-from sim.inputs.findings import Check
+from sim.inputs.findings import Check, of_each_kind
 from sim.inputs.setup import Setup
 from sim.schedule.catalogue import SCHEDULES, course_of
 from sim.schedule.course import Course
@@ -25,7 +25,7 @@ def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
     parallel, ranks, size = setup.parallelism, setup.ranks, setup.accelerators
     shape = f"tensor {parallel.tensor} * context {parallel.context} * pipeline {parallel.pipeline}"
     if ranks > size:
-        nodes = math.ceil(ranks / setup.node.accelerators)
+        nodes = math.ceil(ranks * sum(group.nodes for group in setup.groups) / size)
         yield finding(
             "parallelism",
             f"{shape} * data {setup.data} = {ranks} ranks, the cluster has {size} accelerators",
@@ -140,6 +140,7 @@ def check_schedule(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.virtual_stages", problem, way_out)
 
 
+@of_each_kind
 def check_precision_supported(setup: Setup) -> Iterator[Problem]:
     """The accelerator has a matrix rate for the precision."""
     peak, precision = setup.accelerator.matrix.peak, setup.training.precision
@@ -149,6 +150,7 @@ def check_precision_supported(setup: Setup) -> Iterator[Problem]:
         yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
 
 
+@of_each_kind
 def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
     """A measured rate over size goes from small products to large ones."""
     edges = [edge for edge, _ in setup.accelerator.matrix.curve]
@@ -157,6 +159,7 @@ def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
         yield finding("cluster.node.accelerator.matrix.curve", message, "give each size once, the smallest first")
 
 
+@of_each_kind
 def check_configured_array(setup: Setup) -> Iterator[Problem]:
     """An FPGA says how it is configured, and reaches no more than its multipliers allow."""
     chip, key = setup.accelerator, "cluster.node.accelerator"
@@ -201,14 +204,15 @@ def check_on_nodes(setup: Setup) -> Iterator[Problem]:
     names, key = setup.parallelism.on_nodes, "parallelism.on_nodes"
     if names is None:
         return
-    nodes = setup.accelerators // setup.node.accelerators
+    sizes = setup.node_sizes
+    nodes = len(sizes)
     if not isinstance(setup.parallelism.placement, str):
         yield finding(key, "the placement names each accelerator", "give one of the two")
     if outside := [name for name in names if not 0 <= node_number(name) < nodes]:
         yield finding(key, f"there is no {', '.join(outside[:MOST_NAMED])}", f"they are node0 to node{nodes - 1}")
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         yield finding(key, f"{', '.join(twice[:MOST_NAMED])} appear twice", "name each once")
-    elif (room := len(names) * setup.node.accelerators) < setup.ranks:
+    elif (room := sum(sizes[node_number(name)] for name in names if 0 <= node_number(name) < nodes)) < setup.ranks:
         yield finding(key, f"{len(names)} nodes hold {room} of {setup.ranks} ranks", "name more, or use fewer ranks")
 
 

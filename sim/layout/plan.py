@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.comm.tuner import carriers
+from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
 from sim.inputs.compression import Compression
 from sim.inputs.records import Experiment, Software
@@ -230,7 +230,8 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
-    runs = setup.node.collectives.patterns, collectives_of("gradient", setup.training.compression)
+    patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
+    runs = patterns, collectives_of("gradient", setup.training.compression)
     return size, place, groups, runs, setup.training.offload, options.prune, options.fold
 
 
@@ -291,7 +292,8 @@ def group_flows(
     compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
-    names = carriers(collectives_of(kind, compression), cluster.node, ranks.shape[1])
+    nodes = [each.node for each in cluster.kinds]
+    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
 
 
@@ -401,7 +403,7 @@ def links_that_fill(cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Mas
 def structure_of(
     stage: Ints, accelerator: Ints, cluster: Cluster, sets: tuple[FlowSet, ...], rows: Rows, whole: bool
 ) -> tuple[Structure, Ints]:
-    """Ranks by stage and speed, and flows over rows; with the (n,) cluster link behind each of these.
+    """Ranks by stage, kind of node and speed, and flows over rows; with the (n,) cluster link behind each of these.
 
     Unless all links are `whole`, flows are told apart by their rates alone, which rows do not give away.
     """
@@ -411,7 +413,7 @@ def structure_of(
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
-    label = stage * len(speeds) + speed
+    label = (stage * len(cluster.kinds) + cluster.kind_of(accelerator)) * len(speeds) + speed
     alone = None if whole else [rates_alone(flow_set, cluster) for flow_set in sets]
     return build_structure(label, cluster.links.capacity[links], list(sets), number, rows.counts, alone), links
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -22,12 +22,14 @@ NOT_HELD = {"global_batch", "tokens", "samples", "time_limit"}  # of the trainin
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
-def memory_result(setup: Setup, architecture: Architecture | None = None) -> MemoryResult:
-    """Bytes per accelerator by part for each stage; the result shows the fullest."""
+def memory_result(
+    setup: Setup, architecture: Architecture | None = None, there: Collection[int] | None = None
+) -> MemoryResult:
+    """Bytes per accelerator by part for each stage; the result shows the fullest, among those that are `there`."""
     places = list(_places(setup, architecture))
     stages = tuple(_moments(setup, place) for place in places)
     peaks = tuple(max(moments.values(), key=_total) for moments in stages)
-    fullest = max(range(len(stages)), key=lambda stage: _total(peaks[stage]))
+    fullest = max(range(len(stages)) if there is None else there, key=lambda stage: _total(peaks[stage]))
     peak, capacity, error = _total(peaks[fullest]), setup.accelerator.memory.capacity, error_of(setup)
     lacks = peak - capacity * EXACT
     host = max(
@@ -44,6 +46,11 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
         error,
         _verdict(peak, capacity, error),
     )
+
+
+def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
+    """Of the same job on several kinds of accelerator the one that has least room."""
+    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:

@@ -15,6 +15,7 @@ from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.fault_log import read_fault_log
 from sim.inputs.records import Accelerator
 from sim.inputs.reliability import Failures
+from sim.inputs.setup import Setup
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
 from sim.inputs.synchronization import ParameterServers
 from sim.layout.host import HOST_KINDS
@@ -31,23 +32,28 @@ GIGABIT = DATA_RATE.units["Gb/s"]
 
 def assumptions(run: Simulated) -> Iterator[str]:
     """One sentence for each thing that was assumed."""
-    for rule in RULES:
-        yield from rule(run)
+    yield from dict.fromkeys(note for rule in RULES for note in rule(run))  # of several kinds of node, each once
 
 
 def _of_data_sheet(run: Simulated) -> Iterator[str]:
-    accelerator = run.setup.accelerator
-    if accelerator.assumed:
+    for accelerator in _accelerators(run):
+        if not accelerator.assumed:
+            continue
         assumed = ", ".join(_told(accelerator, path) for path in accelerator.assumed)
         yield f"assumed of {accelerator.name}, as medians of the catalogue for a {accelerator.kind}: {assumed}"
 
 
 def _of_packages(run: Simulated) -> Iterator[str]:
     """What an accelerator is where a package holds several."""
-    accelerator = run.setup.accelerator
-    if accelerator.package > 1:
-        meant = "accelerators, degrees of parallelism, power and prices are of a device"
-        yield f"a package of {accelerator.name} holds {accelerator.package} devices: {meant}"
+    for accelerator in _accelerators(run):
+        if accelerator.package > 1:
+            meant = "accelerators, degrees of parallelism, power and prices are of a device"
+            yield f"a package of {accelerator.name} holds {accelerator.package} devices: {meant}"
+
+
+def _accelerators(run: Simulated) -> list[Accelerator]:
+    """Kinds of accelerator, each once."""
+    return list({kind.accelerator.name: kind.accelerator for kind in run.setup.kinds}.values())
 
 
 def _told(accelerator: Accelerator, path: str) -> str:
@@ -60,10 +66,10 @@ def _told(accelerator: Accelerator, path: str) -> str:
 
 def _adapters_left(run: Simulated) -> Iterator[str]:
     """Every accelerator has as many adapters as all others: the rest of them is left over."""
-    count, server = run.setup.node.nics.count, run.cluster.server
-    used = count // server.n_accelerators * server.n_accelerators
-    if count > server.n_accelerators and count > used and run.cluster.fabric is not None:
-        yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
+    for node in (kind.node for kind in run.cluster.kinds):
+        count, used = node.nics.count, node.nics.count // node.accelerators * node.accelerators
+        if count > node.accelerators and count > used and run.cluster.fabric is not None:
+            yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
 
 
 def _of_model(run: Simulated) -> Iterator[str]:
@@ -93,12 +99,14 @@ def _tight_memory(run: Simulated) -> Iterator[str]:
 
 def _host_memory(run: Simulated) -> Iterator[str]:
     """What is moved to the host, and whether it has room."""
-    offload, host, needed = run.setup.training.offload, run.setup.node.host, run.readings.memory.host_bytes
-    if not needed:
+    offload, kinds = run.setup.training.offload, run.setup.kinds
+    for number, memory in run.readings.memory_by_kind.items():
+        host, needed = kinds[number].node.host, memory.host_bytes
+        if host.memory and needed > host.memory:
+            lack, room = format_quantity(needed, DATA), format_quantity(host.memory, DATA)
+            yield f"the host of a node has {room} of memory, and {lack} would lie there"
+    if not run.readings.memory.host_bytes:
         return
-    if host.memory and needed > host.memory:
-        lack, room = format_quantity(needed, DATA), format_quantity(host.memory, DATA)
-        yield f"the host of a node has {room} of memory, and {lack} would lie there"
     if any(moved for _, moved in offload) and not {flow.kind for flow in run.job.flows} & set(HOST_KINDS):
         yield "copies to and from the host cross PCIe at no cost: cluster.node.host.pcie_bandwidth says how fast"
 
@@ -137,12 +145,13 @@ def _network_power(run: Simulated) -> Iterator[str]:
 
 
 def _silent_parts(run: Simulated) -> Iterator[str]:
-    node, accelerator, storage = run.setup.node, run.setup.accelerator, run.setup.storage
-    silent = []
-    if not accelerator.power.idle:
-        silent.append(f"{accelerator.name} when it is idle (accelerator.power.idle)")
-    if not any(getattr(node.power, name).busy for name in NODE_PARTS):
-        silent.append(f"{node.name} beside its accelerators (node.power)")
+    storage, silent = run.setup.storage, []
+    for kind in run.setup.kinds:
+        if not kind.accelerator.power.idle:
+            silent.append(f"{kind.accelerator.name} when it is idle (accelerator.power.idle)")
+        if not any(getattr(kind.node.power, name).busy for name in NODE_PARTS):
+            silent.append(f"{kind.node.name} beside its accelerators (node.power)")
+    silent = list(dict.fromkeys(silent))
     if storage and storage.kind != "local_nvme" and not run.cluster.spec.power.storage:  # local disks: host
         silent.append(f"{storage.name} (cluster.power.storage)")
     if silent:
@@ -157,13 +166,19 @@ def _power_limit(run: Simulated) -> Iterator[str]:
 
 
 def _prices(run: Simulated) -> Iterator[str]:
-    prices, site, accelerator = run.setup.prices, run.setup.site, run.setup.accelerator.name
+    for kind in run.setup.kinds:
+        yield from _price(kind)
+
+
+def _price(setup: Setup) -> Iterator[str]:
+    """What was taken for granted about the price of nodes of a kind."""
+    prices, site, accelerator = setup.prices, setup.site, setup.accelerator.name
     if prices is None:
         return
-    if run.setup.experiment.prices is None:
+    if setup.experiment.prices is None:
         paid = prices.pay.replace("_", " ")
         whose = f"{prices.name}, {paid}, of {prices.as_of} (cluster.prices)"
-        yield f"prices are those of {run.setup.cluster.name}, as none are named: {whose}"
+        yield f"prices are those of {setup.cluster.name}, as none are named: {whose}"
     if not is_priced(prices, accelerator):
         yield f"PRICES OF ANOTHER ACCELERATOR: {prices.name} is for {', '.join(prices.accelerators)}, not {accelerator}"
     if prices.pay == "spot" and prices.rental.spot_preemption is None:
