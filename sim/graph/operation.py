@@ -31,6 +31,8 @@ LossKind = Literal[
     "chunked",
     "liger",
 ]
+Recompute = Literal["none", "selective", "alternate", "keep_qkv", "full"]
+RecomputePart = Literal["norm", "activation", "up_projection", "attention", "feed_forward"]
 ScalingKind = Literal["delayed", "current", "dynamic"]
 GroupKind = Literal["tensor", "context", "expert", "expert_tensor", "data", "pipeline"]
 
@@ -126,7 +128,7 @@ class Shard:
     sequence_length: int = 2048  # tokens, before context parallelism
     document_length: int | None = None  # tokens that attention sees; all if None
     precision: str = "bf16"
-    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = "none"
+    recompute: Recompute | tuple[RecomputePart, ...] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True
@@ -151,6 +153,11 @@ class Shard:
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
     experts: ExpertKernels = field(default_factory=ExpertKernels)  # how the stack runs layers of experts
+
+    @property
+    def recomputes_core(self) -> bool:
+        """Whether the attention core runs again, and all else is kept or made anew by itself."""
+        return self.recompute == "selective" or "attention" in self.recompute
 
     @property
     def divides_experts(self) -> bool:

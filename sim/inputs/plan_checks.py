@@ -247,6 +247,17 @@ def check_offload(setup: Setup) -> Iterator[Problem]:
         yield finding("training.offload.activations", message, "use another schedule, or leave it out")
 
 
+def check_recompute(setup: Setup) -> Iterator[Problem]:
+    """A list of parts to compute again has some, once each."""
+    parts = setup.training.recompute
+    if isinstance(parts, str):
+        return
+    if not parts:
+        yield finding("training.recompute", "an empty list names no part", "set it to none")
+    if twice := sorted({part for part in parts if parts.count(part) > 1}):
+        yield finding("training.recompute", f"these appear twice: {', '.join(twice)}", "name each once")
+
+
 WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
 
 
@@ -300,4 +311,5 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_adapters,
     check_compression,
     check_offload,
+    check_recompute,
 )

@@ -75,8 +75,8 @@ class Trained(Protocol):
         """Number format of matrix products."""
 
     @property
-    def recompute(self) -> str:
-        """Discipline of recomputation."""
+    def recompute(self) -> str | tuple[str, ...]:
+        """Discipline of recomputation, or the parts of a layer that are computed again."""
 
     @property
     def lora(self) -> LowRank | None:
