@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from sim.errors import Problem, finding, indivisible, listed
 from sim.inputs.findings import Check
 from sim.inputs.setup import Setup
+from sim.record import NARROW
 from sim.schedule.catalogue import SCHEDULES, course_of
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
@@ -228,6 +229,11 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
     twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
     if twice:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
+    if lora.base and setup.training.precision in NARROW:
+        message = f"a base in {lora.base} is made 16 bit for products, which {setup.training.precision} are not"
+        yield finding("training.lora.base", message, "set training.precision to bf16, or leave it out")
+    if lora.base and setup.workload.experts:
+        yield finding("training.lora.base", "experts in few bits are not modelled", "leave it out")
 
 
 def check_offload(setup: Setup) -> Iterator[Problem]:

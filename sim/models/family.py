@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import Field
 
 from sim.errors import Problem
-from sim.graph.adapters import LowRank
+from sim.graph.adapters import BASE_BYTES, LowRank
 from sim.graph.ends import CHUNKED, CrossEntropy
 from sim.graph.graph import Graph
 from sim.graph.liveness import Moments, moments_of
 from sim.graph.operation import Shard
+from sim.graph.products import Linear
 from sim.graph.work import Writer
 from sim.record import Record
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
@@ -211,6 +212,15 @@ class Architecture:
     def largest_weight(self, graph: Graph) -> int:
         """Parameters of the largest matrix of a piece that may be trained."""
         return max((graph.elements(each) for each in graph.weights() if each.role != "frozen"), default=0)
+
+    def narrowed(self, graph: Graph | None) -> int:
+        """What a base in few bits saves of a piece, counted in weights as products take them."""
+        lora = self.shard.lora
+        if graph is None or lora is None or lora.base is None or not graph.repeated:
+            return 0
+        products = (each for each in graph.operators if isinstance(each, Linear))
+        stored = sum(graph.elements(each) for product in products for each in product.weights if len(each.axes) > 1)
+        return round(stored * (1 - BASE_BYTES[lora.base] / Writer(graph, self.shard).element))
 
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.
