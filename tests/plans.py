@@ -314,6 +314,10 @@ CASES: dict[str, dict[str, Any]] = {
         "nodes": 2, "parallelism": {"zero_stage": 3, "tensor": 2}, "software": BESIDE,
         "training": {"global_batch": 64, "lora": {"rank": 16, "base": "nf4"}},
     },
+    "2:4 weights": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": BESIDE,
+        "training": {"global_batch": 32, "pruning": {"kind": "2:4"}, "recompute": "full"},
+    },
     "parts of layers again": {
         "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "sequence_parallel": True}, "software": BESIDE,
         "training": {"global_batch": 32, "recompute": ("norm", "feed_forward", "attention")},

@@ -100,6 +100,7 @@ class Operation(NamedTuple):
     message: float = 0.0  # B
     hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
     waits: float = 0.0  # s that the device has nothing to do beside it: the host has to learn something first
+    gain: float = 1.0  # of a product, rate over that of its dense form
     routing: TokenRouting | None = None  # of an all_to_all that sends one copy to each node and rank: of which experts
     phase: Phase = Phase.FORWARD
 
@@ -135,6 +136,8 @@ class Shard:
     pads_vocabulary: int = 1  # to a multiple on each tensor rank
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
+    sparse_gain: float = 0.0  # rate of products with 2:4 sparse weights over that of dense ones; 0: weights are dense
+    pruned: float = 0.0  # share of the inner columns of feed-forward blocks that is gone
     fp8_scaling: ScalingKind = "delayed"
     cross_entropy: LossKind = "vocabulary_parallel"
     loss_chunks: int = 1  # parts of the logits, where the loss makes them in parts

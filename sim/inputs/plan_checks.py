@@ -264,6 +264,24 @@ def check_recompute(setup: Setup) -> Iterator[Problem]:
         yield finding("training.recompute", f"these appear twice: {', '.join(twice)}", "name each once")
 
 
+def check_pruning(setup: Setup) -> Iterator[Problem]:
+    """There is something to be pruned, and a device that skips it."""
+    training, key = setup.training, "training.pruning.kind"
+    kind = training.pruning.kind
+    if kind == "columns" and not hasattr(setup.workload, "ffn"):
+        yield finding(key, f"{setup.workload.name} has no feed-forward blocks with inner columns", "use none")
+    if kind != "2:4":
+        return
+    if training.precision not in ("fp16", "bf16"):
+        message = f"2:4 products are modelled in 16 bit, precision is {training.precision}"
+        yield finding(key, message, "set training.precision to bf16, or use none")
+    if setup.accelerator.kind != "gpu":
+        message = f"{setup.accelerator.name} ({setup.accelerator.kind}) skips no zeros"
+        yield finding(key, message, "use columns, or none")
+    if training.lora is not None:
+        yield finding(key, "frozen weights are not pruned anew", "leave lora out, or use columns")
+
+
 WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
 
 
@@ -318,4 +336,5 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_compression,
     check_offload,
     check_recompute,
+    check_pruning,
 )

@@ -17,6 +17,7 @@ from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
@@ -462,6 +463,7 @@ class Training(Record):
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
     compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
+    pruning: Pruning = Field(default=Pruning(), description="weights that are left out of products")
     recompute: Recompute | tuple[RecomputePart, ...] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all. Or a list of parts of a layer, as in Megatron: norm, activation and up_projection (latent attention) are made anew where they are needed, attention and feed_forward run again and keep their result")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")

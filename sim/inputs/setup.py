@@ -111,6 +111,8 @@ class Setup:
             pads_vocabulary=software.pads_vocabulary,
             fused_accumulation=software.fused_accumulation,
             lora=training.lora,
+            sparse_gain=training.pruning.gain if training.pruning.kind == "2:4" else 0.0,
+            pruned=training.pruning.share if training.pruning.kind == "columns" else 0.0,
             fp8_scaling=_scaling(training.precision, software.fp8_scaling),
             cross_entropy=software.cross_entropy,
             loss_chunks=software.loss_chunks if software.cross_entropy in ("chunked", "liger") else 1,
