@@ -339,6 +339,7 @@ def small_experiment(
     nodes: int = 1,
     accelerator: Fields | None = None,
     node: Fields | None = None,
+    second: Fields | None = None,
     fabric: Fields | None = None,
     routing: Fields | None = None,
     model: Fields | None = None,
@@ -349,9 +350,13 @@ def small_experiment(
 ) -> Experiment:
     """A resolved experiment of SI numbers: the defaults above with the given fields changed.
 
-    More than one node without a fabric stand on one switch. `others` are fields of the experiment.
+    More than one node without a fabric stand on one switch. second: what is different of the nodes of the second half,
+    which are of a kind of their own then. `others` are fields of the experiment.
     """
-    server = _merged(NODE, {"accelerator": _merged(ACCELERATOR, accelerator or {})}, node or {})
+    server: Any = _merged(NODE, {"accelerator": _merged(ACCELERATOR, accelerator or {})}, node or {})
+    if second is not None:
+        other = _merged(server, {"name": "second"}, second)
+        server = [{"node": server, "nodes": nodes - nodes // 2}, {"node": other, "nodes": nodes // 2}]
     network = {"fabric": fabric or ({"kind": "switch"} if nodes > 1 else None), "routing": dict(routing or {})}
     source = {
         "cluster": {**CLUSTER, **network, "nodes": nodes, "node": server, "storage": storage},

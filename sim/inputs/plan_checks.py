@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sim.errors import Problem, finding, indivisible, listed
-from sim.inputs.findings import Check
+from sim.inputs.findings import Check, of_each_kind
 from sim.inputs.setup import Setup
 from sim.record import NARROW
 from sim.schedule.catalogue import SCHEDULES, course_of
+from sim.schedule.course import Course
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
 MOST_NAMED = 5  # nodes in a message
@@ -25,7 +26,7 @@ def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
     parallel, ranks, size = setup.parallelism, setup.ranks, setup.accelerators
     shape = f"tensor {parallel.tensor} * context {parallel.context} * pipeline {parallel.pipeline}"
     if ranks > size:
-        nodes = math.ceil(ranks / setup.node.accelerators)
+        nodes = math.ceil(ranks * sum(group.nodes for group in setup.groups) / size)
         yield finding(
             "parallelism",
             f"{shape} * data {setup.data} = {ranks} ranks, the cluster has {size} accelerators",
@@ -60,16 +61,37 @@ def check_samples(setup: Setup) -> Iterator[Problem]:
 
 
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
-    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    """Every chunk of the pipeline has a layer, but ends for which none are asked."""
     parallel, layers = setup.parallelism, setup.workload.layers
     chunks = least = parallel.pipeline * parallel.virtual_stages
-    if least <= layers:  # more are not laid out, since there may be any number of them
-        chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
+    if least <= layers + 2:  # more are not laid out, since there may be any number of them
+        course = course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages)
+        chunks = len(course.stage_of)
+        if parallel.layers_per_stage is not None:
+            yield from _layers_asked_for(parallel.layers_per_stage, layers, course)
+            return
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
             shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def _layers_asked_for(asked: tuple[int, ...], layers: int, course: Course) -> Iterator[Problem]:
+    """They are all layers, and no chunk inside is without one."""
+    key, chunks = "parallelism.layers_per_stage", len(course.stage_of)
+    if len(asked) not in (course.stages, chunks):
+        other = f", or {chunks} for its chunks" if chunks != course.stages else ""
+        yield finding(key, f"{len(asked)} entries for pipeline {course.stages}", f"give {course.stages}{other}")
+        return
+    if sum(asked) != layers:
+        yield finding(key, f"{sum(asked)} layers in all, the model has {layers}", f"let them sum to {layers}")
+    each = chunks // course.stages
+    if len(asked) < chunks and (uneven := [size for size in asked if size % each]):
+        message = f"a stage of {uneven[0]} layers has {each} chunks"
+        yield finding(key, message, f"give {chunks} entries, one for each chunk in model order")
+    elif not all(course.layers(layers, asked)[1:-1]):
+        yield finding(key, "a chunk inside has no layer", "only the first and the last may have none")
 
 
 def check_batch_divides(setup: Setup) -> Iterator[Problem]:
@@ -119,6 +141,7 @@ def check_schedule(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.virtual_stages", problem, way_out)
 
 
+@of_each_kind
 def check_precision_supported(setup: Setup) -> Iterator[Problem]:
     """The accelerator has a matrix rate for the precision."""
     peak, precision = setup.accelerator.matrix.peak, setup.training.precision
@@ -128,6 +151,7 @@ def check_precision_supported(setup: Setup) -> Iterator[Problem]:
         yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
 
 
+@of_each_kind
 def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
     """A measured rate over size goes from small products to large ones."""
     edges = [edge for edge, _ in setup.accelerator.matrix.curve]
@@ -136,6 +160,7 @@ def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
         yield finding("cluster.node.accelerator.matrix.curve", message, "give each size once, the smallest first")
 
 
+@of_each_kind
 def check_configured_array(setup: Setup) -> Iterator[Problem]:
     """An FPGA says how it is configured, and reaches no more than its multipliers allow."""
     chip, key = setup.accelerator, "cluster.node.accelerator"
@@ -180,14 +205,15 @@ def check_on_nodes(setup: Setup) -> Iterator[Problem]:
     names, key = setup.parallelism.on_nodes, "parallelism.on_nodes"
     if names is None:
         return
-    nodes = setup.accelerators // setup.node.accelerators
+    sizes = setup.node_sizes
+    nodes = len(sizes)
     if not isinstance(setup.parallelism.placement, str):
         yield finding(key, "the placement names each accelerator", "give one of the two")
     if outside := [name for name in names if not 0 <= node_number(name) < nodes]:
         yield finding(key, f"there is no {', '.join(outside[:MOST_NAMED])}", f"they are node0 to node{nodes - 1}")
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         yield finding(key, f"{', '.join(twice[:MOST_NAMED])} appear twice", "name each once")
-    elif (room := len(names) * setup.node.accelerators) < setup.ranks:
+    elif (room := sum(sizes[node_number(name)] for name in names if 0 <= node_number(name) < nodes)) < setup.ranks:
         yield finding(key, f"{len(names)} nodes hold {room} of {setup.ranks} ranks", "name more, or use fewer ranks")
 
 
@@ -275,9 +301,9 @@ def check_pruning(setup: Setup) -> Iterator[Problem]:
     if training.precision not in ("fp16", "bf16"):
         message = f"2:4 products are modelled in 16 bit, precision is {training.precision}"
         yield finding(key, message, "set training.precision to bf16, or use none")
-    if setup.accelerator.kind != "gpu":
-        message = f"{setup.accelerator.name} ({setup.accelerator.kind}) skips no zeros"
-        yield finding(key, message, "use columns, or none")
+    for chip in (each.accelerator for each in setup.kinds):
+        if chip.kind != "gpu":
+            yield finding(key, f"{chip.name} ({chip.kind}) skips no zeros", "use columns, or none")
     if training.lora is not None:
         yield finding(key, "frozen weights are not pruned anew", "leave lora out, or use columns")
 

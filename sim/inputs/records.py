@@ -8,9 +8,10 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
@@ -21,6 +22,7 @@ from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
+from sim.inputs.synchronization import Synchronization
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
@@ -318,6 +320,25 @@ Fabric = Annotated[
 ]
 
 
+class NodeGroup(Record):
+    """Some nodes of a cluster that has several kinds of them."""
+
+    node: Reference[Node] = Field(description="server kind by name, path or inline")
+    nodes: Count = Field(ge=1, le=200_000, description="servers of this kind")
+    prices: Reference[Prices] | None = Field(default=None, description="what these cost where an experiment names no prices; those of the cluster if absent")
+
+
+def _nodes_form(value: object) -> str:
+    return "name" if isinstance(value, str) else "tuple" if isinstance(value, list | tuple) else "inline"
+
+
+Nodes = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Node, Tag("inline")] | Annotated[tuple[NodeGroup, ...], Field(min_length=1, max_length=32), Tag("tuple")],
+    Discriminator(_nodes_form),
+]
+"""One kind of node, or several with their counts; nodes are numbered in the order of the list."""
+
+
 class ClusterSpec(Record):
     """A cluster: how many nodes of which kind, and the network between them."""
 
@@ -325,13 +346,31 @@ class ClusterSpec(Record):
     aliases: tuple[Name, ...] = Field(default=(), description="other names in the catalogue")
     provider: str = Field(default="", description="cloud that rents it out")
     prices: Reference[Prices] | None = Field(default=None, description="what it costs where an experiment names no prices, by name, path or inline")
-    nodes: Count = Field(ge=1, le=200_000, description="servers")
-    node: Reference[Node] = Field(description="server kind by name, path or inline")
+    nodes: Count = Field(ge=1, le=200_000, description="servers; with several kinds of them the sum of their counts, which may be left out")
+    node: Nodes = Field(description="server kind by name, path or inline; or a list of several kinds, each with its count")
     fabric: Fabric | None = Field(default=None, description="network between nodes; may be left out for one node")
     routing: Routing = Field(default=Routing(), description="choice among equal paths")
     storage: Reference[Storage] | None = Field(default=None, description="shared storage by name, path or inline")
     power: ClusterPower = Field(default=ClusterPower(), description="power of switches and optics")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+
+    @property
+    def groups(self) -> tuple[NodeGroup, ...]:
+        """Its nodes by kind, in the order of their numbers; one group where all are of a kind."""
+        if isinstance(self.node, tuple):
+            return self.node
+        return (NodeGroup.model_construct(node=self.node, nodes=self.nodes, prices=None),)
+
+    def resized(self, nodes: int) -> ClusterSpec:
+        """The cluster with so many nodes; several kinds in proportion, as nearly as whole nodes allow."""
+        if nodes == self.nodes:
+            return self
+        if not isinstance(self.node, tuple):
+            return self.model_copy(update={"nodes": nodes})
+        ends = [round(end * nodes / self.nodes) for end in accumulate(group.nodes for group in self.node)]
+        counts = [end - start for start, end in pairwise([0, *ends])]
+        groups = (group.model_copy(update={"nodes": n}) for group, n in zip(self.node, counts, strict=True) if n)
+        return self.model_copy(update={"nodes": nodes, "node": tuple(groups)})
 
 
 # --- software ---------------------------------------------------------------------------------
@@ -430,6 +469,7 @@ class Parallelism(Record):
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
+    layers_per_stage: tuple[Count, ...] | None = Field(default=None, description="layers of each stage, or of each model chunk in model order; 0 at an end leaves embedding or head a stage of its own; divided evenly, what is left in the middle, if absent")
     schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
@@ -516,6 +556,7 @@ class Experiment(Record):
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
+    synchronization: Synchronization | None = Field(default=None, description="how replicas exchange what they learn; they sum gradients in every step, in lock-step, if absent")
     degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
     failures: Reference[Failures] | None = Field(default=None, description="what breaks, by name, path or inline; nothing if absent")
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")

@@ -43,10 +43,10 @@ def _flows(kind: str, grid: RankGrid, cluster: Cluster) -> tuple[FlowSet, Covers
 
 def _hops(kind: str, grid: RankGrid, cluster: Cluster) -> Hops:
     """Links of each rank in the order that a copy crosses them, (n_ranks, k)."""
-    server, accelerator = cluster.server, grid.accelerator
+    servers, accelerator = cluster.servers, grid.accelerator
     if kind in (WRITTEN, READ):
         assert cluster.storage is not None
         return cluster.storage.drive_hops(accelerator, back=kind == READ)
-    way = server.down if kind == DOWN else server.up
-    link = server.attached(cluster.node_of(accelerator), way[cluster.local_index(accelerator)])
+    way = servers.downs if kind == DOWN else servers.ups
+    link = way(*cluster.places.split(accelerator))
     return Hops(link, np.ones(link.shape))

@@ -104,17 +104,6 @@ class Chunk:
 Chunks = tuple[Chunk, ...]  # in model order
 
 
-def layers_per_chunk(layers: int, chunks: int) -> list[int]:
-    """Layers of each of the model chunks, in model order.
-
-    What does not divide goes to the middle: the ends also hold embedding and head (Llama Team
-    2024, sec. 3.3.2).
-    """
-    base, extra = divmod(layers, chunks)
-    first = (chunks - extra) // 2
-    return [base + (first <= chunk < first + extra) for chunk in range(chunks)]
-
-
 @dataclass(frozen=True)
 class _Scissors:
     """Cuts a model: blocks of each graph, and parameters that fill a segment."""
@@ -189,7 +178,7 @@ def build_chunks(architecture: Architecture, software: Software, parallelism: Pa
     """The model cut up as the schedule places and splits it."""
     course = course_of(parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages)
     phases = SCHEDULES[parallelism.schedule].phases
-    sizes = layers_per_chunk(len(architecture.layers), len(course.stage_of))
+    sizes = course.layers(len(architecture.layers), parallelism.layers_per_stage)
     starts = [0, *accumulate(sizes)]
     shard, gradients = architecture.shard, software.gradient_bytes
     blocks = {id(graph): _passes(block_of(graph, shard, gradients), phases) for graph in architecture.graphs}

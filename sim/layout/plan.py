@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.comm.tuner import carriers
+from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
 from sim.inputs.compression import Compression
 from sim.inputs.records import Experiment, Software
@@ -228,9 +228,10 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
         setup.workload.experts > 0,
     )
     course = course_of_job(experiment)
-    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
+    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
-    runs = setup.node.collectives.patterns, collectives_of("gradient", setup.training.compression)
+    patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
+    runs = patterns, collectives_of("gradient", setup.training.compression)
     return size, place, groups, runs, setup.training.offload, options.prune, options.fold
 
 
@@ -291,7 +292,8 @@ def group_flows(
     compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
-    names = carriers(collectives_of(kind, compression), cluster.node, ranks.shape[1])
+    nodes = [each.node for each in cluster.kinds]
+    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
 
 
@@ -308,8 +310,8 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
-        **_gradient_groups(grid, parallelism.shard_group),
-        **(_expert_groups(grid) if divides_experts(experiment, model) else {}),
+        **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
+        **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
@@ -334,18 +336,23 @@ def course_of_job(experiment: Experiment) -> Course:
     return course_of(plan.schedule, plan.pipeline, plan.virtual_stages)
 
 
-def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
+def workers_of(ranks: Ints, workers: int) -> Ints:
+    """Groups (n, size) that exchange gradients, cut where ranks belong to another worker, (n * workers, part)."""
+    return ranks.reshape(len(ranks) * workers, -1)
+
+
+def _expert_groups(grid: RankGrid, workers: int) -> dict[str, Ints]:
     """Ranks among which tokens go to their experts, which share the matrices of an expert, and which hold the same."""
     return {
         "expert": grid.groups("expert"),
         "expert_tensor": grid.groups("expert_tensor"),
-        "expert_gradient": grid.groups(*GROUPS["expert_gradient"]),
+        "expert_gradient": workers_of(grid.groups(*GROUPS["expert_gradient"]), workers),
     }
 
 
-def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
-    """Ranks that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
-    ranks = grid.groups(*GROUPS["gradient"])
+def _gradient_groups(grid: RankGrid, shard_group: int | None, workers: int) -> dict[str, Ints]:
+    """Ranks of a worker that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
+    ranks = workers_of(grid.groups(*GROUPS["gradient"]), workers)
     if shard_group is None or shard_group >= ranks.shape[1]:
         return {"gradient": ranks}
     split = ranks.reshape(len(ranks), -1, shard_group)
@@ -396,7 +403,7 @@ def links_that_fill(cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Mas
 def structure_of(
     stage: Ints, accelerator: Ints, cluster: Cluster, sets: tuple[FlowSet, ...], rows: Rows, whole: bool
 ) -> tuple[Structure, Ints]:
-    """Ranks by stage and speed, and flows over rows; with the (n,) cluster link behind each of these.
+    """Ranks by stage, kind of node and speed, and flows over rows; with the (n,) cluster link behind each of these.
 
     Unless all links are `whole`, flows are told apart by their rates alone, which rows do not give away.
     """
@@ -406,7 +413,7 @@ def structure_of(
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
-    label = stage * len(speeds) + speed
+    label = (stage * len(cluster.kinds) + cluster.kind_of(accelerator)) * len(speeds) + speed
     alone = None if whole else [rates_alone(flow_set, cluster) for flow_set in sets]
     return build_structure(label, cluster.links.capacity[links], list(sets), number, rows.counts, alone), links
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from sim.comm.pattern import Leg
 from sim.engine.category import Category
 from sim.engine.program import Action
 from sim.graph.operation import Operation
@@ -265,9 +264,9 @@ class Costs:
     # --- optimizer --------------------------------------------------------------------------------
 
     def optimizer(self, rank: RankClass) -> Sequence:
-        """The optimizer step of a rank; nothing of it where the host does it."""
+        """The optimizer step of a rank; nothing of it where the host does it, or servers have it."""
         plan = self.job.plan
-        if plan.experiment.training.offload.optimizer:
+        if plan.experiment.training.offload.optimizer or plan.experiment.setup.has_servers:
             return sequence_of(())
         chosen = plan.experiment.training.optimizer
         return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision, chosen))
@@ -357,7 +356,13 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
     operation = costs.steps(place)[number].issue
     assert operation is not None
     members = costs.job.flows[flow].members
-    action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
+    action = Action(
+        operation.name,
+        operation.category,
+        steals=members if operation.hidden_by else (),
+        collective=operation.collective,
+        message=operation.message,
+    )
     way = costs.job.ranks[place.rank].flows[operation.carrier]
     if costs.job.is_apart(flow):
         return action._replace(ranks=members, duration=operation.seconds, carried=((way, operation.size),))
@@ -367,7 +372,8 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
 def send_action(label: str, flow: int, costs: Costs) -> Action:
     """What a stage sends to its neighbour."""
     (leg,) = costs.job.cost(flow, "send", costs.stage_message).legs
-    return Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
+    action = Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
+    return action._replace(collective="send", message=costs.stage_message)
 
 
 def exchange_action(
@@ -378,18 +384,23 @@ def exchange_action(
     legs = costs.job.cost(flow, kind, size).legs if size else ()  # nothing of a segment without experts
     if message.leg >= len(legs):
         return Action(label, Category.DATA_COMM)
-    return _exchange(label, flow, legs[message.leg], beside, costs)
+    return _exchange(label, flow, kind, size, message.leg, beside, costs)
 
 
 def embedding_action(flow: int, costs: Costs) -> Action:
     """The sum of the gradients of a tied embedding."""
-    (leg,) = costs.job.cost(flow, "all_reduce", costs.embedding_bytes).legs
-    return _exchange("embedding gradients", flow, leg, (), costs)
+    return _exchange("embedding gradients", flow, "all_reduce", costs.embedding_bytes, 0, (), costs)
 
 
-def _exchange(label: str, flow: int, leg: Leg, beside: tuple[int, ...], costs: Costs) -> Action:
+def _exchange(
+    label: str, flow: int, kind: str, size: float, number: int, beside: tuple[int, ...], costs: Costs
+) -> Action:
+    """One leg of a collective of data-parallel ranks; most have one alone."""
+    legs = costs.job.cost(flow, kind, size).legs
+    leg = legs[number]
     way = costs.job.way(flow, leg.carrier)
-    return Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+    action = Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+    return action._replace(collective=kind, message=size) if len(legs) == 1 else action
 
 
 def pack_action(place: Place, costs: Costs) -> Action:

@@ -184,7 +184,7 @@ def _classes_of(job: Job, beside: bool, slows: bool) -> Classes:
             ranks.append(RankShape(rank.number, rank.stage, tuple(rank.flows.items()), calm, free, together))
         return Classes(tuple(ranks), tuple(FlowShape(each.key, each.members, each.receiver) for each in job.flows))
 
-    key = Same(job.flows), job.plan.apart, beside, slows, job.in_step
+    key = Same(job.ranks), job.plan.apart, beside, slows, job.in_step
     return _classes.get(key, make, lambda made: 1.0)
 
 

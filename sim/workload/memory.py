@@ -297,10 +297,11 @@ def optimizer_bytes(part: _Stage) -> float:
 
 def _passes(part: _Stage) -> dict[str, list[Parts]]:
     """What each moment has beside the state and what is kept: several ways where either may be the fullest."""
+    between = [{**_there(part, part.held.trained), "temporary": _always(part, "late")}]  # where no layer is
     return {
-        "loss": _loss(part),
-        "early backward": _early(part),
-        "late backward": _late(part),
+        "loss": _loss(part) or between,
+        "early backward": _early(part) or between,
+        "late backward": _late(part) or between,
         "optimizer step": [_step(part)],
     }
 
