@@ -314,6 +314,11 @@ CASES: dict[str, dict[str, Any]] = {
         "nodes": 2, "parallelism": {"zero_stage": 3, "tensor": 2}, "software": BESIDE,
         "training": {"global_batch": 64, "lora": {"rank": 16, "base": "nf4"}},
     },
+    "weights gathered in 8 bit": {
+        "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE | {"gathers_narrow": True},
+        "accelerator": {"matrix": {"peak": {"bf16": 3e14, "fp8": 6e14}}},
+        "training": {"global_batch": 48, "precision": "fp8"},
+    },
     "2:4 weights": {
         "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": BESIDE,
         "training": {"global_batch": 32, "pruning": {"kind": "2:4"}, "recompute": "full"},

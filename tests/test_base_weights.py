@@ -92,6 +92,27 @@ def test_70b_fits_two_boards_of_24_gb_in_four_bits_alone() -> None:
         assert memory_result(wide.setup).verdict == "does not fit"
 
 
+@pytest.mark.parametrize(("precision", "width"), [("fp8", 1.0), ("nvfp4", 0.5 + 1 / 16)])
+def test_weights_cast_before_they_are_gathered_move_in_their_format(precision: str, width: float) -> None:
+    """Forward and backward gathers alike, norms and the table in 16 bit (torchao, float8 all-gather)."""
+    chip = {"matrix": {"peak": {"bf16": 3e14, precision: 6e14}}}
+    plain, step = (
+        simulate_step(
+            small_experiment(
+                accelerator=chip,
+                parallelism={"zero_stage": 3},
+                software={"gathers_narrow": narrow},
+                training={"global_batch": 8, "precision": precision},
+            )
+        )
+        for narrow in (False, True)
+    )
+    saved = (2 - width) * stored(step) * 2 * step.plan.microbatches * 7 / 8
+    assert (bytes_by_link(plain) - bytes_by_link(step)).max() == pytest.approx(saved, rel=1e-6)
+    of_gathered = [memory_result(each.setup).peak_bytes_per_accelerator for each in (plain, step)]
+    assert of_gathered[1] <= of_gathered[0]
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

@@ -154,6 +154,7 @@ class Shard:
     repeats_keys: bool = False  # keys and values are copied to every query head
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
+    gathers_narrow: bool = False  # matrices of layers are cast to 8 bit or less before they are gathered
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
     experts: ExpertKernels = field(default_factory=ExpertKernels)  # how the stack runs layers of experts
 

@@ -316,6 +316,9 @@ def check_compression(setup: Setup) -> Iterator[Problem]:
     kind, plan, key = setup.training.compression.kind, setup.parallelism, "training.compression.kind"
     if kind == "none":
         return
+    if setup.has_servers:
+        way_out = "set synchronization.push_bytes, or use none"
+        yield finding(key, "parameter servers are pushed what synchronization.push_bytes says", way_out)
     if plan.shard_group is not None:
         message = f"{kind} over replicas of shards (parallelism.shard_group) is not modelled"
         yield finding(key, message, "leave shard_group out, or use none")

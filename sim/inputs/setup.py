@@ -149,6 +149,7 @@ class Setup:
             repeats_keys=software.repeats_keys,
             ring_attention=software.ring_attention,
             gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
+            gathers_narrow=software.gathers_narrow and parallelism.zero_stage == 3,
             reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
             experts=self.expert_kernels,
         )

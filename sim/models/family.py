@@ -22,7 +22,7 @@ from sim.graph.liveness import Moments, moments_of
 from sim.graph.operation import Shard
 from sim.graph.products import Linear
 from sim.graph.work import Writer
-from sim.record import Record
+from sim.record import NARROW, Record, narrow_bytes
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
 from sim.transforms.recompute import kept, repeated
 from sim.transforms.reduction import gradient_group
@@ -230,14 +230,17 @@ class Architecture:
         """Parameters of the largest matrix of a piece that may be trained."""
         return max((graph.elements(each) for each in graph.weights() if each.role != "frozen"), default=0)
 
-    def narrowed(self, graph: Graph | None) -> int:
-        """What a base in few bits saves of a piece, counted in weights as products take them."""
-        lora = self.shard.lora
-        if graph is None or lora is None or lora.base is None or not graph.repeated:
+    def narrowed(self, graph: Graph | None, *, gathered: bool) -> int:
+        """What few bits save of a piece, counted in 16-bit weights: as stored (a base), or as `gathered`."""
+        shard = self.shard
+        if graph is None or not graph.repeated:
             return 0
-        products = (each for each in graph.operators if isinstance(each, Linear))
-        stored = sum(graph.elements(each) for product in products for each in product.weights if len(each.axes) > 1)
-        return round(stored * (1 - BASE_BYTES[lora.base] / Writer(graph, self.shard).element))
+        products = [each for each in graph.operators if isinstance(each, Linear)]
+        if shard.lora is not None and shard.lora.base is not None:
+            return _saved(graph, products, BASE_BYTES[shard.lora.base] / Writer(graph, shard).element)
+        if gathered and shard.gathers_narrow and shard.precision in NARROW:
+            return _saved(graph, [each for each in products if each.cast], narrow_bytes(shard.precision) / 2)
+        return 0
 
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.
@@ -337,6 +340,12 @@ class Held:
 
 
 NOTHING = Held(0, 0, 0)
+
+
+def _saved(graph: Graph, products: list[Linear], left: float) -> int:
+    """Weights that matrices of products save of which a share is left."""
+    matrices = (each for product in products for each in product.weights if len(each.axes) > 1)
+    return round((1 - left) * sum(map(graph.elements, matrices)))
 
 
 def expert_parameters(graph: Graph) -> int:

@@ -129,7 +129,8 @@ class _Stage:
         if graph is None or self.shards(3) == 1 or (self.root and not graph.repeated):
             return 0.0
         table = self.architecture.table.parameters if graph is self.head and self.architecture.tied else 0
-        return self.element * float(self.architecture.held(graph).shared - self.architecture.narrowed(graph) + table)
+        narrowed = self.architecture.narrowed(graph, gathered=True)
+        return self.element * float(self.architecture.held(graph).shared - narrowed + table)
 
     def reduced(self, graph: Graph) -> float:
         """Whole gradients of a unit on their way to the ranks that keep them."""
@@ -469,7 +470,7 @@ def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer."""
     precision, lora = part.training.precision, part.shard.lora
     held = part.held
-    narrowed = sum(part.architecture.narrowed(graph) * count for graph, count in part.runs)
+    narrowed = sum(part.architecture.narrowed(graph, gathered=False) * count for graph, count in part.runs)
     frozen = (held.parameters - narrowed - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
     trained = part.share(1 if part.software.master_weights == "sole" else 3) * stored_bytes(precision, part.software)[0]
     return frozen / part.shards(3) + trained + held.table_bytes
