@@ -124,6 +124,17 @@ def _compressed(run: Simulated) -> Iterator[str]:
         yield f"{run.plan.software.name} sends 2 B a gradient anyway: fp16 adds kernels and saves nothing"
 
 
+def _pruned(run: Simulated) -> Iterator[str]:
+    """What pruning is taken to bring."""
+    pruning = run.setup.training.pruning
+    if pruning.kind == "2:4":
+        rate = f"products with 2:4 weights are taken to run at {pruning.gain:g} times the dense rate"
+        yield f"{rate} (training.pruning.gain), and what pruning does to learning is not simulated"
+    elif pruning.kind == "columns":
+        gone = f"{pruning.share:.0%} of the inner columns of feed-forward blocks are gone"
+        yield f"{gone}: parameters and MFU are without them"
+
+
 def _uneven_stages(run: Simulated) -> Iterator[str]:
     sizes = [chunk.layers for chunk in run.plan.chunks]
     if len(set(sizes)) > 1 and run.setup.parallelism.layers_per_stage is None:
@@ -242,6 +253,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _tight_memory,
     _host_memory,
     _compressed,
+    _pruned,
     _of_data_sheet,
     _of_packages,
     _adapters_left,

@@ -18,6 +18,7 @@ from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.kinds import kind_uses
 from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
+from sim.transforms.recompute import recompute_text
 
 if TYPE_CHECKING:
     from sim.ask.run.lives import Lived
@@ -194,7 +195,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
         "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": _batch(training),
-        "precision": f"{training.precision}, recompute {training.recompute}",
+        "precision": f"{training.precision}, recompute {recompute_text(training.recompute)}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
 

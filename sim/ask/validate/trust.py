@@ -19,6 +19,7 @@ from sim.inputs.setup import Setup
 from sim.metrics.result import Trust
 from sim.metrics.trust import Bands, Residual
 from sim.metrics.validation import Row, RunTraits
+from sim.transforms.recompute import recompute_text
 
 RESIDUALS = Path("experiments/validation/residuals.csv")  # in the catalogue
 _PLAN: dict[str, Callable[[str], Any]] = {
@@ -103,7 +104,7 @@ def traits_of(experiment: Experiment) -> RunTraits:
         layers=setup.workload.layers,
         head_dim=head,
         precision=training.precision,
-        recompute=training.recompute,
+        recompute=recompute_text(training.recompute),
         software=setup.software.name,
         tensor=parallelism.tensor,
         pipeline=parallelism.pipeline,
