@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
+from sim.inputs.synchronization import LocalSteps
 from sim.layout.pieces import layers_per_chunk
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
@@ -31,9 +32,8 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
     fullest = max(range(len(stages)), key=lambda stage: _total(peaks[stage]))
     peak, capacity, error = _total(peaks[fullest]), setup.accelerator.memory.capacity, error_of(setup)
     lacks = peak - capacity * EXACT
-    host = max(
-        place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places
-    )
+    asked = (place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places)
+    host = 0.0 if setup.has_servers else max(asked)
     return MemoryResult(
         peak,
         capacity,
@@ -41,10 +41,20 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
         peaks[fullest],
         peaks,
         stages[fullest],
-        0.0 if setup.has_servers else host * min(setup.ranks, setup.node.accelerators),
+        (host + _outer_bytes(setup, places)) * min(setup.ranks, setup.node.accelerators),
         error,
         _verdict(peak, capacity, error),
     )
+
+
+def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
+    """Host memory of a rank for what workers that exchange now and then keep of the last time."""
+    way = setup.experiment.synchronization
+    if not isinstance(way, LocalSteps):
+        return 0.0
+    sharers = setup.data // way.workers * setup.parallelism.context
+    trained = max(place.memory.trained(place.layers, first=place.first, last=place.last) for place in places)
+    return way.outer_bytes * trained / (sharers if way.carried_by == "all" else 1)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:

@@ -86,6 +86,7 @@ class Synchrony:
     server_busy: float = 0.0  # share of the time
     server_bytes: float = 0.0  # host memory of one of them
     steps_between: int = 1  # steps of a worker between two exchanges of the same weights
+    exchange_alone_s: float = 0.0  # local steps: one exchange with nothing else on its links
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sim.engine.executor import Executor
 from sim.engine.network import Network, solve
 from sim.engine.parts import apart_from
 from sim.engine.program import Action, Program, Script
+from sim.engine.trace import Trace
 from sim.layout.fold import first_of_class
 from sim.layout.plan import Plan
 from sim.layout.transfers import Transfers, with_transfers
@@ -38,13 +39,18 @@ class Drain:
 
 def transfer_seconds(plan: Plan, transfers: Transfers) -> float:
     """Seconds until all transfers are done, started together, with nothing else on the links."""
+    return transfers_alone(plan, transfers)[0]
+
+
+def transfers_alone(plan: Plan, transfers: Transfers) -> tuple[float, Trace]:
+    """The same, with what happened."""
     alone = with_transfers(plan, transfers, training=False)
     size, latency = _sizes(alone, transfers), _latencies(alone, transfers)
     network = Network(flow_table(alone), check=plan.experiment.simulation.certificate)
     trace = Executor(_program(size), network).run()
     kinds = list(size)
     ended = zip(trace.stream.tolist(), trace.end.tolist(), strict=True)
-    return max((end + latency[kinds[stream]] for stream, end in ended), default=0.0)
+    return max((end + latency[kinds[stream]] for stream, end in ended), default=0.0), trace
 
 
 def rate_together(plan: Plan, transfers: Transfers) -> float:

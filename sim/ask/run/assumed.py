@@ -14,7 +14,7 @@ from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.records import Accelerator
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
-from sim.inputs.synchronization import ParameterServers
+from sim.inputs.synchronization import LocalSteps
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
 from sim.metrics.result import PowerLevel
@@ -184,7 +184,9 @@ def _workers(run: Simulated) -> Iterator[str]:
     if way is None:
         return
     yield "convergence is not simulated: staler or rarer updates may need more steps than the ones counted here"
-    if not isinstance(way, ParameterServers):
+    if isinstance(way, LocalSteps):
+        handed = "all ranks of a worker" if way.carried_by == "all" else "the first replica of a worker"
+        yield f"exchanges are rings over {handed}; their energy, and the step of the outer optimizer, are not counted"
         return
     if way.update_bandwidth is None:
         rate = format_quantity(HOST_BANDWIDTH * run.setup.node.accelerators, DATA_RATE)
