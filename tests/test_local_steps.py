@@ -16,7 +16,7 @@ from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
 from sim.inputs.synchronization import LocalSteps
 from sim.layout.state import exchanged_parameters
-from sim.programs.local_steps import LocalWorkers, Pace, exchanges_of
+from sim.programs.local_steps import LocalPace, LocalWorkers, exchanges_of
 
 SHORTCUTS = ("fold", "prune", "skip", "coalesce")
 
@@ -37,7 +37,7 @@ def experiment(fields: Fields | None = None, **others: Any) -> Experiment:
 
 
 def step_of(exchange_s: float, compute_s: tuple[float, ...] = (1.0,) * 4, lost_s: float = 0.0, **fields: Any) -> float:
-    return LocalWorkers(Pace(compute_s, exchange_s, lost_s, way(**fields))).run()[0]
+    return LocalWorkers(LocalPace(compute_s, exchange_s, lost_s, way(**fields))).run()[0]
 
 
 # --- the clock ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Local SGD (Stich 2019, arXiv 1805.09767) and DiLoCo (Douillard 2023, arXiv 2311.
 many steps, streaming DiLoCo (Douillard 2025, arXiv 2501.18512) fragments of them in turn, beside steps. How long an
 exchange takes comes from the flows over real links between workers, alone or beside training.
 
-Public: `Exchanges`, `exchanges_of`, `LocalWorkers`, `Pace`.
+Public: `Exchanges`, `exchanges_of`, `LocalWorkers`, `LocalPace`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _handed_on(job: Job, way: LocalSteps) -> float:
     return longest
 
 
-class Pace(NamedTuple):
+class LocalPace(NamedTuple):
     """How workers come on: compute_s (workers,) of a step, exchange_s and lost_s of an exchange, jitter of steps."""
 
     compute_s: tuple[float, ...]
@@ -139,7 +139,7 @@ class Pace(NamedTuple):
 class LocalWorkers:
     """One run of the workers."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: LocalPace) -> None:
         self.pace, self.env = pace, Environment()
         self.arrived = [[self.env.event() for _ in pace.compute_s] for _ in range(pace.exchanges)]
         self.done = [self.env.event() for _ in range(pace.exchanges)]

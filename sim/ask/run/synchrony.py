@@ -18,7 +18,7 @@ from sim.layout.servers import ServerPlan, lay_out_servers
 from sim.metrics.links import link_bytes, link_use_of
 from sim.metrics.result import Synchrony
 from sim.programs.assemble import Waits
-from sim.programs.local_steps import LocalWorkers, Pace, exchanges_of
+from sim.programs.local_steps import LocalPace, LocalWorkers, exchanges_of
 from sim.programs.parameter_server import ServedWorkers, serving
 from sim.programs.ranks import Job
 from sim.programs.workers import worker_seconds
@@ -85,7 +85,7 @@ def _with_servers(job: Job, way: ParameterServers, compute_s: Floats, alone_s: f
 def _local(job: Job, way: LocalSteps, compute_s: Floats, alone_s: float) -> Synchronized:
     plan = job.plan
     taken = exchanges_of(job, way, float(compute_s.max()))
-    pace = Pace(tuple(compute_s.tolist()), taken.beside_s, taken.lost_s, way, plan.experiment.seed)
+    pace = LocalPace(tuple(compute_s.tolist()), taken.beside_s, taken.lost_s, way, plan.experiment.seed)
     step_s, exchange_s = LocalWorkers(pace).run()
     exchange, waiting = _parts(step_s, exchange_s, alone_s)
     trace, steps = taken.trace, pace.gap
