@@ -4,7 +4,7 @@ Local SGD (Stich 2019, arXiv 1805.09767) and DiLoCo (Douillard 2023, arXiv 2311.
 many steps, streaming DiLoCo (Douillard 2025, arXiv 2501.18512) fragments of them in turn, beside steps. How long an
 exchange takes comes from the flows over real links between workers, alone or beside training.
 
-Public: `Exchanges`, `exchanges_of`, `LocalWorkers`, `LocalPace`.
+Public: `OuterExchange`, `exchanges_of`, `LocalWorkers`, `LocalPace`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WARM_UP = 0.25  # share of them before they count
 
 
 @dataclass(frozen=True)
-class Exchanges:
+class OuterExchange:
     """What one exchange, of one fragment, takes.
 
     alone_s: with nothing else on the links, handed on inside workers too. beside_s: beside training, which loses lost_s
@@ -54,14 +54,14 @@ class Exchanges:
     trace: Trace
 
 
-def exchanges_of(job: Job, way: LocalSteps, step_s: float) -> Exchanges:
+def exchanges_of(job: Job, way: LocalSteps, step_s: float) -> OuterExchange:
     """The exchange of a job whose steps take `step_s` without it. Raises PlanError, Deadlock."""
     plan = job.plan
     transfers, sent = _transfers(plan, way)
     alone_s, trace = transfers_alone(plan, transfers)
     inside = _handed_on(job, way)
     drain = drain_beside(plan, transfers, step_s) if way.overlap_steps else Drain(alone_s, 0.0)
-    return Exchanges(alone_s + inside, drain.seconds + inside, drain.lost, sent, trace)
+    return OuterExchange(alone_s + inside, drain.seconds + inside, drain.lost, sent, trace)
 
 
 def _transfers(plan: Plan, way: LocalSteps) -> tuple[Transfers, float]:
