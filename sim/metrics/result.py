@@ -65,6 +65,40 @@ class UtilizationResult:
 
 
 @dataclass(frozen=True)
+class PreparedPhase:
+    """Stages of a preparation between two shuffles."""
+
+    name: str
+    tasks: int
+    time_s: float
+    median_task_s: float
+    slowest_task_s: float
+    copies: int  # of slow tasks, begun again
+    core_share: float  # of the time that cores compute
+    limit: str  # what it would take by itself is most of: cores, storage, network, slowest task
+
+
+@dataclass(frozen=True)
+class DataPrepared:
+    """How training data is prepared. beside_slowdown: its time beside training over its time alone; 1 before it.
+
+    training_slowdown: step time while it goes on, over step time without it.
+    """
+
+    when: str
+    time_s: float
+    nodes: int
+    cores: int  # of each of them
+    read_bytes: float
+    shuffled_bytes: float
+    written_bytes: float
+    phases: tuple[PreparedPhase, ...]
+    beside_slowdown: float = 1.0
+    training_slowdown: float = 1.0
+    training_lost_s: float = 0.0  # all the time that it goes on
+
+
+@dataclass(frozen=True)
 class Synchrony:
     """How workers came on that do not sum gradients in lock-step, and what they exchange beside the step.
 
@@ -290,6 +324,7 @@ class Result:
     version: str
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
+    preparation: DataPrepared | None = None  # None: training data is there
     synchronization: Synchrony | None = None  # None: replicas sum gradients in lock-step
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
     stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for

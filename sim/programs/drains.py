@@ -71,7 +71,7 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
     drain = Executor(_program(size), network)
     rounds.others.append(drain)
     slowdown = job.plan.software.overlap_slowdown
-    training = Trainer(rounds, _beside(job, frozenset(size), step_s), slowdown=slowdown, skip=skip)
+    training = Trainer(rounds, beside(job, frozenset(size), step_s), slowdown=slowdown, skip=skip)
     network.env.run(until=drain.begin())
     drained = rounds.now
     training.left = 0
@@ -80,7 +80,7 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
     return Drain(max(_latencies(both, transfers).values(), default=0.0) + drained, lost)
 
 
-def _beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
+def beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
     """A training step that takes `step_s` without the transfers; only parts that meet none of them may repeat in it."""
     program = assemble(job)
     if job.plan.experiment.input is not None or job.plan.experiment.synchronization is not None:

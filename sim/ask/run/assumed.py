@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
+from sim.ask.run.preparation import WAVES as PREPARED_WAVES
 from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.records import Accelerator
@@ -196,6 +197,19 @@ def _workers(run: Simulated) -> Iterator[str]:
     yield "energy and failures of servers are not counted, that of their traffic neither; saves are as if ranks had all"
 
 
+def _preparation(run: Simulated) -> Iterator[str]:
+    job = run.setup.experiment.preparation
+    if job is None:
+        return
+    left_out = "its energy and price, drives that a shuffle goes through, data that a node has itself"
+    yield f"preparation of data leaves out {left_out}"
+    if job.when == "beside":
+        waves = f"{PREPARED_WAVES} waves of tasks"
+        yield f"beside training {waves} a phase are simulated, and the rest taken to be slowed alike, as are its steps"
+    elif run.setup.target_steps is not None:
+        yield "time to train begins when data is prepared"
+
+
 def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
     """Where a board leaves its limit for parts of a step."""
     if limit is not None and board.peak_w > (1 + SWING) * limit:
@@ -220,4 +234,5 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _faults,
     _saves,
     _workers,
+    _preparation,
 )

@@ -29,7 +29,9 @@ NOT_WIRING: dict[str, Any] = {
     "node": {"name": True, "collectives": True, "power": True, "sources": True, "accelerator": True},
 }  # what the links and paths of a cluster do not depend on; `kind` of the accelerator names vertices
 NOT_STEP: dict[str, Any] = {
-    **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
+    **dict.fromkeys(
+        ("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured", "preparation"), True
+    ),
     "training": {"tokens": True, "samples": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
