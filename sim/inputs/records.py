@@ -18,6 +18,7 @@ from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.preparation import Preparation
 from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
@@ -563,6 +564,7 @@ class Experiment(Record):
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")
     checkpoint: Checkpointing | None = Field(default=None, description="how the state of the training is saved; never if absent")
     input: InputPipeline | None = Field(default=None, description="how training data arrives; always in time if absent")
+    preparation: Preparation | None = Field(default=None, description="how training data is prepared on host cores, before training or beside it; it is there if absent")
     power: PowerSetting = Field(default=PowerSetting(), description="power limits that the operator sets")
     site: Reference[Site] | None = Field(default=None, description="cooling, grid and electricity price, by name, path or inline")
     prices: Reference[Prices] | None = Field(default=None, description="rental or purchase prices, by name, path or inline")

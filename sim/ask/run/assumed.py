@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
+from sim.ask.run.preparation import WAVES as PREPARED_WAVES
 from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.fault_log import read_fault_log
@@ -17,7 +18,7 @@ from sim.inputs.records import Accelerator
 from sim.inputs.reliability import Failures
 from sim.inputs.setup import Setup
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
-from sim.inputs.synchronization import ParameterServers
+from sim.inputs.synchronization import LocalSteps
 from sim.layout.host import HOST_KINDS
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
@@ -223,7 +224,9 @@ def _workers(run: Simulated) -> Iterator[str]:
     if way is None:
         return
     yield "convergence is not simulated: staler or rarer updates may need more steps than the ones counted here"
-    if not isinstance(way, ParameterServers):
+    if isinstance(way, LocalSteps):
+        handed = "all ranks of a worker" if way.carried_by == "all" else "the first replica of a worker"
+        yield f"exchanges are rings over {handed}; their energy, and the step of the outer optimizer, are not counted"
         return
     if way.update_bandwidth is None:
         rate = format_quantity(HOST_BANDWIDTH * run.setup.node.accelerators, DATA_RATE)
@@ -231,6 +234,19 @@ def _workers(run: Simulated) -> Iterator[str]:
     if way.slices == 1:
         yield "gradients are pushed when a step is over, nothing beside it (synchronization.slices)"
     yield "energy and failures of servers are not counted, that of their traffic neither; saves are as if ranks had all"
+
+
+def _preparation(run: Simulated) -> Iterator[str]:
+    job = run.setup.experiment.preparation
+    if job is None:
+        return
+    left_out = "its energy and price, drives that a shuffle goes through, data that a node has itself"
+    yield f"preparation of data leaves out {left_out}"
+    if job.when == "beside":
+        waves = f"{PREPARED_WAVES} waves of tasks"
+        yield f"beside training {waves} a phase are simulated, and the rest taken to be slowed alike, as are its steps"
+    elif run.setup.target_steps is not None:
+        yield "time to train begins when data is prepared"
 
 
 def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
@@ -268,4 +284,5 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _recorded_faults,
     _saves,
     _workers,
+    _preparation,
 )

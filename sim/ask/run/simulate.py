@@ -17,7 +17,7 @@ from sim.inputs.setup import Setup
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.kinds import kind_uses
-from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
+from sim.metrics.result import Comparison, DataPrepared, Exactness, Result, RunResult, StepResult, UtilizationResult
 from sim.transforms.recompute import recompute_text
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         memory=run.readings.memory,
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
+        preparation=_preparation(run),
         synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,
@@ -138,6 +139,16 @@ def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
         return None
     saving = lived.prepared.inputs.saving if lived else None
     return saving.costs if saving else run.save_costs()
+
+
+def _preparation(run: Simulated) -> DataPrepared | None:
+    """How training data is prepared, if the experiment says so."""
+    job, storage = run.setup.experiment.preparation, run.cluster.storage
+    if job is None or storage is None:
+        return None
+    from sim.ask.run.preparation import prepare_data  # few experiments ask for it
+
+    return prepare_data(run.plan, job, storage, run.trace.time)
 
 
 def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
