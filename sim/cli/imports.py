@@ -20,6 +20,7 @@ app.command("graphml")(import_files.graphml)
 app.command("nccl-topo")(import_files.nccl_topo)
 app.command("nvidia-smi-topo")(import_files.nvidia_smi_topo)
 app.command("kineto")(import_traces.kineto)
+app.command("chakra")(import_traces.chakra)
 
 
 @app.callback()

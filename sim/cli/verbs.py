@@ -12,6 +12,7 @@ from sim.cli import (
     calibrate,
     catalogue,
     explore,
+    exports,
     files,
     fleet,
     imports,
@@ -53,6 +54,7 @@ app.command("timeline")(timeline.timeline)
 app.command("validate")(validate.validate)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(imports.app, name="import")
+app.add_typer(exports.app, name="export")
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 

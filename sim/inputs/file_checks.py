@@ -6,6 +6,7 @@ Public: `FILE_CHECKS`, `problems_of`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from sim.errors import ConfigError, Problem, finding
 from sim.inputs.carbon import grid_of
