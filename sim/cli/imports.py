@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer
 
-from sim.cli import import_files, import_traces, output
+from sim.cli import import_chakra, import_files, import_traces, output
 
 app = Typer(
     name="import",
@@ -20,7 +20,7 @@ app.command("graphml")(import_files.graphml)
 app.command("nccl-topo")(import_files.nccl_topo)
 app.command("nvidia-smi-topo")(import_files.nvidia_smi_topo)
 app.command("kineto")(import_traces.kineto)
-app.command("chakra")(import_traces.chakra)
+app.command("chakra")(import_chakra.chakra)
 
 
 @app.callback()
