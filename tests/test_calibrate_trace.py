@@ -87,7 +87,9 @@ def test_how_well_it_fits_is_said_of_shapes_it_was_not_made_from(tmp_path: Path)
     worst = max(found.shapes, key=lambda each: abs(each.unseen / each.measured - 1))
     assert (worst.m, worst.n, worst.k) == odd
     assert worst.unseen / worst.measured == pytest.approx(0.5, rel=0.01)
-    assert found.error(unseen=True) >= found.error() > 0.1
+    assert found.error(unseen=True) == pytest.approx(found.error())
+    assert found.shares["matrix.efficiency"] == pytest.approx(0.7)
+    assert found.error() > 0.1
 
 
 def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
@@ -95,9 +97,14 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         calibrate_from_traces([recording(tmp_path, [])], "h100-sxm")
     with pytest.raises(ConfigError, match="in formats that v100-sxm2-32gb has not"):
         calibrate_from_traces([recording(tmp_path, [(SHAPES[0], "fp8", 1e-3)])], "v100-sxm2-32gb")
-    few = calibrate_from_traces([recording(tmp_path, [(SHAPES[0], "bf16", 1e-3), (SHAPES[0], "nvfp4", 1)])], "h100-sxm")
-    assert any("1 shapes are few" in remark for remark in few.remarks)
+    timed = [(SHAPES[-1], "bf16", 1e-3), (SHAPES[0], "fp8", 1e-5), (SHAPES[0], "nvfp4", 1)]
+    few = calibrate_from_traces([recording(tmp_path, timed)], "h100-sxm")
+    assert any("2 shapes are few" in remark for remark in few.remarks)
     assert any("1 kernels are in formats" in remark for remark in few.remarks)
+    assert few.shares.keys() == {"matrix.efficiency"}
+    assert any("fp8_efficiency stays" in remark for remark in few.remarks)
+    with pytest.raises(ConfigError, match="too small to tell a rate"):
+        calibrate_from_traces([recording(tmp_path, [((128, 128, 5), "bf16", 12e-6)])], "h100-sxm")
 
 
 def test_the_command_writes_an_accelerator(tmp_path: Path, cli: Cli) -> None:
@@ -105,7 +112,7 @@ def test_the_command_writes_an_accelerator(tmp_path: Path, cli: Cli) -> None:
     target = tmp_path / "mine.yaml"
     done = cli("calibrate", "device", "--from-trace", file, "--base", "h100-sxm", "--name", "mine", "-o", target)
     assert done.code == 0, done.err
-    assert "each shape by a fit to the others" in done.out
+    assert "each shape by a fit to" in done.out
     made = load_definition("accelerator", str(target))
     assert isinstance(made, Accelerator)
     assert made.matrix.efficiency == pytest.approx(0.7, abs=1e-4)

@@ -23,6 +23,7 @@ from sim.metrics.trace_calibration import TimedShape, TraceCalibration
 from sim.models.family import Workload
 
 LARGE = 0.1  # products of at least this share of the FLOPs of the largest tell the sustained rate
+TELLING = 2e-5  # s of arithmetic at the peak that the largest product needs: what smaller ones take is something else
 FEW = 3  # shapes below which a fit says little
 FIELDS = {"fp8": "fp8_efficiency", "fp32": "fp32_efficiency"}  # key of the share of a precision; others efficiency
 BYTES = {"fp32": 4, "tf32": 4, "fp8": 1}
@@ -68,6 +69,9 @@ def calibrate_from_traces(paths: Sequence[Path], base: str, name: str = "") -> T
         raise ConfigError(Problem(shown_path(paths[0]), "shapes", message, WAY_OUT))
     medians = {each: median(seconds) for each, seconds in known.items()}
     shares = _shares(medians, accelerator)
+    if not shares:
+        message = f"its products are too small to tell a rate: none needs {TELLING * 1e6:.0f} us of {base}"
+        raise ConfigError(Problem(shown_path(paths[0]), "shapes", message, "record a step with large products"))
     profile = _with_shares(accelerator, shares)
     shapes = [
         TimedShape(*each, len(known[each]), seconds, _seconds(each, profile), _unseen(each, medians, accelerator))
@@ -76,7 +80,8 @@ def calibrate_from_traces(paths: Sequence[Path], base: str, name: str = "") -> T
     shapes.sort(key=lambda each: (-each.count * each.measured, each.m, each.n, each.k, each.batch))
     name = name or f"{base}-recorded"
     text = _text(paths, recordings, base, name, shares)
-    remarks = tuple(_remarks(shapes, sum(len(times[each]) for each in left), recordings, base))
+    small = {_field(each.precision) for each in medians} - {key.partition(".")[2] for key in shares}
+    remarks = tuple(_remarks(shapes, sum(len(times[each]) for each in left), small, recordings, base))
     return TraceCalibration(base, name, text, shares, tuple(shapes), share_known, remarks)
 
 
@@ -125,6 +130,8 @@ def _shares(medians: dict[_ProductShape, float], accelerator: Accelerator) -> di
     for name in sorted({_field(each.precision) for each in medians}):
         mine = {each: seconds for each, seconds in medians.items() if _field(each.precision) == name}
         largest = max(each.batch * each.m * each.n * each.k for each in mine)
+        if max(operation_times(_operation(each), ideal).arithmetic for each in mine) < TELLING:
+            continue
         reached = [
             _reached(each, seconds, ideal)
             for each, seconds in mine.items()
@@ -161,11 +168,15 @@ def _text(
     return fragment_text(comment, {"extends": base, "name": name, "matrix": matrix, "sources": sources})
 
 
-def _remarks(shapes: Sequence[TimedShape], left: int, recordings: Sequence[Recording], base: str) -> Iterator[str]:
+def _remarks(
+    shapes: Sequence[TimedShape], left: int, small: set[str], recordings: Sequence[Recording], base: str
+) -> Iterator[str]:
     if len(shapes) < FEW:
         yield f"{len(shapes)} shapes are few: the fit says little of others"
     if left:
         yield f"{left} kernels are in formats that {base} has not: left out"
+    for name in sorted(small):
+        yield f"{name} stays that of {base}: products are too small to tell a rate"
     devices = sorted({each.accelerator for each in recordings if each.accelerator})
     if len(devices) > 1:
         yield f"the traces are of different devices: {', '.join(devices)}"
