@@ -49,6 +49,15 @@ class RunTraits:
 
 
 @dataclass(frozen=True)
+class ShareCheck:
+    """A share of communication, `exposed` of the step or `overlapped` of its own time."""
+
+    name: str
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One measured run: predicted, or the reason why not (`problem`)."""
 
@@ -67,6 +76,7 @@ class Row:
     plan: RunTraits | None = None
     wall_s: float = 0.0
     where: str = ""  # where the measurement was read
+    communication: tuple[ShareCheck, ...] = ()  # where shares of it were measured
 
     @property
     def missed(self) -> bool:

@@ -34,8 +34,21 @@ def print_validation(validation: Validation, console: Console) -> None:
         console.print(Text("Largest errors", style="bold"))
         for miss in validation.worst:
             _print_miss(miss, console)
+    _print_communication([row for row in validation.rows if row.communication], console)
     _print_problems([row for row in validation.rows if row.problem], console)
     _print_missed([row for row in validation.rows if row.missed and not row.problem], console)
+
+
+def _print_communication(rows: list[Row], console: Console) -> None:
+    """Shares that were measured beside those of the simulated step."""
+    if not rows:
+        return
+    words = {"exposed": "of the step exposed", "overlapped": "of it beside computation"}
+    console.print(Text("Communication, predicted for measured", style="bold"))
+    for row in rows:
+        told = (f"{each.predicted:.1%} for {each.measured:.1%} {words[each.name]}" for each in row.communication)
+        console.print(Text(f"  {row.name}: {', '.join(told)}"))
+    console.print()
 
 
 def parts_of(row: Row) -> Iterator[str]:
