@@ -82,8 +82,8 @@ def test_a_step_of_ours_is_what_is_predicted(folder: Path) -> None:
     assert row.problem == ""
     assert row.metric == "step_time_s"
     assert row.error == pytest.approx(0, abs=1e-9)
-    assert [each.name for each in row.communication] == ["exposed", "overlapped"]
-    for each in row.communication:
+    assert [each.name for each in row.beside] == ["exposed", "overlapped"]
+    for each in row.beside:
         assert each.predicted == pytest.approx(each.measured, abs=1e-9)
         assert 0 < each.measured < 1
 
@@ -93,7 +93,7 @@ def test_keys_say_more_than_the_trace(folder: Path) -> None:
     (folder / "mine.yaml").write_text(f"extends: ./plain.yaml\nmeasured: {{{said}}}\n")
     (row,) = validate([folder / "mine.yaml"]).rows
     assert row.measured == pytest.approx(0.02)
-    assert row.communication[0].measured == 0.5
+    assert row.beside[0].measured == 0.5
 
 
 def test_a_trace_that_cannot_be_read_is_named(folder: Path) -> None:
@@ -108,5 +108,5 @@ def test_a_trace_that_cannot_be_read_is_named(folder: Path) -> None:
 def test_the_command_tells_both(folder: Path, cli: Cli) -> None:
     told = cli("validate", folder / "mine.yaml")
     assert told.code == 0, told.err
-    assert "Communication, predicted for measured" in told.out
+    assert "Beside the step time, predicted for measured" in told.out
     assert "of the step exposed" in told.out

@@ -62,10 +62,14 @@ def check_recording(setup: Setup) -> Iterator[Problem]:
         yield finding("workload.ranks", f"{replay.recording} is of {world} ranks, not {replay.ranks}", f"say {world}")
 
 
-def check_measured_trace(setup: Setup) -> Iterator[Problem]:
-    """A step that was recorded to compare with can be read."""
-    for problem in problems_of(lambda: measured_of(setup.experiment.measured)):
-        yield replace(problem, key="measured.trace")
+def check_measured_files(setup: Setup) -> Iterator[Problem]:
+    """A step and power that were recorded to compare with can be read."""
+    measured = setup.experiment.measured
+    if measured is not None:
+        for name in ("trace", "power_log"):
+            alone = measured.model_copy(update={other: None for other in ("trace", "power_log") if other != name})
+            for problem in problems_of(lambda alone=alone: measured_of(alone)):  # type: ignore[misc]
+                yield replace(problem, key=f"measured.{name}")
 
 
 def problems_of(read: Callable[[], object]) -> list[Problem]:
@@ -81,6 +85,6 @@ FILE_CHECKS: tuple[Check, ...] = (
     check_grid_file,
     check_fault_log,
     check_drawing,
-    check_measured_trace,
+    check_measured_files,
     check_recording,
 )

@@ -235,7 +235,7 @@ def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
         name for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured") if name in root.value
     ]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
-    for name in ("graphml", "file", "carbon_file", "recording", "trace"):
+    for name in ("graphml", "file", "carbon_file", "recording", "trace", "power_log"):
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)

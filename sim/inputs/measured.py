@@ -1,4 +1,4 @@
-"""What was measured of a run, also where a recorded step says it.
+"""What was measured of a run, also where a recorded step or a log of power says it.
 
 Public: `measured_of`, `CommunicationShares`, `communication_shares`.
 """
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.inputs.power_log import read_power_log
 from sim.inputs.recording import COLLECTIVE, HOST, RecordedRank, Recording, read_recording
 from sim.inputs.records import Measured
 
@@ -26,13 +27,17 @@ class CommunicationShares(NamedTuple):
 
 
 def measured_of(measured: Measured | None) -> Measured | None:
-    """The measurement, with what its trace says where no key does. Raises ConfigError if that cannot be read."""
-    if measured is None or measured.trace is None:
-        return measured
-    recording = read_recording(Path(measured.trace))
-    said, shares = {"step_time": recording.step}, communication_shares(recording)
-    if shares is not None:
-        said |= {"exposed_communication": shares.exposed, "overlapped_communication": shares.overlapped}
+    """The measurement, with what its trace and its log of power say where no key does. Raises ConfigError."""
+    if measured is None:
+        return None
+    said: dict[str, float] = {}
+    if measured.power_log is not None:
+        said["power"] = read_power_log(Path(measured.power_log)).mean
+    if measured.trace is not None:
+        recording = read_recording(Path(measured.trace))
+        said["step_time"], shares = recording.step, communication_shares(recording)
+        if shares is not None:
+            said |= {"exposed_communication": shares.exposed, "overlapped_communication": shares.overlapped}
     return measured.model_copy(update={name: value for name, value in said.items() if getattr(measured, name) is None})
 
 

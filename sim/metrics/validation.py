@@ -49,8 +49,9 @@ class RunTraits:
 
 
 @dataclass(frozen=True)
-class ShareCheck:
-    """A share of communication, `exposed` of the step or `overlapped` of its own time."""
+class SideCheck:
+    """What is compared beside the step time: communication `exposed` (share of the step) or `overlapped` (of its own
+    time), or `power` of an accelerator [W]."""
 
     name: str
     predicted: float
@@ -76,7 +77,7 @@ class Row:
     plan: RunTraits | None = None
     wall_s: float = 0.0
     where: str = ""  # where the measurement was read
-    communication: tuple[ShareCheck, ...] = ()  # where shares of it were measured
+    beside: tuple[SideCheck, ...] = ()  # what else was measured
 
     @property
     def missed(self) -> bool:

@@ -30,7 +30,7 @@ from sim.metrics.validation import (
     HOST,
     Miss,
     Row,
-    ShareCheck,
+    SideCheck,
     Validation,
     likely_causes,
     score,
@@ -226,13 +226,14 @@ def predict_one(run: MeasuredRun) -> Row:
         return blank
     began = time.perf_counter()
     try:
-        result, communication = simulate(run.experiment), _communication(run.experiment)
+        result = simulate(run.experiment)
+        beside = (*_communication(run.experiment), *_power(run.experiment, result))
     except SimError as error:
         return replace(blank, problem=f"{type(error).__name__}: {_reason(error)}")
     except Exception as error:  # one broken run must not end the others
         return replace(blank, problem=f"internal error: {type(error).__name__}: {_reason(error)}")
     row = _row(blank, run.experiment, result, time.perf_counter() - began)
-    return replace(row, communication=communication)
+    return replace(row, beside=beside)
 
 
 def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> Row:
@@ -256,7 +257,7 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
     )
 
 
-def _communication(experiment: Experiment) -> tuple[ShareCheck, ...]:
+def _communication(experiment: Experiment) -> tuple[SideCheck, ...]:
     """Shares of communication that were measured, beside those that a profiler would see of the simulated step."""
     measured = measured_of(experiment.measured)
     wanted = {name: getattr(measured, f"{name}_communication", None) for name in ("exposed", "overlapped")}
@@ -268,7 +269,15 @@ def _communication(experiment: Experiment) -> tuple[ShareCheck, ...]:
     shares = communication_shares(recorded_step(experiment))
     if shares is None:
         return ()
-    return tuple(ShareCheck(name, getattr(shares, name), value) for name, value in wanted.items() if value is not None)
+    return tuple(SideCheck(name, getattr(shares, name), value) for name, value in wanted.items() if value is not None)
+
+
+def _power(experiment: Experiment, result: Result) -> tuple[SideCheck, ...]:
+    """Power of an accelerator that was metered, beside that of the simulated step."""
+    measured = measured_of(experiment.measured)
+    if measured is None or measured.power is None or result.energy is None:
+        return ()
+    return (SideCheck("power", result.energy.accelerator_power_w, measured.power),)
 
 
 # --- summing up -----------------------------------------------------------------------------
