@@ -32,7 +32,7 @@ Force = Annotated[bool, Option("--force", help="Replace the file if it exists.")
 
 @app.command("collectives")
 def collectives(
-    files: Annotated[list[Path], Argument(metavar="FILE...", help="Standard output of nccl-tests, one or more runs.")],
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="Output of a benchmark, one or more runs.")],
     node: Annotated[
         str,
         Option(
@@ -46,6 +46,12 @@ def collectives(
         Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"] | None,
         Option("--collective", help="What was run, where the output does not say it."),
     ] = None,
+    ranks: Annotated[
+        int | None, Option("--ranks", min=2, help="Ranks that took part, where the output does not say it.")
+    ] = None,
+    nodes: Annotated[
+        int | None, Option("--nodes", min=1, help="Servers that they were on, where the output does not say it.")
+    ] = None,
     in_place: Annotated[bool, Option("--in-place", help="Take the in-place columns.")] = False,
     name: Annotated[str, Option("--name", help="Name of the new server kind; NODE-measured if absent.")] = "",
     target: Target = None,
@@ -54,19 +60,22 @@ def collectives(
 ) -> int:
     """Fit start-up, ramp and saturation of your collectives.
 
-    The result is a kind of server that extends NODE. Give runs inside one server and over several, an
+    Reads nccl-tests, rccl-tests, nccom-test, hccl_demo, hccl_test, the OSU and Intel MPI benchmarks and that of
+    oneCCL. The result is a kind of server that extends NODE. Give runs inside one server and over several, an
     all-reduce and an all-gather, to learn most. Without --output the definition is printed. Exit code 1 says that
     no algorithm explains all runs together; then nothing is written.
     """
     from sim.ask.calibrate.calibrate_collectives import calibrate_collectives
-    from sim.ask.calibrate.nccl_tests import read_tables
+    from sim.ask.calibrate.tables import read_tables
+    from sim.ask.calibrate.told import Told
     from sim.inputs.fragment import check_target
     from sim.report.calibration import contradiction, print_collectives
 
     if target:
         check_target(target, force)
     column = "in-place" if in_place else "out-of-place"
-    tables = [table for file in files for table in read_tables(file, column, collective)]
+    told = Told(collective, ranks, nodes)
+    tables = [table for file in files for table in read_tables(file, column, told)]
     calibration = calibrate_collectives(tables, node, name)
     for remark in calibration.remarks:
         output.say(remark)
@@ -81,7 +90,8 @@ def collectives(
 @app.command("device")
 def device(
     where: Annotated[
-        str, Option("--device", metavar="DEVICE", help="cuda, cuda:1, or cpu for the processor of this host.")
+        str,
+        Option("--device", metavar="DEVICE", help="cuda or cuda:1 (ROCm too), xla, or cpu: this host's."),
     ] = "cuda",
     base: Annotated[
         str,
@@ -101,10 +111,10 @@ def device(
     force: Force = False,
     json: AsJson = False,
 ) -> int:
-    """Time this host's GPU with PyTorch and write an accelerator file.
+    """Time an accelerator or this host's processor with PyTorch and write an accelerator file.
 
-    Matrix products, attention, memory, launches, power; then a whole layer, measured and predicted. With
-    --base the peaks are those of its data sheet, without it the best rates that were seen.
+    Matrix products, attention, memory, launches, power; then a whole layer and training steps of two small models,
+    measured and predicted. With --base the peaks are those of its data sheet, without it the best rates that were seen.
     """
     from contextlib import ExitStack
 

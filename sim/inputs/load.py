@@ -270,7 +270,7 @@ def _completed(experiment: Experiment) -> Experiment:
     """
     setup = experiment.setup
     spec, nodes = setup.cluster, experiment.nodes or setup.cluster.nodes
-    cluster = _sized.get((Same(spec), nodes), lambda: spec.model_copy(update={"nodes": nodes}), lambda _: 1.0)
+    cluster = _sized.get((Same(spec), nodes), lambda: spec.resized(nodes), lambda _: 1.0)
     parallelism = experiment.parallelism.model_copy(update={"data": setup.data})
     return experiment.model_copy(update={"cluster": cluster, "parallelism": parallelism})
 

@@ -70,7 +70,7 @@ class PreparedFleet:
             "placement": spec.scheduler.placement,
         }  # fmt: skip
         hour = hardware(HOUR) / boards if prices else None
-        doubts = tuple(sorted(self.pacing.doubts)) if self.pacing else ()
+        doubts = (*self.pacing.remarks(), *sorted(self.pacing.doubts)) if self.pacing else ()
         bill = bill_of(life, electricity, hardware if prices else None)
         return fleet_result(life, told, bill, hour, (*self.notes, *doubts, *_endings(life)), wall_s)
 
@@ -283,11 +283,6 @@ def _notes(loaded: LoadedFleet, table: bool) -> Iterator[str]:
         yield "jobs that give their duration run as long wherever they are, and are not slowed by others"
     if _is_elastic(loaded) and not table:
         yield "no table of speeds is given: elastic jobs grow as fast as their boards"
-    if loaded.trainings and spec.contention == "simulated":
-        yield (
-            f"experiments that share links are simulated together for {spec.contention_steps} steps each; longer drifts"
-            " of their phases are not followed"
-        )
     if loaded.failures and spec.preemption.interval is None:
         yield "no preemption.interval is given: jobs that fail lose no work"
     unsaved = [name for name, training in loaded.trainings.items() if training.saves is None]

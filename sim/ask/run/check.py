@@ -54,6 +54,10 @@ def rehearse(experiment: Experiment) -> None:
         from sim.life.feeding import supply_of
 
         supply_of(plan, experiment.input, plan.cluster.storage)
+    if experiment.synchronization is not None:
+        from sim.ask.run.synchrony import check_synchronization
+
+        check_synchronization(plan)
 
 
 def _check_parts(record: Record) -> None:
