@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Argument, Option, Typer
+from typer import Argument, BadParameter, Option, Typer
 
 from sim.cli import complete, output
 from sim.cli.run import AsJson
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sim.ask.calibrate.device import Progress
     from sim.metrics.calibration import Calibration, DeviceCalibration
+    from sim.metrics.trace_calibration import TraceCalibration
 
 app = Typer(
     name="calibrate",
@@ -102,6 +103,10 @@ def device(
         ),
     ] = "",
     name: Annotated[str, Option("--name", help="Name of the new accelerator.")] = "",
+    traces: Annotated[
+        list[Path] | None,
+        Option("--from-trace", metavar="FILE", help="Time nothing: take kernels of a step that was imported."),
+    ] = None,
     target: Target = None,
     force: Force = False,
     json: AsJson = False,
@@ -124,10 +129,27 @@ def device(
         check_target(target, force)
     if base:
         load_definition("accelerator", base)
+    if traces:
+        return _from_traces(traces, base, name, target, json)
     with ExitStack() as stack:
         measured = measure_device(torch_backend(where), _progress(stack))
     calibration = calibrate_device(measured, base, name)
     _deliver(calibration, lambda console: print_device(calibration, console), target, json)
+    return output.FINE
+
+
+def _from_traces(traces: list[Path], base: str, name: str, target: Path | None, json: bool) -> int:
+    from sim.ask.calibrate.from_trace import calibrate_from_traces
+    from sim.report.trace_calibration import print_trace_calibration
+
+    if not base:
+        raise BadParameter(
+            "--from-trace needs the data sheet of the accelerator that was recorded", param_hint="--base"
+        )
+    calibration = calibrate_from_traces(traces, base, name)
+    for remark in calibration.remarks:
+        output.say(remark)
+    _deliver(calibration, lambda console: print_trace_calibration(calibration, console), target, json)
     return output.FINE
 
 
@@ -145,7 +167,9 @@ def _progress(stack: ExitStack) -> Progress:
     return lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
 
 
-def _show(calibration: Calibration | DeviceCalibration, print_to: Callable[[Console], None], json: bool) -> None:
+def _show(
+    calibration: Calibration | DeviceCalibration | TraceCalibration, print_to: Callable[[Console], None], json: bool
+) -> None:
     """What was found, on stdout."""
     if json:
         output.emit_json(calibration.to_json())
@@ -154,7 +178,10 @@ def _show(calibration: Calibration | DeviceCalibration, print_to: Callable[[Cons
 
 
 def _deliver(
-    calibration: Calibration | DeviceCalibration, print_to: Callable[[Console], None], target: Path | None, json: bool
+    calibration: Calibration | DeviceCalibration | TraceCalibration,
+    print_to: Callable[[Console], None],
+    target: Path | None,
+    json: bool,
 ) -> None:
     """The definition into its file, what was found on stdout; both there if there is no file and it is no JSON."""
     from sim.report.files import deliver, write_text

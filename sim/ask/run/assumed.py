@@ -211,6 +211,14 @@ def _faults(run: Simulated) -> Iterator[str]:
         yield "nothing is saved (checkpoint): after each failure the training begins anew"
 
 
+def _recorded_faults(run: Simulated) -> Iterator[str]:
+    """When the log of faults began, where it does not say so."""
+    failures = run.setup.experiment.failures
+    log = failures.log if isinstance(failures, Failures) else None
+    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
+        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
+
+
 def _saves(run: Simulated) -> Iterator[str]:
     save = run.setup.experiment.checkpoint
     if save is not None and save.serialization_bandwidth is None:
@@ -254,14 +262,6 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
     if limit is not None and board.peak_w > (1 + SWING) * limit:
         peak = format_quantity(board.peak_w, POWER)
         yield f"power.limit holds on average over a step: with transfers beside computation a board draws up to {peak}"
-
-
-def _recorded_faults(run: Simulated) -> Iterator[str]:
-    """When the log of faults began, where it does not say so."""
-    failures = run.setup.experiment.failures
-    log = failures.log if isinstance(failures, Failures) else None
-    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
-        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
 
 
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (

@@ -12,6 +12,7 @@ from sim.ask.run.assumed import assumptions, swings
 from sim.ask.run.step import Simulated, Watch, simulate_step
 from sim.ask.validate.trust import trust_of
 from sim.engine.category import COMMUNICATION
+from sim.inputs.measured import measured_of
 from sim.inputs.records import Experiment, Measured, Training
 from sim.inputs.setup import Setup
 from sim.life.storage_costs import CheckpointCosts
@@ -161,7 +162,7 @@ def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
 
 def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
     """Prediction beside the measurement, if there is one."""
-    measured = experiment.measured
+    measured = measured_of(experiment.measured)
     if measured is None:
         return None
     accelerators, tokens = experiment.setup.ranks, step.tokens_per_s or 0.0
