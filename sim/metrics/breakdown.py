@@ -105,7 +105,8 @@ def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, ev
 def _cause(trace: Trace, rank: int, action: Action) -> str:
     """What an action is to a rank that waits for it: inner collectives of others are their work."""
     shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM)
-    return action.category if shared or rank in members_of(trace, action) else "bubble"
+    own = rank in members_of(trace, action) or (action.flow < 0 and rank in action.ranks)  # its host, another stream
+    return action.category if shared or own else "bubble"
 
 
 def _full_speed(action: Action, seconds: float) -> float:

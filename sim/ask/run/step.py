@@ -38,8 +38,9 @@ from sim.memo import Memo
 from sim.metrics.breakdown import RankTime, critical_rank, rank_time
 from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
-from sim.metrics.memory import memory_key, memory_result
-from sim.metrics.result import LinkUse, MemoryResult
+from sim.metrics.memory import memory_key, memory_result, unknown_memory
+from sim.metrics.replay import replay_result
+from sim.metrics.result import LinkUse, MemoryResult, ReplayResult
 from sim.programs.assemble import assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
@@ -71,7 +72,7 @@ class Readings:
         self.job, self.trace = job, trace
         self.saves: dict[Checkpointing, CheckpointCosts] = {}
 
-    @cached_property  # of a step that many points share, as are the six below
+    @cached_property  # of a step that many points share, as are the seven below
     def critical(self) -> RankTime:
         """Where the time goes on the rank class that is busy longest."""
         return rank_time(self.trace, critical_rank(self.trace))
@@ -82,9 +83,16 @@ class Readings:
         return activity_of(self.trace, self.job)
 
     @cached_property  # see critical
+    def replay(self) -> ReplayResult | None:
+        """A replay beside what was recorded."""
+        return replay_result(self.job, self.trace)
+
+    @cached_property  # see critical
     def memory(self) -> MemoryResult:
         """Memory of all stages."""
         setup, architecture = self.job.plan.experiment.setup, self.job.plan.architecture
+        if setup.workload.replay:
+            return unknown_memory(setup)
         if setup.experiment.simulation.reuse == "off":
             return memory_result(setup, architecture)
         return _memories.get(memory_key(setup), lambda: memory_result(setup, architecture), lambda _: 1.0)

@@ -26,7 +26,9 @@ _PLAN: dict[str, Callable[[str], Any]] = {
 
 
 def trust_of(experiment: Experiment) -> Trust | None:
-    """How published runs like `experiment` were predicted."""
+    """How published runs like `experiment` were predicted; None for a step that was recorded, unlike all of them."""
+    if experiment.setup.workload.replay:
+        return None
     return shipped_bands().trust(traits_of(experiment))
 
 
