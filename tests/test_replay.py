@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from kineto_files import Profiled, starts_by_hand, training_step
 
 from sim.ask.run.simulate import predict, simulate
 from sim.ask.run.step import simulate_step
+from sim.ask.run.timeline import default_ranks, simulated_for_timeline, window, write_profiler_traces
 from sim.ask.run.together import simulate_together
 from sim.cli.app import call
 from sim.errors import ConfigError
 from sim.imports.kineto import import_kineto
 from sim.inputs.load import load_experiment
-from sim.inputs.recording import HOST, RecordedRank, Recording, recording_text
+from sim.inputs.recording import HOST, Recording, recording_text
 from sim.metrics.result import Result
 from sim.programs.replay import replayed_nodes
 from sim.report.page.run import run_page
@@ -313,5 +313,30 @@ def test_verbs_take_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert any("as recorded" in name for name in names)
 
 
-def nodes(rank: RecordedRank) -> int:
-    return int(np.sum(rank.kind != HOST))
+@pytest.mark.parametrize("name", ["resnet50-dgx-a100", "small-graph"])
+def test_our_own_timeline_comes_back(tmp_path: Path, name: str) -> None:
+    """A step of ours, written as a profiler would and imported, takes as long as it did."""
+    experiment = load_experiment(name).experiment
+    run = simulated_for_timeline(experiment)
+    ranks = default_ranks(run)
+    files = write_profiler_traces(run, window(run, ranks), tmp_path)
+    recording = import_kineto(files).recording
+    cluster = H100 | {"nodes": -(-recording.world // 8)}
+    again = replay(written(recording, tmp_path), cluster=cluster)
+    assert again.step.time_s == pytest.approx(run.trace.time, rel=1e-6)
+    assert again.replay is not None
+    assert again.replay.start_error["max"] < 1e-6
+
+
+def test_the_hand_counts_collectives_once(tmp_path: Path) -> None:
+    """A hundred collectives of a group are one after the other, whichever the order of their launches."""
+    files = []
+    for rank in range(2):
+        step = Profiled(rank, 2)
+        for number in range(100):
+            step.all_reduce(1000 * (1 + number), 20.0, step.free.get(20, 0.0) + 2.0)
+        files.append(step.write(tmp_path / f"{rank}.json"))
+    result = replay(written(import_kineto(files).recording, tmp_path))
+    assert result.replay is not None
+    assert result.replay.kinds["all-reduce"].nodes == 200
+    assert result.replay.start_error["max"] < 1e-6

@@ -117,6 +117,8 @@ def _full_speed(action: Action, seconds: float) -> float:
 def _comm_total(trace: Trace, rank: int) -> float:
     """Seconds the rank has a collective or send in flight, streams added."""
     actions, acts, weight, seconds = trace.program.actions, trace.actions(), trace.weights(), trace.end - trace.start
+    needed = np.array([action.duration for action in actions])[acts]  # slower processors add the rest
+    worked = np.bincount(acts, weight * np.minimum(seconds, needed), len(actions)).tolist()
     times = np.bincount(acts, weight, len(actions)).tolist()
     lasted = np.bincount(acts, weight * seconds, len(actions)).tolist()
     total = 0.0
@@ -126,8 +128,7 @@ def _comm_total(trace: Trace, rank: int) -> float:
         elif rank in action.ranks and action.is_computation:
             total += times[number] * action.comm
         elif rank in action.ranks:
-            rows = acts == number
-            total += float(weight[rows] @ np.minimum(seconds[rows], action.duration))
+            total += worked[number]
     return total
 
 

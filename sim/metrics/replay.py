@@ -18,7 +18,7 @@ from sim.layout.recorded import assignment_of
 from sim.metrics.result import ReplayedKind, ReplayResult
 from sim.metrics.timeline import TimelineSpan
 from sim.programs.ranks import Job
-from sim.programs.replay import ReplayWriter, replayed_nodes
+from sim.programs.replay import replayed_nodes, unmatched_collectives
 
 Floats = NDArray[np.float64]
 NAMES = {"product": "products", "memory": "bound by memory", "copy": "copies", "other": "other kernels"}
@@ -50,7 +50,7 @@ def replay_result(job: Job, trace: Trace) -> ReplayResult | None:
         trace.time,
         levels,
         {name: _kind(columns, len(done)) for name, columns in sorted(kinds.items())},
-        ReplayWriter(job).unmatched,
+        unmatched_collectives(trace),
         sum(each.bytes <= 0 and each.kind != "barrier" for rank in done for each in rank.recorded.collectives),
         bool(replay != as_it_was or resized or job.plan.experiment.degradations),
     )

@@ -4,7 +4,7 @@ A collective is one transfer that all its ranks wait for. Each rank's node of it
 transfer begins when it has on all of them, and what comes after waits for its end. A collective that only some ranks
 know of takes its recorded time alone.
 
-Public: `replay_program`, `replayed_nodes`, `ReplayedNodes`.
+Public: `replay_program`, `replayed_nodes`, `unmatched_collectives`, `ReplayedNodes`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.devices.replayed import KernelScale, Scaled
 from sim.engine.category import Category
-from sim.engine.program import Action, Program, Script, Token, token
+from sim.engine.program import Action, Program, Script, Stream, Token, token
 from sim.engine.trace import Trace
 from sim.inputs.load import load_definition
 from sim.inputs.recording import (
@@ -69,11 +70,19 @@ class Meeting:
     size: int
     nodes: dict[int, tuple[RecordedCollective, float]] = field(default_factory=dict)  # with recorded seconds
     waits: list[Token] = field(default_factory=list)
+    instructions: int = 0
+
+
+# who wrote a program knows which of its rows are which nodes
+_writers: WeakKeyDictionary[Script, ReplayWriter] = WeakKeyDictionary()
 
 
 def replay_program(job: Job) -> Program:
     """The program of one step of a job that replays. Raises PlanError, ConfigError."""
-    return ReplayWriter(job).write().priced(None)
+    writer = ReplayWriter(job)
+    program = writer.write().priced(None)
+    _writers[program.script] = writer
+    return program
 
 
 class ReplayWriter:
@@ -94,8 +103,11 @@ class ReplayWriter:
         """The script."""
         for rank in self.job.ranks:
             self._write_rank(rank)
-        for key, meeting in self.meetings.items():
-            self._write_meeting(key, meeting)
+        streams: dict[int, Stream] = {}
+        for (flow, _), meeting in self.meetings.items():
+            if flow not in streams:
+                streams[flow] = self.script.new_stream(f"group {flow} of {meeting.size} ranks", "collective")
+            self._write_meeting(streams[flow], flow, meeting)
         return self.script
 
     def record(self, rank: RankClass) -> RecordedRank:
@@ -178,12 +190,12 @@ class ReplayWriter:
         meeting.waits.append(arrived)
         return meeting
 
-    def _write_meeting(self, key: Key, meeting: Meeting) -> None:
-        """What moves between ranks, once all are there."""
+    def _write_meeting(self, stream: Stream, flow: int, meeting: Meeting) -> None:
+        """What moves between ranks, once all are there; those of a group one after the other, as on a communicator."""
         each = max((one for one, _ in meeting.nodes.values()), key=lambda one: one.bytes)
         label = f"{each.kind.replace('_', '-')} {each.sequence}"
-        stream = self.script.new_stream(f"{label} of {meeting.size} ranks", "collective")
-        actions = [*self._moves(key[0], meeting, each, label)]
+        actions = [*self._moves(flow, meeting, each, label)]
+        meeting.instructions = len(actions)
         for number, action in enumerate(actions):
             waits = tuple(meeting.waits) if number == 0 else ()
             signal = meeting.done if number == len(actions) - 1 else None
@@ -307,9 +319,14 @@ def _medians(assignment: Assignment) -> dict[tuple[str, int], float]:
     return {key: float(np.median(values)) for key, values in found.items()}
 
 
+def unmatched_collectives(trace: Trace) -> int:
+    """Collectives of rank classes that not all of their ranks know of, sends aside."""
+    return _writers[trace.program.script].unmatched
+
+
 def replayed_nodes(job: Job, trace: Trace) -> list[ReplayedNodes]:
     """When nodes of each rank class began and ended; a collective ends when it has for all its ranks."""
-    writer = ReplayWriter(job)
+    writer = _writers[trace.program.script]
     order = np.lexsort((trace.position, trace.stream))
     start, end, stream = trace.start[order], trace.end[order], trace.stream[order]
     first = np.searchsorted(stream, np.arange(len(trace.program.streams) + 1))
@@ -328,7 +345,12 @@ def replayed_nodes(job: Job, trace: Trace) -> list[ReplayedNodes]:
         keys = ((each.node, writer.key(rank, each)) for each in record.collectives)
         met += [(place, node, key) for node, key in keys if key]
         done.append(ReplayedNodes(rank.number, record, begins + record.lag, ends))
-    streams = {key: number + row for row, key in enumerate(dict.fromkeys(key for _, _, key in met))}
+    last: dict[Key, int] = {}
+    streams = {flow: number + row for row, flow in enumerate(dict.fromkeys(flow for flow, _ in writer.meetings))}
+    used: dict[int, int] = defaultdict(int)
+    for key, meeting in writer.meetings.items():
+        used[key[0]] += meeting.instructions
+        last[key] = int(first[streams[key[0]]]) + used[key[0]] - 1
     for place, node, key in met:
-        done[place].end[node] = end[first[streams[key] + 1] - 1]
+        done[place].end[node] = end[last[key]]
     return done
