@@ -20,6 +20,7 @@ _architectures: Memo[Architecture] = Memo(64)  # three times as long to make as 
 
 ERROR, SHARDED_ERROR = 0.1, 0.2
 NOT_HELD = {"global_batch", "tokens", "samples", "time_limit"}  # of the training, beside how many microbatches it makes
+UNKNOWN = "unknown"  # verdict on a step of which nobody knows
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
@@ -61,6 +62,12 @@ def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
     sharers = setup.data // way.workers * setup.parallelism.context
     trained = max(place.memory.trained(place.layers, first=place.first, last=place.last) for place in places)
     return way.outer_bytes * trained / (sharers if way.carried_by == "all" else 1)
+
+
+def unknown_memory(setup: Setup) -> MemoryResult:
+    """That of a recorded step: no trace of kernels says what lies in memory."""
+    capacity = setup.accelerator.memory.capacity
+    return MemoryResult(0.0, capacity, True, {}, ({},), verdict=UNKNOWN)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:

@@ -264,8 +264,35 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
         yield f"power.limit holds on average over a step: with transfers beside computation a board draws up to {peak}"
 
 
+def _of_replay(run: Simulated) -> Iterator[str]:
+    """On what a replay rests, and what nobody knows of it."""
+    replay, result = run.plan.model.replay, run.readings.replay
+    if replay is None or result is None:
+        return
+    if run.setup.ranks != replay.ranks:
+        parts = run.setup.parallelism.tensor
+        yield (
+            f"{replay.ranks} recorded ranks are repeated to {run.setup.ranks}, replicas of {parts}: right as long "
+            "as a replica does the same whatever their number, with the same samples each (weak scaling); kernels on "
+            "shards of optimizer state keep the size they had"
+        )
+    if result.unmatched:
+        yield f"{result.unmatched} collectives are not in the records of all their ranks, and keep their time"
+    if replay.collectives == "recorded":
+        yield "collectives take their recorded time and load no links (else workload.collectives: modelled)"
+    elif result.sizeless:
+        yield f"{result.sizeless} collectives without sizes take their recorded time on any network"
+    if replay.kernels == "rescaled":
+        yield (
+            f"kernels are scaled from {replay.recorded_on} by kind: products of unknown shape as large ones, other "
+            "kernels and copies as recorded; the host keeps its pace (workload.host)"
+        )
+    yield "memory and FLOPs of a recorded step are not known, and its samples a step are those that training says"
+
+
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
+    _of_replay,
     _tight_memory,
     _host_memory,
     _compressed,
