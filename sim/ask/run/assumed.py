@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
+from math import ceil
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
@@ -142,6 +143,15 @@ def _uneven_stages(run: Simulated) -> Iterator[str]:
         alike = [(size, len(list(group))) for size, group in groupby(sizes)]
         told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
         yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
+
+
+def _padded_vocabulary(run: Simulated) -> Iterator[str]:
+    """A table divided over ranks has as many rows on each, and as many as kernels like."""
+    entries, shard = getattr(run.plan.model, "vocab", 0), run.plan.shard
+    multiple = shard.pads_vocabulary * shard.tensor
+    if entries % multiple:
+        padded = f"{ceil(entries / multiple) * multiple:,}, a multiple of {shard.pads_vocabulary} * tensor"
+        yield f"a vocabulary of {entries:,} is padded to {padded} {shard.tensor}, as {run.plan.software.name} does"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -301,6 +311,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_packages,
     _adapters_left,
     _uneven_stages,
+    _padded_vocabulary,
     _even_experts,
     _ends_of_overlap,
     _network_power,
