@@ -61,8 +61,8 @@ def _first_gaps(block: Ints, after: Ints) -> Ints:
     """The first time after `after` on each stage at which none of the tasks of a block comes, (stages,)."""
     later = after + np.arange(1, BEAT + 1)[:, None]
     taken = ((later[:, None] - block) % BEAT == 0).any(axis=1)
-    gaps: Ints = np.take_along_axis(later, taken.argmin(axis=0)[None], axis=0)[0]
-    return gaps
+    first: Ints = np.take_along_axis(later, taken.argmin(axis=0)[None], axis=0)[0]
+    return first
 
 
 V_HALF, V_MIN = (

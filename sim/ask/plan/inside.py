@@ -15,7 +15,6 @@ from sim.ask.plan.chain import alone
 from sim.ask.plan.layout import layout_of
 from sim.ask.plan.table import Ints, PlanTable
 from sim.graph.operation import Shard
-from sim.inputs.plan_checks import LAYERS_OF_STAGES
 from sim.inputs.records import Experiment
 from sim.layout.pieces import Passes, Sequence, build_chunks
 from sim.layout.plan import CutModel
@@ -32,11 +31,8 @@ BESIDE = ("software.gradient_overlap", "software.parameter_prefetch", "software.
 PASSES = ("software.tensor_overlap", "software.scatter_gather", "software.pipeline_overlap")  # nothing to the exchange
 PLACES = (ORDER, "parallelism.shard_group", "parallelism.placement", "parallelism.on_nodes")  # who is where, with whom
 GROUPS = (PIPELINE, DATA, VIRTUAL, ZERO, SCHEDULE, *PLACES)
-ELSEWHERE = frozenset(
-    (*GROUPS, *BESIDE, *(f"parallelism.{name}" for name in LAYERS_OF_STAGES))
-)  # keys that ranks need not know for their passes; ZeRO-3 they must
+ELSEWHERE = frozenset((*GROUPS, *BESIDE))  # keys that ranks need not know for their passes; ZeRO-3 they must
 TASKS = (Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT)
-ONE_STAGE = {"pipeline": 1, "virtual_stages": 1, "zero_stage": 0, **dict.fromkeys(LAYERS_OF_STAGES)}
 ALL = 1e18  # bytes of gradients in one bucket: the model as one segment
 
 
@@ -81,7 +77,9 @@ class Insides:
     def _inside(self, experiment: Experiment, job: Job, software: tuple[object, ...]) -> Inside:
         setup = experiment.setup
         shard = setup.shard
-        whole = setup.parallelism.model_copy(update=ONE_STAGE)
+        whole = setup.parallelism.model_copy(
+            update={"pipeline": 1, "virtual_stages": 1, "layers_per_stage": None, "zero_stage": 0}
+        )
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})
         architecture = Architecture(setup.workload, shard)
         layout = layout_of(CutModel(architecture, build_chunks(architecture, at_once, whole)))
