@@ -2,7 +2,8 @@
 
 Context parallelism is ring attention with zig-zag halves, so every rank has the same causal
 work. Keys and values travel as one all-gather over the context group, which moves what the ring
-moves; all but the last block of attention runs beside it.
+moves; all but the last block of attention runs beside it. Or ranks exchange heads for positions
+before and after a fused kernel (DeepSpeed-Ulysses), beside nothing.
 
 Axes: batch (sequences), heads, queries (positions whose rows this rank owns), keys (positions attended to: the
 whole sequence, or a document of it), width (of a head; value width where values differ), tokens (batch x queries), and
@@ -101,7 +102,10 @@ class FlashAttention(Operator):
         """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
         traffic = sum(map(work.bytes, (*self.reads, *self.writes))) + self._bias(work, work.element)
         kernel = self._kernel(work, self.name, 1.0, traffic, 1)
-        self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
+        if exchanges_heads(work):
+            self._between_exchanges(work, kernel, self.reads, (self.result,))
+        else:
+            self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
         self._drop(work, self.name)
 
     @override
@@ -112,7 +116,9 @@ class FlashAttention(Operator):
         traffic = sum(map(work.bytes, (*read, queries, keys, values))) + 8 * work.elements(queries)
         traffic += self._bias(work, work.element + 2 * GRADIENT)
         kernel = self._kernel(work, f"{self.name} backward", FLASH_BACKWARD, traffic, 3)
-        if work.shard.ring_attention == "fused":
+        if exchanges_heads(work):
+            self._between_exchanges(work, kernel, (self.result,), self.reads)
+        elif work.shard.ring_attention == "fused":
             self._ring(work, kernel, 2 * work.element, 0)
         else:
             self._ring(work, kernel, work.element + GRADIENT, MERGES[work.shard.ring_attention].backward)
@@ -146,14 +152,15 @@ class FlashAttention(Operator):
 
     def _kernel(self, work: Writer, name: str, factor: float, traffic: float, kernels: int) -> Operation:
         sizes, span = work.graph.sizes, self.span
+        ranks = work.shard.context if exchanges_heads(work) else 1  # with a share of the heads and all positions
         return Operation(
             name,
             "attention",
             self.products(work) * self._computed(work) * factor,
             float(traffic),
             work.precision,
-            sizes["batch"] * sizes["heads"],
-            sizes[span.queries],
+            sizes["batch"] * sizes["heads"] // ranks,
+            sizes[span.queries] * ranks,
             sizes[span.keys],
             sizes["width"],
             kernels,
@@ -161,6 +168,21 @@ class FlashAttention(Operator):
             seen=0.5 if span.causal else 1.0,
             phase=work.phase,
         )
+
+    def _between_exchanges(
+        self, work: Writer, kernel: Operation, before: tuple[Tensor, ...], after: tuple[Tensor, ...]
+    ) -> None:
+        """The kernel on all positions of a share of the heads (Jacobs 2023, arXiv 2309.14509, section 3).
+
+        Each exchange copies what it sends and what comes (DeepSpeed, sequence/layer.py, single_all_to_all).
+        """
+        for place, tensors in (("in", before), ("out", after)):
+            if place == "out":
+                work.operations.append(kernel)
+            size, name = float(sum(map(work.bytes, tensors))), f"{kernel.name} heads {place}"
+            work.memory(f"{name} packed", 2 * size, len(tensors))
+            work.collective(name, "all_to_all", size, "context")
+            work.memory(f"{name} unpacked", 2 * size, len(tensors))
 
     def _ring(self, work: Writer, whole: Operation, per_element: int, merge: int) -> None:
         """The kernel once per block of the ring: the last waits for the exchange. Only the own block has a mask.
@@ -343,6 +365,11 @@ class KeyRepetition(_Copying):
     @override
     def _copy(self, work: Writer, name: str) -> None:
         work.memory(name, work.element * sum(map(work.elements, (*self.reads, *self.writes))), 2)
+
+
+def exchanges_heads(work: Writer) -> bool:
+    """Whether ranks that share a sequence have a share of the heads in attention, instead of one of the positions."""
+    return work.shard.context > 1 and work.shard.context_exchange == "all_to_all"
 
 
 def causal_share(keys: int) -> float:

@@ -153,6 +153,7 @@ class Shard:
     recurrence: Literal["eager", "library", "persistent"] = "library"  # kernels of recurrent layers
     repeats_keys: bool = False  # keys and values are copied to every query head
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
+    context_exchange: Literal["ring", "all_to_all"] = "ring"  # how ranks that share a sequence attend to all of it
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     gathers_narrow: bool = False  # matrices of layers are cast to 8 bit or less before they are gathered
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]

@@ -111,10 +111,13 @@ def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     parallel, length = setup.parallelism, setup.training.sequence_length
     if length is None:
         return
-    pieces = 2 * parallel.context if parallel.context > 1 else 1
+    halves = 1 if parallel.context == 1 or parallel.context_exchange == "all_to_all" else 2
+    pieces = halves * parallel.context
     if length % pieces:
-        message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
-        yield finding("training.sequence_length", message, "ring attention gives each rank two equal pieces")
+        shape = "context" if halves == 1 else "2 * context"
+        message = f"sequence_length {length} is no multiple of {shape} {parallel.context} = {pieces}"
+        why = "each rank has an equal piece" if halves == 1 else "ring attention gives each rank two equal pieces"
+        yield finding("training.sequence_length", message, why)
     elif parallel.sequence_parallel and length // parallel.context % parallel.tensor:
         share = length // parallel.context
         yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)

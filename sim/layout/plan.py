@@ -41,7 +41,7 @@ FOLDED = 0.5  # more classes than this share of the ranks are not worth another 
 JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carrier where that is not the ring
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
-    "context": ("send", "all_gather", "reduce_scatter"),
+    "context": ("send", "all_gather", "reduce_scatter", "all_to_all"),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),

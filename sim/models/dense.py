@@ -166,6 +166,20 @@ def check_matrices_divide(model: Transformer, plan: Divided, training: Trained) 
         yield indivisible("parallelism.tensor", "ffn", model.ffn, "tensor", plan.tensor)
 
 
+def check_heads_can_be_exchanged(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Ranks that exchange heads for positions get whole ones, of queries as of keys; a fused kernel takes them."""
+    if plan.context == 1 or plan.context_exchange != "all_to_all":
+        return
+    key, way_out = "parallelism.context_exchange", "use ring"
+    if model.attention != "flash":
+        yield finding(key, "all_to_all is modelled for fused attention, this one is unfused", way_out)
+    for name, heads in (("heads", model.heads), ("kv_heads", model.kv_heads or model.heads)):
+        if heads % (plan.tensor * plan.context) and not (name == "kv_heads" and model.mla):
+            ranks = f"tensor * context = {plan.tensor * plan.context} ranks"
+            yield finding(key, f"all_to_all needs whole heads, {name} {heads} do not divide over {ranks}", way_out)
+            return
+
+
 def check_head_shape(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Heads make up the hidden width, and query heads share key-value heads evenly."""
     if model.head_dim is None and model.mla is None and model.hidden % model.heads:
@@ -200,6 +214,7 @@ def check_adapters_are_narrow(model: Transformer, plan: Divided, training: Train
 
 RULES: tuple[Rule, ...] = (
     check_heads_divide,
+    check_heads_can_be_exchanged,
     check_matrices_divide,
     check_head_shape,
     check_attention_of_documents,

@@ -44,6 +44,10 @@ class Divided(Protocol):
         """Ranks that share each sequence."""
 
     @property
+    def context_exchange(self) -> str:
+        """How these attend to the whole sequence."""
+
+    @property
     def expert(self) -> int:
         """Ranks that share experts."""
 
