@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
-from sim.inputs.compression import Compression
 from sim.inputs.named_files import recorded_content
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
@@ -41,7 +40,7 @@ FOLDED = 0.5  # more classes than this share of the ranks are not worth another 
 JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carrier where that is not the ring
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
-    "context": ("send", "all_gather", "reduce_scatter", "all_to_all"),
+    "context": ("send", "all_gather", "reduce_scatter"),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
@@ -239,7 +238,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
-    runs = patterns, collectives_of("gradient", setup.training.compression)
+    runs = patterns, *(collectives_of(kind, experiment) for kind in ("gradient", "context"))
     return size, place, groups, runs, setup.training.offload, recorded_content(setup), options.prune, options.fold
 
 
@@ -284,7 +283,7 @@ def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: 
         return recorded_flows(assignment, grid, cluster)
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
-        sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
+        sets = group_flows(kind, grid, cluster, ranks, key, experiment=experiment)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
@@ -299,18 +298,20 @@ def group_flows(
     key: int,
     number: Ints | None = None,
     *,
-    compression: Compression,
+    experiment: Experiment,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
     nodes = [each.node for each in cluster.kinds]
-    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
+    names = carriers_on(collectives_of(kind, experiment), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
 
 
-def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
-    """Collectives that groups of a kind may run, those that compressed gradients need among them."""
-    compressor = compressor_of(compression) if kind in GROUPS else None
+def collectives_of(kind: str, experiment: Experiment) -> tuple[str, ...]:
+    """Collectives that groups of a kind may run, with those of compressed gradients and exchanged heads."""
+    compressor = compressor_of(experiment.training.compression) if kind in GROUPS else None
     added = compressor.collectives("all_reduce") if compressor else ()
+    if kind == "context" and experiment.parallelism.context_exchange == "all_to_all":
+        added = ("all_to_all",)
     return tuple(dict.fromkeys((*COLLECTIVES[kind], *added)))
 
 
