@@ -467,6 +467,7 @@ class Parallelism(Record):
     pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
     data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
     context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
+    ulysses: Count = Field(default=1, ge=1, description="ranks among those of context that exchange positions for heads around attention (all-to-all, DeepSpeed-Ulysses) instead of passing keys and values on; 1: ring attention, context: no ring, between: both")
     expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
     expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")

@@ -117,6 +117,7 @@ class Setup:
         return Shard(
             tensor=parallelism.tensor,
             context=parallelism.context,
+            ulysses=parallelism.ulysses,
             expert=self.expert,
             expert_tensor=parallelism.expert_tensor,
             sequence_parallel=parallelism.sequence_parallel,

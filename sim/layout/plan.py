@@ -42,6 +42,7 @@ JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carri
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
     "context": ("send", "all_gather", "reduce_scatter"),
+    "ulysses": ("all_to_all",),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
@@ -317,16 +318,26 @@ def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
     """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
+    rings, exchanges = _context_groups(grid, parallelism.ulysses)
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
-        "context": grid.groups("context"),
+        "context": rings,
         **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
         **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
+        "ulysses": exchanges,  # last, since the keys of hashed paths follow the order
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
         groups["embedding"] = (grid.groups("pipeline")[:, list(course_of_job(experiment).ends)], 12)
     return groups
+
+
+def _context_groups(grid: RankGrid, ulysses: int) -> tuple[Ints, Ints]:
+    """Rings of context ranks, and the ranks that exchange positions for heads: neighbours, as these send more."""
+    groups = grid.groups("context")
+    exchanges = groups.reshape(-1, ulysses)
+    rings = exchanges.reshape(len(groups), -1, ulysses).swapaxes(1, 2).reshape(-1, groups.shape[1] // ulysses)
+    return rings, exchanges
 
 
 def divides_experts(experiment: Experiment, model: Workload) -> bool:

@@ -44,6 +44,10 @@ class Divided(Protocol):
         """Ranks that share each sequence."""
 
     @property
+    def ulysses(self) -> int:
+        """Of these, ranks that exchange positions for heads."""
+
+    @property
     def expert(self) -> int:
         """Ranks that share experts."""
 
