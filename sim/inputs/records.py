@@ -197,7 +197,7 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
-    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "direct", "hierarchical", "broadcast"], ...] = Field(
         default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
     )
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
