@@ -18,6 +18,7 @@ from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.preparation import Preparation
 from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
@@ -35,6 +36,7 @@ from sim.units import (
     Hertz,
     Seconds,
     Tokens,
+    Watts,
 )
 
 
@@ -528,6 +530,11 @@ class Measured(Record):
     tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
     tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
     model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
+    trace: str | None = Field(default=None, max_length=4000, description="recorded step (`clustersim import`, NAME.jsonl.gz), relative to the definition, that says the step time and both shares of communication where no key does")
+    exposed_communication: Fraction | None = Field(default=None, description="share of the step in which a rank communicates, waiting for others included, and computes nothing; compared by `validate`")
+    overlapped_communication: Fraction | None = Field(default=None, description="share of the time of collectives beside which the rank computes; compared by `validate`")
+    power: Watts | None = Field(default=None, gt=0, description="mean power of an accelerator while it trains; compared by `validate`")
+    power_log: str | None = Field(default=None, max_length=4000, description="log of nvidia-smi or DCGM, relative to the definition, that says it where power does not; idle time before and after is left out")
     source: str = Field(description="where the number was read")
     assumed: str = Field(default="", description="what had to be assumed")
     tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")
@@ -563,6 +570,7 @@ class Experiment(Record):
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")
     checkpoint: Checkpointing | None = Field(default=None, description="how the state of the training is saved; never if absent")
     input: InputPipeline | None = Field(default=None, description="how training data arrives; always in time if absent")
+    preparation: Preparation | None = Field(default=None, description="how training data is prepared on host cores, before training or beside it; it is there if absent")
     power: PowerSetting = Field(default=PowerSetting(), description="power limits that the operator sets")
     site: Reference[Site] | None = Field(default=None, description="cooling, grid and electricity price, by name, path or inline")
     prices: Reference[Prices] | None = Field(default=None, description="rental or purchase prices, by name, path or inline")

@@ -233,6 +233,10 @@ class StageMemory:
             size += max(_sum(counts, kept) for counts in held)
         return size
 
+    def trained(self, layers: tuple[range, ...], *, first: bool, last: bool) -> int:
+        """Trained parameters that a rank of a stage computes with; as `at`."""
+        return self._stage(layers, first, last)[0].held.trained
+
     def _stage(
         self, layers: tuple[range, ...], first: bool, last: bool
     ) -> tuple[_Stage, Parts, dict[str, list[Parts]]]:
