@@ -2,8 +2,9 @@
 
 Context parallelism is ring attention with zig-zag halves, so every rank has the same causal
 work. Keys and values travel as one all-gather over the context group, which moves what the ring
-moves; all but the last block of attention runs beside it. Or ranks exchange heads for positions
-before and after a fused kernel (DeepSpeed-Ulysses), beside nothing.
+moves; all but the last block of attention runs beside it. Or ranks exchange positions for heads before attention and
+back behind it (Ulysses, Jacobs 2023, arXiv 2309.14509); or both, ranks of a ring being groups that do (Fang 2024, arXiv
+2405.07719).
 
 Axes: batch (sequences), heads, queries (positions whose rows this rank owns), keys (positions attended to: the
 whole sequence, or a document of it), width (of a head; value width where values differ), tokens (batch x queries), and
@@ -43,6 +44,9 @@ MERGES = {
     # read block and sum, write the sum; backward: add to 32-bit gradients of q, and of k and v as they go on
     "compiled": Merge(10, 10 + 2 * 10, 3),
 }
+# Read and write: into rows by receiver before an all-to-all, back into rows of heads or positions behind it (DeepSpeed,
+# sequence/layer.py, single_all_to_all).
+EXCHANGE_COPIES = 2
 GRADIENT = 4  # bytes; gradients of keys and values are added up and sent in 32 bit
 # A call of Philox with 7 rounds of 10 integer operations draws 16 numbers of 8 bit; comparing and selecting take 4 more
 # (flash-attention, csrc/flash_attn/src/philox.cuh and dropout.h). Integer operations count as in `Work.memory`.
@@ -101,12 +105,11 @@ class FlashAttention(Operator):
     def forward(self, work: Writer) -> None:
         """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
         traffic = sum(map(work.bytes, (*self.reads, *self.writes))) + self._bias(work, work.element)
+        exchange(work, self.name, self.reads)
         kernel = self._kernel(work, self.name, 1.0, traffic, 1)
-        if exchanges_heads(work):
-            self._between_exchanges(work, kernel, self.reads, (self.result,))
-        else:
-            self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
+        self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
         self._drop(work, self.name)
+        exchange(work, f"{self.name} output", (self.result,))
 
     @override
     def backward(self, work: Writer) -> None:
@@ -115,15 +118,15 @@ class FlashAttention(Operator):
         read = (*self.reads, *self.writes, self.result)
         traffic = sum(map(work.bytes, (*read, queries, keys, values))) + 8 * work.elements(queries)
         traffic += self._bias(work, work.element + 2 * GRADIENT)
+        exchange(work, f"{self.name} output backward", (self.result,))
         kernel = self._kernel(work, f"{self.name} backward", FLASH_BACKWARD, traffic, 3)
-        if exchanges_heads(work):
-            self._between_exchanges(work, kernel, (self.result,), self.reads)
-        elif work.shard.ring_attention == "fused":
+        if work.shard.ring_attention == "fused":
             self._ring(work, kernel, 2 * work.element, 0)
         else:
             self._ring(work, kernel, work.element + GRADIENT, MERGES[work.shard.ring_attention].backward)
             self._last_turn(work)
         self._drop(work, f"{self.name} backward")
+        exchange(work, f"{self.name} backward", self.reads)
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
@@ -152,15 +155,14 @@ class FlashAttention(Operator):
 
     def _kernel(self, work: Writer, name: str, factor: float, traffic: float, kernels: int) -> Operation:
         sizes, span = work.graph.sizes, self.span
-        ranks = work.shard.context if exchanges_heads(work) else 1  # with a share of the heads and all positions
         return Operation(
             name,
             "attention",
             self.products(work) * self._computed(work) * factor,
             float(traffic),
             work.precision,
-            sizes["batch"] * sizes["heads"] // ranks,
-            sizes[span.queries] * ranks,
+            sizes["batch"] * sizes["heads"] // work.shard.ulysses,
+            sizes[span.queries] * work.shard.ulysses,
             sizes[span.keys],
             sizes["width"],
             kernels,
@@ -169,21 +171,6 @@ class FlashAttention(Operator):
             phase=work.phase,
         )
 
-    def _between_exchanges(
-        self, work: Writer, kernel: Operation, before: tuple[Tensor, ...], after: tuple[Tensor, ...]
-    ) -> None:
-        """The kernel on all positions of a share of the heads (Jacobs 2023, arXiv 2309.14509, section 3).
-
-        Each exchange copies what it sends and what comes (DeepSpeed, sequence/layer.py, single_all_to_all).
-        """
-        for place, tensors in (("in", before), ("out", after)):
-            if place == "out":
-                work.operations.append(kernel)
-            size, name = float(sum(map(work.bytes, tensors))), f"{kernel.name} heads {place}"
-            work.memory(f"{name} packed", 2 * size, len(tensors))
-            work.collective(name, "all_to_all", size, "context")
-            work.memory(f"{name} unpacked", 2 * size, len(tensors))
-
     def _ring(self, work: Writer, whole: Operation, per_element: int, merge: int) -> None:
         """The kernel once per block of the ring: the last waits for the exchange. Only the own block has a mask.
 
@@ -191,7 +178,7 @@ class FlashAttention(Operator):
         A compiler waits for each collective where it is issued (PyTorch, _functional_collectives.py,
         _maybe_wrap_tensor).
         """
-        ranks, how = work.shard.context, work.shard.ring_attention
+        ranks, how = work.shard.ring, work.shard.ring_attention
         if ranks == 1:
             work.operations.append(whole)
             return
@@ -208,10 +195,10 @@ class FlashAttention(Operator):
 
         An all-gather moves the share of one rank n-1 times; this moves it once.
         """
-        ranks = work.shard.context
+        ranks = work.shard.ring
         if ranks > 1:
-            share = GRADIENT * key_elements(work, self.reads[1]) / (ranks - 1)
-            work.collective(f"{self.name} backward last turn", "all_gather", share, "context")
+            size = GRADIENT * key_elements(work, self.reads[1]) / (ranks - 1)
+            work.collective(f"{self.name} backward last turn", "all_gather", size, "context")
 
 
 class _CoreProduct(Operator):
@@ -367,11 +354,6 @@ class KeyRepetition(_Copying):
         work.memory(name, work.element * sum(map(work.elements, (*self.reads, *self.writes))), 2)
 
 
-def exchanges_heads(work: Writer) -> bool:
-    """Whether ranks that share a sequence have a share of the heads in attention, instead of one of the positions."""
-    return work.shard.context > 1 and work.shard.context_exchange == "all_to_all"
-
-
 def causal_share(keys: int) -> float:
     """Part of the full score matrix of `keys` columns that a causal fused kernel computes."""
     return min(1.0, 0.5 * (1 + FLASH_TILE / keys))
@@ -384,15 +366,25 @@ def scores(work: Writer, span: AttentionSpan = CAUSAL) -> float:
 
 
 def key_elements(work: Writer, keys: Tensor) -> float:
-    """Elements of the keys and values of the whole sequence, as wide as attention reads `keys`."""
+    """Elements of the keys and values of the whole sequence, for the heads of the rank, as wide as it reads `keys`."""
     sizes = work.graph.sizes
-    return 2.0 * sizes["batch"] * sizes["keys"] * work.graph.count(keys.axes[-1])
+    return 2.0 * sizes["batch"] * sizes["keys"] * work.graph.count(keys.axes[-1]) / work.shard.ulysses
 
 
 def gather_keys(work: Writer, name: str, message: float, hidden_by: int = 0) -> None:
     """Keys and values of the whole sequence, `message` bytes as held after an all-gather."""
-    if work.shard.context > 1:
+    if work.shard.ring > 1:
         work.collective(f"{name} ring exchange", "all_gather", message, "context", hidden_by)
+
+
+def exchange(work: Writer, name: str, tensors: Iterable[Tensor]) -> None:
+    """Positions for heads, or back: each tensor by an all-to-all of its own, with a copy before and one behind."""
+    if work.shard.ulysses == 1:
+        return
+    for tensor in tensors:
+        size = float(work.bytes(tensor))
+        work.memory(f"{name} exchange copies", 2 * EXCHANGE_COPIES * size, 2)
+        work.collective(f"{name} exchange", "all_to_all", size, "ulysses")
 
 
 def batched(work: Writer, name: str, m: str, n: str, k: str) -> None:

@@ -34,7 +34,7 @@ LossKind = Literal[
 Recompute = Literal["none", "selective", "alternate", "keep_qkv", "full"]
 RecomputePart = Literal["norm", "activation", "up_projection", "attention", "feed_forward"]
 ScalingKind = Literal["delayed", "current", "dynamic"]
-GroupKind = Literal["tensor", "context", "expert", "expert_tensor", "data", "pipeline"]
+GroupKind = Literal["tensor", "context", "ulysses", "expert", "expert_tensor", "data", "pipeline"]
 
 
 class TokenRouting(NamedTuple):
@@ -122,6 +122,7 @@ class Shard:
 
     tensor: int = 1
     context: int = 1
+    ulysses: int = 1  # of the context ranks, those that exchange positions for heads
     expert: int = 1
     expert_tensor: int = 1
     sequence_parallel: bool = False
@@ -153,11 +154,15 @@ class Shard:
     recurrence: Literal["eager", "library", "persistent"] = "library"  # kernels of recurrent layers
     repeats_keys: bool = False  # keys and values are copied to every query head
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
-    context_exchange: Literal["ring", "all_to_all"] = "ring"  # how ranks that share a sequence attend to all of it
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     gathers_narrow: bool = False  # matrices of layers are cast to 8 bit or less before they are gathered
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
     experts: ExpertKernels = field(default_factory=ExpertKernels)  # how the stack runs layers of experts
+
+    @property
+    def ring(self) -> int:
+        """Context ranks that pass keys and values on."""
+        return self.context // self.ulysses
 
     @property
     def recomputes_core(self) -> bool:

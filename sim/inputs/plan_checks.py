@@ -109,15 +109,17 @@ def check_batch_divides(setup: Setup) -> Iterator[Problem]:
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
     parallel, length = setup.parallelism, setup.training.sequence_length
+    if parallel.context % parallel.ulysses:
+        yield indivisible("parallelism.ulysses", "context", parallel.context, "ulysses", parallel.ulysses)
+        return
     if length is None:
         return
-    halves = 1 if parallel.context == 1 or parallel.context_exchange == "all_to_all" else 2
-    pieces = halves * parallel.context
+    rings = parallel.context > parallel.ulysses
+    pieces = 2 * parallel.context if rings else parallel.context
     if length % pieces:
-        shape = "context" if halves == 1 else "2 * context"
-        message = f"sequence_length {length} is no multiple of {shape} {parallel.context} = {pieces}"
-        why = "each rank has an equal piece" if halves == 1 else "ring attention gives each rank two equal pieces"
-        yield finding("training.sequence_length", message, why)
+        message = f"sequence_length {length} is no multiple of {'2 * ' * rings}context {parallel.context}"
+        way_out = "ring attention gives each rank two equal pieces" if rings else "ranks share it evenly"
+        yield finding("training.sequence_length", f"{message}{f' = {pieces}' * rings}", way_out)
     elif parallel.sequence_parallel and length // parallel.context % parallel.tensor:
         share = length // parallel.context
         yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)
@@ -133,8 +135,9 @@ def check_documents(setup: Setup) -> Iterator[Problem]:
         yield finding(
             where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
         )
-    if setup.parallelism.context > 1:
-        yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
+    if setup.parallelism.context > setup.parallelism.ulysses:
+        message = "packed documents over the ranks of a ring are not modelled"
+        yield finding(where, message, "use context 1 or ulysses alone, or leave it out")
 
 
 def check_schedule(setup: Setup) -> Iterator[Problem]:

@@ -209,7 +209,7 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
-    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "direct", "hierarchical", "broadcast"], ...] = Field(
         default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
     )
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
@@ -478,8 +478,8 @@ class Parallelism(Record):
     tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix")
     pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
     data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
-    context: Count = Field(default=1, ge=1, description="ranks that share each sequence")
-    context_exchange: Literal["ring", "all_to_all"] = Field(default="ring", description="how these attend to the whole sequence: keys and values go round (ring attention), or heads are exchanged for positions before and after attention (all_to_all: DeepSpeed-Ulysses)")
+    context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
+    ulysses: Count = Field(default=1, ge=1, description="ranks among those of context that exchange positions for heads around attention (all-to-all, DeepSpeed-Ulysses) instead of passing keys and values on; 1: ring attention, context: no ring, between: both")
     expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
     expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")

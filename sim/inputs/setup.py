@@ -117,6 +117,7 @@ class Setup:
         return Shard(
             tensor=parallelism.tensor,
             context=parallelism.context,
+            ulysses=parallelism.ulysses,
             expert=self.expert,
             expert_tensor=parallelism.expert_tensor,
             sequence_parallel=parallelism.sequence_parallel,
@@ -148,7 +149,6 @@ class Setup:
             recurrence=software.recurrence,
             repeats_keys=software.repeats_keys,
             ring_attention=software.ring_attention,
-            context_exchange=parallelism.context_exchange,
             gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
             gathers_narrow=software.gathers_narrow and parallelism.zero_stage == 3,
             reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,

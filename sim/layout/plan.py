@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
+from sim.inputs.compression import Compression
 from sim.inputs.named_files import recorded_content
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
@@ -41,6 +42,7 @@ JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carri
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
     "context": ("send", "all_gather", "reduce_scatter"),
+    "ulysses": ("all_to_all",),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
@@ -238,7 +240,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
-    runs = patterns, *(collectives_of(kind, experiment) for kind in ("gradient", "context"))
+    runs = patterns, collectives_of("gradient", setup.training.compression)
     return size, place, groups, runs, setup.training.offload, recorded_content(setup), options.prune, options.fold
 
 
@@ -283,7 +285,7 @@ def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: 
         return recorded_flows(assignment, grid, cluster)
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
-        sets = group_flows(kind, grid, cluster, ranks, key, experiment=experiment)
+        sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
@@ -298,36 +300,44 @@ def group_flows(
     key: int,
     number: Ints | None = None,
     *,
-    experiment: Experiment,
+    compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
     nodes = [each.node for each in cluster.kinds]
-    names = carriers_on(collectives_of(kind, experiment), nodes, ranks.shape[1])
+    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
 
 
-def collectives_of(kind: str, experiment: Experiment) -> tuple[str, ...]:
-    """Collectives that groups of a kind may run, with those of compressed gradients and exchanged heads."""
-    compressor = compressor_of(experiment.training.compression) if kind in GROUPS else None
+def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
+    """Collectives that groups of a kind may run, those that compressed gradients need among them."""
+    compressor = compressor_of(compression) if kind in GROUPS else None
     added = compressor.collectives("all_reduce") if compressor else ()
-    if kind == "context" and experiment.parallelism.context_exchange == "all_to_all":
-        added = ("all_to_all",)
     return tuple(dict.fromkeys((*COLLECTIVES[kind], *added)))
 
 
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
     """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
+    rings, exchanges = _context_groups(grid, parallelism.ulysses)
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
-        "context": grid.groups("context"),
+        "context": rings,
         **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
         **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
+        "ulysses": exchanges,  # last, since the keys of hashed paths follow the order
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
         groups["embedding"] = (grid.groups("pipeline")[:, list(course_of_job(experiment).ends)], 12)
     return groups
+
+
+def _context_groups(grid: RankGrid, ulysses: int) -> tuple[Ints, Ints]:
+    """Rings of context ranks, and the ranks that exchange positions for heads: neighbours, as these send more."""
+    groups = grid.groups("context")
+    exchanges = groups.reshape(-1, ulysses)
+    rings = exchanges.reshape(len(groups), -1, ulysses).swapaxes(1, 2).reshape(-1, groups.shape[1] // ulysses)
+    return rings, exchanges
 
 
 def divides_experts(experiment: Experiment, model: Workload) -> bool:

@@ -32,6 +32,7 @@ BUSIEST = 8  # classes of links whose load is shown
 TRACKS = {
     "tensor": "tensor parallel",
     "context": "context parallel",
+    "ulysses": "context parallel",
     "expert": "expert parallel",
     "gradient": "data parallel",
     "replica": "data parallel replicas",

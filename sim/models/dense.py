@@ -160,24 +160,22 @@ def check_heads_divide(model: Transformer, plan: Divided, training: Trained) -> 
         yield indivisible("parallelism.tensor", "kv_heads", kv_heads, "tensor", tensor)
 
 
+def check_heads_exchanged(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Ranks that exchange positions for heads have as many heads each, and attention is one kernel."""
+    kv_heads = model.heads if model.mla else model.kv_heads or model.heads
+    if plan.ulysses > 1 and model.attention != "flash":
+        yield finding("parallelism.ulysses", "unfused attention exchanges no heads", "use workload.attention flash")
+    for name, heads in (("heads", model.heads), ("kv_heads", kv_heads)):
+        each = max(1, heads // plan.tensor)
+        if each % plan.ulysses:
+            yield indivisible("parallelism.ulysses", f"{name} of a rank", each, "ulysses", plan.ulysses)
+            return
+
+
 def check_matrices_divide(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Tensor ranks share the feed-forward width evenly; a vocabulary is padded instead."""
     if model.ffn % plan.tensor:
         yield indivisible("parallelism.tensor", "ffn", model.ffn, "tensor", plan.tensor)
-
-
-def check_heads_can_be_exchanged(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
-    """Ranks that exchange heads for positions get whole ones, of queries as of keys; a fused kernel takes them."""
-    if plan.context == 1 or plan.context_exchange != "all_to_all":
-        return
-    key, way_out = "parallelism.context_exchange", "use ring"
-    if model.attention != "flash":
-        yield finding(key, "all_to_all is modelled for fused attention, this one is unfused", way_out)
-    for name, heads in (("heads", model.heads), ("kv_heads", model.kv_heads or model.heads)):
-        if heads % (plan.tensor * plan.context) and not (name == "kv_heads" and model.mla):
-            ranks = f"tensor * context = {plan.tensor * plan.context} ranks"
-            yield finding(key, f"all_to_all needs whole heads, {name} {heads} do not divide over {ranks}", way_out)
-            return
 
 
 def check_head_shape(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
@@ -214,7 +212,7 @@ def check_adapters_are_narrow(model: Transformer, plan: Divided, training: Train
 
 RULES: tuple[Rule, ...] = (
     check_heads_divide,
-    check_heads_can_be_exchanged,
+    check_heads_exchanged,
     check_matrices_divide,
     check_head_shape,
     check_attention_of_documents,

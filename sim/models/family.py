@@ -44,8 +44,8 @@ class Divided(Protocol):
         """Ranks that share each sequence."""
 
     @property
-    def context_exchange(self) -> str:
-        """How these attend to the whole sequence."""
+    def ulysses(self) -> int:
+        """Of these, ranks that exchange positions for heads."""
 
     @property
     def expert(self) -> int:
