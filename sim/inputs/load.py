@@ -76,7 +76,7 @@ def load_experiment(
 def load_node(root: SourceNode, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
     """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
     resolver = Resolver()
-    resolver.read(path)
+    resolver.was_read(path, root.mark.source)
     return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
 
 
@@ -228,12 +228,12 @@ def _with_defaults(root: SourceNode, path: Path | None) -> SourceNode:
 
 
 def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
-    """`root` whose files (GraphML, fault log, grid), relative to the file that mentions them, are paths from here."""
+    """`root` whose files (GraphML, fault log, grid, recording), relative to the one that names them, are from here."""
     if not isinstance(root.value, dict):
         return root
-    nested = [name for name in ("cluster", "fabric", "failures", "log", "site") if name in root.value]
+    nested = [name for name in ("cluster", "fabric", "failures", "log", "site", "workload") if name in root.value]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
-    for name in ("graphml", "file", "carbon_file"):
+    for name in ("graphml", "file", "carbon_file", "recording"):
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)
@@ -268,7 +268,7 @@ def _completed(experiment: Experiment) -> Experiment:
     """
     setup = experiment.setup
     spec, nodes = setup.cluster, experiment.nodes or setup.cluster.nodes
-    cluster = _sized.get((Same(spec), nodes), lambda: spec.model_copy(update={"nodes": nodes}), lambda _: 1.0)
+    cluster = _sized.get((Same(spec), nodes), lambda: spec.resized(nodes), lambda _: 1.0)
     parallelism = experiment.parallelism.model_copy(update={"data": setup.data})
     return experiment.model_copy(update={"cluster": cluster, "parallelism": parallelism})
 

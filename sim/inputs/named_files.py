@@ -1,4 +1,4 @@
-"""Files that definitions name beside other definitions: a drawn network, recorded faults, a grid's intensity.
+"""Files that definitions name beside other definitions: a drawn network, recorded faults or steps, a grid's intensity.
 
 Public: `NamedFile`, `named_files`, `read_named`, `drawn_by`, `MOST_BYTES`.
 """
@@ -43,7 +43,12 @@ def named_files(experiment: Experiment) -> tuple[NamedFile, ...]:
     setup = experiment.setup
     failures, site, drawn = experiment.failures, setup.site, drawn_by(setup.cluster)
     log = failures.log.file if isinstance(failures, Failures) and failures.log else None
-    named = {"failures.log.file": log, "site.carbon_file": site.carbon_file if site else None}
+    replay = setup.workload.replay
+    named = {
+        "failures.log.file": log,
+        "site.carbon_file": site.carbon_file if site else None,
+        "workload.recording": replay.recording if replay else None,
+    }
     others = tuple(NamedFile(key, Path(file)) for key, file in named.items() if file is not None)
     return (drawn, *others) if drawn else others
 

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.comm.tuner import carriers
+from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
+from sim.inputs.compression import Compression
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
 from sim.layout.flows import FlowSet, collective_flows, send_flows
 from sim.layout.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.layout.grid import SEEDED, RankGrid, build_grid
+from sim.layout.host import host_flows
 from sim.layout.pieces import Chunks, build_chunks
 from sim.layout.prune import Covers, distinct, never_full
 from sim.layout.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
@@ -25,6 +27,7 @@ from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
 from sim.transforms.reduction import GROUPS
+from sim.workload.compression import compressor_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -227,7 +230,9 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     course = course_of_job(experiment)
     groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
-    return size, place, groups, setup.node.collectives.patterns, options.prune, options.fold
+    patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
+    runs = patterns, collectives_of("gradient", setup.training.compression)
+    return size, place, groups, runs, setup.training.offload, options.prune, options.fold
 
 
 def build_plan(
@@ -269,19 +274,34 @@ def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: 
     """Everything of the job that communicates, by kind."""
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
-        sets = group_flows(kind, grid, cluster, ranks, key)
+        sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
-    return flows
+    return flows | host_flows(experiment.training.offload, grid, cluster)
 
 
 def group_flows(
-    kind: str, grid: RankGrid, cluster: Cluster, ranks: Ints, key: int, number: Ints | None = None
+    kind: str,
+    grid: RankGrid,
+    cluster: Cluster,
+    ranks: Ints,
+    key: int,
+    number: Ints | None = None,
+    *,
+    compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
-    names = carriers(COLLECTIVES[kind], cluster.node, ranks.shape[1])
+    nodes = [each.node for each in cluster.kinds]
+    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
+
+
+def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
+    """Collectives that groups of a kind may run, those that compressed gradients need among them."""
+    compressor = compressor_of(compression) if kind in GROUPS else None
+    added = compressor.collectives("all_reduce") if compressor else ()
+    return tuple(dict.fromkeys((*COLLECTIVES[kind], *added)))
 
 
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
@@ -383,7 +403,7 @@ def links_that_fill(cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Mas
 def structure_of(
     stage: Ints, accelerator: Ints, cluster: Cluster, sets: tuple[FlowSet, ...], rows: Rows, whole: bool
 ) -> tuple[Structure, Ints]:
-    """Ranks by stage and speed, and flows over rows; with the (n,) cluster link behind each of these.
+    """Ranks by stage, kind of node and speed, and flows over rows; with the (n,) cluster link behind each of these.
 
     Unless all links are `whole`, flows are told apart by their rates alone, which rows do not give away.
     """
@@ -393,7 +413,7 @@ def structure_of(
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
-    label = stage * len(speeds) + speed
+    label = (stage * len(cluster.kinds) + cluster.kind_of(accelerator)) * len(speeds) + speed
     alone = None if whole else [rates_alone(flow_set, cluster) for flow_set in sets]
     return build_structure(label, cluster.links.capacity[links], list(sets), number, rows.counts, alone), links
 

@@ -127,13 +127,13 @@ def _flow_set(plan: Plan, kind: str, nodes: Ints, share: Floats) -> FlowSet:
 
 def _hops(cluster: Cluster, accelerator: Ints, node: Ints, key: Ints, back: bool) -> Hops:
     """From each accelerator to the memory of a host; or `back`."""
-    server, (here, local) = cluster.server, cluster.places.split(accelerator)
-    near = hop(server.attached(here, (server.entry if back else server.exit)[local]))
+    servers, (here, local) = cluster.servers, cluster.places.split(accelerator)
+    near = hop((servers.entries if back else servers.exits)(here, local))
     outside = here != node
     if cluster.fabric is None or not outside.any():
         return near
-    rail = server.adapter[local]
-    own, other = here * server.n_adapters + rail, node * server.n_adapters + rail
-    ends = (other, own) if back else (own, other)
-    between = cluster.fabric.hops(*ends, key).where(outside)
+    last = np.diff(servers.first_adapter)[node] - 1  # other kinds of node may have fewer
+    own, other = servers.adapter(here, local), servers.first_adapter[node] + np.minimum(servers.rail(here, local), last)
+    source, target = (other, own) if back else (own, other)
+    between = cluster.fabric.hops(source, target, key).where(outside)
     return chain([between, near] if back else [near, between])

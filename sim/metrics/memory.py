@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
 from sim.inputs.synchronization import LocalSteps
-from sim.layout.pieces import layers_per_chunk
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
@@ -24,12 +23,14 @@ NOT_HELD = {"global_batch", "tokens", "samples", "time_limit"}  # of the trainin
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
-def memory_result(setup: Setup, architecture: Architecture | None = None) -> MemoryResult:
-    """Bytes per accelerator by part for each stage; the result shows the fullest."""
+def memory_result(
+    setup: Setup, architecture: Architecture | None = None, there: Collection[int] | None = None
+) -> MemoryResult:
+    """Bytes per accelerator by part for each stage; the result shows the fullest, among those that are `there`."""
     places = list(_places(setup, architecture))
     stages = tuple(_moments(setup, place) for place in places)
     peaks = tuple(max(moments.values(), key=_total) for moments in stages)
-    fullest = max(range(len(stages)), key=lambda stage: _total(peaks[stage]))
+    fullest = max(range(len(stages)) if there is None else there, key=lambda stage: _total(peaks[stage]))
     peak, capacity, error = _total(peaks[fullest]), setup.accelerator.memory.capacity, error_of(setup)
     lacks = peak - capacity * EXACT
     asked = (place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places)
@@ -55,6 +56,11 @@ def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
     sharers = setup.data // way.workers * setup.parallelism.context
     trained = max(place.memory.trained(place.layers, first=place.first, last=place.last) for place in places)
     return way.outer_bytes * trained / (sharers if way.carried_by == "all" else 1)
+
+
+def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
+    """Of the same job on several kinds of accelerator the one that has least room."""
+    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:
@@ -122,7 +128,7 @@ def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]
     shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
     course = course_of(*shape)
     architecture = architecture or Architecture(setup.workload, setup.shard)
-    ends = list(accumulate(layers_per_chunk(len(architecture.layers), len(course.stage_of)), initial=0))
+    ends = list(accumulate(course.layers(len(architecture.layers), parallelism.layers_per_stage), initial=0))
     parts = [range(start, stop) for start, stop in pairwise(ends)]
     memory = StageMemory(architecture, training, parallelism, setup.software)
     for stage, chunks in enumerate(course.chunks):

@@ -45,6 +45,22 @@ class MemoryResult:
 
 
 @dataclass(frozen=True)
+class KindUse:
+    """One of several kinds of node in a step; times are those of its accelerators that compute longest [s]."""
+
+    node: str
+    accelerator: str
+    nodes: int
+    accelerators: int  # that have a rank of the job
+    compute_s: float
+    communication_s: float  # exposed
+    waiting_s: float  # for the work of other accelerators
+    waits_for_s: dict[str, float]  # of which, by the name of the kind of node that works meanwhile
+    memory_bytes: float  # of the fullest of its accelerators
+    capacity_bytes: float
+
+
+@dataclass(frozen=True)
 class LinkUse:
     """Use of a class of equal links: `name` is one of them, `count` how many there are."""
 
@@ -134,6 +150,7 @@ class IncidentResult:
     action: str
     downtime_s: float  # until the job trained again, or was struck anew
     lost_steps: float
+    names: tuple[str, ...] = ()  # of `nodes`: their own, or those of a log; "node 3" if they have none
 
 
 @dataclass(frozen=True)
@@ -327,6 +344,7 @@ class Result:
     preparation: DataPrepared | None = None  # None: training data is there
     synchronization: Synchrony | None = None  # None: replicas sum gradients in lock-step
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
+    kinds: tuple[KindUse, ...] = ()  # kinds of node, where the cluster has several
     stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for
     exactness: Exactness = field(default_factory=Exactness)
     accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own

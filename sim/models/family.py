@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -83,6 +83,18 @@ class Trained(Protocol):
         """Adapters, if only they are trained."""
 
 
+class Replay(NamedTuple):
+    """A recorded step that is run again: the file that holds it, and what shall be other than it was."""
+
+    recording: str
+    ranks: int  # of the job that was recorded
+    recorded_on: str | None  # accelerator
+    collectives: Literal["recorded", "modelled"]
+    kernels: Literal["recorded", "rescaled"]
+    stragglers: Literal["kept", "removed"]
+    host: float  # time between calls over what it was
+
+
 class Workload(Record):
     """The base of the records of all families."""
 
@@ -108,6 +120,11 @@ class Workload(Record):
     def ties(self) -> bool:
         """Whether the last piece multiplies by the table of the first."""
         return False
+
+    @property
+    def replay(self) -> Replay | None:
+        """What to run instead of pieces, if a step was recorded."""
+        return None
 
     @property
     def experts(self) -> int:

@@ -10,6 +10,7 @@ from sim.engine.category import Category
 from sim.engine.parts import find_parts, loose_parts
 from sim.engine.program import KEPT_VARIANTS, Action, Program, Script, Stream, Token, token
 from sim.memo import Memo
+from sim.programs.copies import CopyWriter
 from sim.programs.costs import Costs, embedding_action, given_action, optimizer_action, overhead_action
 from sim.programs.gradients import ExchangeWriter, exchange_writer
 from sim.programs.kinds import kinds_of
@@ -89,18 +90,20 @@ def _write(shape: Shape, costs: Costs, waits: Waits = NO_WAITS) -> Script:
     """The script of a job of that shape; costs are asked for the form of passes that are cut, no more."""
     script = Script()
     computes = tuple(script.new_stream(f"rank class {rank.number}", "compute", rank.number) for rank in shape.ranks)
-    exchange = exchange_writer(shape, script)
+    copies = CopyWriter(shape, script)
+    exchange = exchange_writer(shape, script, copies)
     exchange.open_step()
-    writer = PassWriter(shape, script, exchange, costs.form)
+    writer = PassWriter(shape, script, exchange, copies, costs.form)
     widths: dict[int, tuple[int, ...]] = {}
     for stage in range(shape.course.stages):
         widths = writer.write_stage(stage)
         exchange.after_passes(stage)
+        copies.after_passes(stage)
     exchange.close_step()
     embedding = _embedding_gradients(shape, script, exchange)
     for rank in shape.ranks:
         summed = (token(embedding[rank.number]),) if rank.number in embedding else ()
-        _write_end(script, computes[rank.number], rank, exchange, summed)
+        _write_end(script, computes[rank.number], rank, exchange, copies, summed)
         _write_waits(script, computes[rank.number], rank, waits)
     script.beats = _beats(shape, widths)
     return script
@@ -134,14 +137,28 @@ def _embedding_gradients(shape: Shape, script: Script, exchange: ExchangeWriter)
 
 
 def _write_end(
-    script: Script, compute: Stream, rank: RankShape, exchange: ExchangeWriter, embedding: tuple[Token, ...]
+    script: Script,
+    compute: Stream,
+    rank: RankShape,
+    exchange: ExchangeWriter,
+    copies: CopyWriter,
+    embedding: tuple[Token, ...],
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
+    packing, unpacking = exchange.end_packing(rank), exchange.unpacking(rank)
+    if packing:
+        compute.add(script.new_template((), packing))
     marker = Action("end of backward", Category.OTHER, (rank.number,))
     compute.add(script.new_template((), partial(given_action, marker), token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank) + embedding
+    if unpacking:
+        compute.add(script.new_template(waits, unpacking))
+        waits = ()
     updated = token(exchange.update_tokens[rank.number])
-    compute.add(script.new_template(waits, partial(optimizer_action, rank.number), updated))
+    if copies.offload.optimizer:
+        copies.write_update(compute, rank, waits, updated)
+    else:
+        compute.add(script.new_template(waits, partial(optimizer_action, rank.number), updated))
     compute.add(script.new_template(exchange.weights_of(rank), partial(overhead_action, rank.number)))
 
 

@@ -61,6 +61,10 @@ def search_plans(
     KeyboardInterrupt what is found so far is returned, with `complete` False. Raises ConfigError for wrong input,
     PlanError if no plan is valid.
     """
+    if len(experiment.setup.kinds) > 1:
+        message = "plans are searched for clusters of one kind of node"
+        way_out = "compare plans with `clustersim sweep`, or search on one kind: --set cluster.node=NAME"
+        raise PlanError(Problem("", "cluster.node", message, way_out))
     began = time.perf_counter()
     if experiment.synchronization is not None:
         message = "plans are searched among those whose replicas sum gradients in lock-step"

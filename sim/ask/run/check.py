@@ -64,8 +64,8 @@ def _check_parts(record: Record) -> None:
     match record:
         case ClusterSpec():
             build_cluster(record)
-        case Failures(log=FaultLog(file=file)):
-            read_fault_log(Path(file))
+        case Failures(log=FaultLog() as log):
+            read_fault_log(log)
         case Site():
             from sim.inputs.carbon import grid_of
 

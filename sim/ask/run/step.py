@@ -39,7 +39,7 @@ from sim.memo import Memo
 from sim.metrics.breakdown import RankTime, critical_rank, rank_time
 from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
-from sim.metrics.memory import memory_key, memory_result
+from sim.metrics.memory import memory_key, memory_result, tightest
 from sim.metrics.result import LinkUse, MemoryResult, Synchrony
 from sim.programs.assemble import NO_WAITS, Waits, assemble
 from sim.programs.ranks import Job, build_job
@@ -84,11 +84,23 @@ class Readings:
 
     @cached_property  # see critical
     def memory(self) -> MemoryResult:
-        """Memory of all stages."""
-        setup, architecture = self.job.plan.experiment.setup, self.job.plan.architecture
+        """Memory of all stages; where there are several kinds of node, on the one that has least room."""
+        return tightest(list(self.memory_by_kind.values()))
+
+    @cached_property  # see critical
+    def memory_by_kind(self) -> dict[int, MemoryResult]:
+        """Memory of all stages on each kind of node that has some; shown is the fullest of those that it has."""
+        kinds = self.job.plan.experiment.setup.kinds
+        ranks = self.job.ranks
+        stages = {kind: {rank.stage for rank in ranks if rank.kind == kind} for kind in range(len(kinds))}
+        return {kind: self._memory_on(kinds[kind], there) for kind, there in stages.items() if there}
+
+    def _memory_on(self, setup: Setup, stages: set[int]) -> MemoryResult:
+        architecture, there = self.job.plan.architecture, sorted(stages)
         if setup.experiment.simulation.reuse == "off":
-            return memory_result(setup, architecture)
-        return _memories.get(memory_key(setup), lambda: memory_result(setup, architecture), lambda _: 1.0)
+            return memory_result(setup, architecture, there)
+        key = memory_key(setup), tuple(there)
+        return _memories.get(key, lambda: memory_result(setup, architecture, there), lambda _: 1.0)
 
     @cached_property  # see critical
     def links(self) -> tuple[LinkUse, ...]:
@@ -292,10 +304,10 @@ def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simul
     simulated, limit = simulate(experiment), experiment.power.limit
     if limit is None:
         return simulated
-    kept, power = limit, experiment.setup.accelerator.power
+    kept, powers = limit, [kind.accelerator.power for kind in experiment.setup.kinds]
     while (over := highest_mean(simulated.readings.activity) - limit) > LIMIT_KEPT * limit:
         kept -= over
-        if kept <= base_power(power, power.voltage.slowest):
+        if kept <= max(base_power(power, power.voltage.slowest) for power in powers):
             message = f"transfers beside computation leave none of {format_quantity(limit, POWER)} for it"
             raise PlanError(Problem("", "power.limit", message, "give more"))
         less = experiment.power.model_copy(update={"limit": kept})
