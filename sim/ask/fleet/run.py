@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from sim.ask.fleet.load import LoadedFleet, LoadedPart
@@ -240,7 +239,7 @@ def _faults(loaded: LoadedFleet) -> tuple[FleetFaults | None, tuple[str, ...]]:
     nodes = tuple(tuple(_kinds(failures, part)) for part in loaded.parts)
     jobs = sum(1 / mode.mtbf for mode in failures.modes if mode.component == "job" and mode.effect in STOPPING)
     log = failures.log
-    outages = read_fault_log(Path(log.file)) if log else ()
+    outages = read_fault_log(log) if log else ()
     return FleetFaults(nodes, jobs, outages, loaded.spec.repair_crew), tuple(_left_out(failures))
 
 

@@ -116,12 +116,13 @@ def _weak_batch(setup: Setup, nodes: int, smallest: int) -> int:
 def _resized(experiment: Experiment, nodes: int, batch: int, tokens: float) -> Experiment:
     """The experiment on so many nodes, as many replicas as they hold; not checked yet."""
     setup = experiment.setup
-    accelerators = nodes * setup.node.accelerators
-    data = max(1, accelerators // setup.ranks_per_replica)
+    cluster = setup.cluster.resized(nodes)
+    larger = Setup(experiment.model_copy(update={"nodes": nodes, "cluster": cluster}))
+    data = max(1, larger.accelerators // setup.ranks_per_replica)
     return experiment.model_copy(
         update={
             "nodes": nodes,
-            "cluster": setup.cluster.model_copy(update={"nodes": nodes}),
+            "cluster": cluster,
             "parallelism": setup.parallelism.model_copy(update={"data": data}),
             "training": setup.training.model_copy(update={"global_batch": batch, "tokens": ceil(tokens)}),
             "measured": None,
@@ -161,7 +162,7 @@ def _best(experiment: Experiment, jobs: int | None) -> Experiment:
 def _measured(blank: ScalePoint, result: Result) -> ScalePoint:
     return replace(
         blank,
-        plan=str(result.setup["parallelism"]),
+        plan=str(result.setup.get("parallelism", "")),
         step_s=result.step.time_s,
         tokens_per_s=result.step.tokens_per_s,
         mfu=result.step.mfu,
