@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
@@ -68,9 +69,16 @@ CASES: dict[str, dict[str, Any]] = {
     "ring": {"nodes": 2, "accelerators": 5, "local": "ring", "fabric": fat_tree()},
     "rail only": {"nodes": 3, "fabric": {"kind": "switch", "rail_optimized": True}},
     "dragonfly": {"nodes": 20, "fabric": dragonfly()},
+    "mixed, one switch": {"nodes": 4, "sizes": (8, 4, 8, 2)},
+    "mixed, plain": {"nodes": 5, "sizes": (4, 8, 2, 8, 1), "host_rate": 20e9, "fabric": fat_tree()},
+    "mixed, rails": {"nodes": 5, "sizes": (4, 8, 2, 8, 4), "fabric": fat_tree(tiers=3, cores=3, rail_optimized=True)},
+    "mixed, rails apart": {"nodes": 3, "nics": 4, "sizes": (4, 8, 4),
+                           "fabric": {"kind": "switch", "rail_optimized": True}},
+    "mixed dragonfly": {"nodes": 5, "sizes": (4, 8, 2, 8, 4), "fabric": dragonfly()},
+    "mixed diamond": {"nodes": 2, "sizes": (2, 4), "nics": 1, "fabric": drawn(DIAMOND, 2)},
     "no local network": {"nodes": 2, "accelerators": 2, "local": "none", "fabric": SWITCH_FABRIC},
 }  # fmt: skip
-DETOURS = {"rail only", "dragonfly"}  # routes that are meant to be longer than the shortest
+DETOURS = {"rail only", "dragonfly", "mixed, rails apart", "mixed dragonfly"}  # longer routes than the shortest
 
 
 def small_cases() -> list[str]:
@@ -87,19 +95,33 @@ def make_cluster(
     host_rate: float = 0.0,
     routing: dict[str, Any] | None = None,
     degradations: tuple[Degradation, ...] = (),
+    sizes: tuple[int, ...] = (),
 ) -> Cluster:
-    """A cluster of round numbers: 300 GB/s local, 25 GB/s adapters, 1 us each way to the wire."""
-    node = {
-        "name": "server",
-        "accelerator": ACCELERATOR,
-        "accelerators": accelerators,
-        "local": {"kind": local, "bandwidth": LOCAL_RATE, "latency": 2e-6},
-        "nics": {"count": accelerators if nics is None else nics, "bandwidth": NIC_RATE, "latency": 1e-6},
-        "host": {"pcie_bandwidth": host_rate},
-    }
+    """A cluster of round numbers: 300 GB/s local, 25 GB/s adapters, 1 us each way to the wire.
+
+    sizes: accelerators of each node, where each is of a kind of its own.
+    """
+
+    def node(accelerators: int) -> dict[str, Any]:
+        return {
+            "name": "server",
+            "accelerator": ACCELERATOR,
+            "accelerators": accelerators,
+            "local": {"kind": local, "bandwidth": LOCAL_RATE, "latency": 2e-6},
+            "nics": {"count": accelerators if nics is None else nics, "bandwidth": NIC_RATE, "latency": 1e-6},
+            "host": {"pcie_bandwidth": host_rate},
+        }
+
+    kinds = [{"node": node(size), "nodes": 1} for size in sizes] or node(accelerators)
     fabric = fabric or (SWITCH_FABRIC if nodes > 1 else None)
-    data = {"name": "case", "nodes": nodes, "node": node, "fabric": fabric, "routing": routing or {}}
+    data = {"name": "case", "nodes": nodes, "node": kinds, "fabric": fabric, "routing": routing or {}}
     return build_cluster(ClusterSpec.model_validate_json(json.dumps(data), context=SI), degradations)
+
+
+def with_node(cluster: Cluster, **changes: Any) -> Cluster:
+    """A cluster with changed fields of its kinds of node, on which no link depends."""
+    kinds = tuple(replace(kind, node=kind.node.model_copy(update=changes)) for kind in cluster.kinds)
+    return replace(cluster, kinds=kinds)
 
 
 def all_pairs(cluster: Cluster) -> tuple[Routes, np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -64,6 +64,8 @@ GEFORCE = {
     "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8}, "nics": {"count": 1},
     "pcie": {"switches": 4, "sockets": 2, "socket_bandwidth": 15e9, "peer_access": "none", "adapters": "root"},
 }  # fmt: skip
+HOST = {"host": {"pcie_bandwidth": 20e9}}
+DRIVES = {"name": "drives", "kind": "local_nvme", "read_bandwidth": 25e9, "write_bandwidth": 12e9}
 SEVEN_BRIDGED = {
     "accelerators": 7, "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8}, "nics": {"count": 8},
     "pcie": {"switches": 2, "bridges": {"bandwidth": 100e9}},
@@ -279,6 +281,44 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"tied_embeddings": False}, "training": {"global_batch": 12, "recompute": "selective"},
         "parallelism": {"pipeline": 4, "schedule": "gpipe"}, "software": BESIDE | {"pipeline_overlap": True},
     },
+    "signs of gradients": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "one_bit"}},
+    },
+    "integers, two-step exchange, ZeRO 2": {
+        "nodes": 2, "parallelism": {"tensor": 2, "zero_stage": 2}, "software": BESIDE,
+        "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}},
+        "training": {"global_batch": 48, "compression": {"kind": "int8"}},
+    },
+    "factors of gradients, at once": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2},
+        "training": {"global_batch": 64, "compression": {"kind": "power_sgd"}},
+    },
+    "activations in host memory": {
+        "nodes": 2, "node": HOST, "model": {"layers": 8}, "parallelism": {"tensor": 2, "pipeline": 2},
+        "software": BESIDE, "training": {"global_batch": 48, "offload": {"activations": True}},
+    },
+    "activations over shared uplinks": {
+        "nodes": 2, "node": HOST | {"pcie": {"switches": 2}}, "model": {"layers": 6},
+        "training": {"global_batch": 64, "offload": {"activations": True, "optimizer": True}},
+    },
+    "weights, optimizer and drives of a host": {
+        "nodes": 2, "node": HOST, "parallelism": {"zero_stage": 3}, "software": BESIDE, "storage": DRIVES,
+        "training": {"global_batch": 48, "offload": {"parameters": True, "optimizer": True, "drives": True}},
+    },
+    "all in host memory over PCIe": {
+        "nodes": 2, "node": GEFORCE, "parallelism": {"zero_stage": 3},
+        "training": {"global_batch": 32, "offload": {"parameters": True, "optimizer": True, "activations": True}},
+    },
+    "8-bit gradients, ZeRO 3": {
+        "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "fp8"}},
+    },
+    "the largest gradients, slow adapter": {
+        "nodes": 4, "parallelism": {"tensor": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "top_k"}},
+        "degradations": [{"link": "node2/nic5->switch0", "factor": 0.5}],
+    },
 }  # fmt: skip
 
 
@@ -287,21 +327,27 @@ def small_experiment(
     nodes: int = 1,
     accelerator: Fields | None = None,
     node: Fields | None = None,
+    second: Fields | None = None,
     fabric: Fields | None = None,
     routing: Fields | None = None,
     model: Fields | None = None,
     software: Fields | None = None,
     training: Fields | None = None,
+    storage: Fields | None = None,
     **others: Any,
 ) -> Experiment:
     """A resolved experiment of SI numbers: the defaults above with the given fields changed.
 
-    More than one node without a fabric stand on one switch. `others` are fields of the experiment.
+    More than one node without a fabric stand on one switch. second: what is different of the nodes of the second half,
+    which are of a kind of their own then. `others` are fields of the experiment.
     """
-    server = _merged(NODE, {"accelerator": _merged(ACCELERATOR, accelerator or {})}, node or {})
+    server: Any = _merged(NODE, {"accelerator": _merged(ACCELERATOR, accelerator or {})}, node or {})
+    if second is not None:
+        other = _merged(server, {"name": "second"}, second)
+        server = [{"node": server, "nodes": nodes - nodes // 2}, {"node": other, "nodes": nodes // 2}]
     network = {"fabric": fabric or ({"kind": "switch"} if nodes > 1 else None), "routing": dict(routing or {})}
     source = {
-        "cluster": {**CLUSTER, **network, "nodes": nodes, "node": server},
+        "cluster": {**CLUSTER, **network, "nodes": nodes, "node": server, "storage": storage},
         "workload": {**MODEL, **(model or {})},
         "software": {**SOFTWARE, **(software or {})},
         "training": {**TRAINING, **(training or {})},

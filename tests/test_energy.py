@@ -78,7 +78,7 @@ def test_power_over_time_is_that_of_every_row_in_turn() -> None:
     one = np.zeros((1, len(job.ranks)))
     one[0, 3] = 1
     curve = power_curves(activity, one, samples=50)[0]
-    added, acts = activity.added(), activity.of_row
+    added, acts = activity.added(one[0]), activity.of_row
     edges = np.linspace(0, trace.time, 51)
     slow = np.full(50, job.board.waiting)
     rows = [(trace.start[r], trace.end[r], added[acts[r]]) for r in range(len(acts)) if _on(trace, int(acts[r]), 3)]

@@ -151,6 +151,6 @@ def test_more_nodes_draw_less_each_because_they_pause_more_often() -> None:
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_boards_stay_within_their_limit_and_above_waiting(run: Metered) -> None:
-    levels = used(run)[0].levels
-    board = levels.board
-    assert board.waiting < levels.step.watts / levels.step.ranks <= board.accelerator.power.tdp
+    spent = used(run)[0]
+    levels = spent.levels
+    assert levels.waiting < levels.step.watts / levels.step.ranks <= spent.tdp / spent.ranks

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.fleet.boards import Boards, NodeSort, unit_masks
-from sim.fleet.fleet import live_fleet
+from sim.fleet.fleet import ROOMY, Fleet, live_fleet
 from sim.fleet.inputs import FaultKind, FleetFaults, FleetInputs, FleetLife, Moving, Sleep
-from sim.fleet.jobs import JobRequest
+from sim.fleet.jobs import FleetJob, JobRequest, Places
 from sim.fleet.placements.catalogue import PLACEMENTS
 from sim.fleet.policies.catalogue import POLICIES
 from sim.fleet.tally import BOARD_STATES, NodeDraw
@@ -355,12 +355,39 @@ def test_an_elastic_job_takes_what_is_there() -> None:
         def alone(self, job: JobRequest, places: tuple[tuple[int, int], ...]) -> float:
             return sum(boards for _, boards in places) / job.gpus
 
-        def together(self, jobs: object) -> None:
+        def together(self, jobs: object, now: float) -> None:
             return None
 
     jobs = [gang("a", 0, 3600, 4, least=2, most=16)]
     life = live_fleet(fleet_of(jobs, "elastic", "pack", nodes=2, pacing=Linear()))
     assert ends(life) == {"a": 900}
+
+
+def test_what_is_kept_does_not_grow_with_time() -> None:
+    """Long jobs whose pace changes whenever another comes or goes, for a day and for ten: agenda and series stay."""
+
+    class Changing:
+        turn = 0
+
+        def alone(self, job: JobRequest, places: Places) -> float:
+            return 1.0
+
+        def together(self, jobs: Sequence[FleetJob], now: float) -> list[float]:
+            self.turn += 1
+            return [1.0 - 0.1 * (self.turn % 2)] * len(jobs)
+
+    sizes = []
+    for days in (1, 10):
+        long = [gang(f"long{n}", 0, 864_000.0, 4) for n in range(6)]
+        short = [gang(str(n), 40.0 * n, 30, 1) for n in range(2160 * days)]
+        inputs = fleet_of(
+            long + short, "fifo", "pack", pacing=Changing(), until=86_400.0 * days, sleep=Sleep(20.0, 1.0)
+        )
+        fleet = Fleet(inputs, 0)
+        life = fleet.live()
+        assert len(fleet.agenda) <= 2 * ROOMY
+        sizes.append([len(column) for column in life.series.sums])
+    assert sizes[0] == sizes[1]
 
 
 def test_topology_keeps_a_job_in_one_unit() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from sim.ask.fleet.load import LoadedFleet, load_fleet
 from sim.ask.fleet.run import prepare_fleet, run_fleet
-from sim.ask.run.together import simulate_together
+from sim.ask.run.together import simulate_lasting, simulate_together
 from sim.errors import ConfigError
 from sim.inputs.catalogue import list_catalogue
 from support import ROOT, Cli
@@ -275,6 +275,35 @@ def test_trainings_that_share_uplinks_slow_one_another_as_simulated_together() -
     assert min(means) > training.step_s
     alone = run_fleet(trainings("spread", contention="none")).life
     assert all(job.end <= mean * 100 for job, mean in zip(alone.jobs, means, strict=True))
+
+
+def test_trainings_meet_with_the_lag_with_which_they_came() -> None:
+    """One comes when the other is in its eleventh step: from then on both go at the pace of that lag."""
+    step = next(iter(trainings("spread").trainings.values())).step_s
+    begun = 10.3
+    jobs = [
+        {"name": name, "experiment": TRAINING, "steps": 100, "submit": f"{at * step} s"}
+        for name, at in (("t", 0.0), ("u", begun))
+    ]
+    fleet = trainings("spread", jobs=jobs)
+    prepared = prepare_fleet(fleet)
+    life = prepared.lived(0).life
+    assert prepared.pacing is not None
+    halves = [tuple(8 * node + 4 * half + board for node in range(8) for board in range(4)) for half in (0, 1)]
+    both = [
+        fleet.trainings[name].at("leaf-spine-4to1", half).model_copy(update={"name": name})
+        for name, half in zip("tu", halves, strict=True)
+    ]
+    alone = step / prepared.pacing.alone(life.jobs[0].request, tuple((node, 4) for node in range(8)))
+    done = begun * step / alone
+    lag = round(-done % 1.0 * alone / (step / 1000)) * step / 1000
+    first, second = (pace.step for pace in simulate_lasting(both, 32, after=[lag, 0.0]).paces)
+    end = begun * step + (100 - done) * first
+    assert life.jobs[0].end == pytest.approx(end, rel=1e-9)
+    left = 100 - (end - begun * step) / second
+    assert life.jobs[1].end == pytest.approx(end + left * alone, rel=1e-9)
+    in_phase = simulate_lasting(both, 32).paces[0].step
+    assert alone <= first < in_phase
 
 
 # --- shipped ----------------------------------------------------------------------------------

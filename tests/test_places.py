@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from cluster_cases import make_cluster
@@ -11,8 +9,6 @@ from plans import small_experiment
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
-from sim.cluster.places import places_of
-from sim.cluster.router import NodeRouter
 from sim.layout.flows import collective_flows
 from sim.layout.grid import place_ranks, row_of_ranks
 from sim.layout.plan import build_plan
@@ -22,10 +18,8 @@ SIZES = [8, 4, 8, 2]
 
 
 def mixed_cluster() -> Cluster:
-    """Four nodes of one wiring, with places taken out of two of them."""
-    cluster, places = make_cluster(nodes=4), places_of(np.array(SIZES))
-    assert isinstance(cluster.router, NodeRouter)
-    return replace(cluster, places=places, router=replace(cluster.router, places=places), speed=np.ones(places.n))
+    """Four nodes on a switch."""
+    return make_cluster(nodes=4, sizes=tuple(SIZES))
 
 
 def test_accelerators_are_numbered_node_by_node() -> None:
@@ -73,11 +67,11 @@ def test_what_a_ring_sends_arrives(members: list[int]) -> None:
     flows, _ = collective_flows("gradient", grid, cluster, np.array([members]), 0)
     load = np.zeros(cluster.links.n)
     load[flows.link] = flows.coefficient
-    local = cluster.server.links
+    first = cluster.servers.first_link
     for node, size in enumerate(SIZES):
         there = [m - int(cluster.places.first[node]) for m in members if cluster.node_of(np.array(m)) == node]
-        mine = load[node * local.n : (node + 1) * local.n]
-        out, back = mine[local.source < 8], mine[local.target < 8]
+        local, mine = cluster.servers.kinds[node].links, load[first[node] : first[node + 1]]
+        out, back = mine[local.source < size], mine[local.target < size]
         assert out.sum() == pytest.approx(back.sum())
         assert set(np.flatnonzero(out).tolist()) <= set(there) <= set(range(size))
     assert int(flows.nodes[0]) == len({int(cluster.node_of(np.array(m))) for m in members})

@@ -292,8 +292,14 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=reason):
             replay(workload | change)
-    with pytest.raises(ConfigError, match="a recorded step is run whole"):
-        replay(workload, "parallelism.pipeline=2")
+    for key, reason in (
+        ("parallelism.pipeline=2", "is run whole"),
+        ("parallelism.zero_stage=3", "is divided as it was recorded"),
+        ("training.recompute=full", "is run as it was recorded"),
+        ("training.compression.kind=fp16", "is run as it was recorded"),
+    ):
+        with pytest.raises(ConfigError, match=f"a recorded step {reason}"):
+            replay(workload, key)
 
 
 def test_verbs_take_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,3 +346,15 @@ def test_the_hand_counts_collectives_once(tmp_path: Path) -> None:
     assert result.replay is not None
     assert result.replay.kinds["all-reduce"].nodes == 200
     assert result.replay.start_error["max"] < 1e-6
+
+
+def test_it_waits_for_its_data(tmp_path: Path) -> None:
+    """A slow input pipeline comes at the end of a replayed step too."""
+    workload = written(profiled(tmp_path), tmp_path)
+    fair = replay(workload)
+    storage = {"name": "slow", "read_bandwidth": "100 MB/s", "write_bandwidth": "100 MB/s"}
+    slow = replay(workload, "input={record: 1 MB}", cluster=H100 | {"storage": storage})
+    assert slow.step.breakdown_s["input_stall"] > 0
+    assert slow.step.time_s == pytest.approx(fair.step.time_s + slow.step.breakdown_s["input_stall"], rel=1e-9)
+    assert slow.replay is not None
+    assert slow.replay.start_error["max"] < 1e-6

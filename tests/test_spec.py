@@ -229,6 +229,10 @@ def test_loading_leaves_cached_files_alone() -> None:
         ("description=405", 'must be text, not 405; write "405"'),
         ("cluster.node.accelerator.matrix.tile=[1]", "an entry is missing"),
         ("workload=3", "workload: must be a name, a path or a mapping of keys, not 3"),
+        (
+            "cluster.fabric=topology.conf",
+            "cluster.fabric: must be a mapping of keys, not 'topology.conf'; `clustersim import` reads",
+        ),
         ("nodes=1e6", "nodes: must be at most 200000, not 1000000"),
         ("cluster.node=dgx-a10", "no node is called 'dgx-a10'"),
         ("training.tokens=300G", "did you mean 300B?"),

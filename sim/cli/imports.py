@@ -17,6 +17,7 @@ app = Typer(
 )
 app.command("slurm")(import_files.slurm)
 app.command("graphml")(import_files.graphml)
+app.command("infragraph")(import_files.infragraph)
 app.command("nccl-topo")(import_files.nccl_topo)
 app.command("nvidia-smi-topo")(import_files.nvidia_smi_topo)
 app.command("kineto")(import_traces.kineto)

@@ -94,8 +94,9 @@ def _text(file: Path, model: Workload, machine: ClusterSpec, answers: dict[str, 
     from sim.ask.run.first import first_plan
     from sim.inputs.records import Node
 
-    assert isinstance(machine.node, Node)
-    first = first_plan(model, machine.node.accelerators)
+    node = machine.groups[0].node
+    assert isinstance(node, Node)
+    first = first_plan(model, node.accelerators)
     target = "tokens" if model.tokens else "samples"
     length = "  sequence_length: 4096          # tokens of a sample\n" if model.tokens else ""
     about = ABOUT.format(file=file, twice=2 * int(str(answers["nodes"])))

@@ -27,6 +27,7 @@ class VertexBlock:
     first: int
     shape: tuple[int, ...]
     names: tuple[str, ...] = ()  # explicit names of a network the user drew
+    start: int = 0  # number that counting along the first dimension begins with
 
     @property
     def n(self) -> int:
@@ -49,7 +50,9 @@ class VertexBlock:
         index = [int(digits) for digits in _DIGITS.findall(name)]
         if len(index) != len(self.shape) or self.pattern.format(*index) != name:
             return None
-        inside = all(i < n for i, n in zip(index, self.shape, strict=True))
+        if index:
+            index[0] -= self.start
+        inside = all(0 <= i < n for i, n in zip(index, self.shape, strict=True))
         return self.first + self._number(index) if inside else None
 
     def examples(self) -> Sequence[str]:
@@ -61,6 +64,8 @@ class VertexBlock:
         for n in reversed(self.shape):
             number, i = divmod(number, n)
             index.append(i)
+        if index:
+            index[-1] += self.start
         return index[::-1]
 
     def _number(self, index: Sequence[int]) -> int:

@@ -8,31 +8,31 @@ from dataclasses import replace
 import numpy as np
 
 from sim.cluster.blocks import VertexBlock
-from sim.cluster.cluster import Cluster
+from sim.cluster.cluster import Cluster, NodeKind, node_kinds
 from sim.cluster.dragonfly import build_dragonfly
 from sim.cluster.fabric import Fabric, FabricSite
 from sim.cluster.fat_tree import build_fat_tree
 from sim.cluster.hops import join_links
 from sim.cluster.places import places_of
 from sim.cluster.router import NodeRouter
-from sim.cluster.server import Server, build_server, without_adapters
+from sim.cluster.server import build_server, without_adapters
+from sim.cluster.servers import Servers
 from sim.cluster.storage import build_storage, guests, pooled
 from sim.cluster.switch import build_switch
 from sim.cluster.torus import build_torus
 from sim.errors import ConfigError, Problem
 from sim.inputs.cluster_checks import size_problems, torus_problems
 from sim.inputs.records import (
-    Accelerator,
     ClusterSpec,
     Degradation,
     DragonflyFabric,
     FatTreeFabric,
     GraphFabric,
-    Node,
     SwitchFabric,
     TorusFabric,
 )
 from sim.inputs.storage import Storage
+from sim.ragged import ranges
 
 
 def build_cluster(
@@ -40,37 +40,39 @@ def build_cluster(
 ) -> Cluster:
     """Number the parts of a cluster, make its link arrays and choose its router.
 
-    spec.node must be a Node whose accelerator is an Accelerator (names already looked up).
+    spec.node must be resolved: Nodes whose accelerators are Accelerators (names already looked up).
     Degradations scale accelerators and links by name; "a<->b" means both directions.
     merge_sprayed: see `merged`. Raises ConfigError if the network does not fit the nodes or a name is not found.
     """
-    node, accelerator = _resolved(spec)
-    problems = [*size_problems(spec), *torus_problems(node)]
+    kinds = node_kinds(spec)
+    problems = [*size_problems(spec), *(problem for kind in kinds for problem in torus_problems(kind.node))]
     if problems:
         raise ConfigError(problems)
     if merge_sprayed:
         spec = merged(spec, [degradation.link for degradation in degradations if degradation.link])
-    server, places = build_server(node), places_of(np.full(spec.nodes, node.accelerators))
+    templates = [build_server(kind.node) for kind in kinds]
     if isinstance(spec.fabric, TorusFabric):
-        server = without_adapters(server)
-    site_blocks, site = _site(spec, server, accelerator)
+        templates = [without_adapters(server) for server in templates]
+    counts = [kind.nodes for kind in kinds]
+    servers = Servers(tuple(templates), tuple(counts))
+    places = places_of(np.repeat([kind.node.accelerators for kind in kinds], counts))
+    site_blocks, site = _site(spec, servers, kinds)
     fabric = _build_fabric(spec, site)
     blocks = (*site_blocks, *(fabric.blocks if fabric else ()))
-    links = join_links([server.cluster_links(spec.nodes), *([fabric.links] if fabric else [])])
+    links = join_links([servers.links(), *([fabric.links] if fabric else [])])
     storage = None
     if isinstance(spec.storage, Storage):
-        storage = build_storage(spec.storage, places, server, fabric, blocks[-1].end, links.n)
+        storage = build_storage(spec.storage, places, servers, fabric, blocks[-1].end, links.n)
         blocks, links = (*blocks, *storage.blocks), join_links([links, storage.links])
     cluster = Cluster(
         spec=spec,
-        node=node,
-        accelerator=accelerator,
+        kinds=kinds,
         places=places,
         links=links,
         speed=np.ones(places.n),
-        router=NodeRouter(server, places, fabric, links.latency),
+        router=NodeRouter(servers, places, fabric, links.latency),
         blocks=blocks,
-        server=server,
+        servers=servers,
         fabric=fabric,
         storage=storage,
     )
@@ -98,37 +100,35 @@ def _is_above_leaves(link: str) -> bool:
     return "spine" in link or "core" in link
 
 
-def _resolved(spec: ClusterSpec) -> tuple[Node, Accelerator]:
-    if isinstance(spec.node, str):
-        raise ConfigError(Problem("", "node", f"node {spec.node!r} was not looked up"))
-    if isinstance(spec.node.accelerator, str):
-        raise ConfigError(Problem("", "node.accelerator", f"accelerator {spec.node.accelerator!r} was not looked up"))
-    return spec.node, spec.node.accelerator
-
-
-def _site(spec: ClusterSpec, server: Server, accelerator: Accelerator) -> tuple[list[VertexBlock], FabricSite]:
+def _site(spec: ClusterSpec, servers: Servers, kinds: tuple[NodeKind, ...]) -> tuple[list[VertexBlock], FabricSite]:
     """Adapters behind the vertices of the nodes; on a torus, the node's own vertex takes their place."""
-    blocks = server.blocks(spec.nodes, accelerator.kind)
+    blocks = servers.blocks([kind.accelerator.kind for kind in kinds])
     n_guests = guests(spec.storage if isinstance(spec.storage, Storage) else None)
     if isinstance(spec.fabric, TorusFabric):
-        centre = server.n_accelerators if server.n_accelerators > 1 else 0
-        endpoint = server.vertices(spec.nodes, np.array([centre])).reshape(-1)
+        centres = [server.n_accelerators if server.n_accelerators > 1 else 0 for server in servers.kinds]
+        each = zip(servers.kinds, servers.numbers, centres, strict=True)
+        endpoint = np.concatenate([server.vertices(n, np.array([centre])).ravel() for server, n, centre in each])
     else:
-        adapters = VertexBlock("nic", "node{}/nic{}", blocks[-1].end, (spec.nodes, server.n_adapters))
-        blocks.append(adapters)
+        adapters = servers.adapter_blocks(blocks[-1].end)
+        blocks += adapters
         if n_guests:
-            blocks.append(VertexBlock("storage-nic", "storage{}/nic{}", adapters.end, (n_guests, server.n_adapters)))
-        endpoint = np.arange(adapters.first, blocks[-1].end)
-    nics = server.node.nics
+            shape = (n_guests, servers.kinds[0].n_adapters)
+            blocks.append(VertexBlock("storage-nic", "storage{}/nic{}", blocks[-1].end, shape))
+        endpoint = np.arange(adapters[0].first, blocks[-1].end)
+    of_place = np.concatenate([servers.kind, np.zeros(n_guests, dtype=np.int64)])  # guests as nodes of the first kind
+    count = np.array([server.n_adapters for server in servers.kinds])[of_place]
+    of_adapter = np.repeat(of_place, count)
+    nics = [server.node.nics for server in servers.kinds]
+    rate = np.array([server.adapter_rate for server in servers.kinds])
     return blocks, FabricSite(
-        n_nodes=spec.nodes + n_guests,
-        adapters=server.n_adapters,
+        place=np.repeat(np.arange(len(of_place)), count),
+        rail=ranges(np.zeros_like(count), count),
         endpoint=endpoint,
-        rate=server.adapter_rate,
-        line_rate=server.adapter_rate / nics.efficiency,
-        latency=nics.latency,
+        rate=rate[of_adapter],
+        line_rate=(rate / np.array([nic.efficiency for nic in nics]))[of_adapter],
+        latency=np.array([nic.latency for nic in nics])[of_adapter],
         first_vertex=blocks[-1].end,
-        first_link=spec.nodes * server.links.n,
+        first_link=servers.n_links,
         routing=spec.routing,
         guests=n_guests,
     )
@@ -142,7 +142,7 @@ def _build_fabric(spec: ClusterSpec, site: FabricSite) -> Fabric | None:
         return None
     if isinstance(fabric, TorusFabric):
         return build_torus(fabric, site)
-    if site.rate <= 0:
+    if not site.n or site.rate.min() <= 0:
         raise ConfigError(Problem("", "node.nics", "a fabric needs adapters with a bandwidth above 0"))
     return _build_switched(fabric, site)
 

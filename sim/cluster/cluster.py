@@ -16,6 +16,7 @@ from sim.inputs.records import Accelerator, ClusterSpec, Node
 if TYPE_CHECKING:
     from sim.cluster.fabric import Fabric
     from sim.cluster.server import Server
+    from sim.cluster.servers import Servers
     from sim.cluster.storage import StorageSystem
 
 Ints = NDArray[np.int64]
@@ -79,6 +80,28 @@ class Router(Protocol):
 
 
 @dataclass(frozen=True)
+class NodeKind:
+    """A kind of node in a cluster."""
+
+    node: Node
+    accelerator: Accelerator
+    nodes: int  # how many there are
+
+
+def node_kinds(spec: ClusterSpec) -> tuple[NodeKind, ...]:
+    """Kinds of the nodes of a resolved cluster, in the order of their numbers. Raises ConfigError for names."""
+    kinds = []
+    for group in spec.groups:
+        if isinstance(group.node, str):
+            raise ConfigError(Problem("", "node", f"node {group.node!r} was not looked up"))
+        accelerator = group.node.accelerator
+        if isinstance(accelerator, str):
+            raise ConfigError(Problem("", "node.accelerator", f"accelerator {accelerator!r} was not looked up"))
+        kinds.append(NodeKind(group.node, accelerator, group.nodes))
+    return tuple(kinds)
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A built cluster: what exists, in arrays.
 
@@ -88,14 +111,13 @@ class Cluster:
     """
 
     spec: ClusterSpec
-    node: Node  # the server kind
-    accelerator: Accelerator  # the accelerator kind
+    kinds: tuple[NodeKind, ...]  # kinds of node, in the order of their numbers
     places: Places  # which node has which accelerators
     links: Links
     speed: Floats  # (n_accelerators,)
     router: Router
     blocks: tuple[VertexBlock, ...]  # names of vertices, in vertex order
-    server: Server  # the network inside one node
+    servers: Servers  # the networks inside nodes
     fabric: Fabric | None  # the network between nodes
     storage: StorageSystem | None = None  # servers for checkpoints and training data
     _link_kinds: dict[int, str] = field(default_factory=dict, compare=False, repr=False)  # those asked for so far
@@ -116,14 +138,31 @@ class Cluster:
         """Vertices: accelerators, local switches, adapters and switches."""
         return self.blocks[-1].end
 
+    @property
+    def node(self) -> Node:
+        """The kind of server; where there are several, the first (`kinds` has them all)."""
+        return self.kinds[0].node
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The kind of accelerator; where there are several, the first."""
+        return self.kinds[0].accelerator
+
+    @property
+    def server(self) -> Server:
+        """The network inside a node; where there are several kinds, of the first."""
+        return self.servers.kinds[0]
+
+    def kind_of(self, accelerators: Ints) -> Ints:
+        """Kind of the node of each accelerator, same shape."""
+        kind: Ints = self.servers.kind[self.node_of(accelerators)]
+        return kind
+
     def with_numbers_of(self, spec: ClusterSpec) -> Cluster:
         """The same wiring with nodes and accelerators of other power and speed: those of the resolved `spec`."""
-        node = spec.node
-        assert isinstance(node, Node)
-        assert isinstance(node.accelerator, Accelerator)
-        other = {"name": spec.name, "power": spec.power, "node": node, "sources": spec.sources}
+        other = {"name": spec.name, "power": spec.power, "node": spec.node, "sources": spec.sources}
         own = self.spec.model_copy(update=other)
-        return replace(self, spec=own, node=node, accelerator=node.accelerator)
+        return replace(self, spec=own, kinds=node_kinds(spec))
 
     def node_of(self, accelerators: Ints) -> Ints:
         """Node of each accelerator, same shape."""
@@ -136,6 +175,10 @@ class Cluster:
     def vertex_name(self, vertex: int) -> str:
         """Name of a vertex, as "node3/gpu5", "node3/nic2", "unit0/leaf3", "spine7"."""
         return block_of(self.blocks, vertex).name(vertex)
+
+    def node_name(self, node: int) -> str:
+        """Name of a node, as "node3": what its accelerators' names begin with."""
+        return self.vertex_name(int(self.places.first[node])).partition("/")[0]
 
     def vertex_kind(self, vertex: int) -> str:
         """Kind of a vertex: gpu (or the accelerator's kind), nvswitch, pcie, nic, leaf, spine, core, ..."""

@@ -55,7 +55,7 @@ class Dragonfly:
     def port_rate(self, radix: int) -> float:
         """Adapters, and links between the routers of the groups that hold nodes; of one group, the routers that do."""
         fabric = self.fabric
-        routers = -(-self.site.n_nodes // fabric.nodes_per_router)
+        routers = -(-self.site.n_places // fabric.nodes_per_router)
         groups = -(-routers // fabric.routers_per_group)
         if groups > 1:  # bundles may end at any router of a group
             routers = fabric.routers_per_group
@@ -81,7 +81,7 @@ def _skipped(other: Ints, own: Ints) -> Ints:
 
 def router_of(fabric: DragonflyFabric, site: FabricSite, adapter: Ints) -> Ints:
     """Router each adapter is on."""
-    return adapter // (site.adapters * fabric.nodes_per_router)
+    return site.place[adapter] // fabric.nodes_per_router
 
 
 def gateway(fabric: DragonflyFabric, group: Ints, other: Ints) -> Ints:
@@ -92,9 +92,9 @@ def gateway(fabric: DragonflyFabric, group: Ints, other: Ints) -> Ints:
 def build_dragonfly(fabric: DragonflyFabric, site: FabricSite) -> Dragonfly:
     """The dragonfly of the given size; ConfigError if the nodes do not fit on it."""
     places = fabric.groups * fabric.routers_per_group * fabric.nodes_per_router
-    if site.n_nodes > places:
+    if site.n_places > places:
         size = f"{fabric.groups} groups of {fabric.routers_per_group} routers"
-        message = f"{size} hold {places} nodes, the cluster has {site.n_nodes}"
+        message = f"{size} hold {places} nodes, the cluster has {site.n_places}"
         raise ConfigError(Problem("", "fabric.groups", message, "add groups, or ask for fewer nodes"))
     block = VertexBlock("router", "group{}/router{}", site.first_vertex, (fabric.groups, fabric.routers_per_group))
     up = adapter_links(site, block.first + router_of(fabric, site, np.arange(site.n)), None)

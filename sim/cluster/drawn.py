@@ -42,7 +42,7 @@ class Drawn:
 
     def hops(self, source: Ints, target: Ints, key: Ints) -> Hops:
         """Paths by breadth-first search, one connection at a time."""
-        here, there = source // self.site.adapters, target // self.site.adapters
+        here, there = self.site.place[source], self.site.place[target]
         rows = self._rows(source, target, here, there, key)
         longest = max((len(row) for row in rows), default=0)
         link, share = np.full((len(rows), longest), -1, np.int64), np.ones((len(rows), longest))
@@ -70,8 +70,7 @@ class Drawn:
         """Ends of all edges at switches, as drawn: there are exactly the nodes it was drawn for."""
         first = min(block.first for block in self.blocks)
         switched = self.links.source >= first
-        payload = self.site.rate / self.site.line_rate
-        return float(self.links.capacity[switched].sum()) / payload
+        return float(self.links.capacity[switched].sum()) / self.site.payload
 
     def _rows(self, source: Ints, target: Ints, here: Ints, there: Ints, key: Ints) -> list[list[Step]]:
         ends = list(zip(here.tolist(), there.tolist(), strict=True))
@@ -163,7 +162,7 @@ def build_drawn(fabric: GraphFabric, site: FabricSite) -> Drawn:
     every = [name for block in blocks for name in block.names]
     graph = _graph(every, edges)
     _check_joined(graph, every)
-    up = adapter_links(site, site.first_vertex + np.arange(site.n) // site.adapters, None)
+    up = adapter_links(site, site.first_vertex + site.place, None)
     return Drawn(site, graph, tuple(blocks), join_links([up, _edge_links(graph, site.first_vertex)]))
 
 

@@ -48,16 +48,16 @@ def attachments(cluster: Cluster) -> list[tuple[int, int]]:
 
 
 def _adapters(cluster: Cluster) -> set[tuple[int, int]]:
-    server = cluster.server
-    pairs: set[tuple[int, int]] = set()
     nics = [block for block in cluster.blocks if block.kind == "nic"]
+    pairs: set[tuple[int, int]] = set()
     if not nics:
         return pairs
-    for i, adapter in enumerate(server.adapter.tolist()):
-        way = server.exit[i][server.exit[i] >= 0]
-        local = int(server.links.target[way[-1]]) if len(way) else i
-        vertices = server.vertices(cluster.n_nodes, np.array([local]))[:, 0].tolist()
-        pairs |= {(v, nics[0].first + n * server.n_adapters + adapter) for n, v in enumerate(vertices)}
+    for server, numbers, block in zip(cluster.servers.kinds, cluster.servers.numbers, nics, strict=True):
+        for i, adapter in enumerate(server.adapter.tolist()):
+            way = server.exit[i][server.exit[i] >= 0]
+            local = int(server.links.target[way[-1]]) if len(way) else i
+            vertices = server.vertices(numbers, np.array([local]))[:, 0].tolist()
+            pairs |= {(v, block.first + n * server.n_adapters + adapter) for n, v in enumerate(vertices)}
     return pairs
 
 
@@ -107,7 +107,7 @@ def summary(cluster: Cluster) -> dict[str, Any]:
         "name": cluster.spec.name,
         "nodes": cluster.n_nodes,
         "accelerators": cluster.n_accelerators,
-        "accelerator": cluster.accelerator.name,
+        "accelerator": " and ".join(dict.fromkeys(kind.accelerator.name for kind in cluster.kinds)),
         "vertices": _vertex_counts(cluster),
         "links": link_classes(cluster),
         "bisection": bisection if isfinite(bisection) else None,

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from sim.cluster.blocks import VertexBlock
-from sim.cluster.cluster import Ints, Links
-from sim.cluster.hops import Hops, uniform_links
+from sim.cluster.cluster import Floats, Ints, Links
+from sim.cluster.hops import Hops
 from sim.inputs.records import FabricLink, Routing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FabricSite:
-    """Where a fabric attaches to the nodes, and which numbers are free for it."""
+    """Where a fabric attaches to the nodes, and which numbers are free for it.
 
-    n_nodes: int  # places, those of storage servers included
-    adapters: int  # per place: the number of rails
-    endpoint: Ints  # (n_nodes*adapters,) vertex of each adapter, place by place
-    rate: float  # B/s payload of one adapter, per direction
-    line_rate: float  # B/s of one adapter before its efficiency
-    latency: float  # s from memory to wire, one way
+    Places are nodes, then storage servers. Adapters are numbered place by place; nodes of several kinds may have
+    different numbers of them, with different rates.
+    """
+
+    place: Ints  # (n,) of each adapter
+    rail: Ints  # (n,) number of each adapter in its place
+    endpoint: Ints  # (n,) vertex of each adapter
+    rate: Floats  # (n,) B/s payload of each adapter, per direction
+    line_rate: Floats  # (n,) B/s of each adapter before its efficiency
+    latency: Floats  # (n,) s from memory to wire, one way
     first_vertex: int
     first_link: int
     routing: Routing
@@ -33,14 +38,42 @@ class FabricSite:
         """Adapters of the cluster."""
         return len(self.endpoint)
 
+    @cached_property  # (n,) maxima, read for each route
+    def n_places(self) -> int:
+        """Places, those of storage servers included."""
+        return int(self.place[-1]) + 1
+
+    @cached_property  # as above
+    def rails(self) -> int:
+        """Adapters of the place that has most."""
+        return int(self.rail.max()) + 1
+
     @property
     def n_hosts(self) -> int:
         """Places that are nodes."""
-        return self.n_nodes - self.guests
+        return self.n_places - self.guests
+
+    def host_rate(self, links: Links) -> float:
+        """What the adapters of all nodes send at most, by the fabric's links [B/s]."""
+        return float(links.capacity[: np.searchsorted(self.place, self.n_hosts)].sum())
+
+    @property
+    def payload(self) -> float:
+        """Share of the line rate of all adapters that is payload."""
+        return (
+            float(self.rate[0] / self.line_rate[0]) if self.is_even else float(self.rate.sum() / self.line_rate.sum())
+        )
+
+    @cached_property  # (n,) comparisons
+    def is_even(self) -> bool:
+        """Whether every place has as many adapters, with the same rates."""
+        alike = all(bool((each == each[0]).all()) for each in (self.rate, self.line_rate, self.latency))
+        return alike and self.n == self.n_places * self.rails
 
     def attached_rate(self, cable: FabricLink | None) -> float:
         """Line rate of the switch ports that the adapters are plugged into [B/s]."""
-        return self.n * (min(self.line_rate, cable.bandwidth) if cable else self.line_rate)
+        rate = np.minimum(self.line_rate, cable.bandwidth) if cable else self.line_rate
+        return self.n * float(rate[0]) if self.is_even else float(rate.sum())
 
 
 class Fabric(Protocol):
@@ -83,13 +116,11 @@ def adapter_links(site: FabricSite, switch: Ints, cable: FabricLink | None) -> L
 
     The rate is the adapter's, or the cable's if that is less. The way up pays the hop into the switch.
     """
-    rate = min(site.rate, cable.bandwidth * cable.efficiency) if cable else site.rate
+    rate = np.minimum(site.rate, cable.bandwidth * cable.efficiency) if cable else site.rate
     hop_latency = cable.latency if cable else 0.0
-    up = uniform_links(site.endpoint, switch, rate, site.latency + hop_latency)
-    down = uniform_links(switch, site.endpoint, rate, site.latency)
     return Links(
-        np.concatenate([up.capacity, down.capacity]),
-        np.concatenate([up.latency, down.latency]),
-        np.concatenate([up.source, down.source]),
-        np.concatenate([up.target, down.target]),
+        np.concatenate([rate, rate]),
+        np.concatenate([site.latency + hop_latency, site.latency]),
+        np.concatenate([site.endpoint, switch]),
+        np.concatenate([switch, site.endpoint]),
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.cluster.blocks import VertexBlock
 from sim.cluster.choice import choose_paths
-from sim.cluster.cluster import Ints, Links
+from sim.cluster.cluster import Floats, Ints, Links
 from sim.cluster.fabric import FabricSite, adapter_links
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.inputs.records import FatTreeFabric
@@ -23,7 +23,7 @@ from sim.inputs.records import FatTreeFabric
 
 @dataclass(frozen=True)
 class FatTreeShape:
-    """Counts of a fat-tree that holds a number of nodes."""
+    """Counts of a fat-tree that holds a number of nodes, of which the largest has so many adapters."""
 
     fabric: FatTreeFabric
     n_nodes: int
@@ -78,10 +78,10 @@ class FatTreeShape:
         apart = self.pods > 1 or (self.rails > 1 and self.leaves > radix)
         return self.fabric.tiers == 3 and apart
 
-    def leaf_of(self, adapter: Ints) -> Ints:
-        """Leaf of each adapter."""
-        unit: Ints = adapter // (self.adapters * self.fabric.nodes_per_unit)
-        return unit * self.rails + adapter % self.adapters % self.rails
+    def leaf_at(self, place: Ints, rail: Ints) -> Ints:
+        """Leaf of each adapter, by its node and its number there."""
+        leaf: Ints = place // self.fabric.nodes_per_unit * self.rails + rail % self.rails
+        return leaf
 
     def group_of(self, leaf: Ints) -> Ints:
         """Spine group of each leaf."""
@@ -109,7 +109,7 @@ class FatTree:
     def hops(self, source: Ints, target: Ints, key: Ints) -> Hops:
         """Shortest ways: over the leaf, the spines that both leaves share, or the cores."""
         shape, site = self.shape, self.site
-        leaf, other = shape.leaf_of(source), shape.leaf_of(target)
+        leaf, other = self._leaf(source), self._leaf(target)
         group, other_group = shape.group_of(leaf), shape.group_of(other)
         path = choose_paths(site.routing, source, target, self._destination(target), key, self._n_paths)
         spine = self._spines(path)
@@ -124,20 +124,20 @@ class FatTree:
     def gates(self, adapter: Ints) -> tuple[Ints, Ints] | None:
         """The leaf, unless paths are hashed."""
         hashed = self.site.routing.kind == "ecmp"
-        return None if hashed else (self.shape.leaf_of(adapter), self.site.first_link + adapter)
+        return None if hashed else (self._leaf(adapter), self.site.first_link + adapter)
 
     def bisection(self) -> float:
         """Half of the injection, divided by the oversubscription it has to cross."""
         shape, fabric = replace(self.shape, n_nodes=self.site.n_hosts), self.shape.fabric
         over = max(1.0, fabric.leaf_oversubscription) if shape.units > 1 else 1.0
         over *= max(1.0, fabric.spine_oversubscription) if shape.pods > 1 else 1.0
-        return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2 / over
+        return self.site.host_rate(self.links) / 2 / over
 
     def port_rate(self, radix: int) -> float:
         """Both ends of the cables of each tier that these nodes need, part-full leaves and pods with what they use."""
         shape, fabric = self.shape, self.shape.fabric
         attached = self.site.attached_rate(fabric.link)
-        up = self.site.n * self.site.line_rate / fabric.leaf_oversubscription if shape.leaves > 1 else 0.0
+        up = self.site.attached_rate(None) / fabric.leaf_oversubscription if shape.leaves > 1 else 0.0
         top = up / fabric.spine_oversubscription if shape.needs_cores(radix) else 0.0
         return attached + 2 * up + 2 * top
 
@@ -152,7 +152,11 @@ class FatTree:
 
     def _destination(self, target: Ints) -> Ints:
         """Counts the adapters of a leaf one by one, so that d-mod-k spreads them over its spines."""
-        return target // self.site.adapters if self.shape.rails > 1 else target
+        return self.site.place[target] if self.shape.rails > 1 else target
+
+    def _leaf(self, adapter: Ints) -> Ints:
+        """Leaf of each adapter."""
+        return self.shape.leaf_at(self.site.place[adapter], self.site.rail[adapter])
 
     def _spine_hops(self, leaf: Ints, spine: Ints, down: int) -> Hops:
         shape = self.shape
@@ -173,18 +177,32 @@ def build_fat_tree(fabric: FatTreeFabric, site: FabricSite) -> FatTree:
     A bundle's capacity follows from the adapters under a full leaf, the oversubscription and the
     number of spines it is divided over, so a part-full unit keeps its switches.
     """
-    shape = FatTreeShape(fabric, site.n_nodes, site.adapters)
+    shape = FatTreeShape(fabric, site.n_places, site.rails)
     leaf_block, spine_block, *core_block = blocks = _blocks(shape, site.first_vertex)
-    leaf = leaf_block.first + shape.leaf_of(np.arange(site.n))
-    groups = [adapter_links(site, leaf, fabric.link)]
-    efficiency = fabric.link.efficiency if fabric.link else site.rate / site.line_rate
+    leaf = shape.leaf_at(site.place, site.rail)
+    groups = [adapter_links(site, leaf_block.first + leaf, fabric.link)]
     latency = fabric.link.latency if fabric.link else 0.0
-    leaf_up = shape.leaf_down * site.line_rate * efficiency / fabric.leaf_oversubscription
+    efficiency = fabric.link.efficiency if fabric.link else site.payload
+    leaf_up = _line_rates(shape, site, leaf) * efficiency / fabric.leaf_oversubscription
     groups += _leaf_spine(shape, leaf_block.first, spine_block.first, leaf_up / shape.spines, latency)
     if core_block:
-        spine_up = leaf_up * _leaves_per_spine(shape) / shape.spines / fabric.spine_oversubscription
+        group = shape.group_of(np.arange(shape.leaves))
+        mean_up = np.bincount(group, leaf_up) / np.bincount(group) if len(set(leaf_up.tolist())) > 1 else leaf_up[:1]
+        spine_up = mean_up * _leaves_per_spine(shape) / shape.spines / fabric.spine_oversubscription
+        spine_up = np.repeat(np.broadcast_to(spine_up, shape.spine_groups), shape.spines)
         groups += _spine_core(shape, spine_block.first, core_block[0].first, spine_up / shape.cores, latency)
     return FatTree(site, shape, tuple(blocks), join_links(groups))
+
+
+def _line_rates(shape: FatTreeShape, site: FabricSite, leaf: Ints) -> Floats:
+    """Line rate of the adapters under each leaf if its unit were full, (leaves,) [B/s].
+
+    Where nodes differ, a full unit has nodes as those that are there on average.
+    """
+    if site.is_even:
+        return np.full(shape.leaves, shape.leaf_down * site.line_rate[0])
+    there = np.bincount(np.unique(site.place) // shape.fabric.nodes_per_unit, minlength=shape.units)
+    return np.bincount(leaf, site.line_rate, shape.leaves) * shape.fabric.nodes_per_unit / np.repeat(there, shape.rails)
 
 
 def _leaves_per_spine(shape: FatTreeShape) -> int:
@@ -204,17 +222,26 @@ def _blocks(shape: FatTreeShape, first: int) -> list[VertexBlock]:
     return [leaf, spine, VertexBlock("core", "plane{}/core{}", spine.end, (shape.spines, shape.cores))]
 
 
-def _leaf_spine(shape: FatTreeShape, first_leaf: int, first_spine: int, capacity: float, latency: float) -> list[Links]:
+def _leaf_spine(
+    shape: FatTreeShape, first_leaf: int, first_spine: int, capacity: Floats, latency: float
+) -> list[Links]:
+    """capacity: (leaves,) of a link of each leaf."""
     leaf = np.arange(shape.leaves)[:, None]
     spine = shape.group_of(leaf) * shape.spines + np.arange(shape.spines)
     return _both_ways(first_leaf + leaf, first_spine + spine, capacity, latency)
 
 
-def _spine_core(shape: FatTreeShape, first_spine: int, first_core: int, capacity: float, latency: float) -> list[Links]:
+def _spine_core(
+    shape: FatTreeShape, first_spine: int, first_core: int, capacity: Floats, latency: float
+) -> list[Links]:
+    """capacity: (spines of all groups,) of a link of each spine."""
     spine = np.arange(shape.spine_groups * shape.spines)[:, None]
     core = spine % shape.spines * shape.cores + np.arange(shape.cores)
     return _both_ways(first_spine + spine, first_core + core, capacity, latency)
 
 
-def _both_ways(low: Ints, high: Ints, capacity: float, latency: float) -> list[Links]:
-    return [uniform_links(low, high, capacity, latency), uniform_links(high, low, capacity, latency)]
+def _both_ways(low: Ints, high: Ints, capacity: Floats, latency: float) -> list[Links]:
+    """Links of (n, 1) lower to (n, k) higher switches and back, of the capacity of each lower one (n,)."""
+    links = [uniform_links(low, high, 0.0, latency), uniform_links(high, low, 0.0, latency)]
+    each = np.repeat(capacity, high.shape[1])
+    return [replace(way, capacity=each) for way in links]

@@ -53,7 +53,7 @@ def _node_of_adapter(cluster: Cluster) -> Ints:
     found = np.full(cluster.n_vertices, -1)
     for block in cluster.blocks:
         if block.kind == "nic":
-            found[block.first : block.end] = np.arange(block.n) // block.shape[-1]
+            found[block.first : block.end] = block.start + np.arange(block.n) // block.shape[-1]
     found[found >= cluster.n_nodes] = -1
     return found
 

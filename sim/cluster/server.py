@@ -1,7 +1,8 @@
 """The inside of a node: its links and the paths between its accelerators, as one template.
 
-All nodes of a cluster are equal, so the template is built once and numbered out: link l of node n is
-n * n_links + l. Local vertices are the accelerators, then the node's switch, then the parts of its PCIe (`pcie.py`).
+Nodes of a kind are equal, so its template is built once and numbered out (`servers.py`): link l of the n-th of them is
+n * n_links + l after the first. Local vertices are the accelerators, then the node's switch, then the parts of its PCIe
+(`pcie.py`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.cluster.blocks import VertexBlock
 from sim.cluster.cables import Cable, as_links, link_table
 from sim.cluster.cluster import Ints, Links
-from sim.cluster.hops import Hops
 from sim.cluster.pcie import PcieTree, line_rate
 from sim.cluster.slice import torus_cables
 from sim.errors import ConfigError, Problem
@@ -30,13 +31,22 @@ CUBE_MESH_LINKS = {
 CUBE_MESH_PORTS = 6  # NVLinks of one V100
 
 
+class Numbers(NamedTuple):
+    """How many nodes of a kind there are, and the first numbers of these, their accelerators and their other parts."""
+
+    nodes: int
+    node: int
+    accelerator: int
+    part: int
+
+
 @dataclass(frozen=True)
 class Server:
     """The network inside one node.
 
     Adapters are as many as rails: where a node has more adapters than accelerators, those of one
     accelerator are one bundle. `exit` and `entry` are the links on the way from an accelerator to its
-    adapter and back, none where that way is not a bottleneck.
+    adapter and back, none where that way is not a bottleneck; `down` and `up` those to the memory of the host and back.
     """
 
     node: Node
@@ -45,6 +55,8 @@ class Server:
     path: Ints  # (accelerators, accelerators, longest path) local links, -1 where shorter
     exit: Ints  # (accelerators, longest way) local links, -1 where shorter
     entry: Ints  # (accelerators, longest way) local links, -1 where shorter
+    down: Ints  # (accelerators, longest way) local links, -1 where shorter
+    up: Ints  # (accelerators, longest way) local links, -1 where shorter
     adapter: Ints  # (accelerators,) adapter of each accelerator
     n_adapters: int
     adapter_rate: float  # B/s payload of one adapter or bundle, per direction
@@ -64,40 +76,39 @@ class Server:
         """Whether accelerators reach one another inside the node."""
         return self.node.local.kind != "none"
 
-    def vertices(self, n_nodes: int, local: Ints) -> Ints:
-        """Cluster vertices (n_nodes, k) of local vertices (k,) in every node."""
-        counts = np.array([self.n_accelerators, *(count for _, count in self.parts)])
+    def vertices(self, numbers: Numbers, local: Ints) -> Ints:
+        """Cluster vertices (nodes, k) of local vertices (k,) in every node."""
+        n = self.n_accelerators
+        counts = np.array([n, *(count for _, count in self.parts)])
         count, first = (np.repeat(each, counts)[local] for each in (counts, np.cumsum(counts) - counts))
-        vertices: Ints = first * n_nodes + np.arange(n_nodes)[:, None] * count + (local - first)
+        begin = np.where(local < n, numbers.accelerator, numbers.part - n * numbers.nodes) + first * numbers.nodes
+        vertices: Ints = begin + np.arange(numbers.nodes)[:, None] * count + (local - first)
         return vertices
 
-    def blocks(self, n_nodes: int, kind: str) -> list[VertexBlock]:
-        """Name blocks of the accelerators (of that kind) and local switches of all nodes."""
-        blocks = [VertexBlock(kind, f"node{{}}/{kind}{{}}", 0, (n_nodes, self.n_accelerators))]
+    def accelerator_block(self, numbers: Numbers, kind: str) -> VertexBlock:
+        """Names of the accelerators (of that kind) of all nodes."""
+        shape = (numbers.nodes, self.n_accelerators)
+        return VertexBlock(kind, f"node{{}}/{kind}{{}}", numbers.accelerator, shape, start=numbers.node)
+
+    def part_blocks(self, numbers: Numbers) -> list[VertexBlock]:
+        """Names of the local switches of all nodes."""
+        blocks, first = [], numbers.part
         for part, count in self.parts:
-            shape = (n_nodes, count) if count > 1 else (n_nodes,)
-            blocks.append(VertexBlock(part, f"node{{}}/{part}" + "{}" * (count > 1), blocks[-1].end, shape))
+            shape = (numbers.nodes, count) if count > 1 else (numbers.nodes,)
+            name = f"node{{}}/{part}" + "{}" * (count > 1)
+            blocks.append(VertexBlock(part, name, first, shape, start=numbers.node))
+            first = blocks[-1].end
         return blocks
 
-    def cluster_links(self, n_nodes: int) -> Links:
+    def cluster_links(self, numbers: Numbers) -> Links:
         """The template's links, for all nodes."""
         links = self.links
         return Links(
-            np.tile(links.capacity, n_nodes),
-            np.tile(links.latency, n_nodes),
-            self.vertices(n_nodes, links.source).reshape(-1),
-            self.vertices(n_nodes, links.target).reshape(-1),
+            np.tile(links.capacity, numbers.nodes),
+            np.tile(links.latency, numbers.nodes),
+            self.vertices(numbers, links.source).reshape(-1),
+            self.vertices(numbers, links.target).reshape(-1),
         )
-
-    def hops(self, node: Ints, source: Ints, target: Ints) -> Hops:
-        """Paths inside node[i] from its accelerator source[i] to target[i]; empty where they are the same."""
-        local = self.path[source, target]
-        link = np.where(local >= 0, local + node[:, None] * self.links.n, -1)
-        return Hops(link, np.ones(link.shape))
-
-    def attached(self, node: Ints, local_link: Ints) -> Ints:
-        """Cluster links of local links (n, k) of nodes (n,), -1 kept."""
-        return np.where(local_link >= 0, local_link + node[:, None] * self.links.n, -1)
 
 
 def build_server(node: Node) -> Server:
@@ -106,16 +117,17 @@ def build_server(node: Node) -> Server:
     adapter = np.arange(n) * n_adapters // n
     cables, parts = _local_cables(node)
     path = _paths(n, sum(count for _, count in parts), cables)
-    ports = np.full((n, 0), -1), np.full((n, 0), -1)
+    ports = host = np.full((n, 0), -1), np.full((n, 0), -1)
     if node.pcie is not None and line_rate(node) > 0:
         tree = PcieTree(node, node.pcie, adapter, n + len(parts), len(cables))
         if node.local.kind == "pcie":
             path = tree.paths()
         cables, parts, ports = [*cables, *tree.cables], (*parts, *tree.parts), (tree.exits(), tree.entries())
+        host = tree.to_memory(), tree.from_memory()
     elif "pcie" in dict(parts):
-        ports = _ports(n, 0)
+        ports = host = _ports(n, 0)
     elif node.host.pcie_bandwidth > 0:
-        ports = _ports(n, len(cables))
+        ports = host = _ports(n, len(cables))
         cables += _star(n, n + len(parts), node.host.pcie_bandwidth, 0.0)
         parts = (*parts, ("pcie", 1))
     return Server(
@@ -125,6 +137,8 @@ def build_server(node: Node) -> Server:
         path=path,
         exit=ports[0],
         entry=ports[1],
+        down=host[0],
+        up=host[1],
         adapter=adapter,
         n_adapters=n_adapters,
         adapter_rate=node.nics.bandwidth * node.nics.efficiency * _adapters_per_rail(node),

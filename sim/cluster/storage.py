@@ -17,7 +17,7 @@ from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import Fabric
 from sim.cluster.hops import Hops, chain, hop, join_links, uniform_links
 from sim.cluster.places import Places
-from sim.cluster.server import Server
+from sim.cluster.servers import Servers
 from sim.inputs.storage import Storage
 
 
@@ -31,7 +31,7 @@ class StorageSystem:
 
     spec: Storage
     places: Places
-    server: Server
+    servers: Servers
     fabric: Fabric | None
     blocks: tuple[VertexBlock, ...]
     links: Links
@@ -78,6 +78,10 @@ class StorageSystem:
         """From a server to the host of each accelerator."""
         return chain([hop(self._drives(accelerator, server, 1)), self._back(accelerator, server, key)])
 
+    def drive_hops(self, accelerator: Ints, *, back: bool) -> Hops:
+        """From the memory of the host of each accelerator to the drives of its node, or back."""
+        return hop(self._drives(accelerator, accelerator, int(back)))
+
     def _drives(self, accelerator: Ints, server: Ints, back: int) -> Ints:
         number, n = (self._node(accelerator), self.n_nodes) if self.is_local else (server, self.spec.servers)
         own = 2 * (self.n_nodes + n) if self.has_own_network else 0
@@ -110,13 +114,14 @@ class StorageSystem:
         return self.places.node_of(accelerator)
 
     def _adapter(self, accelerator: Ints) -> Ints:
-        rail = self.server.adapter[self.places.split(accelerator)[1]]
-        return self._node(accelerator) * self.server.n_adapters + rail
+        return self.servers.adapter(*self.places.split(accelerator))
 
     def _rail(self, accelerator: Ints, server: Ints) -> Ints:
         """The server's adapter on the rail of each accelerator."""
-        rail = self.server.adapter[self.places.split(accelerator)[1]]
-        return (self.n_nodes + server) * self.server.n_adapters + rail
+        adapters = self.servers.kinds[0].n_adapters
+        rail = self.servers.rail(*self.places.split(accelerator)) % adapters
+        number: Ints = self.servers.first_adapter[-1] + server * adapters + rail
+        return number
 
     def _over_fabric(self, source: Ints, target: Ints, key: Ints) -> Hops:
         if self.fabric is None:
@@ -159,7 +164,7 @@ def pooled(spec: Storage) -> Storage:
 
 
 def build_storage(
-    spec: Storage, places: Places, server: Server, fabric: Fabric | None, first_vertex: int, first_link: int
+    spec: Storage, places: Places, servers: Servers, fabric: Fabric | None, first_vertex: int, first_link: int
 ) -> StorageSystem:
     """Draw the servers of `spec` beside the nodes; `first_vertex` and `first_link` are the free numbers."""
     if spec.kind == "local_nvme":
@@ -168,7 +173,7 @@ def build_storage(
         blocks, links = _servers(spec, first_vertex)
     else:
         blocks, links = _with_network(spec, places.n_nodes, first_vertex)
-    return StorageSystem(spec, places, server, fabric, tuple(blocks), links, first_link)
+    return StorageSystem(spec, places, servers, fabric, tuple(blocks), links, first_link)
 
 
 def _local(spec: Storage, n_nodes: int, first: int) -> tuple[list[VertexBlock], Links]:

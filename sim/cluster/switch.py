@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sim.cluster.blocks import VertexBlock
 from sim.cluster.cluster import Ints, Links
 from sim.cluster.fabric import FabricSite, adapter_links
@@ -34,7 +32,7 @@ class Switch:
 
     def bisection(self) -> float:
         """Half of the nodes send at full rate."""
-        return float(self.links.capacity[: self.site.n_hosts * self.site.adapters].sum()) / 2
+        return self.site.host_rate(self.links) / 2
 
     def port_rate(self, radix: int) -> float:
         """The ports of the adapters."""
@@ -43,8 +41,7 @@ class Switch:
 
 def build_switch(fabric: SwitchFabric, site: FabricSite) -> Switch:
     """One switch for all adapters, or a switch for each rail."""
-    n_switches = site.adapters if fabric.rail_optimized else 1
+    n_switches = site.rails if fabric.rail_optimized else 1
     block = VertexBlock("switch", "switch{}", site.first_vertex, (n_switches,))
-    rail = np.arange(site.n) % n_switches
-    links = adapter_links(site, site.first_vertex + rail, fabric.link)
+    links = adapter_links(site, site.first_vertex + site.rail % n_switches, fabric.link)
     return Switch(site, (block,), links, rails_joined=n_switches == 1, cable=fabric.link)

@@ -84,9 +84,9 @@ def _directions(size: int) -> int:
 def build_torus(fabric: TorusFabric, site: FabricSite) -> Torus:
     """The torus of the given shape; ConfigError if it does not hold the nodes exactly."""
     shape, n = fabric.shape, prod(fabric.shape)
-    if n != site.n_nodes:
+    if n != site.n_places:
         text = " x ".join(str(size) for size in shape)
-        message = f"a torus of {text} holds {n} nodes, the cluster has {site.n_nodes}"
+        message = f"a torus of {text} holds {n} nodes, the cluster has {site.n_places}"
         raise ConfigError(Problem("", "fabric.shape", message, "change nodes or shape so that they match"))
     capacity = fabric.link.bandwidth * fabric.link.efficiency
     grid = site.endpoint.reshape(shape)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from sim.cluster.cluster import Cluster
+from sim.cluster.server import Server
 from sim.comm.pattern import Floats, Group, Ints, Leg, Loads, Members, Pattern, sum_loads
 from sim.errors import PlanError, Problem
 from sim.inputs.records import Node
@@ -136,27 +137,28 @@ def _counted(cluster: Cluster, members: Members, gate: Ints) -> Crossed:
 
 def _inside(cluster: Cluster, members: Members, group: Ints, first: Ints, width: Ints) -> Crossed:
     """All pairs in one node, once for each set of places that occurs."""
-    flat, per_node = members.accelerator.ravel(), cluster.server.links.n
+    flat, servers = members.accelerator.ravel(), cluster.servers
     crossed = [Crossed(*(np.zeros(0, dtype=np.int64),) * 2, np.zeros(0), np.zeros(members.n))]
     for size in np.unique(width[width > 1]).tolist():
         runs = np.flatnonzero(width == size)
         there = flat[first[runs][:, None] + np.arange(size)]
         node = cluster.node_of(there[:, 0])
-        places, which = np.unique(cluster.local_index(there), axis=0, return_inverse=True)
-        for number, place in enumerate(places):
-            link, pairs, latency = _between_places(cluster, place)
+        kind_and_places = np.column_stack([servers.kind[node], cluster.local_index(there)])
+        patterns, which = np.unique(kind_and_places, axis=0, return_inverse=True)
+        for number, (kind, *place) in enumerate(patterns.tolist()):
+            link, pairs, latency = _between_places(servers.kinds[kind], np.array(place))
             mine = runs[which.ravel() == number]
-            at = link + node[which.ravel() == number][:, None] * per_node
+            at = link + servers.first_link[node[which.ravel() == number]][:, None]
             longest = np.zeros(members.n)
             longest[group[mine]] = latency
             crossed.append(Crossed(np.repeat(group[mine], len(link)), at.ravel(), np.tile(pairs, len(mine)), longest))
     return _together(crossed)
 
 
-def _between_places(cluster: Cluster, place: Ints) -> tuple[Ints, Floats, float]:
+def _between_places(server: Server, place: Ints) -> tuple[Ints, Floats, float]:
     """Local links between all pairs of some places of a node, how many pairs cross each, and the longest latency."""
-    path = cluster.server.path[np.repeat(place, len(place)), np.tile(place, len(place))]
-    latency = np.where(path >= 0, cluster.server.links.latency[path], 0.0).sum(axis=1)
+    path = server.path[np.repeat(place, len(place)), np.tile(place, len(place))]
+    latency = np.where(path >= 0, server.links.latency[path], 0.0).sum(axis=1)
     link, pairs = np.unique(path[path >= 0], return_counts=True)
     return link, pairs.astype(np.float64), float(latency.max(initial=0.0))
 

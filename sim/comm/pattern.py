@@ -70,7 +70,7 @@ class Group:
     """A communicator: members, servers it spans, latency of the longest hop of its ring [s].
 
     `local_rate` is what the links inside the nodes allow its ring alone, `network_rate` those between them [B/s].
-    others: the carriers that it has beside the ring.
+    others: the carriers that it has beside the ring. kinds: the kinds of node in it, by their numbers in the cluster.
     """
 
     size: int
@@ -79,6 +79,7 @@ class Group:
     local_rate: float = inf
     network_rate: float = inf
     others: tuple[Carrier, ...] = ()
+    kinds: tuple[int, ...] = (0,)
 
     @property
     def rate(self) -> float:

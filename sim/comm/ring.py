@@ -1,7 +1,9 @@
 """Rings: each byte goes round once, or twice to be summed and handed out (Patarasuk and Yuan, JPDC 69, 2009).
 
 A ring over several nodes with g members in each uses g channels that leave a node at each member in turn: an adapter
-carries 1/g of the ring, a local port (g-1)/g. Where all channels take one exit, one adapter carries them all.
+carries 1/g of the ring, a local port (g-1)/g. Where nodes have different numbers of members, there are as many channels
+as the node with fewest has members, spread evenly over those of each. Where all channels take one exit, one adapter
+carries them all.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from sim.cluster.cluster import Cluster
 from sim.cluster.rings import rings_inside
 from sim.comm.pattern import RING, Group, HopColumns, Ints, Leg, Loads, Members, Pattern, joined, routed
 from sim.inputs.records import Node
+from sim.ragged import ranges
 
 ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "send": 0}  # "send": each member to the next
 
@@ -51,7 +54,8 @@ def ring_hops(cluster: Cluster, members: Members) -> HopColumns:
     per_node = size // n_nodes
     regular = np.zeros(members.n, dtype=bool)
     parts: list[HopColumns] = []
-    turns = (n_nodes == 1) | (cluster.node.nics.ring_exits == "every_rank")
+    turning = np.array([kind.node.nics.ring_exits == "every_rank" for kind in cluster.kinds])
+    turns = (n_nodes == 1) | turning[cluster.servers.kind[node]].all(axis=1)
     for width in np.unique(per_node):
         rows = np.flatnonzero((per_node == width) & (n_nodes * width == size) & turns)
         if not len(rows):
@@ -60,7 +64,9 @@ def ring_hops(cluster: Cluster, members: Members) -> HopColumns:
         regular[rows] = True
         if len(rows):
             parts.append(_regular_ring(cluster, rows, member[rows].reshape(len(rows), -1, width)))
-    rest = np.flatnonzero(~regular)
+    uneven, rest = np.flatnonzero(~regular & turns), np.flatnonzero(~regular & ~turns)
+    if len(uneven):
+        parts.append(_uneven_ring(cluster, members, uneven))
     if len(rest):
         parts.append(_plain_ring(rest, member[rest]))
     return joined(parts)
@@ -70,6 +76,30 @@ def _plain_ring(rows: Ints, member: Ints) -> HopColumns:
     """One channel through the members in order."""
     group = np.repeat(rows, member.shape[1])
     return group, member.ravel(), np.roll(member, -1, axis=1).ravel(), np.ones(member.size)
+
+
+def _uneven_ring(cluster: Cluster, members: Members, rows: Ints) -> HopColumns:
+    """Channels over members of which nodes have different numbers: as many as the node with fewest has."""
+    member = members.accelerator[rows]
+    group, _, first, width = Members(member, rows).runs(cluster)
+    channels = np.full(len(rows), member.shape[1])
+    np.minimum.at(channels, group, width)
+    flat, run = member.ravel(), np.repeat(np.arange(len(first)), width)
+    place, lanes, own = np.arange(len(flat)) - first[run], channels[group[run]], width[run]
+    lane = -(-place * lanes // own)  # the first channel that does not leave before this member
+    leaves = (lane < lanes) & (lane * own // lanes == place)
+    inside = (own > 1) & (leaves < lanes)  # one channel does not go on from where it leaves
+    onward = first[run] + (place + 1) % own
+    local = group[run], flat, flat[onward], 1.0 - leaves / lanes
+    ends = np.append(group[1:] != group[:-1], True)
+    begin = np.searchsorted(group, np.arange(len(rows)))
+    after = np.where(ends, begin[group], np.arange(len(first)) + 1)
+    here = np.repeat(np.arange(len(first)), channels[group])
+    lane = ranges(np.zeros(len(first), dtype=np.int64), channels[group])
+    there, lanes = after[here], channels[group[here]]
+    source, target = (flat[first[each] + lane * width[each] // lanes] for each in (here, there))
+    hops = [tuple(column[inside] for column in local), (group[here], source, target, 1.0 / lanes)]
+    return joined([(rows[which], *others) for which, *others in hops])
 
 
 def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> HopColumns:
@@ -88,14 +118,15 @@ def _regular_ring(cluster: Cluster, rows: Ints, member: Ints) -> HopColumns:
 
 def _local_hops(cluster: Cluster, rows: Ints, member: Ints, share: float) -> HopColumns:
     """Hops inside the nodes; the local network says which rings it runs and with what share."""
-    local = cluster.local_index(member).reshape(-1, member.shape[2])
+    node = cluster.node_of(member[:, :, 0]).ravel()
+    local = np.column_stack([cluster.servers.kind[node], cluster.local_index(member).reshape(-1, member.shape[2])])
     group = np.repeat(rows, member.shape[1])
-    base = cluster.places.first[cluster.node_of(member[:, :, 0]).ravel()]
+    base = cluster.places.first[node]
     hops: list[HopColumns] = []
     patterns, which = np.unique(local, axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
+    for number, (kind, *pattern) in enumerate(patterns.tolist()):
         chosen = np.flatnonzero(which.ravel() == number)
-        for order, part in rings_inside(cluster.node.local.kind, pattern.tolist()):
+        for order, part in rings_inside(cluster.kinds[kind].node.local.kind, pattern):
             ring = np.array(order)
             source = (base[chosen][:, None] + ring[None, :]).ravel()
             target = (base[chosen][:, None] + np.roll(ring, -1)[None, :]).ravel()

@@ -43,11 +43,13 @@ class TorusRings(Pattern):
 
     @override
     def loads(self, cluster: Cluster, members: Members, carrier: str) -> Loads:
-        axes = grid_of(cluster)
+        axes = [grid_of(cluster, kind) for kind in range(len(cluster.kinds))]
+        kinds = cluster.kind_of(members.accelerator)
         parts: list[HopColumns] = []
         others: list[int] = []
         for number, row in enumerate(members.accelerator):
-            hops = box_hops(cluster, axes, row)
+            kind = int(kinds[number, 0])
+            hops = box_hops(cluster, kind, axes[kind], row) if (kinds[number] == kind).all() else None
             if hops is None:
                 others.append(number)
             else:
@@ -61,20 +63,22 @@ class TorusRings(Pattern):
         return routed(cluster, members, joined(parts))
 
 
-def grid_of(cluster: Cluster) -> Axes:
-    """Dimensions between nodes, then those inside; a network of another kind is one dimension."""
-    fabric, local = cluster.spec.fabric, cluster.node.local
+def grid_of(cluster: Cluster, kind: int = 0) -> Axes:
+    """Dimensions between nodes, then those inside nodes of a kind; a network of another kind is one dimension."""
+    fabric, node = cluster.spec.fabric, cluster.kinds[kind].node
+    local = node.local
     outer = [(size, True) for size in fabric.shape] if isinstance(fabric, TorusFabric) else [(cluster.n_nodes, False)]
     if local.kind != "torus":
-        return [*outer, (cluster.node.accelerators, False)]
+        return [*outer, (node.accelerators, False)]
     return [*outer, *zip(local.shape, local.wrap or (True,) * len(local.shape), strict=True)]
 
 
-def box_hops(cluster: Cluster, axes: Axes, row: Ints) -> tuple[Ints, Ints, Floats] | None:
-    """Source, target and share of the hops of a group that is a box of the grid; None where it is none."""
+def box_hops(cluster: Cluster, kind: int, axes: Axes, row: Ints) -> tuple[Ints, Ints, Floats] | None:
+    """Source, target and share of the hops of a group, in nodes of a kind, that is a box of the grid; else None."""
+    here = cluster.kinds[kind].node
     sizes = [size for size, _ in axes]
     node, local = cluster.places.split(row)
-    places = np.unravel_index(node * cluster.node.accelerators + local, sizes)
+    places = np.unravel_index(node * here.accelerators + local, sizes)
     values = [np.unique(place) for place in places]
     widths = [len(value) for value in values]
     if np.prod(widths) != len(row):
@@ -90,12 +94,12 @@ def box_hops(cluster: Cluster, axes: Axes, row: Ints) -> tuple[Ints, Ints, Float
             and all((after - before) * len(value) == size for before, after in pairwise(value))
         )
         onward = np.roll(grid, -1, dimension)
-        if ring and cluster.node.local.twisted and size == min(cluster.node.local.shape):
-            ring = len(row) == cluster.node.accelerators  # in a part of the torus it leads out of that part
+        if ring and here.local.twisted and size == min(here.local.shape):
+            ring = len(row) == here.accelerators  # in a part of the torus it leads out of that part
             onward = _twisted(grid, onward, dimension) if ring else onward
         parts += 2 if ring else 1
-        here, there = (grid, onward) if ring else (_without_last(each, dimension) for each in (grid, onward))
-        hops += [(here.ravel(), there.ravel()), (there.ravel(), here.ravel())]
+        start, end = (grid, onward) if ring else (_without_last(each, dimension) for each in (grid, onward))
+        hops += [(start.ravel(), end.ravel()), (end.ravel(), start.ravel())]
     source, target = (np.concatenate(ends) for ends in zip(*hops, strict=True))
     return source, target, np.full(len(source), 1 / parts)
 

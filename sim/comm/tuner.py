@@ -7,7 +7,7 @@ protocol with size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from math import inf, sqrt
 
 from sim.comm.broadcast import Broadcast
@@ -63,17 +63,41 @@ def collective_cost(
     return Cost(best.name, (first._replace(latency=start), *others))
 
 
-def cost_of(kind: str, message: float, group: Group, node: Node, routing: TokenRouting | None = None) -> Cost:
-    """`kind` as the library runs it, or, of tokens that choose experts by `routing`, as kernels of a stack do."""
-    if routing is None:
-        return collective_cost(kind, message, group, node)
-    return deduplicated_cost(message, group, node, routing)
+def cost_of(
+    kind: str, message: float, group: Group, nodes: Sequence[Node], routing: TokenRouting | None = None
+) -> Cost:
+    """`kind` as the library runs it, or, of tokens that choose experts by `routing`, as kernels of a stack do.
+
+    nodes: the kinds in the cluster. Members on several kinds run one that the libraries of all of them have, and go as
+    fast as the slowest.
+    """
+    there = [nodes[number] for number in group.kinds]
+    if routing is not None:
+        costs = [deduplicated_cost(message, group, node, routing) for node in there]
+    elif len(there) == 1:
+        return collective_cost(kind, message, group, there[0])
+    else:
+        common = frozenset.intersection(*(_serving(kind, group, node) for node in there))
+        costs = [collective_cost(kind, message, group, node, common) for node in there]
+    return max(costs, key=lambda cost: cost.seconds(group))
 
 
-def send_cost(message: float, nodes: int, path_latency: float, node: Node) -> Cost:
-    """A point-to-point send between two ranks, `path_latency` [s] apart."""
-    send = PATTERNS["send"]
-    return Cost(send.name, send.cost("send", message, Group(2, nodes, path_latency), node))
+def _serving(kind: str, group: Group, node: Node) -> frozenset[str]:
+    """Patterns of the library of a platform that run a collective in a group."""
+    return frozenset(each.name for each in _library(node) if each.serves(kind, group, node))
+
+
+def send_cost(message: float, nodes: int, path_latency: float, *ends: Node) -> Cost:
+    """A point-to-point send between two ranks, `path_latency` [s] apart, on nodes of these kinds: as the slowest."""
+    send, group = PATTERNS["send"], Group(2, nodes, path_latency)
+    costs = [Cost(send.name, send.cost("send", message, group, node)) for node in ends]
+    return max(costs, key=lambda cost: cost.latency)
+
+
+def carriers_on(collectives: Iterable[str], nodes: Iterable[Node], size: int) -> tuple[str, ...]:
+    """Carriers that groups of `size` members on any of these kinds of node may need, the ring first."""
+    asked = list(collectives)
+    return tuple(dict.fromkeys(carrier for node in nodes for carrier in carriers(asked, node, size)))
 
 
 def carriers(collectives: Iterable[str], node: Node, size: int) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import gcd
 from typing import Any
 
 from sim.inputs.catalogue import list_catalogue, serving
-from sim.inputs.records import Experiment
+from sim.inputs.records import Accelerator, Experiment, Node
 from sim.inputs.reliability import Failures
+from sim.inputs.setup import Setup
 from sim.report import human
 from sim.units import DATA, DATA_RATE, TIME, Dimension
 
@@ -77,21 +79,18 @@ def _choice(key: str, label: str, names: Iterable[str | None], now: str | None, 
 
 
 def _machine(experiment: Experiment) -> Iterator[Control]:
-    spec, node = experiment.setup.cluster, experiment.setup.node
-    board = experiment.setup.accelerator
+    spec, kinds = experiment.setup.cluster, experiment.setup.kinds
+    board = min((kind.accelerator for kind in kinds), key=lambda each: each.power.tdp)
     nodes = _node_counts(experiment)
     yield _slider("nodes", "nodes", nodes, [human.count(n) for n in nodes], spec.nodes, "machine")
-    if node.nics is not None:
-        yield _measure("cluster.node.nics.bandwidth", "adapter", ADAPTER, "Gb/s", DATA_RATE, node.nics.bandwidth)
-    bandwidth = getattr(node.local, "bandwidth", None)
-    if bandwidth:
-        yield _measure("cluster.node.local.bandwidth", "links in the server", LOCAL, "GB/s", DATA_RATE, bandwidth)
+    for number, kind in enumerate(kinds):
+        several = len(kinds) > 1
+        key, of = (f"cluster.node.{number}.node", f" of {kind.node.name}") if several else ("cluster.node", "")
+        yield from _server(kind.node, key, of)
     leaf = getattr(spec.fabric, "leaf_oversubscription", None)
     if leaf is not None:
         words = [f"{ratio:g} : 1" for ratio in sorted({*LEAF, leaf})]
         yield _slider("cluster.fabric.leaf_oversubscription", "oversubscription", LEAF, words, leaf, "machine")
-    memory = "cluster.node.accelerator.memory.capacity"
-    yield _measure(memory, "memory", MEMORY, "GiB", DATA, board.memory.capacity)
     if board.power is not None:
         tdp, limit = board.power.tdp, experiment.power.limit
         steps = sorted({*(round(tdp * share) for share in CAPS), *([limit] if limit else [])})
@@ -101,16 +100,43 @@ def _machine(experiment: Experiment) -> Iterator[Control]:
         yield Control("power.limit", "power cap", "slider", tuple(values), tuple(words), at, "machine")
 
 
+def _server(node: Node, key: str, of: str) -> Iterator[Control]:
+    """Sizes of the parts of a server, whose keys begin with `key`; `of`: whose they are."""
+    bandwidth = node.nics.bandwidth
+    yield _measure(f"{key}.nics.bandwidth", f"adapter{of}", ADAPTER, "Gb/s", DATA_RATE, bandwidth)
+    if node.local.bandwidth:
+        rate = node.local.bandwidth
+        yield _measure(f"{key}.local.bandwidth", f"links in the server{of}", LOCAL, "GB/s", DATA_RATE, rate)
+    if isinstance(node.accelerator, Accelerator):
+        memory = node.accelerator.memory.capacity
+        yield _measure(f"{key}.accelerator.memory.capacity", f"memory{of}", MEMORY, "GiB", DATA, memory)
+
+
 def _node_counts(experiment: Experiment) -> list[int]:
     """Node counts that the plan fills with whole replicas which share the batch evenly."""
     setup, plan = experiment.setup, experiment.parallelism
     replica = plan.tensor * plan.context * plan.pipeline
     each = setup.node.accelerators
+    if len(setup.kinds) > 1:
+        return _counts_in_proportion(setup)
     shares = experiment.training.global_batch // (experiment.training.microbatch or 1)
     found = {setup.cluster.nodes}
     for data in range(1, min(shares, MOST_NODES * each // replica) + 1):
         if shares % data == 0 and data * replica % each == 0:
             found.add(data * replica // each)
+    return sorted(found)
+
+
+def _counts_in_proportion(setup: Setup) -> list[int]:
+    """The same of several kinds of node, which grow together."""
+    counts, batch = [group.nodes for group in setup.groups], setup.training.global_batch // setup.training.microbatch
+    step = setup.cluster.nodes // gcd(*counts)
+    found = {setup.cluster.nodes}
+    for nodes in range(step, MOST_NODES + 1, step):
+        ranks = setup.accelerators * nodes // setup.cluster.nodes
+        data, left = divmod(ranks, setup.ranks_per_replica)
+        if data and not left and batch % data == 0:
+            found.add(nodes)
     return sorted(found)
 
 

@@ -46,8 +46,8 @@ def unit_masks(size: int, first: int, nodes: int) -> tuple[int, ...]:
 class Boards:
     """Free boards of all nodes.
 
-    free: (n_nodes,) whole boards that are free. masks[k]: nodes with k free boards. opened: of each node, shares and
-    memory left of boards of which jobs have a part.
+    total, whole: boards that are free, and that there are. free: (n_nodes,) whole boards that are free. masks[k]: nodes
+    with k free boards. opened: of each node, shares and memory left of boards of which jobs have a part.
     """
 
     def __init__(self, sorts: Sequence[NodeSort]) -> None:
@@ -65,7 +65,7 @@ class Boards:
         self.masks = [0] * (self.most + 1)
         for node, size in enumerate(self.sizes):
             self.masks[size] |= 1 << node
-        self.total = sum(self.sizes)
+        self.total = self.whole = sum(self.sizes)
         self.opened: dict[int, dict[int, list[float]]] = {}
         self._sized = list(self.masks)
 

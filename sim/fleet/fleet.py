@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 
 from simpy import Environment, Event
@@ -28,6 +28,8 @@ from sim.rng import stream
 
 STATE_OF: dict[JobPhase, int] = {"running": RUNNING, "loading": LOADING, "saving": SAVING}
 SLEEP_RANK, END_RANK = 1, 0  # what comes first at an instant
+ROOMY = 1024  # entries of an agenda that nobody looks through
+Entry = tuple[float, int, int, int]  # time, rank, number of job or node, stamp
 
 
 def live_fleet(inputs: FleetInputs, seed: int = 0) -> FleetLife:
@@ -62,7 +64,7 @@ class Fleet:
         self.queued_boards = 0.0
         self.n_ended = 0
         self.asleep = 0  # mask of nodes
-        self.agenda: list[tuple[float, int, int, int]] = []  # time, rank, number of job or node, stamp
+        self.agenda, self.roomy = list[Entry](), ROOMY
         self.idle_since = [0] * len(self.sort_of)  # stamps: how often a node became busy
         self.ring = 0  # of the alarm that counts
         self.failed: dict[tuple[object, ...], int] = {}  # least number of boards that found no place since some came
@@ -92,9 +94,7 @@ class Fleet:
     def capacity(self) -> int:
         """Boards of nodes in use."""
         boards = self.boards
-        return (
-            sum(boards.sizes) if boards.up == boards.everywhere else sum(boards.sizes[n] for n in nodes_in(boards.up))
-        )
+        return boards.whole if boards.up == boards.everywhere else sum(boards.sizes[n] for n in nodes_in(boards.up))
 
     def kinds(self) -> Mapping[str, int]:
         """Boards in use by kind of node."""
@@ -269,7 +269,19 @@ class Fleet:
     def _expect(self, job: FleetJob, time: float) -> None:
         job.stamp += 1
         if time < inf:
-            heappush(self.agenda, (time, END_RANK, job.number, job.stamp))
+            self._enter_in_agenda((time, END_RANK, job.number, job.stamp))
+
+    def _enter_in_agenda(self, entry: Entry) -> None:
+        """What no longer counts is thrown out once it is half of the agenda, so that it does not grow with time."""
+        heappush(self.agenda, entry)
+        if len(self.agenda) > self.roomy:
+            self.agenda = [each for each in self.agenda if self._counts(each)]
+            heapify(self.agenda)
+            self.roomy = 2 * len(self.agenda) + ROOMY
+
+    def _counts(self, entry: Entry) -> bool:
+        _, rank, number, stamp = entry
+        return stamp == (self.idle_since[number] if rank == SLEEP_RANK else self.jobs[number].stamp)
 
     def _phase_ends(self, job: FleetJob) -> None:
         if job.phase == "loading":
@@ -354,7 +366,7 @@ class Fleet:
     def _may_sleep(self, node: int) -> None:
         """A node is idle from now on: it falls asleep if it stays so."""
         if self.inputs.sleep.after < inf:
-            heappush(self.agenda, (self.now + self.inputs.sleep.after, SLEEP_RANK, node, self.idle_since[node]))
+            self._enter_in_agenda((self.now + self.inputs.sleep.after, SLEEP_RANK, node, self.idle_since[node]))
 
     def _fall_asleep(self, node: int) -> None:
         if self.boards.up >> node & 1:
@@ -419,12 +431,11 @@ class Fleet:
         busy += self.extra_watts
         return idle + busy, busy
 
-    def _next_entry(self) -> tuple[float, int, int, int] | None:
+    def _next_entry(self) -> Entry | None:
         """The next entry of the agenda that still counts; those before it are dropped."""
         agenda = self.agenda
         while agenda:
-            _, rank, number, stamp = agenda[0]
-            if stamp == (self.idle_since[number] if rank == SLEEP_RANK else self.jobs[number].stamp):
+            if self._counts(agenda[0]):
                 return agenda[0]
             heappop(agenda)
         return None
@@ -497,7 +508,7 @@ class Fleet:
         if self.inputs.pacing is None:
             return
         running = [job for job in self.running.values() if job.phase in ("running", "loading")]
-        rates = self.inputs.pacing.together(running)
+        rates = self.inputs.pacing.together(running, self.now)
         for job, rate in zip(running, rates or (), strict=False):
             if rate != job.rate:
                 self.settle(job)

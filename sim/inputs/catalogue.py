@@ -41,6 +41,7 @@ def _kind(name: str, folder: str, record: type[Record], references: Mapping[str,
     return Kind(name, folder, {name: record}, references or {})
 
 
+GROUP = {"node": "node", "prices": "prices"}  # references of an entry, where a list of kinds stands for one
 CLUSTER = {"node": "node", "storage": "storage", "prices": "prices"}  # references of a cluster
 
 CATALOGUE: dict[str, Kind] = {

@@ -16,9 +16,11 @@ from sim.inputs.plan_checks import PLAN_CHECKS
 from sim.inputs.records import Experiment
 from sim.inputs.reliability_checks import RELIABILITY_CHECKS
 from sim.inputs.storage_checks import STORAGE_CHECKS
+from sim.inputs.synchronization import SYNCHRONIZATION_CHECKS
 
 CHECKS: tuple[Check, ...] = (
     *PLAN_CHECKS, *CLUSTER_CHECKS, *STORAGE_CHECKS, *RELIABILITY_CHECKS, *ENERGY_CHECKS, *FILE_CHECKS,
+    *SYNCHRONIZATION_CHECKS,
 )  # fmt: skip
 
 

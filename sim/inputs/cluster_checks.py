@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator
 
 from sim.errors import Problem, finding
-from sim.inputs.findings import Check
+from sim.inputs.energy import Prices
+from sim.inputs.findings import Check, of_each_kind
 from sim.inputs.records import ClusterSpec, DragonflyFabric, FatTreeFabric, GraphFabric, Node, SwitchFabric, TorusFabric
 from sim.inputs.setup import Setup
 
@@ -17,6 +18,7 @@ MOST_ON_RING = 64
 MOST_LINKS = 16_000_000  # some 1.5 GB while they are built
 
 
+@of_each_kind
 def check_node_network(setup: Setup) -> Iterator[Problem]:
     """Several accelerators in a node are joined by a network with a rate."""
     node = setup.node
@@ -29,6 +31,7 @@ def check_node_network(setup: Setup) -> Iterator[Problem]:
         yield finding("cluster.node.local.kind", message, "use switch or mesh")
 
 
+@of_each_kind
 def check_torus(setup: Setup) -> Iterator[Problem]:
     """The grid of a torus inside a node has a place for each accelerator, and may be twisted."""
     yield from torus_problems(setup.node)
@@ -53,14 +56,53 @@ def torus_problems(node: Node) -> Iterator[Problem]:
 
 def check_fabric_present(setup: Setup) -> Iterator[Problem]:
     """Several nodes are joined by a fabric, and switches meet adapters that have a rate."""
-    nodes, nics = setup.experiment.nodes or setup.cluster.nodes, setup.node.nics
+    nodes = setup.experiment.nodes or setup.cluster.nodes
     if nodes == 1:
         return
     if setup.cluster.fabric is None:
         yield finding("cluster.fabric", f"{nodes} nodes and no network between them", "give the cluster a fabric")
-    elif isinstance(setup.cluster.fabric, SwitchFabric | FatTreeFabric) and nics.count * nics.bandwidth == 0:
-        message = f"{nodes} nodes whose adapters have no rate"
+    elif isinstance(setup.cluster.fabric, SwitchFabric | FatTreeFabric):
+        yield from _check_adapters(setup)
+
+
+@of_each_kind
+def _check_adapters(setup: Setup) -> Iterator[Problem]:
+    """Adapters that meet switches have a rate."""
+    if setup.node.nics.count * setup.node.nics.bandwidth == 0:
+        message = f"{setup.experiment.nodes or setup.cluster.nodes} nodes whose adapters have no rate"
         yield finding("cluster.node.nics", message, "give nics a count and a bandwidth")
+
+
+def check_kinds(setup: Setup) -> Iterator[Problem]:
+    """Kinds of node add up to the cluster, keep their proportion where it is resized, and meet on the network."""
+    cluster, wanted = setup.cluster, setup.experiment.nodes
+    if not isinstance(cluster.node, tuple):
+        return
+    counts = [group.nodes for group in cluster.node]
+    text, total = " + ".join(map(str, counts)), sum(counts)
+    if cluster.nodes != total:
+        message = f"{cluster.nodes} nodes, and the kinds are {text} = {total}"
+        yield finding("cluster.nodes", message, "leave it out, or give `nodes` beside the cluster to resize all kinds")
+    elif wanted and any(wanted * count % total for count in counts):
+        step = total // math.gcd(*counts)
+        way_out = f"use a multiple of {step}, or set the counts in cluster.node"
+        yield finding("nodes", f"{wanted} nodes do not divide over kinds of {text}", way_out)
+    if isinstance(cluster.fabric, TorusFabric):
+        message = "a torus joins nodes of one kind"
+        yield finding("cluster.fabric.kind", message, "use a switch, a fat_tree, a dragonfly or a graph")
+    for number, group in enumerate(cluster.node):
+        prices = group.prices
+        if isinstance(prices, Prices) and prices.pay == "spot" and prices.rental.spot_preemption is not None:
+            message = f"{prices.name} are taken away, which is modelled for a whole cluster alone"
+            yield finding(f"cluster.node.{number}.prices.pay", message, "use cluster.prices, or pay on_demand")
+    sizes = sorted({kind.node.accelerators for kind in setup.kinds})
+    if setup.experiment.failures is not None and len(sizes) > 1:
+        message = f"failures of nodes with {' and '.join(map(str, sizes))} accelerators in one cluster are not modelled"
+        yield finding("failures", message, "leave failures out, or use nodes of one size")
+    rails = {min(kind.node.nics.count, kind.node.accelerators) for kind in setup.kinds}
+    if isinstance(cluster.fabric, SwitchFabric) and cluster.fabric.rail_optimized and len(rails) > 1:
+        message = f"rails that nothing joins, and nodes with {' and '.join(map(str, sorted(rails)))} of them"
+        yield finding("cluster.fabric.rail_optimized", message, "use a fat_tree, or adapters of the same number")
 
 
 def check_fabric_holds_nodes(setup: Setup) -> Iterator[Problem]:
@@ -73,7 +115,7 @@ def check_fabric_holds_nodes(setup: Setup) -> Iterator[Problem]:
 
 def check_network_size(setup: Setup) -> Iterator[Problem]:
     """The links of the cluster fit into memory."""
-    yield from size_problems(setup.cluster.model_copy(update={"nodes": setup.experiment.nodes or setup.cluster.nodes}))
+    yield from size_problems(setup.cluster.resized(setup.experiment.nodes or setup.cluster.nodes))
 
 
 def size_problems(cluster: ClusterSpec) -> Iterator[Problem]:
@@ -86,15 +128,12 @@ def size_problems(cluster: ClusterSpec) -> Iterator[Problem]:
 
 def count_links(cluster: ClusterSpec) -> int:
     """Directed links of a cluster, rounded up where units are part full."""
-    node, fabric = cluster.node, cluster.fabric
-    if isinstance(node, str):
+    fabric, nodes = cluster.fabric, [(group.node, group.nodes) for group in cluster.groups]
+    kinds = [(node, count) for node, count in nodes if not isinstance(node, str)]
+    if not kinds:
         return 0
-    n, pairs = node.accelerators, node.local.kind in ("mesh", "hybrid_cube_mesh")
-    inside = n * (n - 1) if pairs else 6 * n  # to and from a switch and the PCIe complex, or six neighbours
-    if node.pcie is not None:
-        inside += 10 * n + node.pcie.sockets**2
-    rails = min(node.nics.count, n)
-    total = cluster.nodes * (inside + 2 * rails)
+    rails = max(min(node.nics.count, node.accelerators) for node, _ in kinds)
+    total = sum(count * _links_inside(node) for node, count in kinds)
     match fabric:
         case FatTreeFabric():
             units = -(-cluster.nodes // fabric.nodes_per_unit)
@@ -109,6 +148,16 @@ def count_links(cluster: ClusterSpec) -> int:
     return total
 
 
+def _links_inside(node: Node) -> int:
+    """Directed links of a node, those of its adapters among them."""
+    n, pairs = node.accelerators, node.local.kind in ("mesh", "hybrid_cube_mesh")
+    inside = n * (n - 1) if pairs else 6 * n  # to and from a switch and the PCIe complex, or six neighbours
+    if node.pcie is not None:
+        inside += 10 * n + node.pcie.sockets**2
+    return inside + 2 * min(node.nics.count, n)
+
+
+@of_each_kind
 def check_pcie(setup: Setup) -> Iterator[Problem]:
     """Boards, switches and sockets of a PCIe tree can be shared out, and its links have rates."""
     node, pcie, key = setup.node, setup.node.pcie, "cluster.node.pcie"
@@ -129,6 +178,7 @@ def check_pcie(setup: Setup) -> Iterator[Problem]:
         yield finding(f"{key}.socket_bandwidth", message, "give a bandwidth, such as 24 GB/s")
 
 
+@of_each_kind
 def check_patterns(setup: Setup) -> Iterator[Problem]:
     """A library runs collectives of any group: rings and exchanges do."""
     missing = [name for name in ("ring", "exchange") if name not in setup.node.collectives.patterns]
@@ -161,6 +211,7 @@ def check_degradations(setup: Setup) -> Iterator[Problem]:
 
 
 CLUSTER_CHECKS: tuple[Check, ...] = (
+    check_kinds,
     check_node_network,
     check_torus,
     check_fabric_present,

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 from sim.errors import Problem, finding
 from sim.inputs.board import lowest_limit, transfer_rate
-from sim.inputs.findings import Check
+from sim.inputs.findings import Check, of_each_kind
 from sim.inputs.setup import Setup
 from sim.units import FREQUENCY, POWER, format_quantity
 
 BOARD = "cluster.node.accelerator.power"
 
 
+@of_each_kind
 def check_board_power(setup: Setup) -> Iterator[Problem]:
     """An accelerator draws no less when it waits than when it is idle, and no more than its limit."""
     power = setup.accelerator.power
@@ -27,6 +28,7 @@ def check_board_power(setup: Setup) -> Iterator[Problem]:
         yield finding(f"{BOARD}.waiting", message, "give a power between the two")
 
 
+@of_each_kind
 def check_power_limit(setup: Setup) -> Iterator[Problem]:
     """A limit lies between the least that the board can keep to at work and its tdp."""
     limit, power = setup.experiment.power.limit, setup.accelerator.power
@@ -42,6 +44,7 @@ def check_power_limit(setup: Setup) -> Iterator[Problem]:
         yield finding("power.limit", message, f"give more than {lowest:.1f} W")
 
 
+@of_each_kind
 def check_clock(setup: Setup) -> Iterator[Problem]:
     """A clock setting needs the highest clock of the board, and lies between its slowest and that."""
     clock, power = setup.experiment.power.clock, setup.accelerator.power
@@ -63,6 +66,7 @@ def check_grid(setup: Setup) -> Iterator[Problem]:
         yield finding("site.carbon_file", "a constant carbon_intensity is given too", "give one of the two")
 
 
+@of_each_kind
 def check_price(setup: Setup) -> Iterator[Problem]:
     """The price that is to be paid is given."""
     prices, key = setup.prices, "prices" if setup.experiment.prices is not None else "cluster.prices"

@@ -31,11 +31,11 @@ def check_fault_log(setup: Setup) -> Iterator[Problem]:
     if not isinstance(failures, Failures) or failures.log is None:
         return
     log = failures.log
-    unreadable = problems_of(lambda: read_fault_log(Path(log.file)))
+    unreadable = problems_of(lambda: read_fault_log(log))
     if unreadable:
         yield from unreadable
         return
-    seen = 1 + max((outage.node for outage in read_fault_log(Path(log.file))), default=-1)
+    seen = 1 + max((outage.node for outage in read_fault_log(log)), default=-1)
     if seen > log.nodes:
         message = f"{seen} nodes have faults in {log.file}, more than the {log.nodes} observed"
         yield finding("failures.log.nodes", message, f"give at least {seen}")
@@ -53,6 +53,8 @@ def check_recording(setup: Setup) -> Iterator[Problem]:
     replay = setup.workload.replay
     if replay is None:
         return
+    if setup.experiment.synchronization is not None:
+        yield finding("synchronization", "workers of a recorded step are in step as they were", "leave it out")
     unreadable = problems_of(lambda: read_recording(Path(replay.recording)))
     if unreadable:
         yield from unreadable

@@ -171,7 +171,7 @@ class FleetSpec(Record):
     scheduler: Scheduler = Field(default=Scheduler(), description="who gets boards, and which")
     preemption: Preemption = Field(default=Preemption.from_si({}), description="what it costs to move a job")
     contention: Literal["none", "simulated"] = Field(default="simulated", description="whether experiments that share links slow one another, as simulated together")
-    contention_steps: Count = Field(default=8, ge=2, le=10_000, description="steps of each job that such a simulation has; their mean is what is used")
+    contention_steps: Count = Field(default=32, ge=2, le=10_000, description="steps of the quickest job over which such a simulation takes means, where its states do not recur")
     failures: Reference[Failures] | None = Field(default=None, description="what fails: those modes that stop jobs, each at its mean rate")
     repair_crew: Count | None = Field(default=None, ge=1, description="repairs that go on at a time; no limit if absent")
     sleep_after: Seconds | None = Field(default=None, gt=0, description="an idle node is switched off after this time; never if absent")

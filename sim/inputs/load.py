@@ -76,7 +76,7 @@ def load_experiment(
 def load_node(root: SourceNode, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
     """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
     resolver = Resolver()
-    resolver.read(path)
+    resolver.was_read(path, root.mark.source)
     return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
 
 
@@ -285,7 +285,7 @@ def _completed(experiment: Experiment) -> Experiment:
     """
     setup = experiment.setup
     spec, nodes = setup.cluster, experiment.nodes or setup.cluster.nodes
-    cluster = _sized.get((Same(spec), nodes), lambda: spec.model_copy(update={"nodes": nodes}), lambda _: 1.0)
+    cluster = _sized.get((Same(spec), nodes), lambda: spec.resized(nodes), lambda _: 1.0)
     parallelism = experiment.parallelism.model_copy(update={"data": setup.data})
     return experiment.model_copy(update={"cluster": cluster, "parallelism": parallelism})
 

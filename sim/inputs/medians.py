@@ -34,6 +34,9 @@ def with_medians(record: RecordT) -> RecordT:
     """`record`, which is or holds an accelerator, with what was left out of that; the very same if nothing was."""
     for key in INNER:
         inner = getattr(record, key, None)
+        if isinstance(inner, tuple):  # several kinds of node
+            every = tuple(map(with_medians, inner))
+            return record if every == inner else record.model_copy(update={key: every})
         if isinstance(inner, Record):
             complete = _known.get(Same(inner), lambda inner=inner: with_medians(inner), lambda _: 1.0)  # type: ignore[misc]
             return record if complete is inner else record.model_copy(update={key: complete})

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sim.errors import Problem, finding, indivisible, listed
-from sim.inputs.findings import Check
+from sim.inputs.findings import Check, of_each_kind
 from sim.inputs.setup import Setup
 from sim.schedule.catalogue import SCHEDULES, course_of
+from sim.schedule.course import Course
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
 MOST_NAMED = 5  # nodes in a message
@@ -24,7 +25,7 @@ def check_ranks_fit_cluster(setup: Setup) -> Iterator[Problem]:
     parallel, ranks, size = setup.parallelism, setup.ranks, setup.accelerators
     shape = f"tensor {parallel.tensor} * context {parallel.context} * pipeline {parallel.pipeline}"
     if ranks > size:
-        nodes = math.ceil(ranks / setup.node.accelerators)
+        nodes = math.ceil(ranks * sum(group.nodes for group in setup.groups) / size)
         yield finding(
             "parallelism",
             f"{shape} * data {setup.data} = {ranks} ranks, the cluster has {size} accelerators",
@@ -59,16 +60,37 @@ def check_samples(setup: Setup) -> Iterator[Problem]:
 
 
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
-    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    """Every chunk of the pipeline has a layer, but ends for which none are asked."""
     parallel, layers = setup.parallelism, setup.workload.layers
     chunks = least = parallel.pipeline * parallel.virtual_stages
-    if least <= layers:  # more are not laid out, since there may be any number of them
-        chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
+    if least <= layers + 2:  # more are not laid out, since there may be any number of them
+        course = course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages)
+        chunks = len(course.stage_of)
+        if parallel.layers_per_stage is not None:
+            yield from _layers_asked_for(parallel.layers_per_stage, layers, course)
+            return
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
             shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def _layers_asked_for(asked: tuple[int, ...], layers: int, course: Course) -> Iterator[Problem]:
+    """They are all layers, and no chunk inside is without one."""
+    key, chunks = "parallelism.layers_per_stage", len(course.stage_of)
+    if len(asked) not in (course.stages, chunks):
+        other = f", or {chunks} for its chunks" if chunks != course.stages else ""
+        yield finding(key, f"{len(asked)} entries for pipeline {course.stages}", f"give {course.stages}{other}")
+        return
+    if sum(asked) != layers:
+        yield finding(key, f"{sum(asked)} layers in all, the model has {layers}", f"let them sum to {layers}")
+    each = chunks // course.stages
+    if len(asked) < chunks and (uneven := [size for size in asked if size % each]):
+        message = f"a stage of {uneven[0]} layers has {each} chunks"
+        yield finding(key, message, f"give {chunks} entries, one for each chunk in model order")
+    elif not all(course.layers(layers, asked)[1:-1]):
+        yield finding(key, "a chunk inside has no layer", "only the first and the last may have none")
 
 
 def check_batch_divides(setup: Setup) -> Iterator[Problem]:
@@ -118,6 +140,7 @@ def check_schedule(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.virtual_stages", problem, way_out)
 
 
+@of_each_kind
 def check_precision_supported(setup: Setup) -> Iterator[Problem]:
     """The accelerator has a matrix rate for the precision."""
     peak, precision = setup.accelerator.matrix.peak, setup.training.precision
@@ -127,6 +150,7 @@ def check_precision_supported(setup: Setup) -> Iterator[Problem]:
         yield finding("training.precision", message, f"it has {', '.join(known) or 'none at all'}")
 
 
+@of_each_kind
 def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
     """A measured rate over size goes from small products to large ones."""
     edges = [edge for edge, _ in setup.accelerator.matrix.curve]
@@ -135,6 +159,7 @@ def check_rate_over_size(setup: Setup) -> Iterator[Problem]:
         yield finding("cluster.node.accelerator.matrix.curve", message, "give each size once, the smallest first")
 
 
+@of_each_kind
 def check_configured_array(setup: Setup) -> Iterator[Problem]:
     """An FPGA says how it is configured, and reaches no more than its multipliers allow."""
     chip, key = setup.accelerator, "cluster.node.accelerator"
@@ -179,14 +204,15 @@ def check_on_nodes(setup: Setup) -> Iterator[Problem]:
     names, key = setup.parallelism.on_nodes, "parallelism.on_nodes"
     if names is None:
         return
-    nodes = setup.accelerators // setup.node.accelerators
+    sizes = setup.node_sizes
+    nodes = len(sizes)
     if not isinstance(setup.parallelism.placement, str):
         yield finding(key, "the placement names each accelerator", "give one of the two")
     if outside := [name for name in names if not 0 <= node_number(name) < nodes]:
         yield finding(key, f"there is no {', '.join(outside[:MOST_NAMED])}", f"they are node0 to node{nodes - 1}")
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         yield finding(key, f"{', '.join(twice[:MOST_NAMED])} appear twice", "name each once")
-    elif (room := len(names) * setup.node.accelerators) < setup.ranks:
+    elif (room := sum(sizes[node_number(name)] for name in names if 0 <= node_number(name) < nodes)) < setup.ranks:
         yield finding(key, f"{len(names)} nodes hold {room} of {setup.ranks} ranks", "name more, or use fewer ranks")
 
 
@@ -230,6 +256,43 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
 
 
+def check_offload(setup: Setup) -> Iterator[Problem]:
+    """What is moved off the board has a place to lie, and something to be moved."""
+    offload, storage = setup.training.offload, setup.storage
+    if offload.drives and not offload.optimizer:
+        message = "drives hold the state of an optimizer that the host runs"
+        yield finding("training.offload.drives", message, "set offload.optimizer too, or leave it out")
+    if offload.drives and (storage is None or storage.kind != "local_nvme"):
+        message = "nodes have no drives of their own"
+        yield finding("training.offload.drives", message, "give cluster.storage of kind local_nvme, or leave it out")
+    if offload.parameters and setup.parallelism.zero_stage != 3:
+        message = f"weights that zero_stage {setup.parallelism.zero_stage} keeps whole stay on the board"
+        yield finding("training.offload.parameters", message, "set zero_stage to 3, or leave it out")
+    if offload.activations and SCHEDULES[setup.parallelism.schedule].splits:
+        message = f"{setup.parallelism.schedule} puts weight gradients off, which need activations on the board"
+        yield finding("training.offload.activations", message, "use another schedule, or leave it out")
+
+
+WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
+
+
+def check_compression(setup: Setup) -> Iterator[Problem]:
+    """Gradients can be compressed as they are shared out."""
+    kind, plan, key = setup.training.compression.kind, setup.parallelism, "training.compression.kind"
+    if kind == "none":
+        return
+    if plan.shard_group is not None:
+        message = f"{kind} over replicas of shards (parallelism.shard_group) is not modelled"
+        yield finding(key, message, "leave shard_group out, or use none")
+    if kind in WITH_RESIDUE and plan.zero_stage > 0:
+        message = f"{kind} needs whole gradients on each rank, zero_stage {plan.zero_stage} shares their sum out"
+        yield finding(key, message, "use fp16, fp8 or int8, or zero_stage 0")
+    if kind == "power_sgd" and setup.training.lora is not None:
+        yield finding(key, "the matrices of adapters are thin already", "use another kind, or none")
+    if kind == "power_sgd" and setup.workload.experts and setup.shard.divides_experts:
+        yield finding(key, "power_sgd of experts that ranks divide is not modelled", "use another kind, or none")
+
+
 def check_passes(setup: Setup) -> Iterator[Problem]:
     """A step has no more passes than can be written down and simulated in minutes."""
     stages = setup.parallelism.pipeline * setup.parallelism.virtual_stages
@@ -261,4 +324,6 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_shard_group,
     check_expert,
     check_adapters,
+    check_compression,
+    check_offload,
 )

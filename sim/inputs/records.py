@@ -8,17 +8,20 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind
+from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
+from sim.inputs.synchronization import Synchronization
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
@@ -316,6 +319,25 @@ Fabric = Annotated[
 ]
 
 
+class NodeGroup(Record):
+    """Some nodes of a cluster that has several kinds of them."""
+
+    node: Reference[Node] = Field(description="server kind by name, path or inline")
+    nodes: Count = Field(ge=1, le=200_000, description="servers of this kind")
+    prices: Reference[Prices] | None = Field(default=None, description="what these cost where an experiment names no prices; those of the cluster if absent")
+
+
+def _nodes_form(value: object) -> str:
+    return "name" if isinstance(value, str) else "tuple" if isinstance(value, list | tuple) else "inline"
+
+
+Nodes = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Node, Tag("inline")] | Annotated[tuple[NodeGroup, ...], Field(min_length=1, max_length=32), Tag("tuple")],
+    Discriminator(_nodes_form),
+]
+"""One kind of node, or several with their counts; nodes are numbered in the order of the list."""
+
+
 class ClusterSpec(Record):
     """A cluster: how many nodes of which kind, and the network between them."""
 
@@ -323,13 +345,31 @@ class ClusterSpec(Record):
     aliases: tuple[Name, ...] = Field(default=(), description="other names in the catalogue")
     provider: str = Field(default="", description="cloud that rents it out")
     prices: Reference[Prices] | None = Field(default=None, description="what it costs where an experiment names no prices, by name, path or inline")
-    nodes: Count = Field(ge=1, le=200_000, description="servers")
-    node: Reference[Node] = Field(description="server kind by name, path or inline")
+    nodes: Count = Field(ge=1, le=200_000, description="servers; with several kinds of them the sum of their counts, which may be left out")
+    node: Nodes = Field(description="server kind by name, path or inline; or a list of several kinds, each with its count")
     fabric: Fabric | None = Field(default=None, description="network between nodes; may be left out for one node")
     routing: Routing = Field(default=Routing(), description="choice among equal paths")
     storage: Reference[Storage] | None = Field(default=None, description="shared storage by name, path or inline")
     power: ClusterPower = Field(default=ClusterPower(), description="power of switches and optics")
     sources: dict[str, str] = Field(default_factory=dict, description="key path (or its prefix) to the source of its numbers")
+
+    @property
+    def groups(self) -> tuple[NodeGroup, ...]:
+        """Its nodes by kind, in the order of their numbers; one group where all are of a kind."""
+        if isinstance(self.node, tuple):
+            return self.node
+        return (NodeGroup.model_construct(node=self.node, nodes=self.nodes, prices=None),)
+
+    def resized(self, nodes: int) -> ClusterSpec:
+        """The cluster with so many nodes; several kinds in proportion, as nearly as whole nodes allow."""
+        if nodes == self.nodes:
+            return self
+        if not isinstance(self.node, tuple):
+            return self.model_copy(update={"nodes": nodes})
+        ends = [round(end * nodes / self.nodes) for end in accumulate(group.nodes for group in self.node)]
+        counts = [end - start for start, end in pairwise([0, *ends])]
+        groups = (group.model_copy(update={"nodes": n}) for group, n in zip(self.node, counts, strict=True) if n)
+        return self.model_copy(update={"nodes": nodes, "node": tuple(groups)})
 
 
 # --- software ---------------------------------------------------------------------------------
@@ -428,6 +468,7 @@ class Parallelism(Record):
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
+    layers_per_stage: tuple[Count, ...] | None = Field(default=None, description="layers of each stage, or of each model chunk in model order; 0 at an end leaves embedding or head a stage of its own; divided evenly, what is left in the middle, if absent")
     schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
@@ -444,9 +485,10 @@ class Parallelism(Record):
 class Offload(Record):
     """What lies in host memory instead of the accelerator's."""
 
-    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process)")
-    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each use (memory only)")
-    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; two layers' worth stays (memory only: it is taken to hide behind computation)")
+    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process); gradients go down and new weights come up over PCIe")
+    drives: bool = Field(default=False, description="the optimizer's state lies on the drives of the node (cluster.storage of kind local_nvme), and is read and written beside the host's step")
+    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each gather, one segment ahead")
+    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; they cross PCIe behind their pass and again before it is needed, segment by segment, while two layers' worth is on the board")
 
 
 class Training(Record):
@@ -459,6 +501,7 @@ class Training(Record):
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
+    compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
     recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
@@ -511,6 +554,7 @@ class Experiment(Record):
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
+    synchronization: Synchronization | None = Field(default=None, description="how replicas exchange what they learn; they sum gradients in every step, in lock-step, if absent")
     degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
     failures: Reference[Failures] | None = Field(default=None, description="what breaks, by name, path or inline; nothing if absent")
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")

@@ -54,7 +54,7 @@ def _flaws(mode: FailureMode) -> Iterator[tuple[str, str, str]]:
 def check_parts_exist(setup: Setup) -> Iterator[Problem]:
     """Adapters and cables fail only where there are some."""
     for number, mode in enumerate(_modes(setup)):
-        if mode.component in ("nic", "cable") and setup.node.nics.count == 0:
+        if mode.component in ("nic", "cable") and not all(kind.node.nics.count for kind in setup.kinds):
             message = f"{mode.cause} is a fault of a {mode.component}, but nodes have no adapters"
             yield finding(f"failures.modes.{number}.component", message, "choose another component")
         elif mode.component in ("nic", "cable") and mode.effect == "slow" and not _has_adapters(setup):

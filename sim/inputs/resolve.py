@@ -5,11 +5,12 @@ Public: `Resolver`, `merge`, `real_path`. Works on Nodes, so that every value ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sim.errors import ConfigError, Problem
-from sim.inputs.catalogue import CATALOGUE, find_definition
+from sim.inputs.catalogue import CATALOGUE, GROUP, find_definition
 from sim.inputs.reader import SourceNode, read_file
 
 MAX_CHAIN = 20
@@ -28,9 +29,13 @@ class Resolver:
     def read(self, path: Path) -> SourceNode:
         """The mapping in `path`. Raises ConfigError."""
         node = read_file(path)
-        self.files.append(path.absolute())
-        self.homes[node.mark.source] = path.parent
+        self.was_read(path, node.mark.source)
         return node
+
+    def was_read(self, path: Path, source: str) -> None:
+        """Definitions come from `path`, which marks call `source`: what they name is looked for beside it."""
+        self.files.append(path.absolute())
+        self.homes[source] = path.parent
 
     def resolve(self, kind: str, node: SourceNode, key: str = "", chain: tuple[Path, ...] = ()) -> SourceNode:
         """`node` as a mapping in which every reference is a mapping too.
@@ -38,15 +43,33 @@ class Resolver:
         What cannot be resolved stays a text, with a problem noted. `key` is the key path of
         `node`, `chain` the files that are being extended.
         """
+        if isinstance(node.value, list) and kind == "node":
+            return self._resolve_groups(node, key)
         expanded = self.expand(kind, node, key, chain)
         if not isinstance(expanded.value, dict):
             return expanded
+        resolved = self._resolve_inner(expanded, CATALOGUE[kind].references, key)
+        return _with_sum(resolved) if kind in ("cluster", "instance") else resolved
+
+    def _resolve_inner(self, node: SourceNode, references: Mapping[str, str], key: str) -> SourceNode:
+        """A mapping with those of its keys resolved that refer to definitions of the kinds given."""
         inner = {
-            name: self.resolve(target, expanded.value[name], _joined(key, name))
-            for name, target in CATALOGUE[kind].references.items()
-            if name in expanded.value
+            name: self.resolve(target, node.value[name], _joined(key, name))
+            for name, target in references.items()
+            if name in node.value
         }
-        return SourceNode(expanded.value | inner, expanded.mark)
+        return SourceNode(node.value | inner, node.mark)
+
+    def _resolve_groups(self, node: SourceNode, key: str) -> SourceNode:
+        """Several kinds of node, each an entry with its count."""
+        entries = enumerate(node.value)
+        return SourceNode(
+            [
+                self._resolve_inner(entry, GROUP, _joined(key, str(number))) if isinstance(entry.value, dict) else entry
+                for number, entry in entries
+            ],
+            node.mark,
+        )
 
     def expand(self, kind: str, node: SourceNode, key: str, chain: tuple[Path, ...] = ()) -> SourceNode:
         """`node` with its own name looked up and its `extends` applied; references under it stay."""
@@ -98,6 +121,17 @@ def merge(base: SourceNode, change: SourceNode, key: str = "") -> SourceNode:
     for name, item in change.value.items():
         merged[name] = merge(merged[name], item, name) if name in merged else item
     return SourceNode(merged, change.mark)
+
+
+def _with_sum(cluster: SourceNode) -> SourceNode:
+    """A cluster of several kinds of node with the number of all of them, where it does not say it."""
+    kinds = cluster.value.get("node")
+    if kinds is None or not isinstance(kinds.value, list) or "nodes" in cluster.value:
+        return cluster
+    entries = [entry.value for entry in kinds.value if isinstance(entry.value, dict) and "nodes" in entry.value]
+    counts = (entry["nodes"].value for entry in entries)
+    total = sum(count for count in counts if isinstance(count, int))
+    return SourceNode(cluster.value | {"nodes": SourceNode(max(1, total), kinds.mark)}, cluster.mark)
 
 
 def _said(kind: str, node: SourceNode) -> str | None:

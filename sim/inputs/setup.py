@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from sim.errors import ConfigError, Problem
 from sim.graph.kernels import ExpertKernels
 from sim.graph.operation import ScalingKind, Shard
+from sim.inputs.synchronization import LocalSteps, ParameterServers
 from sim.record import NARROW, Record
 
 if TYPE_CHECKING:  # records import this file
     from sim.inputs.energy import Prices, Site
-    from sim.inputs.records import Accelerator, ClusterSpec, Experiment, Node, Parallelism, Software, Training
+    from sim.inputs.records import (
+        Accelerator,
+        ClusterSpec,
+        Experiment,
+        Node,
+        NodeGroup,
+        Parallelism,
+        Software,
+        Training,
+    )
     from sim.inputs.storage import Storage
     from sim.models.family import Workload
 
@@ -35,9 +46,21 @@ class Setup:
         return _inline(self.experiment.cluster, "cluster")
 
     @property
+    def groups(self) -> tuple[NodeGroup, ...]:
+        """Nodes by kind, as many as the experiment asks for."""
+        return self.cluster.resized(self.experiment.nodes or self.cluster.nodes).groups
+
+    @property
+    def kinds(self) -> tuple[Setup, ...]:
+        """The same job as nodes of each kind see it, as if all of its cluster were of that kind; one for each group."""
+        if not isinstance(self.cluster.node, tuple):
+            return (self,)
+        return tuple(self._on(group) for group in self.groups)
+
+    @property
     def node(self) -> Node:
-        """The kind of server."""
-        return _inline(self.cluster.node, "cluster.node")
+        """The kind of server; where there are several, the first (`kinds` has them all)."""
+        return _inline(self.cluster.groups[0].node, "cluster.node")
 
     @property
     def storage(self) -> Storage | None:
@@ -47,7 +70,7 @@ class Setup:
 
     @property
     def accelerator(self) -> Accelerator:
-        """The kind of accelerator."""
+        """The kind of accelerator; where there are several, the first."""
         return _inline(self.node.accelerator, "cluster.node.accelerator")
 
     @property
@@ -138,7 +161,17 @@ class Setup:
     @property
     def accelerators(self) -> int:
         """Accelerators of the cluster."""
-        return (self.experiment.nodes or self.cluster.nodes) * self.node.accelerators
+        return sum(nodes * size for size, nodes in self._sizes)
+
+    @property
+    def node_sizes(self) -> list[int]:
+        """Accelerators of each node, in the order of their numbers."""
+        return list(chain.from_iterable([size] * nodes for size, nodes in self._sizes))
+
+    @property
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Accelerators of a node, and nodes, of each kind."""
+        return [(_inline(group.node, "cluster.node").accelerators, group.nodes) for group in self.groups]
 
     @property
     def data(self) -> int:
@@ -154,6 +187,17 @@ class Setup:
     def ranks(self) -> int:
         """Ranks of the job."""
         return self.ranks_per_replica * self.data
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether parameter servers keep weights and optimizer."""
+        return isinstance(self.experiment.synchronization, ParameterServers)
+
+    @property
+    def workers(self) -> int:
+        """Groups of neighbouring replicas that take steps of their own; 1 in lock-step."""
+        way = self.experiment.synchronization
+        return way.workers if isinstance(way, LocalSteps) else self.data if way else 1
 
     @property
     def expert(self) -> int:
@@ -181,6 +225,16 @@ class Setup:
     def microbatches(self) -> int:
         """Microbatches that one replica runs in a step."""
         return self.training.global_batch // (self.data * self.training.microbatch)
+
+    def _on(self, group: NodeGroup) -> Setup:
+        """The same job on the nodes of a group alone, with as many replicas."""
+        own = {"node": group.node, "nodes": group.nodes, "prices": group.prices or self.cluster.prices}
+        changed = {
+            "cluster": self.cluster.model_copy(update=own),
+            "nodes": None,
+            "parallelism": self.parallelism.model_copy(update={"data": self.data}),
+        }
+        return Setup(self.experiment.model_copy(update=changed))
 
 
 def _scaling(precision: str, stack: ScalingKind) -> ScalingKind:

@@ -80,7 +80,7 @@ def check_checkpoint_copy(setup: Setup) -> Iterator[Problem]:
     save = setup.experiment.checkpoint
     if save is None or save.mode == "synchronous":
         return
-    if save.host_copy_bandwidth is None and setup.node.host.pcie_bandwidth == 0:
+    if save.host_copy_bandwidth is None and not all(kind.node.host.pcie_bandwidth for kind in setup.kinds):
         message = f"mode {save.mode} copies into host memory, at no known rate"
         yield finding("checkpoint.host_copy_bandwidth", message, "give it, such as 20 GB/s")
     if save.mode == "in_memory" and (setup.experiment.nodes or setup.cluster.nodes) == 1:
@@ -95,8 +95,9 @@ def check_input(setup: Setup) -> Iterator[Problem]:
     if setup.storage is None:
         yield finding("input", "training data needs storage, and the cluster has none", "give cluster.storage")
     works = data.preprocessing > 0 or data.decompression_bandwidth is not None
-    if works and not (data.cores or setup.node.host.cores):
-        message = f"{setup.node.name} has no known cores to prepare samples on"
+    lacks = [kind.node.name for kind in setup.kinds if not (data.cores or kind.node.host.cores)]
+    if works and lacks:
+        message = f"{lacks[0]} has no known cores to prepare samples on"
         yield finding("input.cores", message, "give cores, or host.cores of the node")
 
 

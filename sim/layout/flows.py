@@ -25,7 +25,8 @@ class FlowSet:
     members: (n, size) ranks. ordered: columns have different roles (a send: sender, receiver).
     start: (n+1,), link and coefficient: (nnz,). latency: (n,) s of the longest hop. nodes: (n,)
     servers that the group spans. under_way: (n,) s, bytes on their way on its fullest connection over the rate of the
-    flow; none: not bounded. Sets of one `kind` have the same groups in the same order.
+    flow; none: not bounded. window: (n,) bytes that these connections may have on their way. kinds: (n,) kinds of node
+    among the members, as bits. Sets of one `kind` have the same groups in the same order.
     """
 
     kind: str
@@ -38,13 +39,23 @@ class FlowSet:
     nodes: Ints
     carrier: str = RING
     under_way: Floats | None = None
+    window: Floats | None = None
+    kinds: Ints | None = None
 
-    def most(self, flows: Ints, window: float) -> Floats:
-        """What connections with at most `window` bytes sent and not yet acknowledged allow these flows, (n,) [B/s]."""
-        if self.under_way is None:
+    def most(self, flows: Ints) -> Floats:
+        """What connections with a window of bytes sent and not yet acknowledged allow these flows, (n,) [B/s]."""
+        if self.under_way is None or self.window is None:
             return np.full(len(flows), np.inf)
         with np.errstate(divide="ignore"):
-            return np.asarray(window / (2 * self.under_way[flows]))
+            return np.asarray(self.window[flows] / (2 * self.under_way[flows]))
+
+    def kinds_of(self, flows: Ints) -> list[tuple[int, ...]]:
+        """Kinds of node among the members of these flows, in ascending order."""
+        if self.kinds is None:
+            return [(0,)] * len(flows)
+        bits = self.kinds[flows].tolist()
+        told = {each: tuple(k for k in range(each.bit_length()) if each >> k & 1) for each in set(bits)}
+        return [told[each] for each in bits]
 
     @property
     def n(self) -> int:
@@ -75,7 +86,7 @@ def send_flows(
     accelerators = grid.accelerator[members]
     loads = PATTERNS["send"].loads(cluster, Members(accelerators, sender, key * grid.n_ranks), "send")
     nodes = 1 + (np.diff(cluster.node_of(accelerators), axis=1)[:, 0] != 0).astype(np.int64)
-    return _flow_set(kind, members, True, loads, nodes, RING), _covers(loads)
+    return _flow_set(kind, members, True, loads, nodes, RING, cluster, accelerators), _covers(loads)
 
 
 def collective_flows(
@@ -90,10 +101,20 @@ def collective_flows(
     counted = np.arange(len(groups)) if number is None else number
     loads = layer_of(carrier).loads(cluster, Members(accelerators, counted, key * grid.n_ranks), carrier)
     nodes = 1 + (np.diff(cluster.node_of(accelerators), axis=1) != 0).sum(axis=1)
-    return _flow_set(kind, groups, False, loads, nodes, carrier), _covers(loads)
+    return _flow_set(kind, groups, False, loads, nodes, carrier, cluster, accelerators), _covers(loads)
 
 
-def _flow_set(kind: str, members: Ints, ordered: bool, loads: Loads, nodes: Ints, carrier: str) -> FlowSet:
+def _flow_set(
+    kind: str,
+    members: Ints,
+    ordered: bool,
+    loads: Loads,
+    nodes: Ints,
+    carrier: str,
+    cluster: Cluster,
+    accelerators: Ints,
+) -> FlowSet:
+    window, kinds = _ends(cluster, accelerators)
     return FlowSet(
         kind,
         members.astype(np.int32),
@@ -105,7 +126,18 @@ def _flow_set(kind: str, members: Ints, ordered: bool, loads: Loads, nodes: Ints
         nodes,
         carrier,
         loads.latency if loads.under_way is None else loads.under_way,
+        window,
+        kinds,
     )
+
+
+def _ends(cluster: Cluster, accelerators: Ints) -> tuple[Floats, Ints]:
+    """Of groups (n, size): the least window of their adapters, and the kinds of node among them as bits, (n,) each."""
+    windows = np.array([kind.node.nics.window for kind in cluster.kinds])
+    if len(windows) == 1:
+        return np.full(len(accelerators), windows[0]), np.ones(len(accelerators), dtype=np.int64)
+    kind = cluster.kind_of(accelerators)
+    return windows[kind].min(axis=1), np.bitwise_or.reduce(1 << kind, axis=1)
 
 
 def _covers(loads: Loads) -> Covers:

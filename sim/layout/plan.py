@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.comm.tuner import carriers
+from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
+from sim.inputs.compression import Compression
 from sim.inputs.named_files import recorded_content
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
 from sim.layout.flows import FlowSet, collective_flows, send_flows
 from sim.layout.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.layout.grid import SEEDED, RankGrid, build_grid
+from sim.layout.host import host_flows
 from sim.layout.pieces import Chunks, build_chunks
 from sim.layout.prune import Covers, distinct, never_full
 from sim.layout.recorded import assignment_of, meet_once, recorded_flows
@@ -27,6 +29,7 @@ from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
 from sim.transforms.reduction import GROUPS
+from sim.workload.compression import compressor_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -233,9 +236,11 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
         setup.workload.experts > 0,
     )
     course = course_of_job(experiment)
-    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
+    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
-    return size, place, groups, recorded_content(setup), setup.node.collectives.patterns, options.prune, options.fold
+    patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
+    runs = patterns, collectives_of("gradient", setup.training.compression)
+    return size, place, groups, recorded_content(setup), runs, setup.training.offload, options.prune, options.fold
 
 
 def build_plan(
@@ -279,19 +284,34 @@ def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: 
         return recorded_flows(assignment, grid, cluster)
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
-        sets = group_flows(kind, grid, cluster, ranks, key)
+        sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
-    return flows
+    return flows | host_flows(experiment.training.offload, grid, cluster)
 
 
 def group_flows(
-    kind: str, grid: RankGrid, cluster: Cluster, ranks: Ints, key: int, number: Ints | None = None
+    kind: str,
+    grid: RankGrid,
+    cluster: Cluster,
+    ranks: Ints,
+    key: int,
+    number: Ints | None = None,
+    *,
+    compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
-    names = carriers(COLLECTIVES[kind], cluster.node, ranks.shape[1])
+    nodes = [each.node for each in cluster.kinds]
+    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
+
+
+def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
+    """Collectives that groups of a kind may run, those that compressed gradients need among them."""
+    compressor = compressor_of(compression) if kind in GROUPS else None
+    added = compressor.collectives("all_reduce") if compressor else ()
+    return tuple(dict.fromkeys((*COLLECTIVES[kind], *added)))
 
 
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
@@ -300,8 +320,8 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
         "context": grid.groups("context"),
-        **_gradient_groups(grid, parallelism.shard_group),
-        **(_expert_groups(grid) if divides_experts(experiment, model) else {}),
+        **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
+        **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
@@ -326,18 +346,23 @@ def course_of_job(experiment: Experiment) -> Course:
     return course_of(plan.schedule, plan.pipeline, plan.virtual_stages)
 
 
-def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
+def workers_of(ranks: Ints, workers: int) -> Ints:
+    """Groups (n, size) that exchange gradients, cut where ranks belong to another worker, (n * workers, part)."""
+    return ranks.reshape(len(ranks) * workers, -1)
+
+
+def _expert_groups(grid: RankGrid, workers: int) -> dict[str, Ints]:
     """Ranks among which tokens go to their experts, which share the matrices of an expert, and which hold the same."""
     return {
         "expert": grid.groups("expert"),
         "expert_tensor": grid.groups("expert_tensor"),
-        "expert_gradient": grid.groups(*GROUPS["expert_gradient"]),
+        "expert_gradient": workers_of(grid.groups(*GROUPS["expert_gradient"]), workers),
     }
 
 
-def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
-    """Ranks that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
-    ranks = grid.groups(*GROUPS["gradient"])
+def _gradient_groups(grid: RankGrid, shard_group: int | None, workers: int) -> dict[str, Ints]:
+    """Ranks of a worker that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
+    ranks = workers_of(grid.groups(*GROUPS["gradient"]), workers)
     if shard_group is None or shard_group >= ranks.shape[1]:
         return {"gradient": ranks}
     split = ranks.reshape(len(ranks), -1, shard_group)
@@ -388,7 +413,7 @@ def links_that_fill(cluster: Cluster, flows: JobFlows, prune: bool) -> tuple[Mas
 def structure_of(
     stage: Ints, accelerator: Ints, cluster: Cluster, sets: tuple[FlowSet, ...], rows: Rows, whole: bool
 ) -> tuple[Structure, Ints]:
-    """Ranks by stage and speed, and flows over rows; with the (n,) cluster link behind each of these.
+    """Ranks by stage, kind of node and speed, and flows over rows; with the (n,) cluster link behind each of these.
 
     Unless all links are `whole`, flows are told apart by their rates alone, which rows do not give away.
     """
@@ -398,7 +423,7 @@ def structure_of(
     links = np.flatnonzero(used)
     number = np.where(used, np.cumsum(used) - 1, -1)
     speeds, speed = np.unique(cluster.speed[accelerator], return_inverse=True)
-    label = stage * len(speeds) + speed
+    label = (stage * len(cluster.kinds) + cluster.kind_of(accelerator)) * len(speeds) + speed
     alone = None if whole else [rates_alone(flow_set, cluster) for flow_set in sets]
     return build_structure(label, cluster.links.capacity[links], list(sets), number, rows.counts, alone), links
 

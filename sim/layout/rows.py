@@ -73,7 +73,7 @@ def _between_switches(cluster: Cluster) -> Mask:
 def rates_alone(flow_set: FlowSet, cluster: Cluster) -> tuple[Floats, Floats]:
     """What the links of a node, and those between nodes, allow each flow alone, (n,) each [B/s], rounded."""
     rate = cluster.links.capacity[flow_set.link] / flow_set.coefficient
-    local = flow_set.link < cluster.n_nodes * cluster.server.links.n
+    local = flow_set.link < cluster.servers.n_links
     return tuple(_rounded(_least(flow_set, np.where(chosen, rate, np.inf))) for chosen in (local, ~local))  # type: ignore[return-value]
 
 
@@ -106,5 +106,5 @@ def least_rates(sets: Sequence[FlowSet], cluster: Cluster) -> list[tuple[Floats,
             np.minimum(_least(flow_set, capacity[flow_set.link] / flow_set.coefficient), most),
             np.minimum(_least(flow_set, capacity[flow_set.link] / total[flow_set.link]), most),
         )
-        for flow_set, most in ((each, each.most(np.arange(each.n), cluster.node.nics.window)) for each in sets)
+        for flow_set, most in ((each, each.most(np.arange(each.n))) for each in sets)
     ]

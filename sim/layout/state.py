@@ -59,6 +59,13 @@ def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
     return distinct_bytes(plan, save) + _frozen_bytes(plan) / _replicas(plan)
 
 
+def trained_shares(plan: Plan) -> tuple[float, Floats]:
+    """Trained parameters of the model, and the part of them that each rank has alone in its worker, (n_ranks,)."""
+    replicas = [_replicas(plan, group) // plan.experiment.setup.workers for group in ("gradient", EXPERTS)]
+    own = _parameters(plan) / replicas[0] + _experts(plan) / max(1, replicas[1])
+    return float(own.sum()) / plan.experiment.setup.workers, own
+
+
 def _parameters(plan: Plan) -> Floats:
     """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold.
 
@@ -111,6 +118,7 @@ def _sharers(plan: Plan, zero_stage: int, group: GradientGroup = "gradient") -> 
     parallelism, replicas = plan.experiment.parallelism, _replicas(plan, group)
     if parallelism.zero_stage < zero_stage:
         return 1
+    replicas //= plan.experiment.setup.workers
     return min(parallelism.shard_group or replicas, replicas)
 
 

@@ -88,12 +88,12 @@ def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> InputS
         batch=plan.experiment.training.global_batch / int(readers.sum()),
         replicas=int(readers.sum()),
         replicas_per_node=int(nodes.max()),
-        cores=data.cores or plan.cluster.node.host.cores,
+        cores=data.cores or min(kind.node.host.cores for kind in plan.cluster.kinds),
         together=min(together, (spec.requests.metadata_rate or inf) * file),
         alone=min(rate_together(plan, one), spec.requests.connection_bandwidth or inf),
         latency=float(next(iter(one.flows.values()))[0].latency[0]),
     )
-    _check_memory(supply, plan.cluster.node.host.memory)
+    _check_memory(supply, min(kind.node.host.memory for kind in plan.cluster.kinds))
     return supply
 
 

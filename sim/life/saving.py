@@ -90,7 +90,8 @@ class _Saver:
     @property
     def _copy_rate(self) -> float:
         """Accelerator to host and back, B/s per rank."""
-        return self.save.host_copy_bandwidth or self.plan.cluster.node.host.pcie_bandwidth or inf
+        rates = [kind.node.host.pcie_bandwidth for kind in self.plan.cluster.kinds]
+        return self.save.host_copy_bandwidth or min(rates) or inf  # all wait for the slowest
 
     def _copy_s(self, state: Floats) -> float:
         return float(state.max()) / self._copy_rate
@@ -149,7 +150,7 @@ class _Saver:
 
     def _check_host_memory(self, state: Floats) -> None:
         """Raise PlanError if the copies a node holds, for itself and its peer, do not fit into its memory."""
-        memory = self.plan.cluster.node.host.memory
+        memory = min(kind.node.host.memory for kind in self.plan.cluster.kinds)
         copies = {"synchronous": 0, "asynchronous": 1, "in_memory": 2}[self.save.mode]
         node = self.plan.cluster.node_of(self.plan.grid.accelerator)
         wanted = copies * float(np.bincount(node, state).max())

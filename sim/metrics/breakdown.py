@@ -16,6 +16,7 @@ from sim.metrics.result import BREAKDOWN
 
 Ints = NDArray[np.int64]
 Cause = tuple[str, float]  # breakdown field with a share or seconds
+Wait = tuple[str, float, tuple[int, ...]]  # the same with the rank classes at whose work it is spent
 COMPUTING = (Category.COMPUTE, Category.OPTIMIZER)
 
 
@@ -54,7 +55,7 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
     rows = np.flatnonzero(trace.stream == number)
     acts, history = trace.actions(), History(trace)
     for begin, event, times in history.gaps(rows.tolist()):
-        for cause, seconds in _gap(trace, history, acts, rank, begin, event):
+        for cause, seconds, _ in _gap(trace, history, acts, rank, begin, event):
             exposed[cause] += times * seconds
     for cause, seconds in _own(trace, rows):
         exposed[cause] += seconds
@@ -62,6 +63,21 @@ def rank_time(trace: Trace, rank: int) -> RankTime:
         0.0, trace.time - max(map(history.end, map(history.last, rows[-1:].tolist())), default=0.0)
     )
     return RankTime(rank, exposed, _comm_total(trace, rank))
+
+
+def waits_for(trace: Trace, rank: int) -> dict[tuple[int, ...], float]:
+    """Seconds in which a rank class waits for the work of other rank classes, by these.
+
+    What it waits for at the end of a step, when it has nothing left to do itself, is not among them.
+    """
+    number = next(n for n, s in enumerate(trace.program.streams) if s.kind == "compute" and s.rank == rank)
+    waits: dict[tuple[int, ...], float] = {}
+    acts, history = trace.actions(), History(trace)
+    for begin, event, times in history.gaps(np.flatnonzero(trace.stream == number).tolist()):
+        for cause, seconds, others in _gap(trace, history, acts, rank, begin, event):
+            if cause == "bubble":
+                waits[others] = waits.get(others, 0.0) + times * seconds
+    return waits
 
 
 def _own(trace: Trace, rows: Ints) -> Iterator[Cause]:
@@ -79,32 +95,32 @@ def _own(trace: Trace, rows: Ints) -> Iterator[Cause]:
         yield "compute", seconds
 
 
-def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, event: Event) -> Iterator[Cause]:
+def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, event: Event) -> Iterator[Wait]:
     """Causes of the wait between `begin` and the start of `event`, with the seconds of each."""
     until, blocker = history.start(event), event
     last = history.blocker(event)
     if last is not None and (lead := trace.program.actions[acts[last[0]]].lead) > 0:
         alone = min(lead, until - begin)  # each works as far as it can before it waits for the others, who do as much
-        yield "bubble", alone
+        yield "bubble", alone, ()
         begin += alone
     while until > begin:
         before = history.blocker(blocker)
         if before is None:
-            yield "bubble", until - begin
+            yield "bubble", until - begin, ()
             return
         blocker, began = before, history.start(before)
         since = max(begin, began)
         if since < until:
             action = trace.program.actions[acts[blocker[0]]]
             cause, share = _cause(trace, rank, action), _full_speed(action, history.end(blocker) - began)
-            yield cause, share * (until - since)
-            yield "bubble" if cause == "bubble" else "compute", (1 - share) * (until - since)
+            yield cause, share * (until - since), action.ranks
+            yield "bubble" if cause == "bubble" else "compute", (1 - share) * (until - since), action.ranks
             until = since
 
 
 def _cause(trace: Trace, rank: int, action: Action) -> str:
     """What an action is to a rank that waits for it: inner collectives of others are their work."""
-    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM)
+    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM, Category.HOST_COMM)
     own = rank in members_of(trace, action) or (action.flow < 0 and rank in action.ranks)  # its host, another stream
     return action.category if shared or own else "bubble"
 

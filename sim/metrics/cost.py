@@ -1,9 +1,12 @@
 """What a run costs: rent, or electricity, write-off and upkeep of an own cluster.
 
-Public: `cost_result`, `hardware_cost`, `purchase_price`, `is_priced`.
+Public: `cost_result`, `Rented`, `hardware_cost`, `purchase_price`, `is_priced`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sim.inputs.energy import Prices, Purchase, Site
 from sim.metrics.result import CostResult, EnergyResult
@@ -12,36 +15,44 @@ from sim.units import ENERGY, TIME
 KWH, YEAR = ENERGY.units["kWh"], TIME.units["year"]
 
 
-def cost_result(
-    prices: Prices | None,
-    site: Site | None,
-    energy: EnergyResult,
-    seconds: float,
-    size: tuple[int, int],
-    done: tuple[int, int],
-    accelerator: str,
-) -> CostResult | None:
-    """Cost of `seconds` on a cluster of `size` (nodes, accelerators), idle ones too; `done`: steps and tokens;
-    `accelerator`: its name, which the basis names where the prices are of others.
+class Rented(NamedTuple):
+    """Nodes of a kind that are paid for, idle ones too, with their accelerators and what they cost."""
 
-    Rented hardware includes its electricity. None if neither prices nor electricity are known.
+    prices: Prices | None
+    nodes: float
+    accelerators: float
+    accelerator: str  # its name
+
+
+def cost_result(
+    rented: Sequence[Rented], site: Site | None, energy: EnergyResult, seconds: float, done: tuple[int, int]
+) -> CostResult | None:
+    """Cost of `seconds` on a cluster of some kinds of node; `done`: steps and tokens.
+
+    Rented hardware includes its electricity, owned hardware pays for its share of it. None if neither prices nor
+    electricity are known. Names the accelerators where the prices are of others.
     """
     parts: dict[str, float] = {}
-    owned = prices is None or prices.pay == "purchase"
+    every = sum(kind.accelerators for kind in rented)
+    owned = [kind for kind in rented if kind.prices is None or kind.prices.pay == "purchase"]
     if owned and site is not None and site.electricity is not None:
-        parts["electricity"] = energy.total_kwh * KWH * site.electricity
-    if prices is not None:
-        parts |= hardware_cost(prices, seconds, size)
+        share = sum(kind.accelerators for kind in owned) / every
+        parts["electricity"] = share * energy.total_kwh * KWH * site.electricity
+    priced = [(kind, kind.prices) for kind in rented if kind.prices is not None]
+    for kind, prices in priced:
+        for name, usd in hardware_cost(prices, seconds, (kind.nodes, kind.accelerators)).items():
+            parts[name] = parts.get(name, 0.0) + usd
     if not parts:
         return None
     total = sum(parts.values())
+    bought = [purchase_price(prices, kind.nodes) for kind, prices in priced if prices.pay == "purchase"]
     return CostResult(
         usd=parts | {"total": total},
         usd_per_step=total / done[0] if done[0] else None,
         usd_per_million_tokens=1e6 * total / done[1] if done[1] else None,
-        usd_per_accelerator_hour=total / (size[1] * seconds / 3600),
-        purchase_usd=purchase_price(prices, size[0]) if prices and prices.pay == "purchase" else None,
-        basis=_basis(prices, accelerator),
+        usd_per_accelerator_hour=total / (every * seconds / 3600),
+        purchase_usd=sum(bought) if bought else None,
+        basis="; ".join(dict.fromkeys(_basis(kind.prices, kind.accelerator) for kind in rented)),
     )
 
 
@@ -57,7 +68,7 @@ def is_priced(prices: Prices, accelerator: str) -> bool:
     return not prices.accelerators or accelerator in prices.accelerators
 
 
-def hardware_cost(prices: Prices, seconds: float, size: tuple[int, int]) -> dict[str, float]:
+def hardware_cost(prices: Prices, seconds: float, size: tuple[float, float]) -> dict[str, float]:
     """Rent, or write-off and upkeep, of a cluster of `size` (nodes, accelerators) for `seconds`, by part [USD]."""
     nodes, accelerators = size
     if prices.pay != "purchase":
@@ -67,7 +78,7 @@ def hardware_cost(prices: Prices, seconds: float, size: tuple[int, int]) -> dict
     return {"write_off": paid * seconds / bought.life, "upkeep": paid * bought.upkeep * seconds / YEAR}
 
 
-def purchase_price(prices: Prices, nodes: int) -> float:
+def purchase_price(prices: Prices, nodes: float) -> float:
     """What was paid for so many nodes and their network [USD]."""
     bought = _bought(prices)
     return nodes * (bought.node + bought.network)

@@ -14,7 +14,7 @@ from sim.inputs.carbon import Grid, grid_of
 from sim.inputs.energy import Embodied, Site
 from sim.life.life_inputs import Span
 from sim.metrics.energy_curve import Floats, power_curves
-from sim.metrics.energy_plant import Plant, efficiency
+from sim.metrics.energy_plant import Plant
 from sim.metrics.energy_run import Levels, SpanEnergy, run_curve, span_energy
 from sim.metrics.energy_step import Activity, step_energy
 from sim.metrics.result import EnergyResult, PowerLevel
@@ -55,9 +55,21 @@ class Consumption:
 def consumption(activity: Activity, site: Site | None) -> Consumption:
     """What the job of a simulated step draws. Raises ConfigError if the grid's file cannot be read."""
     job, cluster = activity.job, activity.job.plan.cluster
-    nodes = int(np.count_nonzero(np.bincount(cluster.node_of(job.plan.grid.accelerator))))
-    levels = Levels(Plant(cluster, site), job.board, step_energy(activity), nodes)
-    tdp = levels.step.ranks * cluster.accelerator.power.tdp
+    placed = job.plan.grid.accelerator
+    used = np.unique(cluster.node_of(placed))
+    ranks = np.bincount(cluster.kind_of(placed), minlength=len(cluster.kinds))
+    nodes = np.bincount(cluster.servers.kind[used], minlength=len(cluster.kinds))
+    boards = nodes * np.array([kind.node.accelerators for kind in cluster.kinds])
+    idle, waiting = (np.array([getattr(board, name) for board in job.boards]) for name in ("idle", "waiting"))
+    levels = Levels(
+        plant=Plant(cluster, site, tuple(nodes.tolist())),
+        step=step_energy(activity),
+        nodes=len(used),
+        idle=float(ranks @ idle) / len(placed),
+        waiting=float(ranks @ waiting) / len(placed),
+        spare=float((boards - ranks) @ idle),
+    )
+    tdp = float(ranks @ np.array([kind.accelerator.power.tdp for kind in cluster.kinds]))
     return Consumption(levels, grid_of(site) if site else None, tdp)
 
 
@@ -99,14 +111,15 @@ def node_power(levels: Levels) -> float:
     """Mean power of a node of the job in a step, at its plug [W]."""
     plant = levels.plant
     output = sum(levels.accelerators("training", levels.nodes).values()) / levels.nodes + plant.base(True)
-    return output / efficiency(plant.node.supply, output)
+    return output / plant.efficiency(output)
 
 
 def power_levels(activity: Activity, used: Consumption, rank: int) -> dict[str, PowerLevel]:
     """Power over one step of an accelerator of class `rank`, its node, the job's nodes and the whole site."""
     job, levels, plant = activity.job, used.levels, used.levels.plant
     place, classes = plant.cluster.node_of(job.plan.grid.accelerator), job.plan.partition.rank
-    here = place == place[job.ranks[rank].representative]
+    mine = int(place[job.ranks[rank].representative])
+    here = place == mine
     if rank not in activity.curves:
         weights = np.zeros((3, len(job.ranks)))
         weights[0, rank] = 1.0
@@ -114,7 +127,9 @@ def power_levels(activity: Activity, used: Consumption, rank: int) -> dict[str, 
         weights[2] = np.bincount(classes, minlength=len(job.ranks))
         activity.curves[rank] = power_curves(activity, weights)
     one, node, all_ranks = activity.curves[rank]
-    return _levels(levels, one, node, int(here.sum()), all_ranks)
+    kind = job.ranks[rank].kind
+    spare = (int(plant.cluster.places.sizes[mine]) - int(here.sum())) * job.boards[kind].idle
+    return _levels(levels, one, node + spare + plant.base(True, kind), all_ranks)
 
 
 def run_level(used: Consumption, spans: Sequence[Span]) -> PowerLevel:
@@ -123,15 +138,13 @@ def run_level(used: Consumption, spans: Sequence[Span]) -> PowerLevel:
     return _power_levels(curve[None], width)[0]
 
 
-def _levels(levels: Levels, one: Floats, node: Floats, ranks_here: int, all_ranks: Floats) -> dict[str, PowerLevel]:
+def _levels(levels: Levels, one: Floats, node: Floats, all_ranks: Floats) -> dict[str, PowerLevel]:
     """Curves at the plug: supplies and cooling follow the accelerators in proportion."""
-    plant, board = levels.plant, levels.board
-    places = plant.cluster.places
-    idle = places.on(levels.nodes) - levels.step.ranks
-    fixed = idle * board.idle + levels.nodes * plant.base(True)
+    plant = levels.plant
+    fixed = levels.spare + levels.nodes * plant.base(True)
     mean = float(all_ranks.mean()) + fixed
-    supplied = efficiency(plant.node.supply, mean / levels.nodes)
-    server = (node + (places.on(1) - ranks_here) * board.idle + plant.base(True)) / supplied
+    supplied = plant.efficiency(mean / levels.nodes)
+    server = node / supplied
     job = (all_ranks + fixed) / supplied
     overhead = 1 + plant.cooling(1.0) - plant.cooling(0.0)
     whole = span_energy([levels.whole(levels.step.seconds)], levels)

@@ -26,14 +26,14 @@ def power_curves(activity: Activity, weights: Floats, samples: int = SAMPLES) ->
     trace = activity.trace
     duration, width = trace.end - trace.start, trace.time / samples
     rate = np.divide(1.0, duration, out=np.zeros_like(duration), where=duration > 0)
-    added = activity.added() * np.stack([activity.spread(weight) for weight in weights])
+    added = np.stack([activity.added(weight) for weight in weights])
     watts = added.take(activity.of_row, axis=1) * rate
     draws = np.flatnonzero(watts.any(axis=0))  # a transfer draws nothing here
     edges = _edges(trace.time, samples)
     energy = _energy(edges, trace.start[draws], trace.end[draws], watts[:, draws])
     for repeat in trace.repeats:
         energy += _of_copies(edges, trace, repeat, watts)
-    base = activity.job.board.waiting * weights.sum(axis=1, keepdims=True)
+    base = (weights @ activity.waiting)[:, None]
     curves: Floats = np.diff(energy, prepend=0.0) / width + base
     return curves
 

@@ -21,14 +21,19 @@ PARTS = ("accelerators", *NODE_PARTS, "supplies", "network", "storage", "cooling
 
 @dataclass(frozen=True)
 class Plant:
-    """A cluster and the site it stands on; without a site nothing is spent on cooling."""
+    """A cluster and the site it stands on; without a site nothing is spent on cooling.
+
+    crew: nodes of each kind that have the job; all of the cluster if absent. Where there are several kinds, some nodes
+    with a job are as those of the crew on average, and some without as the others.
+    """
 
     cluster: Cluster
     site: Site | None
+    crew: tuple[int, ...] = ()
 
     @property
     def node(self) -> NodePower:
-        """Power of a server without its accelerators."""
+        """Power of a server without its accelerators; where there are several kinds, of the first."""
         return self.cluster.node.power
 
     def draw(self, accelerators: float, busy: int, idle: int) -> Watts:
@@ -42,8 +47,8 @@ class Plant:
         working = accelerators + busy * self.base(True)
         resting = unused + idle * self.base(False)
         loss = sum(
-            watts * (1 / efficiency(self.node.supply, watts / nodes) - 1)
-            for watts, nodes in ((working, busy), (resting, idle))
+            watts * (1 / self.efficiency(watts / nodes, busy=works) - 1)
+            for watts, nodes, works in ((working, busy, True), (resting, idle, False))
             if nodes
         )
         drawn = {"accelerators": accelerators + unused, **parts, "supplies": loss}
@@ -52,16 +57,42 @@ class Plant:
 
     def unused(self, nodes: int) -> float:
         """Accelerators of nodes without a job [W]."""
-        return self.cluster.places.on(nodes) * self.cluster.accelerator.power.idle
+        kinds = zip(self.cluster.kinds, self._shares(busy=False), strict=True)
+        return nodes * sum(share * kind.node.accelerators * kind.accelerator.power.idle for kind, share in kinds)
 
-    def base(self, busy: bool) -> float:
-        """Power of one node without accelerators, behind its supplies [W]."""
-        return sum(self._servers[busy].values())
+    def base(self, busy: bool, kind: int | None = None) -> float:
+        """Power of one node without accelerators, behind its supplies; of a kind or on average [W]."""
+        return sum((self._servers if kind is None else self._draws(kind))[busy].values())
+
+    def efficiency(self, output: float, *, busy: bool = True) -> float:
+        """Output over input of the supplies of nodes with or without a job that give `output` each [W]."""
+        each = zip(self.cluster.kinds, self._shares(busy=busy), strict=True)
+        return 1 / sum(share / efficiency(kind.node.power.supply, output) for kind, share in each if share)
+
+    def _shares(self, *, busy: bool) -> list[float]:
+        """Shares of the kinds among nodes with, or without, a job."""
+        every = [kind.nodes for kind in self.cluster.kinds]
+        crew = self.crew or every
+        counts = crew if busy else [n - mine for n, mine in zip(every, crew, strict=True)]
+        counts = counts if sum(counts) else crew
+        return [n / sum(counts) for n in counts]
 
     @property
     def _servers(self) -> tuple[Watts, Watts]:
-        """Power by part of one node without accelerators [W], idle and busy."""
-        draws = {name: getattr(self.node, name) for name in NODE_PARTS}
+        """Power by part of one node without accelerators on average [W], idle and busy."""
+        draws = [self._draws(kind) for kind in range(len(self.cluster.kinds))]
+        rest, work = (
+            {
+                name: sum(share * each[busy][name] for each, share in zip(draws, self._shares(busy=busy), strict=True))
+                for name in NODE_PARTS
+            }
+            for busy in (False, True)
+        )
+        return rest, work
+
+    def _draws(self, kind: int) -> tuple[Watts, Watts]:
+        """The same of nodes of a kind."""
+        draws = {name: getattr(self.cluster.kinds[kind].node.power, name) for name in NODE_PARTS}
         return {name: draw.idle for name, draw in draws.items()}, {name: draw.busy for name, draw in draws.items()}
 
     def cooling(self, it: float) -> float:
@@ -84,11 +115,10 @@ class Plant:
     @property
     def rated(self) -> float:
         """What the cluster draws with every board at its limit [W]."""
-        sizes, counts = np.unique(self.cluster.places.sizes, return_counts=True)
         nodes = 0.0
-        for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
-            node = size * self.cluster.accelerator.power.tdp + self.base(True)
-            nodes += count * node / efficiency(self.node.supply, node)
+        for number, kind in enumerate(self.cluster.kinds):
+            node = kind.node.accelerators * kind.accelerator.power.tdp + self.base(True, number)
+            nodes += kind.nodes * node / efficiency(kind.node.power.supply, node)
         return nodes + self.network + self.storage
 
 
@@ -105,9 +135,20 @@ def network_power(cluster: Cluster) -> float:
 
     A link of several times the rate of an adapter stands for as many cables; adapters bring their own transceivers.
     """
-    power, fabric, lane = cluster.spec.power, cluster.fabric, cluster.node.nics.bandwidth
+    power, fabric = cluster.spec.power, cluster.fabric
     rate = fabric.port_rate(power.switch_ports) if fabric else 0.0
     if rate == 0:
         return 0.0
+    lane = adapter_rate(cluster)
     switch = SWITCH_PER_RATE * rate if power.switch is None else power.switch / power.switch_ports * rate / lane
     return switch + (OPTICS_PER_RATE * rate if power.optics is None else power.optics * rate / lane)
+
+
+def adapter_rate(cluster: Cluster) -> float:
+    """Line rate of an adapter, on average where nodes differ [B/s]."""
+    first = cluster.node.nics.bandwidth
+    if all(kind.node.nics.bandwidth == first for kind in cluster.kinds):
+        return first
+    counts = [kind.nodes * kind.node.nics.count for kind in cluster.kinds]
+    rates = (n * kind.node.nics.bandwidth for n, kind in zip(counts, cluster.kinds, strict=True))
+    return sum(rates) / sum(counts)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.devices.power import Board
 from sim.inputs.carbon import Grid
 from sim.life.life_inputs import Span, State
 from sim.metrics.energy_curve import SAMPLES, Floats, sampled
@@ -52,12 +51,18 @@ class SpanEnergy:
 
 @dataclass(frozen=True)
 class Levels:
-    """What the nodes of a job draw in each state. nodes: those of the job; ranks: its accelerators."""
+    """What the nodes of a job draw in each state.
+
+    nodes: those of the job. idle, waiting: of one of its accelerators on average [W]; spare: of those that its nodes
+    have beside them, all together [W].
+    """
 
     plant: Plant
-    board: Board
     step: StepEnergy
     nodes: int
+    idle: float
+    waiting: float
+    spare: float
     # sites of a job are few, spans many
     known: dict[Site, tuple[Watts, Watts]] = field(default_factory=dict, compare=False)
 
@@ -69,10 +74,10 @@ class Levels:
         if phase in TRAINING:
             drawn |= {name: share * joules / self.step.seconds for name, joules in self.step.phases.items()}
         elif phase == WITHOUT_NODES:
-            drawn[IDLE] = used * self.board.idle
+            drawn[IDLE] = used * self.idle
         else:
-            drawn[WAITING] = used * self.board.waiting
-        drawn[IDLE] += (self.plant.cluster.places.on(busy) - used) * self.board.idle
+            drawn[WAITING] = used * self.waiting
+        drawn[IDLE] += share * self.spare
         return drawn
 
     def site(self, span: Span) -> Site:

@@ -50,10 +50,34 @@ class Activity:
         total: Floats = np.bincount(self.owner, weight[self.member], len(self.busy)).astype(np.float64)
         return total
 
-    def added(self) -> Floats:
-        """Energy that each action adds to the waiting power of each member, (n_actions,) [J]."""
-        board = self.job.board
-        return self.matrix + self.memory - board.waiting * self.busy + board.per_byte_sent * self.sent
+    def added(self, weight: Floats) -> Floats:
+        """Energy that each action adds to the waiting power of its members, (n_actions,) [J].
+
+        weight: how many of each rank class take part, (n_rank_classes,).
+        """
+        computed = self.spread(weight) * (self.matrix + self.memory)
+        return computed - self.spread(weight * self.waiting) * self.busy + self.transfers(weight)
+
+    def transfers(self, weight: Floats) -> Floats:
+        """Energy of the bytes that members send and receive, (n_actions,) [J]."""
+        return self.spread(weight * self.per_byte_sent) * self.sent
+
+    @property
+    def kind(self) -> Ints:
+        """Kind of the nodes of each rank class, (n_rank_classes,)."""
+        return np.array([rank.kind for rank in self.job.ranks])
+
+    @property
+    def per_byte_sent(self) -> Floats:
+        """Energy of a byte that a rank class sends and one that it receives, (n_rank_classes,) [J/B]."""
+        joules: Floats = np.array([board.per_byte_sent for board in self.job.boards])[self.kind]
+        return joules
+
+    @property
+    def waiting(self) -> Floats:
+        """Power of a board of each rank class while it waits, (n_rank_classes,) [W]."""
+        watts: Floats = np.array([board.waiting for board in self.job.boards])[self.kind]
+        return watts
 
 
 @dataclass(frozen=True)
@@ -109,21 +133,28 @@ def _row(action: Action) -> tuple[float, float, float, float]:
 def highest_mean(activity: Activity) -> float:
     """Mean power over a step of the accelerator that draws most [W]."""
     trace, n = activity.trace, len(activity.job.ranks)
-    joules = np.bincount(activity.of_row, trace.weights(), len(activity.busy)) * activity.added()
-    of_rank = np.bincount(activity.member, joules[activity.owner], n)
-    return activity.job.board.waiting + float(of_rank.max()) / trace.time
+    happened = np.bincount(activity.of_row, trace.weights(), len(activity.busy))
+
+    def of_rank(each: Floats) -> Floats:
+        total: Floats = np.bincount(activity.member, (happened * each)[activity.owner], n).astype(np.float64)
+        return total
+
+    computed = of_rank(activity.matrix + activity.memory) - activity.waiting * of_rank(activity.busy)
+    joules = computed + activity.per_byte_sent * of_rank(activity.sent)
+    return float((activity.waiting + joules / trace.time).max())
 
 
 def step_energy(activity: Activity) -> StepEnergy:
     """Energy of the accelerators of a job over one step, by phase."""
-    trace, job = activity.trace, activity.job
+    trace, job, waiting = activity.trace, activity.job, activity.waiting
     counts = np.array([rank.count for rank in job.ranks], dtype=np.float64)
-    happened = np.bincount(activity.of_row, trace.weights(), len(activity.busy)) * activity.spread(counts)
-    ranks = sum(rank.count for rank in job.ranks)
+    times = np.bincount(activity.of_row, trace.weights(), len(activity.busy))
+    happened = times * activity.spread(counts)
+    busy = times * activity.spread(counts * waiting)
     phases = {
         MATRIX: float(happened @ activity.matrix),
         MEMORY: float(happened @ activity.memory),
-        COMMUNICATION: float(happened @ activity.sent) * job.board.per_byte_sent,
-        WAITING: job.board.waiting * (ranks * trace.time - float(happened @ activity.busy)),
+        COMMUNICATION: float(times @ activity.transfers(counts)),
+        WAITING: float(counts @ waiting) * trace.time - float(busy @ activity.busy),
     }
-    return StepEnergy(trace.time, phases, ranks)
+    return StepEnergy(trace.time, phases, sum(rank.count for rank in job.ranks))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
-from sim.layout.pieces import layers_per_chunk
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
@@ -24,12 +23,14 @@ UNKNOWN = "unknown"  # verdict on a step of which nobody knows
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
-def memory_result(setup: Setup, architecture: Architecture | None = None) -> MemoryResult:
-    """Bytes per accelerator by part for each stage; the result shows the fullest."""
+def memory_result(
+    setup: Setup, architecture: Architecture | None = None, there: Collection[int] | None = None
+) -> MemoryResult:
+    """Bytes per accelerator by part for each stage; the result shows the fullest, among those that are `there`."""
     places = list(_places(setup, architecture))
     stages = tuple(_moments(setup, place) for place in places)
     peaks = tuple(max(moments.values(), key=_total) for moments in stages)
-    fullest = max(range(len(stages)), key=lambda stage: _total(peaks[stage]))
+    fullest = max(range(len(stages)) if there is None else there, key=lambda stage: _total(peaks[stage]))
     peak, capacity, error = _total(peaks[fullest]), setup.accelerator.memory.capacity, error_of(setup)
     lacks = peak - capacity * EXACT
     host = max(
@@ -42,7 +43,7 @@ def memory_result(setup: Setup, architecture: Architecture | None = None) -> Mem
         peaks[fullest],
         peaks,
         stages[fullest],
-        host * min(setup.ranks, setup.node.accelerators),
+        0.0 if setup.has_servers else host * min(setup.ranks, setup.node.accelerators),
         error,
         _verdict(peak, capacity, error),
     )
@@ -52,6 +53,11 @@ def unknown_memory(setup: Setup) -> MemoryResult:
     """That of a recorded step: no trace of kernels says what lies in memory."""
     capacity = setup.accelerator.memory.capacity
     return MemoryResult(0.0, capacity, True, {}, ({},), verdict=UNKNOWN)
+
+
+def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
+    """Of the same job on several kinds of accelerator the one that has least room."""
+    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:
@@ -67,7 +73,8 @@ def memory_key(setup: Setup) -> tuple[object, ...]:
     shape = plan.schedule, plan.pipeline, plan.virtual_stages
     held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))
     records = text_of(setup.workload), text_of(setup.software), setup.training.model_dump_json(exclude=NOT_HELD), plan
-    return *records, setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+    numbers = setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+    return *records, *numbers, setup.experiment.synchronization
 
 
 def error_of(setup: Setup) -> float:
@@ -111,13 +118,16 @@ class _Place(NamedTuple):
 
 
 def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]:
-    parallelism = setup.parallelism.model_copy(update={"data": setup.data})
+    parallelism = setup.parallelism.model_copy(update={"data": setup.data // setup.workers})
+    training = setup.training.model_copy(update={"global_batch": setup.training.global_batch // setup.workers})
+    if setup.has_servers:  # what is not on the board lies at the servers
+        training = training.model_copy(update={"offload": training.offload.model_copy(update={"optimizer": True})})
     shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
     course = course_of(*shape)
     architecture = architecture or Architecture(setup.workload, setup.shard)
-    ends = list(accumulate(layers_per_chunk(len(architecture.layers), len(course.stage_of)), initial=0))
+    ends = list(accumulate(course.layers(len(architecture.layers), parallelism.layers_per_stage), initial=0))
     parts = [range(start, stop) for start, stop in pairwise(ends)]
-    memory = StageMemory(architecture, setup.training, parallelism, setup.software)
+    memory = StageMemory(architecture, training, parallelism, setup.software)
     for stage, chunks in enumerate(course.chunks):
         held = held_of(*shape, setup.microbatches, stage)
         layers = tuple(parts[chunk] for chunk in chunks)

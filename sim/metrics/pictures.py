@@ -91,14 +91,15 @@ def pictures(trace: Trace, plan: Plan, job: Job, cluster: Cluster) -> Pictures:
     """The pictures of a step that was simulated with each collective as an event of its own."""
     busiest = critical_rank(trace)
     rank = job.ranks[busiest]
+    accelerator = cluster.kinds[rank.kind].accelerator
     first = {each.stage: each.representative for each in reversed(job.ranks)}
     shown = rank_spans(trace, plan, list(dict.fromkeys([*first.values(), rank.representative])))
     return Pictures(
         pipeline=_pipeline([shown[first[stage]] for stage in sorted(first)], trace.time),
         network=_network(trace, plan, cluster),
         work=tuple(_work(job, rank)),
-        matrix_rate=matrix_rate(plan.experiment.training.precision, cluster.accelerator),
-        memory_rate=streaming_rate(cluster.accelerator),
+        matrix_rate=matrix_rate(plan.experiment.training.precision, accelerator),
+        memory_rate=streaming_rate(accelerator),
         overlaps=overlaps(trace, busiest, shown[rank.representative]),
     )
 

@@ -45,6 +45,22 @@ class MemoryResult:
 
 
 @dataclass(frozen=True)
+class KindUse:
+    """One of several kinds of node in a step; times are those of its accelerators that compute longest [s]."""
+
+    node: str
+    accelerator: str
+    nodes: int
+    accelerators: int  # that have a rank of the job
+    compute_s: float
+    communication_s: float  # exposed
+    waiting_s: float  # for the work of other accelerators
+    waits_for_s: dict[str, float]  # of which, by the name of the kind of node that works meanwhile
+    memory_bytes: float  # of the fullest of its accelerators
+    capacity_bytes: float
+
+
+@dataclass(frozen=True)
 class LinkUse:
     """Use of a class of equal links: `name` is one of them, `count` how many there are."""
 
@@ -65,6 +81,30 @@ class UtilizationResult:
 
 
 @dataclass(frozen=True)
+class Synchrony:
+    """How workers came on that do not sum gradients in lock-step, and what they exchange beside the step.
+
+    Convergence is not simulated: staleness says how old weights are, not what that costs.
+    """
+
+    kind: str  # parameter_server, local_steps
+    mode: str  # synchronous, asynchronous, stale_synchronous; blocking, overlapped
+    workers: int
+    updates_per_s: float  # of the weights, by whoever
+    compute_s: float  # of a mean step: without any exchange, on the fastest worker
+    exchange_s: float  # of a mean step: waiting for the network and servers
+    waiting_s: float  # of a mean step: waiting for other workers, or being slower than the fastest
+    sent_bytes: float  # of a worker in a step
+    received_bytes: float
+    staleness: dict[str, float]  # mean, p50, p95, max: updates by others that a gradient has not seen
+    links: tuple[LinkUse, ...]  # that the exchange uses, means over a step, busiest first
+    servers: int = 0
+    server_busy: float = 0.0  # share of the time
+    server_bytes: float = 0.0  # host memory of one of them
+    steps_between: int = 1  # steps of a worker between two exchanges of the same weights
+
+
+@dataclass(frozen=True)
 class IncidentResult:
     """Something that stopped the job."""
 
@@ -75,6 +115,7 @@ class IncidentResult:
     action: str
     downtime_s: float  # until the job trained again, or was struck anew
     lost_steps: float
+    names: tuple[str, ...] = ()  # of `nodes`: their own, or those of a log; "node 3" if they have none
 
 
 @dataclass(frozen=True)
@@ -288,7 +329,9 @@ class Result:
     version: str
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
+    synchronization: Synchrony | None = None  # None: replicas sum gradients in lock-step
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
+    kinds: tuple[KindUse, ...] = ()  # kinds of node, where the cluster has several
     stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for
     exactness: Exactness = field(default_factory=Exactness)
     accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own

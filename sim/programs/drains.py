@@ -16,7 +16,7 @@ from sim.engine.program import Action, Program, Script
 from sim.layout.fold import first_of_class
 from sim.layout.plan import Plan
 from sim.layout.transfers import Transfers, with_transfers
-from sim.programs.assemble import assemble
+from sim.programs.assemble import Waits, assemble
 from sim.programs.costs import given_action
 from sim.programs.ranks import Job, build_job, flow_table
 from sim.programs.rounds import Rounds
@@ -77,9 +77,10 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
 def _beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
     """A training step that takes `step_s` without the transfers; only parts that meet none of them may repeat in it."""
     program = assemble(job)
-    if job.plan.experiment.input is not None:
+    if job.plan.experiment.input is not None or job.plan.experiment.synchronization is not None:
         slowdown = job.plan.software.overlap_slowdown
-        program = assemble(job, step_s - Executor(program, Network(job.table), slowdown=slowdown).run().time)
+        left = step_s - Executor(program, Network(job.table), slowdown=slowdown).run().time
+        program = assemble(job, Waits(input_stall=left))
     parts = apart_from(program, transfers, job.table.sharing)
     return replace(program, script=replace(program.script, parts=parts))
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cluster.cluster import Cluster, Links
+from sim.cluster.cluster import Cluster, Links, NodeKind
 from sim.comm.pattern import RING, Carrier, Cost, Group, Leg
 from sim.comm.tuner import cost_of, send_cost
 from sim.devices.boards import at_pace, slowest_pace, stage_loads
@@ -22,8 +22,10 @@ from sim.engine.fairness import totals
 from sim.engine.network import FlowTable
 from sim.graph.operation import Operation, TokenRouting
 from sim.inputs.board import transfer_rate
+from sim.inputs.records import Node
 from sim.layout.flows import FlowSet, flow_key
 from sim.layout.fold import Partition, first_of_class, mix
+from sim.layout.host import HOST_KINDS
 from sim.layout.pieces import Sequence, Work
 from sim.layout.plan import Plan
 from sim.memo import Memo
@@ -39,7 +41,9 @@ CATEGORY = {
     "expert": Category.EXPERT_COMM,
     "expert_tensor": Category.EXPERT_COMM,
 }
-GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
+GROUP_KINDS = (
+    "tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient", *HOST_KINDS
+)  # fmt: skip
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
 SYNCHRONIZATION = 5.8e-6
@@ -73,15 +77,16 @@ class FlowClass:
 class Profile:
     """What tells how long a rank takes for a chain: its speed, and communicators inside a layer with their rates.
 
-    inner: kind with carrier, communicator, and rate of its flow, of each.
+    inner: kind with carrier, communicator, and rate of its flow, of each. kind: of its node.
     """
 
     speed: float
     inner: tuple[tuple[str, Group, float], ...]
+    kind: int = 0
 
     @cached_property  # a walk over all operations, asked for at each look-up
     def _hash(self) -> int:
-        return hash((self.speed, self.inner))
+        return hash((self.speed, self.inner, self.kind))
 
     def __hash__(self) -> int:
         """Known after the first time: it is asked for at every look-up."""
@@ -89,7 +94,7 @@ class Profile:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Without the hash, which is another one in another process."""
-        return Profile, (self.speed, self.inner)
+        return Profile, (self.speed, self.inner, self.kind)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ class RankClass:
     speed: float  # relative to a healthy accelerator
     flows: dict[str, int]  # kind of group (with carrier), or of what it sends -> flow class, where there is one
     profile: Profile
+
+    @property
+    def kind(self) -> int:
+        """Kind of its node, by its number in the cluster."""
+        return self.profile.kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +130,28 @@ class Known:
 
 @dataclass(frozen=True)
 class Job:
-    """The folded job with its costs: rank classes, flow classes, and the table the network needs."""
+    """The folded job with its costs: rank classes, flow classes, and the table the network needs.
+
+    boards: the accelerator of each kind of node.
+    """
 
     plan: Plan
     ranks: tuple[RankClass, ...]
     flows: tuple[FlowClass, ...]
     table: FlowTable
-    board: Board
+    boards: tuple[Board, ...]
     known: Known = field(default_factory=Known)
     in_step: frozenset[int] = frozenset()  # tensor flow classes whose ranks are taken to be slowed alike within passes
+
+    @property
+    def board(self) -> Board:
+        """The accelerator; where there are several kinds of node, that of the first."""
+        return self.boards[0]
+
+    @cached_property  # read for each collective that is priced
+    def nodes(self) -> tuple[Node, ...]:
+        """Kinds of node."""
+        return tuple(kind.node for kind in self.plan.cluster.kinds)
 
     @property
     def stages(self) -> list[list[RankClass]]:
@@ -224,7 +247,7 @@ class Job:
 
     def _time(self, rank: RankClass, operation: Operation) -> list[Timed]:
         if operation.kind != "collective":
-            work = self.board.run(operation, rank.speed)
+            work = self.boards[rank.kind].run(operation, rank.speed)
             return [Timed(operation.name, Category.COMPUTE, work.seconds, joules=work.joules, phase=work.phase)]
         kind = operation.group or ""
         flow = rank.flows.get(kind, -1)
@@ -236,17 +259,19 @@ class Job:
             key = flow_key(kind, carrier)
             seconds = latency + size / self.flows[rank.flows[key]].rate
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
+        timed[0] = timed[0]._replace(collective=operation.collective or "", message=operation.message)
         return timed
 
     def cost(self, flow: int, kind: str, message: float, routing: TokenRouting | None = None) -> Cost:
         """Start-up and bytes of a collective (or a send) on the communicator of flow class `flow`."""
         each = self.flows[flow]
         if each.sender >= 0:
-            return send_cost(message, each.group.nodes, each.group.hop_latency, self.plan.cluster.node)
+            ends = (self.nodes[kind] for kind in each.group.kinds)
+            return send_cost(message, each.group.nodes, each.group.hop_latency, *ends)
         key = (each.group, kind, message, routing)
         cost = self.known.costs.get(key)
         if cost is None:
-            cost = self.known.costs[key] = cost_of(kind, message, each.group, self.plan.cluster.node, routing)
+            cost = self.known.costs[key] = cost_of(kind, message, each.group, self.nodes, routing)
         return cost
 
     def _host_lag(self, rank: RankClass, operations: tuple[Operation, ...], timed: list[Timed]) -> float:
@@ -297,29 +322,33 @@ def build_job(plan: Plan) -> Job:
 
 def job_of(plan: Plan, folded: Quotient) -> Job:
     """The job of a plan whose layout is folded."""
-    board = _board(plan)
-    return Job(plan, folded.ranks, folded.flows, folded.table, board, _known_to(plan, board))
+    boards = _boards_of(plan)
+    return Job(plan, folded.ranks, folded.flows, folded.table, boards, _known_to(plan, boards))
 
 
-def _known_to(plan: Plan, board: Board) -> Known:
-    """Times that earlier jobs have found; they follow from the board, the collectives of a node, and the stack."""
+def _known_to(plan: Plan, boards: tuple[Board, ...]) -> Known:
+    """Times that earlier jobs have found; they follow from boards, the collectives of nodes, and the stack."""
     if plan.experiment.simulation.reuse == "off":
         return Known()
-    node = plan.cluster.node
-    known = _known.get((board, node.collectives, node.local, text_of(plan.software)), Known, lambda _: 1.0)
+    nodes = tuple((kind.node.collectives, kind.node.local) for kind in plan.cluster.kinds)
+    known = _known.get((boards, nodes, text_of(plan.software)), Known, lambda _: 1.0)
     if max(len(known.times), len(known.chains), len(known.costs)) > KNOWN_TIMES:
         for table in (known.times, known.alone, known.chains, known.costs):
             table.clear()
     return known
 
 
-def _board(plan: Plan) -> Board:
-    """The accelerator that the job waits for; kept with the times it knows unless nothing is to be used again."""
-    loads = stage_loads(plan.chunks)
-    accelerator = plan.cluster.accelerator
-    pace = slowest_pace(accelerator.matrix.spread, plan.grid.n_ranks // len(loads), loads)
-    setting, kernel = plan.experiment.power, plan.software.attention_kernel
-    sends = transfer_rate(plan.cluster.node, plan.cluster.spec.fabric)
+def _boards_of(plan: Plan) -> tuple[Board, ...]:
+    """The accelerator of each kind of node."""
+    return tuple(_board(plan, number, kind) for number, kind in enumerate(plan.cluster.kinds))
+
+
+def _board(plan: Plan, number: int, kind: NodeKind) -> Board:
+    """The accelerator of a kind of node that the job waits for; kept with its times unless nothing is used again."""
+    accelerator, setting, kernel = kind.accelerator, plan.experiment.power, plan.software.attention_kernel
+    boards, loads = _boards_at_work(plan, number)
+    pace = slowest_pace(accelerator.matrix.spread, boards, loads)
+    sends = transfer_rate(kind.node, plan.cluster.spec.fabric)
 
     def make() -> Board:
         return Board(at_pace(accelerator, pace), setting, kernel, sends)
@@ -329,17 +358,29 @@ def _board(plan: Plan) -> Board:
     return _boards.get((text_of(accelerator), pace, setting, kernel, sends), make, lambda board: 1.0)
 
 
+def _boards_at_work(plan: Plan, number: int) -> tuple[int, tuple[float, ...]]:
+    """Accelerators a stage like those of a kind of node, and loads of the stages that have some: see `slowest_pace`."""
+    loads, kinds = stage_loads(plan.chunks), plan.cluster.kinds
+    if len(kinds) == 1:
+        return plan.grid.n_ranks // len(loads), loads
+    alike = np.array([kind.accelerator == kinds[number].accelerator for kind in kinds])
+    mine = alike[plan.cluster.kind_of(plan.grid.accelerator)]
+    there = np.bincount(plan.grid.coordinate["pipeline"][mine], minlength=len(loads))
+    stages = np.flatnonzero(there).tolist()
+    return int(there.sum()) // max(1, len(stages)), tuple(loads[stage] for stage in stages) or loads
+
+
 def quotient(plan: Plan, table: FlowTable, flows: tuple[FlowClass, ...] = ()) -> Quotient:
     """What folding leaves of a plan, with the flow classes of `table`: those given, else all of the plan's own."""
     rank_of = plan.partition.rank
     columns = _flow_columns(plan)
-    speed = plan.cluster.speed[plan.grid.accelerator]
+    speed, kind = plan.cluster.speed[plan.grid.accelerator], plan.cluster.kind_of(plan.grid.accelerator)
     counts = np.bincount(rank_of)
     flows = flows or tuple(flow_classes(plan, table))
     ranks, known = [], dict[Profile, Profile]()
     for number, rank in enumerate(plan.partition.representatives().tolist()):
-        mine = {kind: int(column[rank]) for kind, column in columns.items() if column[rank] >= 0}
-        profile = Profile(float(speed[rank]), inner_of(mine, flows))
+        mine = {key: int(column[rank]) for key, column in columns.items() if column[rank] >= 0}
+        profile = Profile(float(speed[rank]), inner_of(mine, flows), int(kind[rank]))
         profile = known.setdefault(profile, profile)
         ranks.append(RankClass(number, rank, plan.stage_of(rank), int(counts[number]), profile.speed, mine, profile))
     return Quotient(plan.cluster.links, tuple(ranks), flows, table)
@@ -401,7 +442,7 @@ def groups_of(flow_sets: list[FlowSet], numbers: Ints, cluster: Cluster) -> list
         columns = _alone(other, numbers, cluster).min(axis=0).tolist(), other.latency[numbers].tolist()
         added = (Carrier(other.carrier, *each) for each in zip(*columns, strict=True))
         laid = [(*before, carrier) for before, carrier in zip(laid, added, strict=True)]
-    columns = nodes, latency, *_alone(ring, numbers, cluster).tolist(), laid
+    columns = nodes, latency, *_alone(ring, numbers, cluster).tolist(), laid, ring.kinds_of(numbers)
     return [Group(size, *each) for each in zip(*columns, strict=True)]
 
 
@@ -410,10 +451,10 @@ def _alone(flow_set: FlowSet, numbers: Ints, cluster: Cluster) -> Floats:
     width = flow_set.start[numbers + 1] - flow_set.start[numbers]
     entry, flow = ranges(flow_set.start[numbers], width), np.repeat(np.arange(len(numbers)), width)
     link = flow_set.link[entry]
-    outside = link >= cluster.n_nodes * cluster.server.links.n
+    outside = link >= cluster.servers.n_links
     alone = np.full((2, len(numbers)), np.inf)
     np.minimum.at(alone, (outside.astype(np.int64), flow), cluster.links.capacity[link] / flow_set.coefficient[entry])
-    alone[1] = np.minimum(alone[1], flow_set.most(numbers, cluster.node.nics.window))
+    alone[1] = np.minimum(alone[1], flow_set.most(numbers))
     return alone
 
 
@@ -464,7 +505,7 @@ def _held_back(plan: Plan, flow: Ints, rate: Floats, n_flows: int) -> tuple[Ints
     most, flows = np.full(n_flows, np.inf), np.zeros(n_flows, dtype=np.int64)
     for flow_set, flow_of in zip(plan.flows, plan.partition.flow, strict=True):
         first = first_of_class(flow_of)
-        most[flow_of[first]] = flow_set.most(first, plan.cluster.node.nics.window)
+        most[flow_of[first]] = flow_set.most(first)
         flows += np.bincount(flow_of, minlength=n_flows)
     alone = np.full(n_flows, np.inf)
     np.minimum.at(alone, flow, rate)

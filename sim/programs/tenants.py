@@ -52,6 +52,8 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
 
     priorities: of the flows of each job, those of lower numbers first; all alike if absent. Raises PlanError.
     """
+    if problems := [_apart(each.name) for each in experiments if each.synchronization is not None]:
+        raise PlanError(problems)
     cluster = _common_cluster(experiments)
     common, layouts = _lay_out(experiments, cluster)
     plans = [build_plan(each, cluster, layout) for each, layout in zip(experiments, layouts, strict=True)]
@@ -65,6 +67,11 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
         flows = tuple(each if whose == number else _foreign(each) for each, whose in every)
         jobs.append(job_of(plan, quotient(plan, table, flows)))
     return Tenants(cluster, tuple(jobs), table)
+
+
+def _apart(name: str) -> Problem:
+    message = f"workers of {name} take steps of their own, which is not modelled beside other jobs"
+    return Problem("", "synchronization", message, "leave it out")
 
 
 def _foreign(flow: FlowClass) -> FlowClass:

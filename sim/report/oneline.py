@@ -86,7 +86,8 @@ def _(record: Node) -> str:
 def _(record: ClusterSpec) -> str:
     fabric = record.fabric.kind.replace("_", "-") if record.fabric else "no network"
     rails = ", rail-optimized" if getattr(record.fabric, "rail_optimized", False) else ""
-    return _offer(record) if record.provider else f"{human.count(record.nodes)} x {named(record.node)}, {fabric}{rails}"
+    nodes = " and ".join(f"{human.count(group.nodes)} x {named(group.node)}" for group in record.groups)
+    return _offer(record) if record.provider else f"{nodes}, {fabric}{rails}"
 
 
 def _offer(record: ClusterSpec) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
 from rich.console import Console, Group, RenderableType
@@ -14,6 +14,7 @@ from sim.metrics.memory import UNKNOWN
 from sim.metrics.result import (
     BREAKDOWN,
     Comparison,
+    KindUse,
     LinkUse,
     MemoryResult,
     Result,
@@ -28,6 +29,7 @@ from sim.report.layout import ASCII_FILL, BLOCK_FILL, grid, labelled, section, s
 from sim.report.long_run import interval_rows, long_run
 from sim.report.replay import replay_parts
 from sim.report.storage import checkpoint_rows, input_rows
+from sim.report.synchrony import synchrony_rows
 
 LABELS = {
     "compute": "compute",
@@ -36,6 +38,7 @@ LABELS = {
     "expert_comm": "expert parallel",
     "pipeline_comm": "pipeline sends",
     "data_comm": "data parallel",
+    "host_comm": "copies to host",
     "bubble": "pipeline bubble",
     "optimizer": "optimizer",
     "input_stall": "input stall",
@@ -50,6 +53,7 @@ METRICS = {
 }
 KINDS = 8  # kinds of links shown
 MOST = 2  # parts of memory told of a moment
+WORTH_TELLING = 0.01  # share of a step that one kind of node waits for another
 
 
 def print_report(result: Result, console: Console) -> None:
@@ -74,7 +78,9 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
         *section("Recorded and replayed", *(replay_parts(result.replay) if result.replay else ())),
         *section(f"Memory of the fullest {_device(result)}", *_memory_parts(result.memory, fill)),
+        *section("Kinds of node", *kinds_of_node(result.kinds)),
         *section("Links", _links(result.utilization.links)),
+        *section("Workers out of step", labelled(list(synchrony_rows(result)))),
         *section("Training data", labelled(list(input_rows(result)))),
         *section("Checkpoints", labelled([*checkpoint_rows(result), *interval_rows(result.run)])),
         *(long_run(result.run, fill) if result.run else ()),
@@ -83,6 +89,25 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *section("Notes", *_notes(result)),
         *section("Simulation", _simulation(result)),
     )
+
+
+def kinds_of_node(kinds: Sequence[KindUse]) -> Iterator[RenderableType]:
+    """What each of several kinds of node does in a step, and whom the others wait for."""
+    if not kinds:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", overflow="fold")
+    for name in ("computes", "communicates", "waits", "memory"):
+        table.add_column(name, justify="right", overflow="fold")
+    for kind in kinds:
+        times = map(human.step_time, (kind.compute_s, kind.communication_s, kind.waiting_s))
+        room = f"{human.size(kind.memory_bytes)} of {human.size(kind.capacity_bytes)}"
+        table.add_row(f"{kind.nodes} x {kind.node} ({kind.accelerator})", *times, room)
+    yield table
+    for kind in kinds:
+        for other, seconds in kind.waits_for_s.items():
+            if seconds > WORTH_TELLING * (kind.compute_s + kind.communication_s + kind.waiting_s):
+                yield Text(f"{kind.node} waits {human.step_time(seconds)} for {other}")
 
 
 def _did_not_finish(run: RunResult | None) -> Iterator[RenderableType]:

@@ -25,6 +25,7 @@ from sim.graph.work import element_bytes
 from sim.inputs.records import Parallelism, Software, Training
 from sim.models.family import NOTHING, Architecture, Held
 from sim.record import NARROW, narrow_bytes
+from sim.workload.compression import Compressor, Gradients, compressor_of
 from sim.workload.optimizer import OptimizerKind, optimizer_of
 
 WHOLE_BYTES = 4  # of a 32-bit weight
@@ -71,6 +72,12 @@ class _Stage:
     def kind(self) -> OptimizerKind:
         """The optimizer."""
         return optimizer_of(self.software, self.training.optimizer)
+
+    @cached_property  # read at each moment of a stage
+    def compressor(self) -> Compressor | None:
+        """How gradients are compressed before they are summed, if there is somebody to sum them with."""
+        plan = self.parallelism
+        return compressor_of(self.training.compression) if (plan.data or 1) * plan.context > 1 else None
 
     @cached_property  # read at each moment of a stage
     def head(self) -> Graph | None:
@@ -209,7 +216,7 @@ class StageMemory:
         """Bytes of host memory for a rank of a stage, of what does not lie on its accelerator; as `at`."""
         part, _, _ = self._stage(layers, first, last)
         offload, size = part.training.offload, 0.0
-        if offload.optimizer or part.kind.paged:
+        if (offload.optimizer and not offload.drives) or part.kind.paged:
             size += optimizer_bytes(part)
         if offload.optimizer:
             size += HOST_GRADIENT * part.share(1)
@@ -254,12 +261,28 @@ def _state(part: _Stage) -> Parts:
     on_board = 0.0 if offload.optimizer or part.kind.paged else optimizer
     return {
         "weights": weights,
-        "gradients": 0.0 if offload.optimizer and part.shards(2) > 1 else gradients,
+        "gradients": (0.0 if offload.optimizer and part.shards(2) > 1 else gradients) + _residue(part),
         "optimizer": on_board,
         "activations": 0.0,
         "ends": 0.0,
         "temporary": 0.0,
     }
+
+
+def _residue(part: _Stage) -> float:
+    """What compression has lost of gradients, and adds to the next."""
+    compressor = part.compressor
+    return compressor.residue_bytes(part.software.gradient_bytes) * part.held.trained if compressor else 0.0
+
+
+def _came(part: _Stage) -> float:
+    """Compressed sums of a stage, which are unpacked before the optimizer; of every microbatch at once where needed."""
+    if part.compressor is None or part.shards(2) > 1:
+        return 0.0
+    software = part.software
+    gradients = Gradients(part.held.trained, software.gradient_bytes, software.gradient_comm_bytes)
+    ranks = (part.parallelism.data or 1) * part.parallelism.context
+    return part.compressor.wire(gradients, ranks)[-1] if part.training.compression.kind != "power_sgd" else 0.0
 
 
 def optimizer_bytes(part: _Stage) -> float:
@@ -269,10 +292,11 @@ def optimizer_bytes(part: _Stage) -> float:
 
 def _passes(part: _Stage) -> dict[str, list[Parts]]:
     """What each moment has beside the state and what is kept: several ways where either may be the fullest."""
+    between = [{**_there(part, part.held.trained), "temporary": _always(part, "late")}]  # where no layer is
     return {
-        "loss": _loss(part),
-        "early backward": _early(part),
-        "late backward": _late(part),
+        "loss": _loss(part) or between,
+        "early backward": _early(part) or between,
+        "late backward": _late(part) or between,
         "optimizer step": [_step(part)],
     }
 
@@ -371,13 +395,13 @@ def _step(part: _Stage) -> Parts:
     """Copies that the optimizer makes, of what a rank updates."""
     trained, software, kind = part.share(1), part.software, part.kind
     if part.training.offload.optimizer:
-        return {"temporary": 0.0}
+        return {"temporary": _came(part)}
     moment = software.moment_bytes
     largest = max((part.architecture.largest_weight(graph) for graph in part.graphs), default=0) / part.shards(3)
     at_once = min(software.step_group, trained) if software.step_group else trained
     copies = moment * (kind.copies * trained + kind.largest * largest) + software.step_copy_bytes * at_once
     gradients = {} if software.gradient_buffer else {"gradients": _state(part)["gradients"] + _reduced_gradients(part)}
-    return {**gradients, "temporary": copies}
+    return {**gradients, "temporary": max(copies, _came(part))}
 
 
 def _reduced_gradients(part: _Stage) -> float:

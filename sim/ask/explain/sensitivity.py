@@ -87,7 +87,7 @@ def sensitivity_report(
     experiment: Experiment, by: float = 0.1, jobs: int | None = 1, progress: Progress = lambda done, total: None
 ) -> SensitivityReport:
     """The same, with the quantities as they are; `progress` is told how many simulations are done, and of how many."""
-    changed = [(resource, *with_more(experiment, resource, by)) for resource in RESOURCES]
+    changed = [(resource, *with_more(experiment, resource, by)) for resource in resources_of(experiment)]
     changed = [each for each in changed if each[2]]
     first, *others = _outcomes([experiment, *(each[1] for each in changed)], jobs or processors(), progress)
     if first.status != OK:
@@ -99,6 +99,19 @@ def sensitivity_report(
     ]
     found.sort(key=lambda each: _value(each.change))
     return SensitivityReport(experiment.name, experiment.description, by, base, tuple(found))
+
+
+def resources_of(experiment: Experiment) -> Iterator[Resource]:
+    """All resources; those of a node once for each kind of node, where there are several."""
+    kinds = experiment.setup.kinds
+    for resource in RESOURCES:
+        if len(kinds) == 1 or not any(key.startswith(f"{NODE}.") for key in resource.keys):
+            yield resource
+            continue
+        for number, kind in enumerate(kinds):
+            begin = f"{NODE}.{number}.node."
+            keys = (key.replace(f"{NODE}.", begin, 1) for key in resource.keys)
+            yield Resource(f"{resource.name} of {kind.node.name}", tuple(keys), resource.less)
 
 
 def with_more(experiment: Experiment, resource: Resource, by: float) -> tuple[Experiment, tuple[str, ...]]:

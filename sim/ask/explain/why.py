@@ -107,7 +107,9 @@ def _training_changes(experiment: Experiment) -> Iterator[tuple[str, Changes]]:
     for kind in RECOMPUTE:
         if kind != training.recompute:
             yield f"recompute {kind} for {training.recompute}", {"training.recompute": kind}
-    if training.precision in ("bf16", "fp16") and experiment.setup.accelerator.matrix.peak.fp8:
+    if training.precision in ("bf16", "fp16") and all(
+        kind.accelerator.matrix.peak.fp8 for kind in experiment.setup.kinds
+    ):
         yield f"fp8 for {training.precision}", {"training.precision": "fp8"}
 
 

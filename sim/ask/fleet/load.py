@@ -203,12 +203,12 @@ def _parts(spec: FleetSpec) -> tuple[LoadedPart, ...]:
     if spec.parts and spec.nodes:
         raise ConfigError(Problem("", "nodes", "there are several parts", "give each its nodes"))
     found, first = list[LoadedPart](), 0
-    for number, part in enumerate(asked):
+    for number, part in enumerate(each for several in asked for each in _by_kind(several)):
         cluster = part.cluster
         assert isinstance(cluster, ClusterSpec | BareCluster), "resolved"
         nodes = part.nodes or cluster.nodes
         if isinstance(cluster, ClusterSpec):
-            cluster = cluster.model_copy(update={"nodes": nodes})
+            cluster = cluster.resized(nodes)
             assert isinstance(cluster.node, Node), "resolved"
             boards = cluster.node.accelerators
         else:
@@ -219,6 +219,20 @@ def _parts(spec: FleetSpec) -> tuple[LoadedPart, ...]:
         found.append(LoadedPart(kind, cluster, nodes, first, boards, part.speed))
         first += nodes
     return tuple(found)
+
+
+def _by_kind(part: FleetPart) -> Iterator[FleetPart]:
+    """A part for each kind of node of its cluster, called as these are; the part itself where there is one kind."""
+    cluster = part.cluster
+    if not isinstance(cluster, ClusterSpec) or not isinstance(cluster.node, tuple):
+        yield part
+        return
+    for group in cluster.resized(part.nodes or cluster.nodes).groups:
+        assert isinstance(group.node, Node), "resolved"
+        own = {"node": group.node, "nodes": group.nodes, "prices": group.prices or cluster.prices}
+        kind = f"{part.kind}-{group.node.name}" if part.kind else group.node.name
+        changed = {"kind": kind, "cluster": cluster.model_copy(update=own), "nodes": group.nodes}
+        yield part.model_copy(update=changed)
 
 
 def _jobs(

@@ -164,7 +164,7 @@ class Bounds:
         experiment = self._plan(table, row)
         setup = experiment.setup
         board = self._board(chain.grid.n_ranks // setup.parallelism.pipeline, setup.software.attention_kernel)
-        return replace(chain.job(self.template, experiment, setup.shard, self._layout(table, row).cut), board=board)
+        return replace(chain.job(self.template, experiment, setup.shard, self._layout(table, row).cut), boards=(board,))
 
     def _board(self, ranks: int, kernel: str) -> Board:
         """The slowest of the `ranks` of one stage: a job waits for no faster one."""

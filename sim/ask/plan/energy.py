@@ -45,7 +45,8 @@ def build_crew(experiment: Experiment, cluster: Cluster, grid: RankGrid) -> Crew
     """The crew of a valid plan whose ranks are placed as `grid` says."""
     groups = {}
     for kind, (ranks, key) in job_groups(experiment, experiment.setup.workload, grid).items():
-        sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key)]
+        compression = experiment.training.compression
+        sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key, compression=compression)]
         groups[kind] = tuple(dict.fromkeys(groups_of(sets, np.arange(len(ranks)), cluster)))
     nodes = len(np.unique(cluster.node_of(grid.accelerator)))
     return Crew(nodes, tuple(np.unique(cluster.speed[grid.accelerator]).tolist()), groups)
@@ -74,7 +75,7 @@ class Meter:
     def collective(self, role: str, kind: str, message: float, routing: TokenRouting | None = None) -> float:
         """A collective in the group of that role."""
         groups = self.crew.groups.get(role, ())
-        sizes = [cost_of(kind, message, group, self.node, routing).size for group in groups]
+        sizes = [cost_of(kind, message, group, (self.node,), routing).size for group in groups]
         return self.send(min(sizes, default=0.0))
 
     def send(self, message: float) -> float:
@@ -97,7 +98,8 @@ def step_joules(cluster: Cluster, site: Site | None, board: Board, crew: Crew, r
     """A function of the joules that work adds and of seconds, (n,) each: the least energy of the whole site [J]."""
     power = cluster.node.power
     best = power.model_copy(update={"supply": _at_best(power.supply)})
-    plant = Plant(replace(cluster, node=cluster.node.model_copy(update={"power": best})), site)
+    kind = replace(cluster.kinds[0], node=cluster.node.model_copy(update={"power": best}))
+    plant = Plant(replace(cluster, kinds=(kind,)), site)
     idle = cluster.places.on(crew.nodes) - ranks
 
     def watts(accelerators: float) -> float:

@@ -31,7 +31,7 @@ from sim.ask.sweep.store import Outcome
 from sim.ask.workers.batch import Batch
 from sim.ask.workers.pool import InThisProcess, LocalProcesses, processors
 from sim.cluster.build import build_cluster
-from sim.errors import PlanError, SimError
+from sim.errors import PlanError, Problem, SimError
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.metrics.memory import lacking_bytes
@@ -61,7 +61,14 @@ def search_plans(
     KeyboardInterrupt what is found so far is returned, with `complete` False. Raises ConfigError for wrong input,
     PlanError if no plan is valid.
     """
+    if len(experiment.setup.kinds) > 1:
+        message = "plans are searched for clusters of one kind of node"
+        way_out = "compare plans with `clustersim sweep`, or search on one kind: --set cluster.node=NAME"
+        raise PlanError(Problem("", "cluster.node", message, way_out))
     began = time.perf_counter()
+    if experiment.synchronization is not None:
+        message = "plans are searched among those whose replicas sum gradients in lock-step"
+        raise PlanError(Problem("", "synchronization", message, "leave it out, or compare a few plans with sweep"))
     wanted = objectives_of(objectives, experiment.setup)
     base = _one_step(experiment)
     progress("enumerating plans", 0.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sim.ask.run.step import Simulated
 from sim.inputs.setup import Setup
 from sim.life.life_inputs import Span
-from sim.metrics.cost import cost_result
+from sim.metrics.cost import Rented, cost_result
 from sim.metrics.energy import Consumption, consumption, energy_result, power_levels, run_level
 from sim.metrics.energy_run import SpanEnergy
 from sim.metrics.energy_step import Activity
@@ -45,16 +45,16 @@ class Accounts:
         setup = self.setup
         tokens = steps * setup.step_tokens
         energy = energy_result(self.used, spent, tokens, power)
-        size, accelerator = self._size(lived), setup.accelerator.name
-        cost = cost_result(setup.prices, setup.site, energy, spent.seconds, size, (steps, tokens), accelerator)
-        return energy, cost
+        rented = [self._rented(kind, lived) for kind in setup.kinds]
+        return energy, cost_result(rented, setup.site, energy, spent.seconds, (steps, tokens))
 
-    def _size(self, lived: bool) -> tuple[int, int]:
-        """Nodes and accelerators that are paid for."""
+    def _rented(self, kind: Setup, lived: bool) -> Rented:
+        """Nodes and accelerators of a kind that are paid for; spares are of all kinds as the cluster is."""
         cluster, recovery = self.activity.job.plan.cluster, self.setup.experiment.recovery
         reserve = recovery.warm_spares + recovery.cold_spares if lived else 0
-        nodes = max(cluster.n_nodes, self.used.levels.nodes + reserve)
-        return nodes, round(cluster.places.on(nodes))
+        share = max(1.0, (self.used.levels.nodes + reserve) / cluster.n_nodes)
+        nodes = kind.cluster.nodes * share
+        return Rented(kind.prices, nodes, nodes * kind.node.accelerators, kind.accelerator.name)
 
 
 def open_accounts(run: Simulated) -> Accounts:

@@ -12,12 +12,19 @@ from typing import Any
 from sim.ask.run.preemption import is_preempted
 from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
+from sim.inputs.fault_log import read_fault_log
 from sim.inputs.records import Accelerator
+from sim.inputs.reliability import Failures
+from sim.inputs.setup import Setup
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
+from sim.inputs.synchronization import ParameterServers
+from sim.layout.host import HOST_KINDS
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
 from sim.metrics.result import PowerLevel
+from sim.transforms.reduction import GROUPS
 from sim.units import DATA, DATA_RATE, POWER, format_quantity
+from sim.workload.optimizer import HOST_BANDWIDTH
 
 SWING = 1e-3  # share above its limit that is told
 GIGABIT = DATA_RATE.units["Gb/s"]
@@ -25,23 +32,28 @@ GIGABIT = DATA_RATE.units["Gb/s"]
 
 def assumptions(run: Simulated) -> Iterator[str]:
     """One sentence for each thing that was assumed."""
-    for rule in RULES:
-        yield from rule(run)
+    yield from dict.fromkeys(note for rule in RULES for note in rule(run))  # of several kinds of node, each once
 
 
 def _of_data_sheet(run: Simulated) -> Iterator[str]:
-    accelerator = run.setup.accelerator
-    if accelerator.assumed:
+    for accelerator in _accelerators(run):
+        if not accelerator.assumed:
+            continue
         assumed = ", ".join(_told(accelerator, path) for path in accelerator.assumed)
         yield f"assumed of {accelerator.name}, as medians of the catalogue for a {accelerator.kind}: {assumed}"
 
 
 def _of_packages(run: Simulated) -> Iterator[str]:
     """What an accelerator is where a package holds several."""
-    accelerator = run.setup.accelerator
-    if accelerator.package > 1:
-        meant = "accelerators, degrees of parallelism, power and prices are of a device"
-        yield f"a package of {accelerator.name} holds {accelerator.package} devices: {meant}"
+    for accelerator in _accelerators(run):
+        if accelerator.package > 1:
+            meant = "accelerators, degrees of parallelism, power and prices are of a device"
+            yield f"a package of {accelerator.name} holds {accelerator.package} devices: {meant}"
+
+
+def _accelerators(run: Simulated) -> list[Accelerator]:
+    """Kinds of accelerator, each once."""
+    return list({kind.accelerator.name: kind.accelerator for kind in run.setup.kinds}.values())
 
 
 def _told(accelerator: Accelerator, path: str) -> str:
@@ -54,10 +66,10 @@ def _told(accelerator: Accelerator, path: str) -> str:
 
 def _adapters_left(run: Simulated) -> Iterator[str]:
     """Every accelerator has as many adapters as all others: the rest of them is left over."""
-    count, server = run.setup.node.nics.count, run.cluster.server
-    used = count // server.n_accelerators * server.n_accelerators
-    if count > server.n_accelerators and count > used and run.cluster.fabric is not None:
-        yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
+    for node in (kind.node for kind in run.cluster.kinds):
+        count, used = node.nics.count, node.nics.count // node.accelerators * node.accelerators
+        if count > node.accelerators and count > used and run.cluster.fabric is not None:
+            yield f"{count - used} of {count} adapters of a node carry nothing: its accelerators have {used}"
 
 
 def _of_model(run: Simulated) -> Iterator[str]:
@@ -87,23 +99,34 @@ def _tight_memory(run: Simulated) -> Iterator[str]:
 
 def _host_memory(run: Simulated) -> Iterator[str]:
     """What is moved to the host, and whether it has room."""
-    offload, host, needed = run.setup.training.offload, run.setup.node.host, run.readings.memory.host_bytes
-    if not needed:
+    offload, kinds = run.setup.training.offload, run.setup.kinds
+    for number, memory in run.readings.memory_by_kind.items():
+        host, needed = kinds[number].node.host, memory.host_bytes
+        if host.memory and needed > host.memory:
+            lack, room = format_quantity(needed, DATA), format_quantity(host.memory, DATA)
+            yield f"the host of a node has {room} of memory, and {lack} would lie there"
+    if not run.readings.memory.host_bytes:
         return
-    if host.memory and needed > host.memory:
-        lack, room = format_quantity(needed, DATA), format_quantity(host.memory, DATA)
-        yield f"the host of a node has {room} of memory, and {lack} would lie there"
-    hidden = [name for name in ("parameters", "activations") if getattr(offload, name)]
-    if hidden:
-        yield f"copies of {' and '.join(hidden)} to and from the host are taken to hide behind computation"
-    if offload.optimizer and not host.pcie_bandwidth:
-        way_out = "cluster.node.host.pcie_bandwidth says how fast"
-        yield f"gradients and weights of the host's optimizer cross PCIe at no cost: {way_out}"
+    if any(moved for _, moved in offload) and not {flow.kind for flow in run.job.flows} & set(HOST_KINDS):
+        yield "copies to and from the host cross PCIe at no cost: cluster.node.host.pcie_bandwidth says how fast"
+
+
+def _compressed(run: Simulated) -> Iterator[str]:
+    """What compression of gradients does beside taking time."""
+    kind, groups = run.setup.training.compression.kind, {flow.kind for flow in run.job.flows}
+    if kind == "none":
+        return
+    if not groups & set(GROUPS):
+        yield f"nothing is compressed ({kind}): no other rank has the same weights"
+        return
+    yield f"gradients are compressed ({kind}): what that does to learning is not simulated"
+    if kind == "fp16" and run.plan.software.gradient_comm_bytes == 2:
+        yield f"{run.plan.software.name} sends 2 B a gradient anyway: fp16 adds kernels and saves nothing"
 
 
 def _uneven_stages(run: Simulated) -> Iterator[str]:
     sizes = [chunk.layers for chunk in run.plan.chunks]
-    if len(set(sizes)) > 1:
+    if len(set(sizes)) > 1 and run.setup.parallelism.layers_per_stage is None:
         alike = [(size, len(list(group))) for size, group in groupby(sizes)]
         told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
         yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
@@ -122,12 +145,13 @@ def _network_power(run: Simulated) -> Iterator[str]:
 
 
 def _silent_parts(run: Simulated) -> Iterator[str]:
-    node, accelerator, storage = run.setup.node, run.setup.accelerator, run.setup.storage
-    silent = []
-    if not accelerator.power.idle:
-        silent.append(f"{accelerator.name} when it is idle (accelerator.power.idle)")
-    if not any(getattr(node.power, name).busy for name in NODE_PARTS):
-        silent.append(f"{node.name} beside its accelerators (node.power)")
+    storage, silent = run.setup.storage, []
+    for kind in run.setup.kinds:
+        if not kind.accelerator.power.idle:
+            silent.append(f"{kind.accelerator.name} when it is idle (accelerator.power.idle)")
+        if not any(getattr(kind.node.power, name).busy for name in NODE_PARTS):
+            silent.append(f"{kind.node.name} beside its accelerators (node.power)")
+    silent = list(dict.fromkeys(silent))
     if storage and storage.kind != "local_nvme" and not run.cluster.spec.power.storage:  # local disks: host
         silent.append(f"{storage.name} (cluster.power.storage)")
     if silent:
@@ -142,13 +166,19 @@ def _power_limit(run: Simulated) -> Iterator[str]:
 
 
 def _prices(run: Simulated) -> Iterator[str]:
-    prices, site, accelerator = run.setup.prices, run.setup.site, run.setup.accelerator.name
+    for kind in run.setup.kinds:
+        yield from _price(kind)
+
+
+def _price(setup: Setup) -> Iterator[str]:
+    """What was taken for granted about the price of nodes of a kind."""
+    prices, site, accelerator = setup.prices, setup.site, setup.accelerator.name
     if prices is None:
         return
-    if run.setup.experiment.prices is None:
+    if setup.experiment.prices is None:
         paid = prices.pay.replace("_", " ")
         whose = f"{prices.name}, {paid}, of {prices.as_of} (cluster.prices)"
-        yield f"prices are those of {run.setup.cluster.name}, as none are named: {whose}"
+        yield f"prices are those of {setup.cluster.name}, as none are named: {whose}"
     if not is_priced(prices, accelerator):
         yield f"PRICES OF ANOTHER ACCELERATOR: {prices.name} is for {', '.join(prices.accelerators)}, not {accelerator}"
     if prices.pay == "spot" and prices.rental.spot_preemption is None:
@@ -174,6 +204,22 @@ def _saves(run: Simulated) -> Iterator[str]:
     if save is not None and save.serialization_bandwidth is None:
         rate = format_quantity(SERIALIZATION_BANDWIDTH, DATA_RATE)
         yield f"saves: each rank is assumed to write {rate} at most (checkpoint.serialization_bandwidth)"
+
+
+def _workers(run: Simulated) -> Iterator[str]:
+    """What is taken for granted of workers that do not step together."""
+    way = run.setup.experiment.synchronization
+    if way is None:
+        return
+    yield "convergence is not simulated: staler or rarer updates may need more steps than the ones counted here"
+    if not isinstance(way, ParameterServers):
+        return
+    if way.update_bandwidth is None:
+        rate = format_quantity(HOST_BANDWIDTH * run.setup.node.accelerators, DATA_RATE)
+        yield f"servers are taken to add and update at {rate} of host memory (synchronization.update_bandwidth)"
+    if way.slices == 1:
+        yield "gradients are pushed when a step is over, nothing beside it (synchronization.slices)"
+    yield "energy and failures of servers are not counted, that of their traffic neither; saves are as if ranks had all"
 
 
 def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
@@ -209,11 +255,20 @@ def _of_replay(run: Simulated) -> Iterator[str]:
     yield "memory and FLOPs of a recorded step are not known, and its samples a step are those that training says"
 
 
+def _recorded_faults(run: Simulated) -> Iterator[str]:
+    """When the log of faults began, where it does not say so."""
+    failures = run.setup.experiment.failures
+    log = failures.log if isinstance(failures, Failures) else None
+    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
+        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
+
+
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
     _of_replay,
     _tight_memory,
     _host_memory,
+    _compressed,
     _of_data_sheet,
     _of_packages,
     _adapters_left,
@@ -225,5 +280,7 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _power_limit,
     _prices,
     _faults,
+    _recorded_faults,
     _saves,
+    _workers,
 )

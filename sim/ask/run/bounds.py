@@ -82,6 +82,9 @@ def _unbounded(experiment: Experiment) -> Iterator[Problem]:
         yield Problem("", "workload", "bounds are of steps that are written from a plan, not recorded", "run it")
     if experiment.input is not None:
         yield Problem("", "input", "bounds do not know how long a step waits for its data", "leave it out, or run it")
+    if experiment.synchronization is not None:
+        message = "bounds do not know how long workers wait for one another"
+        yield Problem("", "synchronization", message, "leave it out, or run it")
     if experiment.power.limit is not None:
         message = "bounds do not know what transfers beside computation leave of it"
         yield Problem("", "power.limit", message, "leave it out, or run it")

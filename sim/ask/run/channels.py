@@ -20,11 +20,15 @@ TOO_DEAR = "over PCIe, rates hold with enough channels; the default may halve th
 def with_channels(result: Result, experiment: Experiment) -> Result:
     """`result` with a trust band that covers the step at the rate that too few channels leave to PCIe."""
     setup, trust = experiment.setup, result.trust
-    if setup.node.local.kind != "pcie" or min(setup.ranks, setup.node.accelerators) == 1 or not trust or not trust.band:
+    shared = any(kind.node.local.kind == "pcie" and kind.node.accelerators > 1 for kind in setup.kinds)
+    if not shared or setup.ranks == 1 or not trust or not trust.band:
         return result
     if result.events > MOST_EVENTS:
         return replace(result, trust=replace(trust, extrapolates=(TOO_DEAR, *trust.extrapolates)))
-    cluster = setup.cluster.model_copy(update={"node": _slowed(setup.node)})
+    kinds = zip(setup.groups, setup.kinds, strict=True)
+    slow = tuple(group.model_copy(update={"node": _slowed(kind.node)}) for group, kind in kinds)
+    node = slow if isinstance(setup.cluster.node, tuple) else slow[0].node
+    cluster = setup.cluster.model_copy(update={"node": node})
     slowed = simulate_step(experiment.model_copy(update={"cluster": cluster})).trace.time
     band = slowed / result.step.time_s - 1
     if band <= trust.band:
@@ -33,7 +37,9 @@ def with_channels(result: Result, experiment: Experiment) -> Result:
 
 
 def _slowed(node: Node) -> Node:
-    """With payload over PCIe at `FEW` of its rate; bridges keep theirs."""
+    """With payload over PCIe at `FEW` of its rate, where that joins its boards; bridges keep theirs."""
+    if node.local.kind != "pcie":
+        return node
     changes: dict[str, object] = {"local": node.local.model_copy(update={"efficiency": FEW * node.local.efficiency})}
     if node.pcie:
         staged, sockets = FEW * node.pcie.staged_efficiency, FEW * node.pcie.socket_bandwidth

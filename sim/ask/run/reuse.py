@@ -22,12 +22,8 @@ KEPT_RANKS = 100_000  # of all layouts, and accelerators of all clusters, that a
 OWN_RANKS = 500  # what a cluster or a layout weighs beside its accelerators or ranks
 KEPT_MODELS = 128  # each cut in one way
 
-NOT_WIRING: dict[str, Any] = {
-    "name": True,
-    "power": True,
-    "sources": True,
-    "node": {"name": True, "collectives": True, "power": True, "sources": True, "accelerator": True},
-}  # what the links and paths of a cluster do not depend on; `kind` of the accelerator names vertices
+NOT_WIRING = dict.fromkeys(("name", "power", "sources", "prices"), True)  # what links and paths do not depend on,
+NOT_WIRED = dict.fromkeys(("name", "collectives", "power", "sources", "accelerator"), True)  # and that of each node
 NOT_STEP: dict[str, Any] = {
     **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
     "training": {"tokens": True, "samples": True, "time_limit": True},
@@ -105,7 +101,11 @@ def _cut(setup: Setup) -> CutModel:
 
 def wiring_key(setup: Setup) -> tuple[str, ...]:
     """All of a cluster that its links, paths and names depend on. Raises ConfigError for an unreadable file."""
-    return setup.cluster.model_dump_json(exclude=NOT_WIRING), setup.accelerator.kind, _drawing(setup)
+    spec = setup.cluster
+    several = isinstance(spec.node, tuple)
+    nodes: dict[str, Any] = {"node": {"__all__": {"node": NOT_WIRED, "prices": True}} if several else NOT_WIRED}
+    kinds = (kind.accelerator.kind for kind in setup.kinds)  # they name vertices
+    return spec.model_dump_json(exclude=NOT_WIRING | nodes), *kinds, _drawing(setup)
 
 
 def _drawing(setup: Setup) -> str:

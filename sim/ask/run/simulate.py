@@ -13,8 +13,10 @@ from sim.ask.run.step import Simulated, Watch, simulate_step
 from sim.ask.validate.trust import trust_of
 from sim.engine.category import COMMUNICATION
 from sim.inputs.records import Experiment, Measured, Training
+from sim.inputs.setup import Setup
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
+from sim.metrics.kinds import kind_uses
 from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
 from sim.models.family import Replay
 
@@ -69,6 +71,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         memory=run.readings.memory,
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
+        synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,
         energy=energy,
@@ -82,6 +85,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         ),
         folding=folding(run),
         replay=run.readings.replay,
+        kinds=kind_uses(run.trace, run.job, run.readings.memory_by_kind),
         exactness=Exactness(rounds=run.proof.rounds, links_checked=run.proof.checked, links_joined=run.proof.joined),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -99,7 +103,8 @@ def step_result(run: Simulated, critical: RankTime) -> StepResult:
     samples = training.global_batch / seconds
     per_accelerator = samples / setup.ranks
     model, hardware = (flops * per_accelerator for flops in run.plan.architecture.undivided.flops)
-    peak = getattr(setup.accelerator.matrix.peak, training.precision)
+    peaks = [getattr(kind.accelerator.matrix.peak, training.precision) for kind in setup.kinds]
+    peak = sum(rank.count * peaks[rank.kind] for rank in run.job.ranks) / setup.ranks
     return StepResult(
         time_s=seconds,
         samples_per_s=samples,
@@ -204,7 +209,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         f"ZeRO {parallelism.zero_stage}" if parallelism.zero_stage else "",
     ]
     return {
-        "cluster": f"{setup.cluster.name}, {run.cluster.n_nodes} x {setup.node.name} ({setup.accelerator.name})",
+        "cluster": f"{setup.cluster.name}, {nodes_in_words(setup)}",
         "workload": plan.model.name,
         "parameters": plan.architecture.undivided.whole.parameters,
         "active_parameters": plan.architecture.undivided.active_parameters,
@@ -214,6 +219,12 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "precision": f"{training.precision}, recompute {training.recompute}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
+
+
+def nodes_in_words(setup: Setup) -> str:
+    """The nodes of a cluster, kind by kind."""
+    kinds = ((kind.cluster.nodes, kind.node.name, kind.accelerator.name) for kind in setup.kinds)
+    return " and ".join(f"{n} x {node} ({accelerator})" for n, node, accelerator in kinds)
 
 
 def _batch(training: Training) -> str:

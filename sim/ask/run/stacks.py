@@ -71,9 +71,9 @@ def stacks_for(kind: str) -> list[str]:
 
 def could_run(stack: Software, setup: Setup) -> bool:
     """Whether the stack runs on the accelerators, trains such models, and lets its user choose this plan."""
-    chip = setup.accelerator
-    if chip.kind not in stack.kinds or (stack.vendors and chip.vendor not in stack.vendors):
-        return False
+    for chip in (kind.accelerator for kind in setup.kinds):
+        if chip.kind not in stack.kinds or (stack.vendors and chip.vendor not in stack.vendors):
+            return False
     plan = {**dict(setup.parallelism), **dict(setup.training), "kind": setup.workload.kind}
     return all(plan[name] in offered for name, offered in stack.choices if offered and name in plan)
 

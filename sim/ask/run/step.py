@@ -16,9 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from sim.ask.run.bounds import step_bounds
-from sim.ask.run.proof import Proof, hopeful, proved_step
+from sim.ask.run.proof import Proof, ProvedStep, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.ask.run.size import check_size
+from sim.ask.run.synchrony import synchronize
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
@@ -38,10 +39,10 @@ from sim.memo import Memo
 from sim.metrics.breakdown import RankTime, critical_rank, rank_time
 from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
-from sim.metrics.memory import memory_key, memory_result, unknown_memory
+from sim.metrics.memory import memory_key, memory_result, tightest, unknown_memory
 from sim.metrics.replay import replay_result
-from sim.metrics.result import LinkUse, MemoryResult, ReplayResult
-from sim.programs.assemble import assemble
+from sim.metrics.result import LinkUse, MemoryResult, ReplayResult, Synchrony
+from sim.programs.assemble import NO_WAITS, Waits, assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
 
@@ -89,13 +90,25 @@ class Readings:
 
     @cached_property  # see critical
     def memory(self) -> MemoryResult:
-        """Memory of all stages."""
-        setup, architecture = self.job.plan.experiment.setup, self.job.plan.architecture
+        """Memory of all stages; where there are several kinds of node, on the one that has least room."""
+        return tightest(list(self.memory_by_kind.values()))
+
+    @cached_property  # see critical
+    def memory_by_kind(self) -> dict[int, MemoryResult]:
+        """Memory of all stages on each kind of node that has some; shown is the fullest of those that it has."""
+        kinds = self.job.plan.experiment.setup.kinds
+        ranks = self.job.ranks
+        stages = {kind: {rank.stage for rank in ranks if rank.kind == kind} for kind in range(len(kinds))}
+        return {kind: self._memory_on(kinds[kind], there) for kind, there in stages.items() if there}
+
+    def _memory_on(self, setup: Setup, stages: set[int]) -> MemoryResult:
+        architecture, there = self.job.plan.architecture, sorted(stages)
         if setup.workload.replay:
             return unknown_memory(setup)
         if setup.experiment.simulation.reuse == "off":
-            return memory_result(setup, architecture)
-        return _memories.get(memory_key(setup), lambda: memory_result(setup, architecture), lambda _: 1.0)
+            return memory_result(setup, architecture, there)
+        key = memory_key(setup), tuple(there)
+        return _memories.get(key, lambda: memory_result(setup, architecture, there), lambda _: 1.0)
 
     @cached_property  # see critical
     def links(self) -> tuple[LinkUse, ...]:
@@ -130,6 +143,7 @@ class Simulated:
     job: Job
     trace: Trace
     feeding: Feeding | None
+    synchrony: Synchrony | None
     readings: Readings
     proof: Proof
 
@@ -156,13 +170,13 @@ class Simulated:
 
 
 class Runs:
-    """Runs of a step, with the wait for input at its end [s]; the program of a job is made once.
+    """Runs of a step, with what all wait for at its end; the program of a job is made once.
 
     bounds: what its time lies between [s], if that is `wanted` and proved, and the step takes long.
     """
 
-    def __init__(self, input_stall: float = 0.0) -> None:
-        self.input_stall = input_stall
+    def __init__(self, waits: Waits = NO_WAITS) -> None:
+        self.waits = waits
         self.job: Job | None = None
         self.executor: Executor | None = None  # of the run to come, or under way
         self.began = inf  # on the clock of the machine [s]
@@ -173,7 +187,7 @@ class Runs:
     def prepare(self, job: Job, stops: Stops | None) -> Executor:
         """Everything but the passing of time; stops: see `proved_step`."""
         options, old = job.plan.experiment.simulation, self.executor
-        program = old.program if old and job is self.job else assemble(job, self.input_stall)
+        program = old.program if old and job is self.job else assemble(job, self.waits)
         self.release()
         self.job = job
         self.executor = Executor(
@@ -229,14 +243,36 @@ class Prepared:
 
     def run(self) -> Simulated:
         """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
-        step, feeding = proved_step(self.job, self.runs.run), None
-        data, storage = self.setup.experiment.input, self.cluster.storage
+        step, feeding, synchronized = proved_step(self.job, self.runs.run), None, None
+        step_s, waits, experiment = step.trace.time, NO_WAITS, self.setup.experiment
+        if experiment.synchronization is not None:
+            slow, step = step, self._without_slow_parts(step)
+            synchronized = synchronize(slow.job, slow.trace, step.trace.time)
+            step_s, waits = synchronized.step_s, synchronized.waits
+        data, storage = experiment.input, self.cluster.storage
         if data is not None and storage is not None:
-            feeding = feed(supply_of(self.plan, data, storage), step.trace.time, self.setup.experiment.seed)
-            if feeding.stall_s > 0:
-                step = proved_step(step.job, Runs(feeding.stall_s).run)
-        readings = Readings(step.job, step.trace)
-        return Simulated(self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof)
+            feeding = feed(supply_of(self.plan, data, storage), step_s, experiment.seed)
+            waits = waits._replace(input_stall=feeding.stall_s)
+        if waits.named:
+            step = proved_step(step.job, Runs(waits).run)
+        return Simulated(
+            setup=self.setup,
+            cluster=self.cluster,
+            plan=step.job.plan,
+            job=step.job,
+            trace=step.trace,
+            feeding=feeding,
+            synchrony=synchronized.synchrony if synchronized else None,
+            readings=Readings(step.job, step.trace),
+            proof=step.proof,
+        )
+
+    def _without_slow_parts(self, step: ProvedStep) -> ProvedStep:
+        """The step of workers that wait for nobody and have no slow part: what the others add is a wait."""
+        if not self.setup.experiment.degradations:
+            return step
+        healthy = prepare_step(self.setup.experiment.model_copy(update={"degradations": ()}))
+        return proved_step(healthy.job, healthy.runs.run)
 
 
 def prepare_step(experiment: Experiment) -> Prepared:
@@ -274,10 +310,10 @@ def _within_limit(experiment: Experiment, simulate: Callable[[Experiment], Simul
     simulated, limit = simulate(experiment), experiment.power.limit
     if limit is None:
         return simulated
-    kept, power = limit, experiment.setup.accelerator.power
+    kept, powers = limit, [kind.accelerator.power for kind in experiment.setup.kinds]
     while (over := highest_mean(simulated.readings.activity) - limit) > LIMIT_KEPT * limit:
         kept -= over
-        if kept <= base_power(power, power.voltage.slowest):
+        if kept <= max(base_power(power, power.voltage.slowest) for power in powers):
             message = f"transfers beside computation leave none of {format_quantity(limit, POWER)} for it"
             raise PlanError(Problem("", "power.limit", message, "give more"))
         less = experiment.power.model_copy(update={"limit": kept})

@@ -80,7 +80,8 @@ class StepTimes:
         """The accelerator that a slow part is, or the first that its adapter serves."""
         node = self.slots[part.slot]
         there = int(self.cluster.places.sizes[node])
-        share = max(1, there // max(1, self.cluster.node.nics.count))
+        kind = self.cluster.kinds[int(self.cluster.servers.kind[node])]
+        share = max(1, there // max(1, kind.node.nics.count))
         local = part.part if part.component == "accelerator" else min(part.part * share, there - 1)
         return int(self.cluster.places.first[node]) + local
 
@@ -135,9 +136,10 @@ class StepTimes:
                 accelerator=self.cluster.vertex_name(int(self.cluster.places.first[node]) + part.part),
                 factor=part.speed,
             )
-        adapter = next(block for block in self.cluster.blocks if block.kind == "nic")
-        bundles, adapters = adapter.shape[-1], self.cluster.node.nics.count  # more adapters than accelerators: bundles
-        vertex = adapter.first + node * bundles + part.part * bundles // adapters
+        first = next(block for block in self.cluster.blocks if block.kind == "nic").first
+        server = self.cluster.servers.kinds[int(self.cluster.servers.kind[node])]
+        bundles, adapters = server.n_adapters, server.node.nics.count  # more adapters than accelerators: bundles
+        vertex = first + int(self.cluster.servers.first_adapter[node]) + part.part * bundles // adapters
         link = int(np.flatnonzero(self.cluster.links.source == vertex)[0])
         other = self.cluster.vertex_name(int(self.cluster.links.target[link]))
         factor = 1 - (1 - part.speed) * bundles / adapters

@@ -65,7 +65,8 @@ def write_picture(shown: Timeline, file: Path, limit: float) -> None:
 
 def write_profiler_traces(run: Simulated, shown: Timeline, folder: Path) -> list[Path]:
     """Write one compressed file per rank as torch.profiler does, for trace analysers. Raises OutputError."""
-    world, device = run.plan.grid.n_ranks, run.cluster.accelerator.name
+    names = dict.fromkeys(kind.accelerator.name for kind in run.cluster.kinds)
+    world, device = run.plan.grid.n_ranks, " and ".join(names)
     files = []
     for rank in shown.places:
         file = folder / f"rank-{rank}.json.gz"

@@ -116,12 +116,13 @@ def _weak_batch(setup: Setup, nodes: int, smallest: int) -> int:
 def _resized(experiment: Experiment, nodes: int, batch: int, tokens: float) -> Experiment:
     """The experiment on so many nodes, as many replicas as they hold; not checked yet."""
     setup = experiment.setup
-    accelerators = nodes * setup.node.accelerators
-    data = max(1, accelerators // setup.ranks_per_replica)
+    cluster = setup.cluster.resized(nodes)
+    larger = Setup(experiment.model_copy(update={"nodes": nodes, "cluster": cluster}))
+    data = max(1, larger.accelerators // setup.ranks_per_replica)
     return experiment.model_copy(
         update={
             "nodes": nodes,
-            "cluster": setup.cluster.model_copy(update={"nodes": nodes}),
+            "cluster": cluster,
             "parallelism": setup.parallelism.model_copy(update={"data": data}),
             "training": setup.training.model_copy(update={"global_batch": batch, "tokens": ceil(tokens)}),
             "measured": None,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,28 @@ _PLAN: dict[str, Callable[[str], Any]] = {
 }
 
 
+MIXED = "several kinds of node in one job, of which no run was measured"
+
+
 def trust_of(experiment: Experiment) -> Trust | None:
-    """How published runs like `experiment` were predicted; None for a step that was recorded, unlike all of them."""
+    """How published runs like `experiment` were predicted; of several kinds of node, as on the least trusted.
+
+    None of them had workers that do not step together. None for a step that was recorded, unlike all of them.
+    """
     if experiment.setup.workload.replay:
         return None
-    return shipped_bands().trust(traits_of(experiment))
+    kinds = experiment.setup.kinds
+    found = [shipped_bands().trust(traits_of(kind.experiment)) for kind in kinds]
+    told = [trust for trust in found if trust is not None]
+    if not told:
+        return None
+    trust = max(told, key=lambda trust: inf if trust.band is None else trust.band)
+    if len(kinds) > 1:
+        trust = replace(trust, extrapolates=(MIXED, *trust.extrapolates))
+    if experiment.synchronization is not None:
+        unlike = f"synchronization {experiment.synchronization.kind}"
+        trust = replace(trust, band=None, extrapolates=(unlike, *trust.extrapolates))
+    return trust
 
 
 @cache  # reads a file, for each run of a process

@@ -20,6 +20,7 @@ from sim.inputs.curves import is_curve_table
 from sim.inputs.load import load_experiment
 from sim.inputs.reader import read_file, yaml_files
 from sim.inputs.records import Experiment
+from sim.inputs.run_table import RunColumns, is_run_table
 from sim.metrics.result import Result
 from sim.metrics.trust import Bands
 from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
@@ -44,14 +45,19 @@ class MeasuredRun:
 
 
 def validate(
-    paths: Sequence[Path] = (), overrides: Sequence[str] = (), jobs: int | None = None, progress: Progress | None = None
+    paths: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    columns: RunColumns | None = None,
 ) -> Validation:
     """Predict every measured run under `paths`, by default those of the catalogue.
 
-    A run that fails is a row with its reason. On KeyboardInterrupt what is done is returned, with
-    `complete` False. MeasuredRun collectives are predicted too. Raises ConfigError if `paths` hold nothing measured.
+    `columns` says what headers of CSV mean. A run that fails is a row with its reason. On KeyboardInterrupt what is
+    done is returned, with `complete` False. MeasuredRun collectives are predicted too. Raises ConfigError if `paths`
+    hold nothing measured.
     """
-    runs, curves = find_measured(paths, overrides), find_curves(paths)
+    runs, curves = find_measured(paths, overrides, columns), find_curves(paths)
     if not runs and not curves:
         where = " ".join(map(str, paths)) or str(catalogue_root() / "experiments")
         raise ConfigError(Problem(where, "", "holds no measured run", "give an experiment the key `measured`"))
@@ -63,7 +69,9 @@ def validate(
 # --- finding --------------------------------------------------------------------------------
 
 
-def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[MeasuredRun]:
+def find_measured(
+    paths: Sequence[Path] = (), overrides: Sequence[str] = (), columns: RunColumns | None = None
+) -> list[MeasuredRun]:
     """The measured runs under `paths` in order, each measurement once: tables before single experiments.
 
     Without `paths` those of the catalogue, but for the blind ones: what is asked for by default is what tables of
@@ -71,7 +79,7 @@ def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> 
     """
     files = [file for path in paths or _compared() for file in yaml_files(path)]
     files.sort(key=lambda file: not _holds_cases(file))
-    found = [run for file in dict.fromkeys(files) for run in _read(file, file in paths, overrides)]
+    found = [run for file in dict.fromkeys(files) for run in _read(file, file in paths, overrides, columns)]
     return _distinct(found)
 
 
@@ -86,19 +94,23 @@ def _holds_cases(file: Path) -> bool:
         return False
 
 
-def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[MeasuredRun]:
+def _read(
+    file: Path, named: bool, overrides: Sequence[str], columns: RunColumns | None = None
+) -> Iterator[MeasuredRun]:
     """The runs in `file`; what is no measured experiment is an error only if `named` by the user."""
     try:
-        if is_curve_table(file):
-            return
         if is_table(file):
-            for case in load_cases(file):
+            for case in load_cases(file, columns):
                 yield _loaded(file.stem, case.name, file, lambda case=case: case.load(overrides).experiment)  # type: ignore[misc]
+        elif is_curve_table(file):
+            return
         elif named or _may_be_measured(file):
             experiment = load_experiment(file, overrides).experiment
             if named or experiment.measured:
                 yield _loaded(_folder(file), file.stem, file, lambda: experiment)
     except ConfigError as error:
+        if is_run_table(file):  # without headers there is no run to tell it of
+            raise
         yield MeasuredRun(_folder(file), file.stem, file, None, _reason(error))
 
 

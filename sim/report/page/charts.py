@@ -35,6 +35,7 @@ PART_COLOURS = {
     "expert_comm": PURPLE,
     "pipeline_comm": RED,
     "data_comm": GREEN,
+    "host_comm": YELLOW,
     "bubble": GREY,
     "optimizer": SKY,
     "input_stall": PURPLE,
