@@ -18,6 +18,7 @@ from sim.errors import ConfigError
 from sim.imports.kineto import import_kineto
 from sim.inputs.load import load_experiment
 from sim.inputs.recording import HOST, Recording, recording_text
+from sim.metrics.pictures import pictures
 from sim.metrics.result import Result
 from sim.programs.replay import replayed_nodes
 from sim.report.page.run import run_page
@@ -358,3 +359,16 @@ def test_it_waits_for_its_data(tmp_path: Path) -> None:
     assert slow.step.time_s == pytest.approx(fair.step.time_s + slow.step.breakdown_s["input_stall"], rel=1e-9)
     assert slow.replay is not None
     assert slow.replay.start_error["max"] < 1e-6
+
+
+def test_the_page_draws_both(tmp_path: Path) -> None:
+    """A row for the replay and one for the recording, which are the same where nothing is other than it was."""
+    experiment = load_experiment({"cluster": H100, "workload": written(profiled(tmp_path), tmp_path)}).experiment
+    result = predict(experiment).result
+    run = simulated_for_timeline(experiment)
+    drawn = pictures(run.trace, run.plan, run.job, run.cluster)
+    assert drawn.pipeline.rows == ("replayed", "recorded")
+    replayed, recorded = drawn.pipeline.activity
+    assert sum(one != other for one, other in zip(replayed, recorded, strict=True)) < 0.01 * len(replayed)
+    assert {"idle", "products", "all-reduce"} <= set(drawn.pipeline.kinds)
+    assert "Both ways" in run_page(result, drawn, "input")
