@@ -102,6 +102,18 @@ def test_what_was_asked_for_is_no_assumption() -> None:
     assert any("14 layers over 4 model chunks lie 3, 2 x 4, 3" in note for note in silent.notes)
 
 
+def test_a_padded_vocabulary_is_told() -> None:
+    def notes(vocab: int) -> list[str]:
+        experiment = small_experiment(
+            node={"accelerators": 4}, model={"vocab": vocab}, software={"name": "stack", "pads_vocabulary": 128},
+            parallelism={"tensor": 4, "data": 1},
+        )  # fmt: skip
+        return [note for note in simulate(experiment).notes if "vocabulary" in note]
+
+    assert notes(51200) == []
+    assert notes(50257) == ["a vocabulary of 50,257 is padded to 50,688, a multiple of 128 * tensor 4, as stack does"]
+
+
 @pytest.mark.parametrize(
     ("asked", "virtual", "told"),
     [

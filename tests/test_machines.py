@@ -72,13 +72,13 @@ def test_every_cluster_runs_a_step_that_fits(name: str) -> None:
         ("tpu-v5p-4x4x4", {"maxtext-tpu"}),
         ("mi300x", {"rocm-megatron"}),
         ("gaudi2", {"habana"}),
-        ("xeon-8480plus-2s", {"ipex"}),
+        ("xeon-8480plus-2s", {"ipex", "pytorch-cpu"}),
     ],
 )
 def test_only_stacks_of_the_maker_stand_beside_a_run(cluster: str, stacks: set[str]) -> None:
     nodes = "cluster.nodes=1"
     setup = load_experiment("quickstart", [f"cluster={cluster}", nodes, "parallelism.tensor=1"]).experiment.setup
-    named = {"maxtext-tpu", "neuron", "habana", "rocm-megatron", "ipex"}
+    named = {"maxtext-tpu", "neuron", "habana", "rocm-megatron", "ipex", "pytorch-cpu"}
     able = {name for name in list_catalogue("software") if could_run(stack(name), setup)}
     assert able & named == stacks
     assert bool(able - named) is (setup.accelerator.kind == "gpu")

@@ -122,7 +122,7 @@ class FlashAttention(Operator):
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
         """Operands and output; the normaliser where it is not computed again."""
-        return (*self.reads, self.result) if work.shard.recompute == "selective" else (*self.reads, *self.writes)
+        return (*self.reads, self.result) if work.shard.recomputes_core else (*self.reads, *self.writes)
 
     @override
     def products(self, work: Writer) -> float:

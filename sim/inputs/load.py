@@ -248,9 +248,11 @@ def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
     """`root` whose files (GraphML, fault log, grid, recording), relative to the one that names them, are from here."""
     if not isinstance(root.value, dict):
         return root
-    nested = [name for name in ("cluster", "fabric", "failures", "log", "site", "workload") if name in root.value]
+    nested = [
+        name for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured") if name in root.value
+    ]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
-    for name in ("graphml", "file", "carbon_file", "recording"):
+    for name in ("graphml", "file", "carbon_file", "recording", "trace", "power_log"):
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)

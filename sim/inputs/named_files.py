@@ -49,6 +49,8 @@ def named_files(experiment: Experiment) -> tuple[NamedFile, ...]:
         "failures.log.file": log,
         "site.carbon_file": site.carbon_file if site else None,
         "workload.recording": replay.recording if replay else None,
+        "measured.trace": experiment.measured.trace if experiment.measured else None,
+        "measured.power_log": experiment.measured.power_log if experiment.measured else None,
     }
     others = tuple(NamedFile(key, Path(file)) for key, file in named.items() if file is not None)
     return (drawn, *others) if drawn else others

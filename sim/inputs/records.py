@@ -15,9 +15,11 @@ from pydantic import Discriminator, Field, Tag
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
-from sim.graph.operation import LossKind
+from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.preparation import Preparation
+from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
@@ -34,6 +36,7 @@ from sim.units import (
     Hertz,
     Seconds,
     Tokens,
+    Watts,
 )
 
 
@@ -384,7 +387,7 @@ class Choices(Record):
     pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
     virtual_stages: tuple[Count, ...] = Field(default=(), description="values of parallelism.virtual_stages; any if empty")
     schedule: tuple[ScheduleName, ...] = Field(default=(), description="values of parallelism.schedule; 1f1b, gpipe and its own if empty")
-    recompute: tuple[Literal["none", "selective", "alternate", "keep_qkv", "full"], ...] = Field(default=(), description="values of training.recompute; any if empty")
+    recompute: tuple[Recompute, ...] = Field(default=(), description="values of training.recompute; any if empty")
     sequence_parallel: tuple[bool, ...] = Field(default=(), description="values of parallelism.sequence_parallel; any if empty")
     zero_stage: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(), description="values of parallelism.zero_stage; any if empty")
     tensor_overlap: tuple[Literal["none", "backward", "full"], ...] = Field(default=(), description="values of tensor_overlap beside the stack's own")
@@ -436,6 +439,7 @@ class Software(Record):
     optimizer: OptimizerName = Field(default="adamw_fused", description="what training.optimizer is if it is not said")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
     gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
+    gathers_narrow: bool = Field(default=False, description="ZeRO-3: matrices of layers are cast before they are gathered, where products have 8 bit or less (torchao, enable_fsdp_float8_all_gather)")
     reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
     master_weights: Literal["copy", "remainder", "sole"] = Field(default="copy", description="32-bit weights of 16-bit training: a copy beside the others; of bf16 weights only the 16 bits that they lack (Apex, DistributedFusedAdam); or the only ones that are kept, cast when they are gathered or used (PyTorch FSDP)")
     moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
@@ -502,7 +506,8 @@ class Training(Record):
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
     compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
-    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
+    pruning: Pruning = Field(default=Pruning(), description="weights that are left out of products")
+    recompute: Recompute | tuple[RecomputePart, ...] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all. Or a list of parts of a layer, as in Megatron: norm, activation and up_projection (latent attention) are made anew where they are needed, attention and feed_forward run again and keep their result")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
     samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
@@ -525,6 +530,11 @@ class Measured(Record):
     tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
     tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
     model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
+    trace: str | None = Field(default=None, max_length=4000, description="recorded step (`clustersim import`, NAME.jsonl.gz), relative to the definition, that says the step time and both shares of communication where no key does")
+    exposed_communication: Fraction | None = Field(default=None, description="share of the step in which a rank communicates, waiting for others included, and computes nothing; compared by `validate`")
+    overlapped_communication: Fraction | None = Field(default=None, description="share of the time of collectives beside which the rank computes; compared by `validate`")
+    power: Watts | None = Field(default=None, gt=0, description="mean power of an accelerator while it trains; compared by `validate`")
+    power_log: str | None = Field(default=None, max_length=4000, description="log of nvidia-smi or DCGM, relative to the definition, that says it where power does not; idle time before and after is left out")
     source: str = Field(description="where the number was read")
     assumed: str = Field(default="", description="what had to be assumed")
     tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")
@@ -560,6 +570,7 @@ class Experiment(Record):
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")
     checkpoint: Checkpointing | None = Field(default=None, description="how the state of the training is saved; never if absent")
     input: InputPipeline | None = Field(default=None, description="how training data arrives; always in time if absent")
+    preparation: Preparation | None = Field(default=None, description="how training data is prepared on host cores, before training or beside it; it is there if absent")
     power: PowerSetting = Field(default=PowerSetting(), description="power limits that the operator sets")
     site: Reference[Site] | None = Field(default=None, description="cooling, grid and electricity price, by name, path or inline")
     prices: Reference[Prices] | None = Field(default=None, description="rental or purchase prices, by name, path or inline")

@@ -240,7 +240,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
     runs = patterns, collectives_of("gradient", setup.training.compression)
-    return size, place, groups, recorded_content(setup), runs, setup.training.offload, options.prune, options.fold
+    return size, place, groups, runs, setup.training.offload, recorded_content(setup), options.prune, options.fold
 
 
 def build_plan(

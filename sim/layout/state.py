@@ -71,8 +71,8 @@ def _parameters(plan: Plan) -> Floats:
 
     Experts that lie on ranks in a way of their own are counted apart.
     """
-    held = _exchanged(plan, "gradient")
-    experts = sum(_exchanged(plan, EXPERTS)) * plan.shard.expert * plan.shard.expert_tensor
+    held = exchanged_parameters(plan, "gradient")
+    experts = sum(exchanged_parameters(plan, EXPERTS)) * plan.shard.expert * plan.shard.expert_tensor
     if ties_embeddings(plan.experiment, plan.model):
         held[plan.course.ends[1]] -= plan.architecture.table.parameters
     dense = plan.architecture.undivided.whole.trained - experts
@@ -82,10 +82,10 @@ def _parameters(plan: Plan) -> Floats:
 
 def _experts(plan: Plan) -> Floats:
     """The same of experts, where they lie on ranks in a way of their own, (n_ranks,)."""
-    return np.asarray(np.array(_exchanged(plan, EXPERTS))[plan.grid.coordinate["pipeline"]])
+    return np.asarray(np.array(exchanged_parameters(plan, EXPERTS))[plan.grid.coordinate["pipeline"]])
 
 
-def _exchanged(plan: Plan, group: GradientGroup) -> list[float]:
+def exchanged_parameters(plan: Plan, group: GradientGroup) -> list[float]:
     """Trained parameters of a rank that a group exchanges, by stage."""
     return [
         float(sum(each.exchanged("trained", group) for chunk in chunks for each in chunk.segments))

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
+from sim.inputs.synchronization import LocalSteps
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
@@ -33,9 +34,8 @@ def memory_result(
     fullest = max(range(len(stages)) if there is None else there, key=lambda stage: _total(peaks[stage]))
     peak, capacity, error = _total(peaks[fullest]), setup.accelerator.memory.capacity, error_of(setup)
     lacks = peak - capacity * EXACT
-    host = max(
-        place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places
-    )
+    asked = (place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places)
+    host = 0.0 if setup.has_servers else max(asked)
     return MemoryResult(
         peak,
         capacity,
@@ -43,21 +43,31 @@ def memory_result(
         peaks[fullest],
         peaks,
         stages[fullest],
-        0.0 if setup.has_servers else host * min(setup.ranks, setup.node.accelerators),
+        (host + _outer_bytes(setup, places)) * min(setup.ranks, setup.node.accelerators),
         error,
         _verdict(peak, capacity, error),
     )
+
+
+def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
+    """Of the same job on several kinds of accelerator the one that has least room."""
+    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
+
+
+def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
+    """Host memory of a rank for what workers that exchange now and then keep of the last time."""
+    way = setup.experiment.synchronization
+    if not isinstance(way, LocalSteps):
+        return 0.0
+    sharers = setup.data // way.workers * setup.parallelism.context
+    trained = max(place.memory.trained(place.layers, first=place.first, last=place.last) for place in places)
+    return way.outer_bytes * trained / (sharers if way.carried_by == "all" else 1)
 
 
 def unknown_memory(setup: Setup) -> MemoryResult:
     """That of a recorded step: no trace of kernels says what lies in memory."""
     capacity = setup.accelerator.memory.capacity
     return MemoryResult(0.0, capacity, True, {}, ({},), verdict=UNKNOWN)
-
-
-def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
-    """Of the same job on several kinds of accelerator the one that has least room."""
-    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:

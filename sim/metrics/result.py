@@ -81,6 +81,40 @@ class UtilizationResult:
 
 
 @dataclass(frozen=True)
+class PreparedPhase:
+    """Stages of a preparation between two shuffles."""
+
+    name: str
+    tasks: int
+    time_s: float
+    median_task_s: float
+    slowest_task_s: float
+    copies: int  # of slow tasks, begun again
+    core_share: float  # of the time that cores compute
+    limit: str  # what it would take by itself is most of: cores, storage, network, slowest task
+
+
+@dataclass(frozen=True)
+class DataPrepared:
+    """How training data is prepared. beside_slowdown: its time beside training over its time alone; 1 before it.
+
+    training_slowdown: step time while it goes on, over step time without it.
+    """
+
+    when: str
+    time_s: float
+    nodes: int
+    cores: int  # of each of them
+    read_bytes: float
+    shuffled_bytes: float
+    written_bytes: float
+    phases: tuple[PreparedPhase, ...]
+    beside_slowdown: float = 1.0
+    training_slowdown: float = 1.0
+    training_lost_s: float = 0.0  # all the time that it goes on
+
+
+@dataclass(frozen=True)
 class Synchrony:
     """How workers came on that do not sum gradients in lock-step, and what they exchange beside the step.
 
@@ -102,6 +136,7 @@ class Synchrony:
     server_busy: float = 0.0  # share of the time
     server_bytes: float = 0.0  # host memory of one of them
     steps_between: int = 1  # steps of a worker between two exchanges of the same weights
+    exchange_alone_s: float = 0.0  # local steps: one exchange with nothing else on its links
 
 
 @dataclass(frozen=True)
@@ -329,6 +364,7 @@ class Result:
     version: str
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
+    preparation: DataPrepared | None = None  # None: training data is there
     synchronization: Synchrony | None = None  # None: replicas sum gradients in lock-step
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
     kinds: tuple[KindUse, ...] = ()  # kinds of node, where the cluster has several

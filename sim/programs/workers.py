@@ -6,7 +6,6 @@ Public: `Paced`, `worker_seconds`, `draw`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +53,8 @@ def worker_seconds(plan: Plan, trace: Trace) -> Floats:
     return seconds
 
 
-def draw(generator: Generator, jitter: float) -> float:
-    """How long a step takes beside its mean: lognormal of mean 1."""
-    return exp(jitter * float(generator.standard_normal()) - jitter * jitter / 2) if jitter else 1.0
+def draw(generator: Generator, jitter: float, steps: int = 1) -> float:
+    """How long so many steps take beside the mean of one: lognormal of mean 1 each."""
+    if not jitter:
+        return float(steps)
+    return float(np.exp(jitter * generator.standard_normal(steps) - jitter * jitter / 2).sum())

@@ -24,6 +24,12 @@ def synchrony_rows(result: Result) -> Iterator[Row]:
     if told.servers:
         busy = f"at work {human.percent(told.server_busy)} of the time"
         yield "servers", human.count(told.servers), f"{human.size(told.server_bytes)} each, {busy}"
+    if told.exchange_alone_s:
+        yield (
+            "exchange",
+            human.duration(told.exchange_alone_s),
+            f"by itself; the same weights every {told.steps_between} steps",
+        )
     step = told.compute_s + told.exchange_s + told.waiting_s
     for label, seconds in (("the exchange", told.exchange_s), ("other workers", told.waiting_s)):
         yield (

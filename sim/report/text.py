@@ -28,7 +28,7 @@ from sim.report.energy import cost_rows, energy_rows
 from sim.report.layout import ASCII_FILL, BLOCK_FILL, grid, labelled, section, share_row
 from sim.report.long_run import interval_rows, long_run
 from sim.report.replay import replay_parts
-from sim.report.storage import checkpoint_rows, input_rows
+from sim.report.storage import checkpoint_rows, input_rows, preparation_rows
 from sim.report.synchrony import synchrony_rows
 
 LABELS = {
@@ -81,6 +81,7 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *section("Kinds of node", *kinds_of_node(result.kinds)),
         *section("Links", _links(result.utilization.links)),
         *section("Workers out of step", labelled(list(synchrony_rows(result)))),
+        *section("Preparation of training data", labelled(list(preparation_rows(result)))),
         *section("Training data", labelled(list(input_rows(result)))),
         *section("Checkpoints", labelled([*checkpoint_rows(result), *interval_rows(result.run)])),
         *(long_run(result.run, fill) if result.run else ()),

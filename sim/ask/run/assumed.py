@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
+from math import ceil
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
+from sim.ask.run.preparation import WAVES as PREPARED_WAVES
 from sim.ask.run.step import Simulated
 from sim.inputs.energy import OPTICS_PER_RATE, SWITCH_PER_RATE
 from sim.inputs.fault_log import read_fault_log
@@ -17,7 +19,7 @@ from sim.inputs.records import Accelerator
 from sim.inputs.reliability import Failures
 from sim.inputs.setup import Setup
 from sim.inputs.storage import SERIALIZATION_BANDWIDTH
-from sim.inputs.synchronization import ParameterServers
+from sim.inputs.synchronization import LocalSteps
 from sim.layout.host import HOST_KINDS
 from sim.metrics.cost import is_priced
 from sim.metrics.energy_plant import NODE_PARTS
@@ -124,12 +126,32 @@ def _compressed(run: Simulated) -> Iterator[str]:
         yield f"{run.plan.software.name} sends 2 B a gradient anyway: fp16 adds kernels and saves nothing"
 
 
+def _pruned(run: Simulated) -> Iterator[str]:
+    """What pruning is taken to bring."""
+    pruning = run.setup.training.pruning
+    if pruning.kind == "2:4":
+        rate = f"products with 2:4 weights are taken to run at {pruning.gain:g} times the dense rate"
+        yield f"{rate} (training.pruning.gain), and what pruning does to learning is not simulated"
+    elif pruning.kind == "columns":
+        gone = f"{pruning.share:.0%} of the inner columns of feed-forward blocks are gone"
+        yield f"{gone}: parameters and MFU are without them"
+
+
 def _uneven_stages(run: Simulated) -> Iterator[str]:
     sizes = [chunk.layers for chunk in run.plan.chunks]
     if len(set(sizes)) > 1 and run.setup.parallelism.layers_per_stage is None:
         alike = [(size, len(list(group))) for size, group in groupby(sizes)]
         told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
         yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
+
+
+def _padded_vocabulary(run: Simulated) -> Iterator[str]:
+    """A table divided over ranks has as many rows on each, and as many as kernels like."""
+    entries, shard = getattr(run.plan.model, "vocab", 0), run.plan.shard
+    multiple = shard.pads_vocabulary * shard.tensor
+    if entries % multiple:
+        padded = f"{ceil(entries / multiple) * multiple:,}, a multiple of {shard.pads_vocabulary} * tensor"
+        yield f"a vocabulary of {entries:,} is padded to {padded} {shard.tensor}, as {run.plan.software.name} does"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -199,6 +221,14 @@ def _faults(run: Simulated) -> Iterator[str]:
         yield "nothing is saved (checkpoint): after each failure the training begins anew"
 
 
+def _recorded_faults(run: Simulated) -> Iterator[str]:
+    """When the log of faults began, where it does not say so."""
+    failures = run.setup.experiment.failures
+    log = failures.log if isinstance(failures, Failures) else None
+    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
+        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
+
+
 def _saves(run: Simulated) -> Iterator[str]:
     save = run.setup.experiment.checkpoint
     if save is not None and save.serialization_bandwidth is None:
@@ -212,7 +242,9 @@ def _workers(run: Simulated) -> Iterator[str]:
     if way is None:
         return
     yield "convergence is not simulated: staler or rarer updates may need more steps than the ones counted here"
-    if not isinstance(way, ParameterServers):
+    if isinstance(way, LocalSteps):
+        handed = "all ranks of a worker" if way.carried_by == "all" else "the first replica of a worker"
+        yield f"exchanges are rings over {handed}; their energy, and the step of the outer optimizer, are not counted"
         return
     if way.update_bandwidth is None:
         rate = format_quantity(HOST_BANDWIDTH * run.setup.node.accelerators, DATA_RATE)
@@ -220,6 +252,19 @@ def _workers(run: Simulated) -> Iterator[str]:
     if way.slices == 1:
         yield "gradients are pushed when a step is over, nothing beside it (synchronization.slices)"
     yield "energy and failures of servers are not counted, that of their traffic neither; saves are as if ranks had all"
+
+
+def _preparation(run: Simulated) -> Iterator[str]:
+    job = run.setup.experiment.preparation
+    if job is None:
+        return
+    left_out = "its energy and price, drives that a shuffle goes through, data that a node has itself"
+    yield f"preparation of data leaves out {left_out}"
+    if job.when == "beside":
+        waves = f"{PREPARED_WAVES} waves of tasks"
+        yield f"beside training {waves} a phase are simulated, and the rest taken to be slowed alike, as are its steps"
+    elif run.setup.target_steps is not None:
+        yield "time to train begins when data is prepared"
 
 
 def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
@@ -255,24 +300,18 @@ def _of_replay(run: Simulated) -> Iterator[str]:
     yield "memory and FLOPs of a recorded step are not known, and its samples a step are those that training says"
 
 
-def _recorded_faults(run: Simulated) -> Iterator[str]:
-    """When the log of faults began, where it does not say so."""
-    failures = run.setup.experiment.failures
-    log = failures.log if isinstance(failures, Failures) else None
-    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
-        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
-
-
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
     _of_replay,
     _tight_memory,
     _host_memory,
     _compressed,
+    _pruned,
     _of_data_sheet,
     _of_packages,
     _adapters_left,
     _uneven_stages,
+    _padded_vocabulary,
     _even_experts,
     _ends_of_overlap,
     _network_power,
@@ -283,4 +322,5 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _recorded_faults,
     _saves,
     _workers,
+    _preparation,
 )

@@ -25,7 +25,9 @@ KEPT_MODELS = 128  # each cut in one way
 NOT_WIRING = dict.fromkeys(("name", "power", "sources", "prices"), True)  # what links and paths do not depend on,
 NOT_WIRED = dict.fromkeys(("name", "collectives", "power", "sources", "accelerator"), True)  # and that of each node
 NOT_STEP: dict[str, Any] = {
-    **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
+    **dict.fromkeys(
+        ("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured", "preparation"), True
+    ),
     "training": {"tokens": True, "samples": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common

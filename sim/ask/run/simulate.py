@@ -12,13 +12,15 @@ from sim.ask.run.assumed import assumptions, swings
 from sim.ask.run.step import Simulated, Watch, simulate_step
 from sim.ask.validate.trust import trust_of
 from sim.engine.category import COMMUNICATION
+from sim.inputs.measured import measured_of
 from sim.inputs.records import Experiment, Measured, Training
 from sim.inputs.setup import Setup
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.kinds import kind_uses
-from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
+from sim.metrics.result import Comparison, DataPrepared, Exactness, Result, RunResult, StepResult, UtilizationResult
 from sim.models.family import Replay
+from sim.transforms.recompute import recompute_text
 
 if TYPE_CHECKING:
     from sim.ask.run.lives import Lived
@@ -71,6 +73,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         memory=run.readings.memory,
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
+        preparation=_preparation(run),
         synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,
@@ -84,8 +87,8 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
             *(lived.notes(whole) if lived and whole else ()),
         ),
         folding=folding(run),
-        replay=run.readings.replay,
         kinds=kind_uses(run.trace, run.job, run.readings.memory_by_kind),
+        replay=run.readings.replay,
         exactness=Exactness(rounds=run.proof.rounds, links_checked=run.proof.checked, links_joined=run.proof.joined),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -141,6 +144,16 @@ def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
     return saving.costs if saving else run.save_costs()
 
 
+def _preparation(run: Simulated) -> DataPrepared | None:
+    """How training data is prepared, if the experiment says so."""
+    job, storage = run.setup.experiment.preparation, run.cluster.storage
+    if job is None or storage is None:
+        return None
+    from sim.ask.run.preparation import prepare_data  # few experiments ask for it
+
+    return prepare_data(run.plan, job, storage, run.trace.time)
+
+
 def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
     """The whole training of `steps`, if that is known, without faults and saves: steps times step time."""
     if steps is None:
@@ -151,7 +164,7 @@ def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
 
 def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
     """Prediction beside the measurement, if there is one."""
-    measured = experiment.measured
+    measured = measured_of(experiment.measured)
     if measured is None:
         return None
     accelerators, tokens = experiment.setup.ranks, step.tokens_per_s or 0.0
@@ -216,7 +229,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
         "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": _batch(training),
-        "precision": f"{training.precision}, recompute {training.recompute}",
+        "precision": f"{training.precision}, recompute {recompute_text(training.recompute)}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
 

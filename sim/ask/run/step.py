@@ -32,7 +32,7 @@ from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing
 from sim.layout.plan import Plan
-from sim.life.feeding import feed, supply_of
+from sim.life.feeding import feed, lost_beside_reads, supply_of
 from sim.life.saving import checkpoint_costs
 from sim.life.storage_costs import CheckpointCosts, Feeding
 from sim.memo import Memo
@@ -252,7 +252,9 @@ class Prepared:
         data, storage = experiment.input, self.cluster.storage
         if data is not None and storage is not None:
             feeding = feed(supply_of(self.plan, data, storage), step_s, experiment.seed)
-            waits = waits._replace(input_stall=feeding.stall_s)
+            slowed = lost_beside_reads(step.job.plan, data, storage, step_s)
+            feeding = replace(feeding, slowed_s=slowed)
+            waits = waits._replace(input_stall=feeding.stall_s + slowed)
         if waits.named:
             step = proved_step(step.job, Runs(waits).run)
         return Simulated(

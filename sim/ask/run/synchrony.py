@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 
 from sim.engine.trace import Trace
 from sim.errors import PlanError, Problem
-from sim.inputs.synchronization import ParameterServers
+from sim.inputs.synchronization import LocalSteps, ParameterServers
 from sim.layout.plan import Plan
 from sim.layout.servers import ServerPlan, lay_out_servers
-from sim.metrics.links import link_use_of
+from sim.metrics.links import link_bytes, link_use_of
 from sim.metrics.result import Synchrony
 from sim.programs.assemble import Waits
+from sim.programs.local_steps import LocalPace, LocalWorkers, exchanges_of
 from sim.programs.parameter_server import ServedWorkers, serving
 from sim.programs.ranks import Job
-from sim.programs.workers import Paced, worker_seconds
+from sim.programs.workers import worker_seconds
 from sim.units import DATA, format_quantity
 from sim.workload.memory import state_bytes
 
 Floats = NDArray[np.float64]
+MOST_AGES = 10_000  # steps since an exchange that are told apart
+ROUNDING = 1e-9  # of a step
 SUM_BYTES = 4  # per parameter at a server: gradients of several workers, added in 32 bit
 
 
@@ -46,13 +49,19 @@ def synchronize(job: Job, trace: Trace, alone_s: float) -> Synchronized:
 
     alone_s: such a step of a worker without slow parts. Raises PlanError.
     """
+    way, compute_s = job.plan.experiment.synchronization, worker_seconds(job.plan, trace)
+    if isinstance(way, ParameterServers):
+        return _with_servers(job, way, compute_s, alone_s)
+    assert way is not None
+    return _local(job, way, compute_s, alone_s)
+
+
+def _with_servers(job: Job, way: ParameterServers, compute_s: Floats, alone_s: float) -> Synchronized:
     plan = job.plan
-    way = plan.experiment.synchronization
-    assert isinstance(way, ParameterServers)
     laid = lay_out_servers(plan, way)
-    serve = serving(job, laid, worker_seconds(plan, trace))
+    serve = serving(job, laid, compute_s)
     paced = ServedWorkers(serve).run()
-    exchange, waiting = _parts(paced, alone_s)
+    exchange, waiting = _parts(paced.step_s, paced.exchange_s, alone_s)
     once = way.mode == "synchronous"
     made = Synchrony(
         kind=way.kind,
@@ -69,6 +78,32 @@ def synchronize(job: Job, trace: Trace, alone_s: float) -> Synchronized:
         servers=laid.n_servers,
         server_busy=paced.server_busy,
         server_bytes=_server_bytes(plan, laid),
+    )
+    return Synchronized(made, alone_s + exchange + waiting)
+
+
+def _local(job: Job, way: LocalSteps, compute_s: Floats, alone_s: float) -> Synchronized:
+    plan = job.plan
+    taken = exchanges_of(job, way, float(compute_s.max()))
+    pace = LocalPace(tuple(compute_s.tolist()), taken.beside_s, taken.lost_s, way, plan.experiment.seed)
+    step_s, exchange_s = LocalWorkers(pace).run()
+    exchange, waiting = _parts(step_s, exchange_s, alone_s)
+    trace, steps = taken.trace, pace.gap
+    ages = np.linspace(0, way.every - 1, min(way.every, MOST_AGES)) + way.overlap_steps
+    made = Synchrony(
+        kind=way.kind,
+        mode="overlapped" if way.overlap_steps else "blocking",
+        workers=way.workers,
+        updates_per_s=1 / (steps * step_s),
+        compute_s=alone_s,
+        exchange_s=exchange,
+        waiting_s=waiting,
+        sent_bytes=taken.sent / steps,
+        received_bytes=taken.sent / steps,
+        staleness=_spread((way.workers - 1) * ages),
+        links=link_use_of(trace.table, link_bytes(trace) / steps, trace.link_peak, step_s, plan.cluster),
+        steps_between=way.every,
+        exchange_alone_s=taken.alone_s,
     )
     return Synchronized(made, alone_s + exchange + waiting)
 
@@ -90,13 +125,13 @@ def _server_bytes(plan: Plan, laid: ServerPlan) -> float:
     return laid.parameters / laid.n_servers * (state + SUM_BYTES)
 
 
-def _parts(paced: Paced, alone_s: float) -> tuple[float, float]:
+def _parts(step_s: float, exchange_s: float, alone_s: float) -> tuple[float, float]:
     """Seconds of exchange, and of waiting for others, in a mean step."""
-    more = max(0.0, paced.step_s - alone_s)
-    exchange = min(more, paced.exchange_s)
+    more = max(0.0, step_s - alone_s)
+    exchange = more if abs(more - exchange_s) < ROUNDING * step_s else min(more, exchange_s)
     return exchange, more - exchange
 
 
-def _spread(counts: NDArray[np.int64]) -> dict[str, float]:
+def _spread(counts: NDArray[np.int64] | Floats) -> dict[str, float]:
     middle, most = np.percentile(counts, (50, 95)).tolist()
     return {"mean": float(counts.mean()), "p50": middle, "p95": most, "max": float(counts.max())}
