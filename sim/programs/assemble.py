@@ -52,7 +52,7 @@ def assemble(job: Job, waits: Waits = NO_WAITS) -> Program:
     `coalesce: off` cuts every chain at its collectives. The script of an earlier job of equal shape is used again.
     """
     if job.plan.model.replay:
-        return replay_program(job)
+        return replay_program(job, waits.named)
     costs = Costs(job)
     if waits.named or job.plan.experiment.simulation.reuse == "off":
         script = _write(shape_of(costs), costs, waits)
