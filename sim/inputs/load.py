@@ -231,7 +231,9 @@ def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
     """`root` whose files (GraphML, fault log, grid, recording), relative to the one that names them, are from here."""
     if not isinstance(root.value, dict):
         return root
-    nested = [name for name in ("cluster", "fabric", "failures", "log", "site", "workload") if name in root.value]
+    nested = [
+        name for name in ("cluster", "fabric", "failures", "log", "site", "workload", "teacher") if name in root.value
+    ]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
     for name in ("graphml", "file", "carbon_file", "recording"):
         path = root.value.get(name)
