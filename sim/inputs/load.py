@@ -250,7 +250,9 @@ def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
     if not isinstance(root.value, dict):
         return root
     nested = [
-        name for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured") if name in root.value
+        name
+        for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured", "teacher")
+        if name in root.value
     ]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
     for name in ("graphml", "file", "carbon_file", "recording", "trace", "power_log"):

@@ -19,6 +19,7 @@ from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.forward import Evaluation
 from sim.inputs.preparation import Preparation
 from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
@@ -522,6 +523,7 @@ class Training(Record):
     pruning: Pruning = Field(default=Pruning(), description="weights that are left out of products")
     recompute: Recompute | tuple[RecomputePart, ...] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all. Or a list of parts of a layer, as in Megatron: norm, activation and up_projection (latent attention) are made anew where they are needed, attention and feed_forward run again and keep their result")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
+    evaluation: Evaluation | None = Field(default=None, description="passes over other samples now and then, forward alone; none if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
     samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
     time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
@@ -574,6 +576,7 @@ class Experiment(Record):
     cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
     nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
     workload: AnyWorkload = Field(description="workload by name, path or inline")
+    teacher: AnyWorkload | None = Field(default=None, description="a frozen model whose outputs are learnt (distillation), by name, path or inline: forward alone before each step, on the same boards, cut as the student is; none if absent")
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.comm.tuner import carriers
+from sim.comm.tuner import carriers_on
 from sim.errors import PlanError, Problem, listed
 from sim.inputs.recording import Recording, read_recording
 from sim.inputs.records import Experiment
@@ -131,7 +131,7 @@ def recorded_flows(assignment: Assignment, grid: RankGrid, cluster: Cluster) -> 
     flows: dict[str, tuple[FlowSet, Covers]] = {}
     for number, (kind, groups) in enumerate(kinds.items()):
         ranks = np.array(groups)
-        for carrier in carriers(PRICED, cluster.node, ranks.shape[1]):
+        for carrier in carriers_on(PRICED, [kind.node for kind in cluster.kinds], ranks.shape[1]):
             made = collective_flows(kind, grid, cluster, ranks, FIRST_KEY + number, None, carrier)
             flows[made[0].key] = made
     return flows

@@ -10,7 +10,7 @@ Public: `replay_program`, `replayed_nodes`, `unmatched_collectives`, `ReplayedNo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -50,6 +50,7 @@ PRICED = {  # what is priced as what else: the same bytes go over each link
     "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
     "all_to_all": "all_to_all", "broadcast": "broadcast", "reduce": "broadcast",
 }  # fmt: skip
+Waits = Sequence[tuple[str, Category, float]]  # label, category and seconds of each
 Key = tuple[int, int]  # a collective: flow class of its ranks, and which of theirs
 
 
@@ -77,9 +78,9 @@ class Meeting:
 _writers: WeakKeyDictionary[Script, ReplayWriter] = WeakKeyDictionary()
 
 
-def replay_program(job: Job) -> Program:
-    """The program of one step of a job that replays. Raises PlanError, ConfigError."""
-    writer = ReplayWriter(job)
+def replay_program(job: Job, waits: Waits = ()) -> Program:
+    """The program of a step of a job that replays, with what all wait for at its end. Raises PlanError, ConfigError."""
+    writer = ReplayWriter(job, waits)
     program = writer.write().priced(None)
     _writers[program.script] = writer
     return program
@@ -88,8 +89,8 @@ def replay_program(job: Job) -> Program:
 class ReplayWriter:
     """Writes the streams of all rank classes, then those of what they do together."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.script = job, Script()
+    def __init__(self, job: Job, waits: Waits = ()) -> None:
+        self.job, self.script, self.waits = job, Script(), waits
         assignment, replay = assignment_of(job.plan.experiment), job.plan.model.replay
         assert assignment is not None
         assert replay is not None
@@ -180,6 +181,11 @@ class ReplayWriter:
                     behind[queue] = end
             stream.add(script.new_template(tuple(waits), partial(given_action, action), signal))
             ends.append(end)
+        for label, category, seconds in self.waits:
+            action = Action(label, category, (rank.number,), seconds, parts=((category, seconds),))
+            last = {int(queue): ends[node] for node, queue in enumerate(record.queue)}
+            template = script.new_template(tuple(last.values()), partial(given_action, action))
+            streams[main_queue(record)].add(template)
 
     def _join(self, key: Key, rank: RankClass, each: RecordedCollective, seconds: float, arrived: Token) -> Meeting:
         """A rank class takes part in a collective."""
@@ -251,14 +257,9 @@ class NodeTimer:
         if replay.kernels == "rescaled" and replay.recorded_on:
             found = load_definition("accelerator", replay.recorded_on)
             there = found if isinstance(found, Accelerator) else None
-        self.scale = KernelScale(
-            setup.accelerator,
-            setup.experiment.power,
-            job.plan.software.attention_kernel,
-            setup.training.precision,
-            there,
-        )
-        self.scaled: dict[tuple[int, str], Scaled | None] = {}
+        settings = setup.experiment.power, job.plan.software.attention_kernel, setup.training.precision
+        self.scales = [KernelScale(kind.accelerator, *settings, there) for kind in setup.kinds]
+        self.scaled: dict[tuple[int, int, str], Scaled | None] = {}
         self.medians = _medians(assignment) if replay.stragglers == "removed" else {}
 
     def actions(self, rank: RankClass, record: RecordedRank) -> Iterator[Action]:
@@ -275,19 +276,21 @@ class NodeTimer:
                 category = Category.DATA_COMM if kind == COLLECTIVE else Category.OTHER
                 yield Action(label, category, where, lag + lasts)
                 continue
-            scaled = self._scaled(kind, label, shapes.get(node))
+            scaled = self._scaled(rank.kind, kind, label, shapes.get(node))
             lasts *= (scaled.factor if scaled else 1.0) / rank.speed
             joules = ((scaled.phase, lasts * scaled.watts),) if scaled else ()
             parts = ((Category.OTHER, lag), (Category.COMPUTE, lasts))
             busy = lasts if scaled else 0.0
             yield Action(label, Category.COMPUTE, where, lag + lasts, parts=parts, joules=joules, busy=busy)
 
-    def _scaled(self, kind: int, name: str, shape: KnownShape | None) -> Scaled | None:
+    def _scaled(self, server: int, kind: int, name: str, shape: KnownShape | None) -> Scaled | None:
+        """A kernel on a kind of server."""
         if shape is not None:
-            return self.scale.of(kind, name, shape)
-        if (kind, name) not in self.scaled:
-            self.scaled[kind, name] = self.scale.of(kind, name)
-        return self.scaled[kind, name]
+            return self.scales[server].of(kind, name, shape)
+        key = server, kind, name
+        if key not in self.scaled:
+            self.scaled[key] = self.scales[server].of(kind, name)
+        return self.scaled[key]
 
     def _seconds(self, record: RecordedRank) -> Floats:
         """Recorded seconds, (n,); without stragglers those of the median rank."""
@@ -336,7 +339,8 @@ def replayed_nodes(job: Job, trace: Trace) -> list[ReplayedNodes]:
         record = writer.record(rank)
         begins, ends = np.zeros(record.nodes), np.zeros(record.nodes)
         for queue in range(len(record.queues)):
-            mine, rows = record.queue == queue, slice(first[number], first[number + 1])
+            mine = record.queue == queue
+            rows = slice(first[number], first[number] + np.count_nonzero(mine))
             begins[mine], ends[mine] = start[rows], end[rows]
             number += 1
         for node in np.flatnonzero(record.queue < 0).tolist():

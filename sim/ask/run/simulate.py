@@ -75,6 +75,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
         preparation=_preparation(run),
+        forward=run.forward,
         synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from sim.ask.run.bounds import step_bounds
+from sim.ask.run.forward import forward_passes
 from sim.ask.run.proof import Proof, ProvedStep, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.ask.run.size import check_size
@@ -41,7 +42,7 @@ from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
 from sim.metrics.memory import memory_key, memory_result, tightest, unknown_memory
 from sim.metrics.replay import replay_result
-from sim.metrics.result import LinkUse, MemoryResult, ReplayResult, Synchrony
+from sim.metrics.result import ForwardPasses, LinkUse, MemoryResult, ReplayResult, Synchrony
 from sim.programs.assemble import NO_WAITS, Waits, assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
@@ -143,6 +144,7 @@ class Simulated:
     job: Job
     trace: Trace
     feeding: Feeding | None
+    forward: ForwardPasses | None
     synchrony: Synchrony | None
     readings: Readings
     proof: Proof
@@ -249,6 +251,10 @@ class Prepared:
             slow, step = step, self._without_slow_parts(step)
             synchronized = synchronize(slow.job, slow.trace, step.trace.time)
             step_s, waits = synchronized.step_s, synchronized.waits
+        forward = forward_passes(step.job, experiment)
+        if forward is not None:
+            waits = waits._replace(compute=forward.teacher_s, other=forward.share_s)
+            step_s += forward.teacher_s + forward.share_s
         data, storage = experiment.input, self.cluster.storage
         if data is not None and storage is not None:
             feeding = feed(supply_of(self.plan, data, storage), step_s, experiment.seed)
@@ -264,6 +270,7 @@ class Prepared:
             job=step.job,
             trace=step.trace,
             feeding=feeding,
+            forward=forward,
             synchrony=synchronized.synchrony if synchronized else None,
             readings=Readings(step.job, step.trace),
             proof=step.proof,
