@@ -156,6 +156,7 @@ class Shard:
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
     gathers_narrow: bool = False  # matrices of layers are cast to 8 bit or less before they are gathered
+    quantizes_gathers: bool = False  # matrices of layers travel as 8-bit integers, and are 16 bit again where they come
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
     experts: ExpertKernels = field(default_factory=ExpertKernels)  # how the stack runs layers of experts
 

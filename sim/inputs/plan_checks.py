@@ -242,6 +242,19 @@ def check_shard_group(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.shard_group", "zero_stage 0 shards nothing", "set zero_stage, or remove it")
 
 
+def check_quantized_gathers(setup: Setup) -> Iterator[Problem]:
+    """Only ZeRO-3 gathers weights, and those that are narrow as they are stand to gain nothing."""
+    key, training = "parallelism.quantized_gathers", setup.training
+    if not setup.parallelism.quantized_gathers:
+        return
+    if setup.parallelism.zero_stage != 3:
+        message = f"zero_stage {setup.parallelism.zero_stage} gathers no weights in its passes"
+        yield finding(key, message, "set zero_stage to 3, or leave it out")
+    if training.precision not in ("bf16", "fp16") or training.lora is not None:
+        what = "beside adapters" if training.lora is not None else f"of {training.precision} training"
+        yield finding(key, f"weights {what} in 8 bit are not modelled", "use bf16 and train every weight")
+
+
 def check_expert(setup: Setup) -> Iterator[Problem]:
     """What has no experts has none to divide; they divide the ranks of a stage."""
     plan, ranks = setup.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
@@ -367,6 +380,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_placement,
     check_on_nodes,
     check_shard_group,
+    check_quantized_gathers,
     check_expert,
     check_adapters,
     check_compression,

@@ -490,6 +490,7 @@ class Parallelism(Record):
     schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved; a file of one's own, as mine.csv, has a line for each task: stage, phase (forward, backward, weight), chunk, microbatch")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
+    quantized_gathers: bool = Field(default=False, description="ZeRO-3: matrices of layers are gathered as 8-bit integers with a scale for each 2,048 (ZeRO++), made and unmade by kernels")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
         default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"

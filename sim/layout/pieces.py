@@ -129,7 +129,9 @@ class _Scissors:
             runs = self._runs(part, opens, closes)
             pieces = tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs)
             inner = model.stage(part, first=False, last=False)
-            narrowed = sum(count * model.narrowed(graph, gathered=True) for graph, count in runs)
+            narrowed = sum(
+                count * (model.narrowed(graph, gathered=True) + model.quantized(graph)) for graph, count in runs
+            )
             if not self.root:
                 held, matrices = model.stage(part, first=opens, last=closes, table=table), self._matrices(runs)
                 counts = held.shared - narrowed, held.trained, 0, held.experts

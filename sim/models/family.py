@@ -27,6 +27,9 @@ from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, train
 from sim.transforms.recompute import kept, repeated
 from sim.transforms.reduction import gradient_group
 
+# of a weight with its share of a 32-bit scale (Wang 2023, arXiv 2306.10209, section 3.1; group size: assumption)
+QUANTIZED_BYTES = 1 + 4 / 2048
+
 
 class Divided(Protocol):
     """The part of a plan that families look at (`Parallelism`)."""
@@ -245,6 +248,13 @@ class Architecture:
         if gathered and shard.gathers_narrow and shard.precision in NARROW:
             return _saved(graph, [each for each in products if each.cast], narrow_bytes(shard.precision) / 2)
         return 0
+
+    def quantized(self, graph: Graph | None) -> int:
+        """What 8-bit integers save of a piece on its way to other ranks, counted in 16-bit weights."""
+        if graph is None or not graph.repeated or not self.shard.quantizes_gathers:
+            return 0
+        products = [each for each in graph.operators if isinstance(each, Linear)]
+        return _saved(graph, products, QUANTIZED_BYTES / Writer(graph, self.shard).element)
 
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.
