@@ -310,6 +310,23 @@ CASES: dict[str, dict[str, Any]] = {
         "nodes": 2, "node": GEFORCE, "parallelism": {"zero_stage": 3},
         "training": {"global_batch": 32, "offload": {"parameters": True, "optimizer": True, "activations": True}},
     },
+    "adapters beside 4-bit weights, ZeRO 3": {
+        "nodes": 2, "parallelism": {"zero_stage": 3, "tensor": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "lora": {"rank": 16, "base": "nf4"}},
+    },
+    "weights gathered in 8 bit": {
+        "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE | {"gathers_narrow": True},
+        "accelerator": {"matrix": {"peak": {"bf16": 3e14, "fp8": 6e14}}},
+        "training": {"global_batch": 48, "precision": "fp8"},
+    },
+    "2:4 weights": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": BESIDE,
+        "training": {"global_batch": 32, "pruning": {"kind": "2:4"}, "recompute": "full"},
+    },
+    "parts of layers again": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "sequence_parallel": True}, "software": BESIDE,
+        "training": {"global_batch": 32, "recompute": ("norm", "feed_forward", "attention")},
+    },
     "8-bit gradients, ZeRO 3": {
         "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE,
         "training": {"global_batch": 64, "compression": {"kind": "fp8"}},

@@ -162,6 +162,7 @@ def test_compression_stops_to_pay_where_links_are_fast() -> None:
         ({"kind": "top_k"}, {"parallelism": {"zero_stage": 1}}, "use fp16, fp8 or int8, or zero_stage 0"),
         ({"kind": "int8"}, {"parallelism": {"zero_stage": 3, "shard_group": 2}}, "leave shard_group out"),
         ({"kind": "power_sgd"}, {"training": {"lora": {"rank": 4}}}, "use another kind"),
+        ({"kind": "fp16"}, {"synchronization": {"kind": "parameter_server"}}, "set synchronization.push_bytes"),
         ({"kind": "zip"}, {}, "fp16"),
         ({"kind": "top_k", "share": 0}, {}, "training.compression.share"),
         ({"kind": "power_sgd", "rank": 0}, {}, "training.compression.rank"),

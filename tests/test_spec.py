@@ -286,7 +286,7 @@ def test_place_is_relative_to_the_working_folder(folder: Path, monkeypatch: pyte
         (["training.sequence_length=1001"], "tokens per context rank 1001 cannot be divided by tensor 2"),
         (["parallelism.context=2", "training.sequence_length=1002"], "no multiple of 2 * context 2 = 4"),
         (["training.document_length=100000"], "100000 tokens are more than sequence_length"),
-        (["training.document_length=10", "parallelism.context=2"], "documents over context ranks are not modelled"),
+        (["training.document_length=10", "parallelism.context=2"], "over the ranks of a ring are not modelled"),
         (["training.document_length=10", "workload.attention=unfused"], "computes all scores and masks them"),
         (["parallelism.pipeline=1", "parallelism.data=4"], "virtual_stages 2 without a pipeline"),
         (["training.global_batch=6"], "3 microbatches a replica are no multiple of pipeline 2"),

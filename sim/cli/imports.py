@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer
 
-from sim.cli import import_files, import_traces, output
+from sim.cli import import_chakra, import_files, import_traces, output
 
 app = Typer(
     name="import",
@@ -21,6 +21,7 @@ app.command("infragraph")(import_files.infragraph)
 app.command("nccl-topo")(import_files.nccl_topo)
 app.command("nvidia-smi-topo")(import_files.nvidia_smi_topo)
 app.command("kineto")(import_traces.kineto)
+app.command("chakra")(import_chakra.chakra)
 
 
 @app.callback()

@@ -99,7 +99,7 @@ def open_chakra(path: Path) -> ChakraStream:
     try:
         first = next(messages, None)
         version, attributes = _metadata(first[1]) if first else ("", {})
-    except _Damaged as error:
+    except (ValueError, struct.error) as error:
         raise ConfigError(Problem(shown, "metadata", str(error), WAY_OUT)) from None
     if first is None:
         raise ConfigError(Problem(shown, "", "is empty", WAY_OUT))
@@ -110,7 +110,7 @@ def _nodes(messages: Iterator[tuple[int, bytes]], shown: str) -> Iterator[Chakra
     for number, (place, message) in enumerate(messages):
         try:
             yield _node(message)
-        except (_Damaged, struct.error, UnicodeDecodeError, OverflowError) as error:
+        except (ValueError, struct.error, OverflowError) as error:
             raise ConfigError(Problem(shown, f"node {number} at byte {place}", str(error), WAY_OUT)) from None
 
 

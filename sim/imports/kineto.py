@@ -45,6 +45,7 @@ KINDS: tuple[tuple[str, CollectiveKind], ...] = (  # the first that is part of t
     ("alltoall", "all_to_all"), ("sendrecv", "all_to_all"), ("broadcast", "broadcast"), ("barrier", "barrier"),
     ("send", "send"), ("recv", "receive"), ("reduce", "reduce"),
 )  # fmt: skip
+UNTOLD = "not told"  # name of a group of which nothing is said
 WAY_OUT = "one file for each rank of one job, of the same step"
 
 
@@ -86,10 +87,11 @@ def import_kineto(paths: Sequence[Path], name: str = "", step: int | None = None
         reader.let_go()
     order = np.argsort([rank.rank for rank in ranks])
     world = max(world, *(rank + 1 for group in groups.values() for rank in group.ranks), 1)
+    named, sorted_ranks = _told_apart(tuple(groups.values()), [ranks[place] for place in order])
     recording = Recording(
         world,
-        tuple(ranks[place] for place in order),
-        tuple(groups.values()),
+        sorted_ranks,
+        named,
         accelerator,
         f"clustersim import kineto, {len(ranks)} of {world} ranks",
     )
@@ -201,8 +203,26 @@ def _group(about: dict[str, Any], file: KinetoFile, groups: dict[tuple[str, tupl
     ranks = ranks or _ranks(config.get("ranks"))
     words = str(about.get("Process Group Description", config.get("pg_desc", "")))[:120]
     key = name, ranks
-    groups.setdefault(key, RecordedGroup(name[:120] or "not told", ranks, words))
+    groups.setdefault(key, RecordedGroup(name[:120] or UNTOLD, ranks, words))
     return list(groups).index(key)
+
+
+def _told_apart(
+    groups: tuple[RecordedGroup, ...], ranks: list[RecordedRank]
+) -> tuple[tuple[RecordedGroup, ...], tuple[RecordedRank, ...]]:
+    """A group of ranks that are not told is the whole job where all files list the same of it, else each rank alone."""
+    for number, group in enumerate(groups):
+        mine = [[each for each in rank.collectives if each.group == number] for rank in ranks]
+        if group.ranks or len({tuple((each.kind, each.bytes) for each in some) for some in mine}) == 1:
+            continue
+        moved = {rank.rank: len(groups) + place for place, rank in enumerate(ranks)}
+        groups += tuple(group._replace(ranks=(rank.rank,)) for rank in ranks)
+        ranks = [replace(rank, collectives=_moved(rank, number, moved[rank.rank])) for rank in ranks]
+    return groups, tuple(ranks)
+
+
+def _moved(rank: RecordedRank, group: int, to: int) -> tuple[RecordedCollective, ...]:
+    return tuple(each._replace(group=to) if each.group == group else each for each in rank.collectives)
 
 
 def _ranks(told: object) -> tuple[int, ...]:
@@ -281,6 +301,7 @@ def _missing(recording: Recording, counts: list[StepCounts], files: dict[int, Pa
     collectives = [each for rank in recording.ranks for each in rank.collectives]
     sizeless = sum(each.bytes < 0 and each.kind != "barrier" for each in collectives)
     groupless = sum(not recording.groups[each.group].ranks for each in collectives)
+    unlike = sum(recording.groups[each.group].name == UNTOLD for each in collectives) - groupless
     away = recording.world - len(recording.ranks)
     shared = [each for each in collectives if len(recording.groups[each.group].ranks) != 1]
     bound = np.mean([each.host_bound for each in counts])
@@ -302,6 +323,11 @@ def _missing(recording: Recording, counts: list[StepCounts], files: dict[int, Pa
             groupless,
             f"{groupless} of {len(collectives)} collectives do not say who takes part: taken as all "
             f"{recording.world} ranks",
+        ),
+        (
+            unlike,
+            f"{unlike} of {len(collectives)} collectives do not say who takes part, and ranks differ in them: each "
+            "keeps its recorded time",
         ),
         (total("waits_told"), f"{total('waits_told')} waits between streams, as the runtime told them"),
         (

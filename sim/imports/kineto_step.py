@@ -441,12 +441,15 @@ class StepReader:
                 left[each] -= 1
                 if not left[each]:
                     heappush(ready, (drafts[each].at, each))
-        return order, kept
+        rest = sorted(set(range(len(drafts))) - set(order), key=lambda number: (drafts[number].at, number))
+        place = {number: position for position, number in enumerate([*order, *rest])}
+        closed = {pair for pair in kept if place[pair[0]] > place[pair[1]]} if rest else set()
+        self.counts.refused += len(closed)
+        return [*order, *rest], [pair for pair in kept if pair not in closed]
 
     def _forward(self, pair: tuple[int, int]) -> bool:
-        """Whether an edge leads on in time, by which circles are ruled out; refused and counted if not."""
-        before, after = self.drafts[pair[0]], self.drafts[pair[1]]
-        forward = (before.at, pair[0]) < (after.at, pair[1]) or before.at < after.at
+        """Whether an edge leads on in time; refused and counted if not."""
+        forward = self.drafts[pair[0]].at <= self.drafts[pair[1]].at
         self.counts.refused += not forward
         return forward
 

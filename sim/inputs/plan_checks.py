@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from sim.errors import Problem, finding, indivisible, listed
 from sim.inputs.findings import Check, of_each_kind
 from sim.inputs.setup import Setup
+from sim.record import NARROW
 from sim.schedule.catalogue import SCHEDULES, course_of
 from sim.schedule.course import Course
+from sim.schedule.own import short_name
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
 MOST_NAMED = 5  # nodes in a message
@@ -72,7 +74,7 @@ def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
-            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
+            shape = f"{short_name(parallel.schedule)} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
 
 
@@ -107,12 +109,17 @@ def check_batch_divides(setup: Setup) -> Iterator[Problem]:
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
     parallel, length = setup.parallelism, setup.training.sequence_length
+    if parallel.context % parallel.ulysses:
+        yield indivisible("parallelism.ulysses", "context", parallel.context, "ulysses", parallel.ulysses)
+        return
     if length is None:
         return
-    pieces = 2 * parallel.context if parallel.context > 1 else 1
+    rings = parallel.context > parallel.ulysses
+    pieces = 2 * parallel.context if rings else parallel.context
     if length % pieces:
-        message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
-        yield finding("training.sequence_length", message, "ring attention gives each rank two equal pieces")
+        message = f"sequence_length {length} is no multiple of {'2 * ' * rings}context {parallel.context}"
+        way_out = "ring attention gives each rank two equal pieces" if rings else "ranks share it evenly"
+        yield finding("training.sequence_length", f"{message}{f' = {pieces}' * rings}", way_out)
     elif parallel.sequence_parallel and length // parallel.context % parallel.tensor:
         share = length // parallel.context
         yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)
@@ -128,8 +135,9 @@ def check_documents(setup: Setup) -> Iterator[Problem]:
         yield finding(
             where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
         )
-    if setup.parallelism.context > 1:
-        yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
+    if setup.parallelism.context > setup.parallelism.ulysses:
+        message = "packed documents over the ranks of a ring are not modelled"
+        yield finding(where, message, "use context 1 or ulysses alone, or leave it out")
 
 
 def check_schedule(setup: Setup) -> Iterator[Problem]:
@@ -254,6 +262,11 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
     twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
     if twice:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
+    if lora.base and setup.training.precision in NARROW:
+        message = f"a base in {lora.base} is made 16 bit for products, which {setup.training.precision} are not"
+        yield finding("training.lora.base", message, "set training.precision to bf16, or leave it out")
+    if lora.base and setup.workload.experts:
+        yield finding("training.lora.base", "experts in few bits are not modelled", "leave it out")
 
 
 def check_offload(setup: Setup) -> Iterator[Problem]:
@@ -273,6 +286,35 @@ def check_offload(setup: Setup) -> Iterator[Problem]:
         yield finding("training.offload.activations", message, "use another schedule, or leave it out")
 
 
+def check_recompute(setup: Setup) -> Iterator[Problem]:
+    """A list of parts to compute again has some, once each."""
+    parts = setup.training.recompute
+    if isinstance(parts, str):
+        return
+    if not parts:
+        yield finding("training.recompute", "an empty list names no part", "set it to none")
+    if twice := sorted({part for part in parts if parts.count(part) > 1}):
+        yield finding("training.recompute", f"these appear twice: {', '.join(twice)}", "name each once")
+
+
+def check_pruning(setup: Setup) -> Iterator[Problem]:
+    """There is something to be pruned, and a device that skips it."""
+    training, key = setup.training, "training.pruning.kind"
+    kind = training.pruning.kind
+    if kind == "columns" and not hasattr(setup.workload, "ffn"):
+        yield finding(key, f"{setup.workload.name} has no feed-forward blocks with inner columns", "use none")
+    if kind != "2:4":
+        return
+    if training.precision not in ("fp16", "bf16"):
+        message = f"2:4 products are modelled in 16 bit, precision is {training.precision}"
+        yield finding(key, message, "set training.precision to bf16, or use none")
+    for chip in (each.accelerator for each in setup.kinds):
+        if chip.kind != "gpu":
+            yield finding(key, f"{chip.name} ({chip.kind}) skips no zeros", "use columns, or none")
+    if training.lora is not None:
+        yield finding(key, "frozen weights are not pruned anew", "leave lora out, or use columns")
+
+
 WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
 
 
@@ -281,6 +323,9 @@ def check_compression(setup: Setup) -> Iterator[Problem]:
     kind, plan, key = setup.training.compression.kind, setup.parallelism, "training.compression.kind"
     if kind == "none":
         return
+    if setup.has_servers:
+        way_out = "set synchronization.push_bytes, or use none"
+        yield finding(key, "parameter servers are pushed what synchronization.push_bytes says", way_out)
     if plan.shard_group is not None:
         message = f"{kind} over replicas of shards (parallelism.shard_group) is not modelled"
         yield finding(key, message, "leave shard_group out, or use none")
@@ -326,4 +371,6 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_adapters,
     check_compression,
     check_offload,
+    check_recompute,
+    check_pruning,
 )

@@ -9,17 +9,19 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
-from sim.graph.operation import LossKind
+from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
 from sim.inputs.forward import Evaluation
 from sim.inputs.preparation import Preparation
+from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
@@ -27,6 +29,7 @@ from sim.inputs.synchronization import Synchronization
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
+from sim.schedule.own import is_own
 from sim.units import (
     Bytes,
     BytesPerSecond,
@@ -36,16 +39,27 @@ from sim.units import (
     Hertz,
     Seconds,
     Tokens,
+    Watts,
 )
 
 
 class ScheduleName(Choice):
-    """The name of a pipeline schedule."""
+    """The name of a pipeline schedule, or a table as text."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Those in the table of schedules."""
         return tuple(SCHEDULES)
+
+    @classmethod
+    def stands_for_itself(cls, value: object) -> bool:
+        """Tables that were read from a file do."""
+        return isinstance(value, str) and is_own(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = super().__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [names, {"type": "string", "pattern": r"(\.csv$)|(: )"}]}
 
 
 # --- accelerators ---------------------------------------------------------------------------
@@ -196,7 +210,7 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
-    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "direct", "hierarchical", "broadcast"], ...] = Field(
         default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
     )
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
@@ -386,7 +400,7 @@ class Choices(Record):
     pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
     virtual_stages: tuple[Count, ...] = Field(default=(), description="values of parallelism.virtual_stages; any if empty")
     schedule: tuple[ScheduleName, ...] = Field(default=(), description="values of parallelism.schedule; 1f1b, gpipe and its own if empty")
-    recompute: tuple[Literal["none", "selective", "alternate", "keep_qkv", "full"], ...] = Field(default=(), description="values of training.recompute; any if empty")
+    recompute: tuple[Recompute, ...] = Field(default=(), description="values of training.recompute; any if empty")
     sequence_parallel: tuple[bool, ...] = Field(default=(), description="values of parallelism.sequence_parallel; any if empty")
     zero_stage: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(), description="values of parallelism.zero_stage; any if empty")
     tensor_overlap: tuple[Literal["none", "backward", "full"], ...] = Field(default=(), description="values of tensor_overlap beside the stack's own")
@@ -438,6 +452,7 @@ class Software(Record):
     optimizer: OptimizerName = Field(default="adamw_fused", description="what training.optimizer is if it is not said")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
     gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
+    gathers_narrow: bool = Field(default=False, description="ZeRO-3: matrices of layers are cast before they are gathered, where products have 8 bit or less (torchao, enable_fsdp_float8_all_gather)")
     reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
     master_weights: Literal["copy", "remainder", "sole"] = Field(default="copy", description="32-bit weights of 16-bit training: a copy beside the others; of bf16 weights only the 16 bits that they lack (Apex, DistributedFusedAdam); or the only ones that are kept, cast when they are gathered or used (PyTorch FSDP)")
     moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
@@ -465,13 +480,14 @@ class Parallelism(Record):
     pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
     data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
     context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
+    ulysses: Count = Field(default=1, ge=1, description="ranks among those of context that exchange positions for heads around attention (all-to-all, DeepSpeed-Ulysses) instead of passing keys and values on; 1: ring attention, context: no ring, between: both")
     expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
     expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
     layers_per_stage: tuple[Count, ...] | None = Field(default=None, description="layers of each stage, or of each model chunk in model order; 0 at an end leaves embedding or head a stage of its own; divided evenly, what is left in the middle, if absent")
-    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved; a file of one's own, as mine.csv, has a line for each task: stage, phase (forward, backward, weight), chunk, microbatch")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
@@ -504,7 +520,8 @@ class Training(Record):
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
     compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
-    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
+    pruning: Pruning = Field(default=Pruning(), description="weights that are left out of products")
+    recompute: Recompute | tuple[RecomputePart, ...] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all. Or a list of parts of a layer, as in Megatron: norm, activation and up_projection (latent attention) are made anew where they are needed, attention and feed_forward run again and keep their result")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
     evaluation: Evaluation | None = Field(default=None, description="passes over other samples now and then, forward alone; none if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
@@ -528,6 +545,11 @@ class Measured(Record):
     tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
     tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
     model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
+    trace: str | None = Field(default=None, max_length=4000, description="recorded step (`clustersim import`, NAME.jsonl.gz), relative to the definition, that says the step time and both shares of communication where no key does")
+    exposed_communication: Fraction | None = Field(default=None, description="share of the step in which a rank communicates, waiting for others included, and computes nothing; compared by `validate`")
+    overlapped_communication: Fraction | None = Field(default=None, description="share of the time of collectives beside which the rank computes; compared by `validate`")
+    power: Watts | None = Field(default=None, gt=0, description="mean power of an accelerator while it trains; compared by `validate`")
+    power_log: str | None = Field(default=None, max_length=4000, description="log of nvidia-smi or DCGM, relative to the definition, that says it where power does not; idle time before and after is left out")
     source: str = Field(description="where the number was read")
     assumed: str = Field(default="", description="what had to be assumed")
     tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")

@@ -117,6 +117,7 @@ class Setup:
         return Shard(
             tensor=parallelism.tensor,
             context=parallelism.context,
+            ulysses=parallelism.ulysses,
             expert=self.expert,
             expert_tensor=parallelism.expert_tensor,
             sequence_parallel=parallelism.sequence_parallel,
@@ -134,6 +135,8 @@ class Setup:
             pads_vocabulary=software.pads_vocabulary,
             fused_accumulation=software.fused_accumulation,
             lora=training.lora,
+            sparse_gain=training.pruning.gain if training.pruning.kind == "2:4" else 0.0,
+            pruned=training.pruning.share if training.pruning.kind == "columns" else 0.0,
             fp8_scaling=_scaling(training.precision, software.fp8_scaling),
             cross_entropy=software.cross_entropy,
             loss_chunks=software.loss_chunks if software.cross_entropy in ("chunked", "liger") else 1,
@@ -147,6 +150,7 @@ class Setup:
             repeats_keys=software.repeats_keys,
             ring_attention=software.ring_attention,
             gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
+            gathers_narrow=software.gathers_narrow and parallelism.zero_stage == 3,
             reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
             experts=self.expert_kernels,
         )

@@ -65,7 +65,7 @@ class Segment:
     """Pieces in forward order whose parameters (of one rank) are reduced or gathered as one."""
 
     pieces: tuple[Piece, ...]
-    parameters: int
+    parameters: int  # as wide as products take them; those stored in few bits count less
     trained: int  # those with gradients
     kept: int = 0  # parameters that stay gathered until the backward pass
     experts: int = 0  # parameters whose gradients the replicas of experts exchange
@@ -129,14 +129,15 @@ class _Scissors:
             runs = self._runs(part, opens, closes)
             pieces = tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs)
             inner = model.stage(part, first=False, last=False)
+            narrowed = sum(count * model.narrowed(graph, gathered=True) for graph, count in runs)
             if not self.root:
                 held, matrices = model.stage(part, first=opens, last=closes, table=table), self._matrices(runs)
-                counts = held.shared, held.trained, 0, held.experts
+                counts = held.shared - narrowed, held.trained, 0, held.experts
                 segments.append(Segment(pieces, *counts, inner.kept, matrices))
                 continue
             rooted = NOTHING if number else ends
             held = inner + rooted
-            counts = held.parameters, held.trained, rooted.parameters, held.experts
+            counts = held.parameters - narrowed, held.trained, rooted.parameters, held.experts
             segments.append(Segment(pieces, *counts, inner.kept))
         return tuple(segments)
 

@@ -12,6 +12,7 @@ from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
 from sim.inputs.compression import Compression
+from sim.inputs.named_files import recorded_content
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
 from sim.layout.flows import FlowSet, collective_flows, send_flows
@@ -20,6 +21,7 @@ from sim.layout.grid import SEEDED, RankGrid, build_grid
 from sim.layout.host import host_flows
 from sim.layout.pieces import Chunks, build_chunks
 from sim.layout.prune import Covers, distinct, never_full
+from sim.layout.recorded import assignment_of, meet_once, recorded_flows
 from sim.layout.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
 from sim.models.family import Architecture, Workload
 from sim.phase import Phase
@@ -40,6 +42,7 @@ JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carri
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
     "context": ("send", "all_gather", "reduce_scatter"),
+    "ulysses": ("all_to_all",),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
@@ -144,12 +147,12 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
     can_fill, apart = links_that_fill(cluster, flows, options.prune == "auto")
-    rows = None
-    if options.fold == "auto" and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
+    rows, fold = None, options.fold == "auto" and (setup.workload.replay is None or meet_once(sets))
+    if fold and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
         rows = first_rows(sets, cluster, can_fill)
         rows = rows if rows.left_out(sets).any() else None
     structure, links = structure_of(
-        grid.coordinate["pipeline"], grid.accelerator, cluster, sets, rows or whole_rows(sets, can_fill), rows is None
+        rank_labels(experiment, grid), grid.accelerator, cluster, sets, rows or whole_rows(sets, can_fill), rows is None
     )
     return Layout(
         grid=grid,
@@ -158,9 +161,15 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
         apart=apart,
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
-        partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
+        partition=refine(structure) if fold else identity_partition(structure),
         rows=rows,
     )
+
+
+def rank_labels(experiment: Experiment, grid: RankGrid) -> Ints:
+    """What tells ranks apart before any link is looked at, (n_ranks,): their stage, or what was recorded of them."""
+    assignment = assignment_of(experiment)
+    return grid.coordinate["pipeline"] if assignment is None else assignment.programs
 
 
 def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[Layout, Floats]]:
@@ -203,7 +212,7 @@ def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
     All of them count, and nothing is left to be checked, where ranks hardly fold any more.
     """
     assert plan.rows is not None
-    place = plan.grid.coordinate["pipeline"], plan.grid.accelerator, plan.cluster, plan.flows
+    place = rank_labels(plan.experiment, plan.grid), plan.grid.accelerator, plan.cluster, plan.flows
     rows: Rows | None = plan.rows.joined(more)
     structure, links = structure_of(*place, plan.rows.joined(more), False)
     partition = refine(structure)
@@ -232,7 +241,7 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
     runs = patterns, collectives_of("gradient", setup.training.compression)
-    return size, place, groups, runs, setup.training.offload, options.prune, options.fold
+    return size, place, groups, runs, setup.training.offload, recorded_content(setup), options.prune, options.fold
 
 
 def build_plan(
@@ -272,6 +281,8 @@ def cut_model(setup: Setup) -> CutModel:
 
 def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: Cluster) -> JobFlows:
     """Everything of the job that communicates, by kind."""
+    if (assignment := assignment_of(experiment)) is not None:
+        return recorded_flows(assignment, grid, cluster)
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
         sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
@@ -307,16 +318,26 @@ def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
     """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
+    rings, exchanges = _context_groups(grid, parallelism.ulysses)
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
-        "context": grid.groups("context"),
+        "context": rings,
         **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
         **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
+        "ulysses": exchanges,  # last, since the keys of hashed paths follow the order
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
         groups["embedding"] = (grid.groups("pipeline")[:, list(course_of_job(experiment).ends)], 12)
     return groups
+
+
+def _context_groups(grid: RankGrid, ulysses: int) -> tuple[Ints, Ints]:
+    """Rings of context ranks, and the ranks that exchange positions for heads: neighbours, as these send more."""
+    groups = grid.groups("context")
+    exchanges = groups.reshape(-1, ulysses)
+    rings = exchanges.reshape(len(groups), -1, ulysses).swapaxes(1, 2).reshape(-1, groups.shape[1] // ulysses)
+    return rings, exchanges
 
 
 def divides_experts(experiment: Experiment, model: Workload) -> bool:

@@ -20,6 +20,7 @@ _architectures: Memo[Architecture] = Memo(64)  # three times as long to make as 
 
 ERROR, SHARDED_ERROR = 0.1, 0.2
 NOT_HELD = {"global_batch", "tokens", "samples", "time_limit"}  # of the training, beside how many microbatches it makes
+UNKNOWN = "unknown"  # verdict on a step of which nobody knows
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
@@ -48,6 +49,11 @@ def memory_result(
     )
 
 
+def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
+    """Of the same job on several kinds of accelerator the one that has least room."""
+    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
+
+
 def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
     """Host memory of a rank for what workers that exchange now and then keep of the last time."""
     way = setup.experiment.synchronization
@@ -58,9 +64,10 @@ def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
     return way.outer_bytes * trained / (sharers if way.carried_by == "all" else 1)
 
 
-def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
-    """Of the same job on several kinds of accelerator the one that has least room."""
-    return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
+def unknown_memory(setup: Setup) -> MemoryResult:
+    """That of a recorded step: no trace of kernels says what lies in memory."""
+    capacity = setup.accelerator.memory.capacity
+    return MemoryResult(0.0, capacity, True, {}, ({},), verdict=UNKNOWN)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:

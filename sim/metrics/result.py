@@ -41,7 +41,7 @@ class MemoryResult:
     moments: dict[str, dict[str, float]] = field(default_factory=dict)  # parts at each moment of the fullest stage
     host_bytes: float = 0.0  # of one node, for what lies there instead
     error: float = 0.1  # relative error of such predictions
-    verdict: str = "fits"  # or tight: as near to the capacity as the error, on either side; or does not fit
+    verdict: str = "fits"  # or tight: as near to the capacity as the error, on either side; does not fit; unknown
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ReplayedKind:
+    """What nodes of one kind took, as recorded and in the replay; of collectives with the wait for other ranks."""
+
+    nodes: int
+    recorded_s: float
+    replayed_s: float
+    apart_s: float  # mean of how much later (below 0: earlier) they begin
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """A replay beside what was recorded: means over the recorded ranks of the job."""
+
+    recorded_s: float  # the step
+    replayed_s: float
+    start_error: dict[str, float]  # p50, p95, max of how far begins are apart, over the recorded step
+    kinds: dict[str, ReplayedKind]  # products, attention, memory, copies, collectives by what they do, ...
+    unmatched: int  # collectives that not all of their ranks know of
+    sizeless: int  # collectives that keep their recorded time for want of a size
+    changed: bool  # whether something shall be other than it was; else the replay should be the recording
+
+
+@dataclass(frozen=True)
 class Exactness:
     """How the step time was found.
 
@@ -363,6 +386,7 @@ class Result:
     stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for
     exactness: Exactness = field(default_factory=Exactness)
     accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own
+    replay: ReplayResult | None = None  # None: nothing was recorded
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from sim.errors import Problem, finding
-from sim.graph.graph import Graph, Tensor
+from sim.graph.graph import Graph, Operator, Tensor
 from sim.graph.operation import Shard
 from sim.models.family import Divided, Pieces, Replay, Trained, Workload
 from sim.record import Name
@@ -81,9 +81,11 @@ class Recorded(Workload):
 
     @override
     def pieces(self, shard: Shard) -> Pieces:
-        """One piece without operators: what runs is in the recording."""
-        nothing = Tensor("recorded", ("samples",), 0, "activation")
-        return Pieces(None, (Graph("layer", nothing, {"samples": shard.microbatch}, repeated=True),), None)
+        """One piece that costs nothing: what runs is in the recording."""
+        before, after = (Tensor(name, ("samples",), 0, "index") for name in ("before", "after"))
+        graph = Graph("layer", before, {"samples": shard.microbatch})
+        graph.add(Operator("recorded", (before,), (after,)))
+        return Pieces(None, (graph,), None)
 
     @property
     @override
@@ -107,9 +109,16 @@ def check_replay_divides(model: Recorded, plan: Divided, training: Trained) -> I
 
 def check_replay_training(model: Recorded, plan: Divided, training: Trained) -> Iterator[Problem]:
     """What is computed is what was recorded."""
-    if training.recompute != "none" or training.lora:
-        name = "lora" if training.lora else "recompute"
+    told = ["recompute"] if training.recompute != "none" else []
+    told += ["lora"] if training.lora else []
+    for name in ("compression", "offload"):
+        value = getattr(training, name)
+        told += [name] if value != type(value)() else []
+    for name in told:
         yield finding(f"training.{name}", "a recorded step is run as it was recorded", "leave it out")
+    for name in ("zero_stage", "sequence_parallel", "shard_group"):
+        if getattr(plan, name):
+            yield finding(f"parallelism.{name}", "a recorded step is divided as it was recorded", "leave it out")
 
 
 def check_host(model: Recorded, plan: Divided, training: Trained) -> Iterator[Problem]:

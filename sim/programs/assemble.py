@@ -16,6 +16,7 @@ from sim.programs.gradients import ExchangeWriter, exchange_writer
 from sim.programs.kinds import kinds_of
 from sim.programs.passes import PassWriter
 from sim.programs.ranks import Job
+from sim.programs.replay import replay_program
 from sim.programs.shape import RankShape, Shape, shape_of
 
 MIN_PERIODS = 3  # fewer periods than this are not worth looking for
@@ -53,6 +54,8 @@ def assemble(job: Job, waits: Waits = NO_WAITS) -> Program:
 
     `coalesce: off` cuts every chain at its collectives. The script of an earlier job of equal shape is used again.
     """
+    if job.plan.model.replay:
+        return replay_program(job, waits.named)
     costs = Costs(job)
     if waits.named or job.plan.experiment.simulation.reuse == "off":
         script = _write(shape_of(costs), costs, waits)

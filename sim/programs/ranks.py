@@ -38,11 +38,13 @@ Floats = NDArray[np.float64]
 CATEGORY = {
     "tensor": Category.TENSOR_COMM,
     "context": Category.CONTEXT_COMM,
+    "ulysses": Category.CONTEXT_COMM,
     "expert": Category.EXPERT_COMM,
     "expert_tensor": Category.EXPERT_COMM,
 }
 GROUP_KINDS = (
-    "tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient", *HOST_KINDS
+    "tensor", "context", "ulysses", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient",
+    *HOST_KINDS,
 )  # fmt: skip
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).

@@ -23,7 +23,8 @@ from sim.inputs.records import Experiment
 from sim.layout.flows import FlowSet
 from sim.layout.fold import Partition, Structure, identity_partition, refine
 from sim.layout.grid import RankGrid, build_grid
-from sim.layout.plan import JobFlows, Layout, build_plan, fold_structure, job_flows
+from sim.layout.plan import JobFlows, Layout, build_plan, fold_structure, job_flows, rank_labels
+from sim.layout.recorded import meet_once
 from sim.programs.ranks import FlowClass, Job, flow_classes, flow_table, job_of, quotient
 
 Ints = NDArray[np.int64]
@@ -111,7 +112,10 @@ def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Commo
     flows = [job_flows(setup.experiment, setup.workload, grid, cluster) for setup, grid in pairs]
     options = [experiment.simulation for experiment in experiments]
     prune, fold = (all(getattr(each, name) == "auto" for each in options) for name in ("prune", "fold"))
-    common = _joined(grids, flows, cluster, prune, fold)
+    replayed = (own for setup, own in zip(setups, flows, strict=True) if setup.workload.replay)
+    fold &= all(meet_once(flow_set for flow_set, _ in own.values()) for own in replayed)
+    labels = [rank_labels(experiment, grid) for experiment, grid in zip(experiments, grids, strict=True)]
+    common = _joined(grids, labels, flows, cluster, prune, fold)
     ranks, sets, layouts = 0, 0, []
     for grid, own in zip(grids, flows, strict=True):
         layouts.append(_part(common, grid, own, slice(ranks, ranks + grid.n_ranks), slice(sets, sets + len(own))))
@@ -119,18 +123,25 @@ def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Commo
     return common, layouts
 
 
-def _joined(grids: Sequence[RankGrid], flows: Sequence[JobFlows], cluster: Cluster, prune: bool, fold: bool) -> Common:
-    """The jobs as one. Stages have labels of their own: equal jobs, folded, would be in phase for ever."""
+def _joined(
+    grids: Sequence[RankGrid],
+    labels: Sequence[Ints],
+    flows: Sequence[JobFlows],
+    cluster: Cluster,
+    prune: bool,
+    fold: bool,
+) -> Common:
+    """The jobs as one. Ranks have labels of their own: equal jobs, folded, would be in phase for ever."""
     joint: JobFlows = {}
-    stages, ranks, stage = list[Ints](), 0, 0
-    for number, (grid, own) in enumerate(zip(grids, flows, strict=True)):
+    every, ranks, known = list[Ints](), 0, 0
+    for number, (grid, label, own) in enumerate(zip(grids, labels, flows, strict=True)):
         for kind, (flow_set, covers) in own.items():
             moved = replace(flow_set, kind=f"{number} {flow_set.kind}", members=flow_set.members + np.int32(ranks))
             joint[f"{number} {kind}"] = moved, covers
-        stages.append(grid.coordinate["pipeline"] + stage)
-        ranks, stage = ranks + grid.n_ranks, stage + grid.size["pipeline"]
+        every.append(label + known)
+        ranks, known = ranks + grid.n_ranks, known + 1 + int(label.max())
     accelerator = np.concatenate([grid.accelerator for grid in grids])
-    structure, links, apart = fold_structure(np.concatenate(stages), accelerator, cluster, joint, prune)
+    structure, links, apart = fold_structure(np.concatenate(every), accelerator, cluster, joint, prune)
     partition = refine(structure) if fold else identity_partition(structure)
     return Common(structure, tuple(flow_set for flow_set, _ in joint.values()), apart, links, partition)
 

@@ -64,9 +64,14 @@ class _Stage:
         return self.inner + self.architecture.stage(range(0), first=self.first, last=self.last)
 
     @property
+    def runs(self) -> list[tuple[Graph, int]]:
+        """Equal layers in a row, and how many."""
+        return [run for part in self.layers for run in self.architecture.runs(part)]
+
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """The kinds of layers."""
-        return tuple({id(graph): graph for part in self.layers for graph, _ in self.architecture.runs(part)}.values())
+        return tuple({id(graph): graph for graph, _ in self.runs}.values())
 
     @cached_property  # read at each moment of a stage
     def kind(self) -> OptimizerKind:
@@ -124,7 +129,8 @@ class _Stage:
         if graph is None or self.shards(3) == 1 or (self.root and not graph.repeated):
             return 0.0
         table = self.architecture.table.parameters if graph is self.head and self.architecture.tied else 0
-        return self.element * float(self.architecture.held(graph).shared + table)
+        narrowed = self.architecture.narrowed(graph, gathered=True)
+        return self.element * float(self.architecture.held(graph).shared - narrowed + table)
 
     def reduced(self, graph: Graph) -> float:
         """Whole gradients of a unit on their way to the ranks that keep them."""
@@ -325,6 +331,8 @@ def _always(part: _Stage, moment: Literal["forward", "early", "late"]) -> float:
     always = float(element * root) + software.bucket_memory * (part.parallelism.data != 1)
     if part.shards(3) > 1:
         always += element * min(software.live_parameters, part.held.shared)
+    if part.shard.lora and part.shard.lora.base:  # the matrix at work
+        always += element * max((part.architecture.largest_weight(graph) for graph in part.graphs), default=0)
     if part.training.offload.activations:
         always += ON_THE_BOARD * max((part.architecture.held(graph).kept for graph in part.graphs), default=0)
     if moment != "forward":
@@ -466,7 +474,8 @@ def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer."""
     precision, lora = part.training.precision, part.shard.lora
     held = part.held
-    frozen = (held.parameters - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
+    narrowed = sum(part.architecture.narrowed(graph, gathered=False) * count for graph, count in part.runs)
+    frozen = (held.parameters - narrowed - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
     trained = part.share(1 if part.software.master_weights == "sole" else 3) * stored_bytes(precision, part.software)[0]
     return frozen / part.shards(3) + trained + held.table_bytes
 

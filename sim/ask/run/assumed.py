@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
+from math import ceil
 from typing import Any
 
 from sim.ask.run.preemption import is_preempted
@@ -125,12 +126,32 @@ def _compressed(run: Simulated) -> Iterator[str]:
         yield f"{run.plan.software.name} sends 2 B a gradient anyway: fp16 adds kernels and saves nothing"
 
 
+def _pruned(run: Simulated) -> Iterator[str]:
+    """What pruning is taken to bring."""
+    pruning = run.setup.training.pruning
+    if pruning.kind == "2:4":
+        rate = f"products with 2:4 weights are taken to run at {pruning.gain:g} times the dense rate"
+        yield f"{rate} (training.pruning.gain), and what pruning does to learning is not simulated"
+    elif pruning.kind == "columns":
+        gone = f"{pruning.share:.0%} of the inner columns of feed-forward blocks are gone"
+        yield f"{gone}: parameters and MFU are without them"
+
+
 def _uneven_stages(run: Simulated) -> Iterator[str]:
     sizes = [chunk.layers for chunk in run.plan.chunks]
     if len(set(sizes)) > 1 and run.setup.parallelism.layers_per_stage is None:
         alike = [(size, len(list(group))) for size, group in groupby(sizes)]
         told = ", ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in alike)
         yield f"{sum(sizes)} layers over {len(sizes)} model chunks lie {told}: what does not divide is in the middle"
+
+
+def _padded_vocabulary(run: Simulated) -> Iterator[str]:
+    """A table divided over ranks has as many rows on each, and as many as kernels like."""
+    entries, shard = getattr(run.plan.model, "vocab", 0), run.plan.shard
+    multiple = shard.pads_vocabulary * shard.tensor
+    if entries % multiple:
+        padded = f"{ceil(entries / multiple) * multiple:,}, a multiple of {shard.pads_vocabulary} * tensor"
+        yield f"a vocabulary of {entries:,} is padded to {padded} {shard.tensor}, as {run.plan.software.name} does"
 
 
 def _network_power(run: Simulated) -> Iterator[str]:
@@ -200,6 +221,14 @@ def _faults(run: Simulated) -> Iterator[str]:
         yield "nothing is saved (checkpoint): after each failure the training begins anew"
 
 
+def _recorded_faults(run: Simulated) -> Iterator[str]:
+    """When the log of faults began, where it does not say so."""
+    failures = run.setup.experiment.failures
+    log = failures.log if isinstance(failures, Failures) else None
+    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
+        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
+
+
 def _saves(run: Simulated) -> Iterator[str]:
     save = run.setup.experiment.checkpoint
     if save is not None and save.serialization_bandwidth is None:
@@ -256,23 +285,44 @@ def swings(limit: float | None, board: PowerLevel) -> Iterator[str]:
         yield f"power.limit holds on average over a step: with transfers beside computation a board draws up to {peak}"
 
 
-def _recorded_faults(run: Simulated) -> Iterator[str]:
-    """When the log of faults began, where it does not say so."""
-    failures = run.setup.experiment.failures
-    log = failures.log if isinstance(failures, Failures) else None
-    if log is not None and log.begin is None and min((o.start for o in read_fault_log(log)), default=1.0) == 0:
-        yield "observation is taken to begin with the first recorded fault: failures.log.begin says otherwise"
+def _of_replay(run: Simulated) -> Iterator[str]:
+    """On what a replay rests, and what nobody knows of it."""
+    replay, result = run.plan.model.replay, run.readings.replay
+    if replay is None or result is None:
+        return
+    if run.setup.ranks != replay.ranks:
+        parts = run.setup.parallelism.tensor
+        yield (
+            f"{replay.ranks} recorded ranks are repeated to {run.setup.ranks}, replicas of {parts}: right as long "
+            "as a replica does the same whatever their number, with the same samples each (weak scaling); kernels on "
+            "shards of optimizer state keep the size they had"
+        )
+    if result.unmatched:
+        yield f"{result.unmatched} collectives are not in the records of all their ranks, and keep their time"
+    if replay.collectives == "recorded":
+        yield "collectives take their recorded time and load no links (else workload.collectives: modelled)"
+    elif result.sizeless:
+        yield f"{result.sizeless} collectives without sizes take their recorded time on any network"
+    if replay.kernels == "rescaled":
+        yield (
+            f"kernels are scaled from {replay.recorded_on} by kind: products of unknown shape as large ones, other "
+            "kernels and copies as recorded; the host keeps its pace (workload.host)"
+        )
+    yield "memory and FLOPs of a recorded step are not known, and its samples a step are those that training says"
 
 
 RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _of_model,
+    _of_replay,
     _tight_memory,
     _host_memory,
     _compressed,
+    _pruned,
     _of_data_sheet,
     _of_packages,
     _adapters_left,
     _uneven_stages,
+    _padded_vocabulary,
     _even_experts,
     _ends_of_overlap,
     _network_power,

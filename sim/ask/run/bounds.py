@@ -78,6 +78,8 @@ def _moves(program: Program) -> list[tuple[object, ...]]:
 
 def _unbounded(experiment: Experiment) -> Iterator[Problem]:
     """What moves a step in ways that the bounds do not know."""
+    if experiment.setup.workload.replay:
+        yield Problem("", "workload", "bounds are of steps that are written from a plan, not recorded", "run it")
     if experiment.input is not None:
         yield Problem("", "input", "bounds do not know how long a step waits for its data", "leave it out, or run it")
     if experiment.synchronization is not None:

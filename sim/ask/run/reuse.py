@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
-from sim.inputs.named_files import drawn_by
+from sim.inputs.named_files import drawn_by, recorded_content
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.layout.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
@@ -120,4 +120,4 @@ def step_key(experiment: Experiment) -> tuple[str, ...]:
     """All of a resolved experiment that its step depends on."""
     setup = experiment.setup
     shared = (text_of(getattr(setup, name)) for name in SHARED)
-    return *shared, _drawing(setup), experiment.model_dump_json(exclude=NOT_OWN)
+    return *shared, _drawing(setup), recorded_content(setup), experiment.model_dump_json(exclude=NOT_OWN)

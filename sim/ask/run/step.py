@@ -40,8 +40,9 @@ from sim.memo import Memo
 from sim.metrics.breakdown import RankTime, critical_rank, rank_time
 from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
-from sim.metrics.memory import memory_key, memory_result, tightest
-from sim.metrics.result import ForwardPasses, LinkUse, MemoryResult, Synchrony
+from sim.metrics.memory import memory_key, memory_result, tightest, unknown_memory
+from sim.metrics.replay import replay_result
+from sim.metrics.result import ForwardPasses, LinkUse, MemoryResult, ReplayResult, Synchrony
 from sim.programs.assemble import NO_WAITS, Waits, assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
@@ -73,7 +74,7 @@ class Readings:
         self.job, self.trace = job, trace
         self.saves: dict[Checkpointing, CheckpointCosts] = {}
 
-    @cached_property  # of a step that many points share, as are the six below
+    @cached_property  # of a step that many points share, as are the seven below
     def critical(self) -> RankTime:
         """Where the time goes on the rank class that is busy longest."""
         return rank_time(self.trace, critical_rank(self.trace))
@@ -82,6 +83,11 @@ class Readings:
     def activity(self) -> Activity:
         """What takes energy."""
         return activity_of(self.trace, self.job)
+
+    @cached_property  # see critical
+    def replay(self) -> ReplayResult | None:
+        """A replay beside what was recorded."""
+        return replay_result(self.job, self.trace)
 
     @cached_property  # see critical
     def memory(self) -> MemoryResult:
@@ -98,6 +104,8 @@ class Readings:
 
     def _memory_on(self, setup: Setup, stages: set[int]) -> MemoryResult:
         architecture, there = self.job.plan.architecture, sorted(stages)
+        if setup.workload.replay:
+            return unknown_memory(setup)
         if setup.experiment.simulation.reuse == "off":
             return memory_result(setup, architecture, there)
         key = memory_key(setup), tuple(there)

@@ -19,6 +19,7 @@ from sim.inputs.setup import Setup
 from sim.metrics.result import Trust
 from sim.metrics.trust import Bands, Residual
 from sim.metrics.validation import Row, RunTraits
+from sim.transforms.recompute import recompute_text
 
 RESIDUALS = Path("experiments/validation/residuals.csv")  # in the catalogue
 _PLAN: dict[str, Callable[[str], Any]] = {
@@ -32,8 +33,10 @@ MIXED = "several kinds of node in one job, of which no run was measured"
 def trust_of(experiment: Experiment) -> Trust | None:
     """How published runs like `experiment` were predicted; of several kinds of node, as on the least trusted.
 
-    None of them had workers that do not step together.
+    None for a step that was recorded, unlike all of them; none of them had workers that do not step together.
     """
+    if experiment.setup.workload.replay:
+        return None
     kinds = experiment.setup.kinds
     found = [shipped_bands().trust(traits_of(kind.experiment)) for kind in kinds]
     told = [trust for trust in found if trust is not None]
@@ -103,7 +106,7 @@ def traits_of(experiment: Experiment) -> RunTraits:
         layers=setup.workload.layers,
         head_dim=head,
         precision=training.precision,
-        recompute=training.recompute,
+        recompute=recompute_text(training.recompute),
         software=setup.software.name,
         tensor=parallelism.tensor,
         pipeline=parallelism.pipeline,

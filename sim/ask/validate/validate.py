@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from sim.ask.run.chakra import recorded_step
 from sim.ask.run.simulate import simulate
 from sim.ask.validate.collectives import find_curves, validate_curves
 from sim.ask.validate.trust import residuals_of, traits_of
@@ -18,15 +19,28 @@ from sim.inputs.cases import is_table, load_cases
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.curves import is_curve_table
 from sim.inputs.load import load_experiment
+from sim.inputs.measured import communication_shares, measured_of
 from sim.inputs.reader import read_file, yaml_files
 from sim.inputs.records import Experiment
 from sim.inputs.run_table import RunColumns, is_run_table
 from sim.metrics.result import Result
 from sim.metrics.trust import Bands
-from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
+from sim.metrics.validation import (
+    HIDDEN,
+    HOST,
+    Miss,
+    Row,
+    SideCheck,
+    Validation,
+    likely_causes,
+    score,
+    scores,
+    worst_rows,
+)
 
 WORST = 10
 BLIND = "blind"  # folder of runs that were collected before they were predicted, and are kept apart
+MOST_RANKS = 1024  # whose communication is compared: each is simulated for itself
 FEW = 4  # up to so many runs are not worth starting processes for
 EXPERIMENT_KEYS = frozenset({"cluster", "workload", "parallelism", "training", "software", "measured"})
 
@@ -142,7 +156,8 @@ def _reason(error: BaseException) -> str:
 
 def _value(experiment: Experiment) -> tuple[str, float] | None:
     """The measured value that counts, with its name."""
-    measured = experiment.measured.model_dump() if experiment.measured else {}
+    known = measured_of(experiment.measured)
+    measured = known.model_dump() if known else {}
     names = (
         "step_time",
         "samples_per_s",
@@ -212,11 +227,13 @@ def predict_one(run: MeasuredRun) -> Row:
     began = time.perf_counter()
     try:
         result = simulate(run.experiment)
+        beside = (*_communication(run.experiment), *_power(run.experiment, result))
     except SimError as error:
         return replace(blank, problem=f"{type(error).__name__}: {_reason(error)}")
     except Exception as error:  # one broken run must not end the others
         return replace(blank, problem=f"internal error: {type(error).__name__}: {_reason(error)}")
-    return _row(blank, run.experiment, result, time.perf_counter() - began)
+    row = _row(blank, run.experiment, result, time.perf_counter() - began)
+    return replace(row, beside=beside)
 
 
 def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> Row:
@@ -238,6 +255,29 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
         wall_s=wall_s,
         where=comparison.source,
     )
+
+
+def _communication(experiment: Experiment) -> tuple[SideCheck, ...]:
+    """Shares of communication that were measured, beside those that a profiler would see of the simulated step."""
+    measured = measured_of(experiment.measured)
+    wanted = {name: getattr(measured, f"{name}_communication", None) for name in ("exposed", "overlapped")}
+    if measured is None or not any(value is not None for value in wanted.values()):
+        return ()
+    if experiment.setup.ranks > MOST_RANKS:
+        message = f"shares of communication are compared up to {MOST_RANKS:,} ranks, not {experiment.setup.ranks:,}"
+        raise ConfigError(Problem("", "measured", message, "leave them out"))
+    shares = communication_shares(recorded_step(experiment))
+    if shares is None:
+        return ()
+    return tuple(SideCheck(name, getattr(shares, name), value) for name, value in wanted.items() if value is not None)
+
+
+def _power(experiment: Experiment, result: Result) -> tuple[SideCheck, ...]:
+    """Power of an accelerator that was metered, beside that of the simulated step."""
+    measured = measured_of(experiment.measured)
+    if measured is None or measured.power is None or result.energy is None:
+        return ()
+    return (SideCheck("power", result.energy.accelerator_power_w, measured.power),)
 
 
 # --- summing up -----------------------------------------------------------------------------
