@@ -84,3 +84,16 @@ def test_a_teacher_may_be_named_and_its_words_must_be_those_of_the_student() -> 
         load_experiment("llama3-8b-dgx-h100", [*base, "teacher=gpt3-13b"])
     with pytest.raises(ConfigError, match="teacher"):
         load_experiment("llama3-8b-dgx-h100", [*base, "teacher=no-such-model"])
+
+
+def test_workers_of_servers_have_the_passes_of_a_teacher_too() -> None:
+    """They are part of what a worker does before it pushes."""
+    servers = {"synchronization": {"kind": "parameter_server", "mode": "asynchronous"}}
+    run = simulate_step(experiment(teacher=TEACHER, **servers))
+    assert run.synchrony is not None
+    assert run.forward is not None
+    plain = simulate_step(experiment(**servers))
+    assert plain.synchrony is not None
+    assert run.synchrony.compute_s == pytest.approx(plain.synchrony.compute_s + run.forward.teacher_s, rel=1e-9)
+    told = run.synchrony
+    assert told.compute_s + told.exchange_s + told.waiting_s == pytest.approx(run.trace.time, rel=1e-9)

@@ -241,6 +241,8 @@ def _workers(run: Simulated) -> Iterator[str]:
     way = run.setup.experiment.synchronization
     if way is None:
         return
+    if run.setup.experiment.failures is not None:
+        yield "a failure stops all workers here, although others could go on"
     yield "convergence is not simulated: staler or rarer updates may need more steps than the ones counted here"
     if isinstance(way, LocalSteps):
         handed = "all ranks of a worker" if way.carried_by == "all" else "the first replica of a worker"

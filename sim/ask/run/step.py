@@ -255,14 +255,14 @@ class Prepared:
         """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
         step, feeding, synchronized = proved_step(self.job, self.runs.run), None, None
         step_s, waits, experiment = step.trace.time, NO_WAITS, self.setup.experiment
-        if experiment.synchronization is not None:
-            slow, step = step, self._without_slow_parts(step)
-            synchronized = synchronize(slow.job, slow.trace, step.trace.time)
-            step_s, waits = synchronized.step_s, synchronized.waits
         forward = forward_passes(step.job, experiment)
         if forward is not None:
-            waits = waits._replace(compute=forward.teacher_s, other=forward.share_s)
+            waits = Waits(compute=forward.teacher_s, other=forward.share_s)
             step_s += forward.teacher_s + forward.share_s
+        if experiment.synchronization is not None:
+            slow, step = step, self._without_slow_parts(step)
+            synchronized = synchronize(slow.job, slow.trace, step.trace.time, sum(waits))
+            step_s, waits = synchronized.step_s, synchronized.added_to(waits)
         data, storage = experiment.input, self.cluster.storage
         if data is not None and storage is not None:
             feeding = feed(supply_of(self.plan, data, storage), step_s, experiment.seed)

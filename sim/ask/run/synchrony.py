@@ -38,18 +38,19 @@ class Synchronized:
     synchrony: Synchrony
     step_s: float
 
-    @property
-    def waits(self) -> Waits:
-        """What is added to a step of the fastest worker."""
-        return Waits(data_comm=self.synchrony.exchange_s, bubble=self.synchrony.waiting_s)
+    def added_to(self, waits: Waits) -> Waits:
+        """What is added to a step of the fastest worker, beside what was."""
+        return waits._replace(data_comm=self.synchrony.exchange_s, bubble=self.synchrony.waiting_s)
 
 
-def synchronize(job: Job, trace: Trace, alone_s: float) -> Synchronized:
+def synchronize(job: Job, trace: Trace, alone_s: float, more_s: float = 0.0) -> Synchronized:
     """The mean step of the workers of a job whose steps without exchange are those of `trace`.
 
-    alone_s: such a step of a worker without slow parts. Raises PlanError.
+    alone_s: such a step of a worker without slow parts. more_s: passes beside it, which all workers have.
+    Raises PlanError.
     """
-    way, compute_s = job.plan.experiment.synchronization, worker_seconds(job.plan, trace)
+    way, compute_s = job.plan.experiment.synchronization, worker_seconds(job.plan, trace) + more_s
+    alone_s += more_s
     if isinstance(way, ParameterServers):
         return _with_servers(job, way, compute_s, alone_s)
     assert way is not None
