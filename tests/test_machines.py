@@ -106,6 +106,20 @@ def test_every_accelerator_runs_a_step_that_fits(name: str) -> None:
     assert 0 < result.step.time_s < 1
 
 
+def test_every_other_server_runs_a_step_that_fits() -> None:
+    """Those of clusters and instances run in tests of their own."""
+    names = [name for kind in ("cluster", "instance") for name in list_catalogue(kind)]
+    specs = [load_definition("cluster", name) for name in names]
+    joined = {spec.node.name for spec in specs if isinstance(spec, ClusterSpec) and isinstance(spec.node, Node)}
+    for name in sorted(set(list_catalogue("node")) - joined):
+        node = load_definition("node", name)
+        assert isinstance(node, Node)
+        assert isinstance(node.accelerator, Accelerator)
+        result = run(f"{{name: one, nodes: 1, node: {name}}}", node.accelerator, node.accelerators)
+        assert result.memory.fits, name
+        assert result.step.time_s > 0, name
+
+
 def test_each_kind_of_the_format_has_a_device() -> None:
     kinds = Accelerator.model_json_schema()["properties"]["kind"]["enum"]
     assert set(DEVICES) == set(kinds)

@@ -372,3 +372,34 @@ def test_the_page_draws_both(tmp_path: Path) -> None:
     assert sum(one != other for one, other in zip(replayed, recorded, strict=True)) < 0.01 * len(replayed)
     assert {"idle", "products", "all-reduce"} <= set(drawn.pipeline.kinds)
     assert "Both ways" in run_page(result, drawn, "input")
+
+
+def test_ranks_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    """Two groups of the same ranks, used in turn by one and the other way round by the other: no step ever ran so."""
+    files = []
+    for rank in range(2):
+        step = Profiled(rank, 2)
+        for group in ("a", "b") if rank == 0 else ("b", "a"):
+            step.all_reduce(1000, 20.0)
+            step.events[-1]["args"]["Process Group Name"] = group
+        files.append(step.write(tmp_path / f"{rank}.json"))
+    workload = written(import_kineto(files).recording, tmp_path)
+    with pytest.raises(ConfigError, match="ranks wait for each other for ever"):
+        replay(workload, "simulation.reuse=off")
+
+
+def test_groups_of_the_same_ranks_are_told_apart(tmp_path: Path) -> None:
+    """The first sum of one is not the first of the other, though both are of all ranks."""
+    files = []
+    for rank in range(2):
+        step = Profiled(rank, 2)
+        for group, elements in (("a", 1000), ("b", 2_000_000), ("b", 3_000_000), ("a", 4000)):
+            step.all_reduce(elements, 20.0, step.free.get(20, 0.0) + 2.0)
+            step.events[-1]["args"]["Process Group Name"] = group
+        files.append(step.write(tmp_path / f"{rank}.json"))
+    workload = written(import_kineto(files).recording, tmp_path)
+    result = replay(workload)
+    assert result.replay is not None
+    assert result.replay.unmatched == 0
+    assert result.replay.start_error["max"] < 1e-6
+    assert replay(workload | {"collectives": "modelled"}).utilization.links[0].bytes > 0

@@ -111,11 +111,16 @@ def _of_rows(path: Path, rows: list[TaskLine]) -> list[Problem]:
         if first.stage != row.stage:
             message = f"chunk {row.task.chunk} is on stage {row.stage} here and on {first.stage} on line {first.line}"
             found.append(_at(path, row.line, message, "place a chunk on one stage"))
-    counted = {"stage": {row.stage for row in rows}, "chunk": set(home), "microbatch": {t.microbatch for t in seen}}
-    for name, numbers in counted.items():
-        if len(numbers) != 1 + max(numbers):
-            gap = next(number for number in range(len(numbers) + 1) if number not in numbers)
-            found.append(_at(path, 1, f"there is a {name} {max(numbers)}, but no {name} {gap}", "leave none out"))
+    counted = {
+        "stage": {row.stage: row.line for row in rows},
+        "chunk": {row.task.chunk: row.line for row in rows},
+        "microbatch": {row.task.microbatch: row.line for row in rows},
+    }
+    for name, lines in counted.items():
+        if len(lines) != 1 + max(lines):
+            gap = next(number for number in range(len(lines) + 1) if number not in lines)
+            message = f"there is a {name} {max(lines)}, but no {name} {gap}"
+            found.append(_at(path, lines[max(lines)], message, "number them from 0 on, and leave none out"))
     if not found and len({sum(row.stage == stage for row in home.values()) for stage in counted["stage"]}) > 1:
         found.append(_at(path, 1, "some stages have more chunks than others", "give all stages as many"))
     if Phase.INPUT_GRADIENT not in {task.phase for task in seen}:

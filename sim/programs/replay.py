@@ -51,7 +51,7 @@ PRICED = {  # what is priced as what else: the same bytes go over each link
     "all_to_all": "all_to_all", "broadcast": "broadcast", "reduce": "broadcast",
 }  # fmt: skip
 Waits = Sequence[tuple[str, Category, float]]  # label, category and seconds of each
-Key = tuple[int, int]  # a collective: flow class of its ranks, and which of theirs
+Key = tuple[int, int, int]  # a collective: flow class of its ranks, which group of them, and which of its own
 
 
 class ReplayedNodes(NamedTuple):
@@ -104,11 +104,12 @@ class ReplayWriter:
         """The script."""
         for rank in self.job.ranks:
             self._write_rank(rank)
-        streams: dict[int, Stream] = {}
-        for (flow, _), meeting in self.meetings.items():
-            if flow not in streams:
-                streams[flow] = self.script.new_stream(f"group {flow} of {meeting.size} ranks", "collective")
-            self._write_meeting(streams[flow], flow, meeting)
+        streams: dict[tuple[int, int], Stream] = {}
+        for (flow, twin, _), meeting in self.meetings.items():
+            if (flow, twin) not in streams:
+                name = f"group {flow}.{twin} of {meeting.size} ranks"
+                streams[flow, twin] = self.script.new_stream(name, "collective")
+            self._write_meeting(streams[flow, twin], flow, meeting)
         return self.script
 
     def record(self, rank: RankClass) -> RecordedRank:
@@ -118,14 +119,15 @@ class ReplayWriter:
     def key(self, rank: RankClass, each: RecordedCollective) -> Key | None:
         """Which collective of the job it is, if all ranks of its group know of it."""
         members = self.assignment.members(rank.representative, each.group)
-        if (members, each.sequence) not in self.shared or each.kind in ("send", "receive"):
+        twin = self.assignment.twin(rank.representative, each.group)
+        if (members, twin, each.sequence) not in self.shared or each.kind in ("send", "receive"):
             return None
         kind = kind_of_group(self.assignment, members)
         if kind not in self.rows:
             rows = self.job.plan.flows[self.job.plan.flow_sets[kind]].members.tolist()
             self.rows[kind] = {tuple(row): place for place, row in enumerate(rows)}
         classes = self.job.plan.partition.flow[self.job.plan.flow_sets[kind]]
-        return int(classes[self.rows[kind][members]]), each.sequence
+        return int(classes[self.rows[kind][members]]), twin, each.sequence
 
     @property
     def unmatched(self) -> int:
@@ -137,16 +139,17 @@ class ReplayWriter:
             every += sum(self.key(rank, each) is None for each in collectives) - sum(alone)
         return every
 
-    def _shared(self) -> set[tuple[Members, int]]:
+    def _shared(self) -> set[tuple[Members, int, int]]:
         """Collectives that all ranks of their group know of."""
-        seen: dict[tuple[Members, int], set[int]] = defaultdict(set)
+        seen: dict[tuple[Members, int, int], set[int]] = defaultdict(set)
         ranks = [
             {(each.group, each.sequence) for each in rank.collectives if each.kind not in ("send", "receive")}
             for rank in self.assignment.recording.ranks
         ]
         for number, program in enumerate(self.assignment.programs.tolist()):
             for group, sequence in ranks[program]:
-                seen[self.assignment.members(number, group), sequence].add(number)
+                place = self.assignment.members(number, group), self.assignment.twin(number, group)
+                seen[*place, sequence].add(number)
         return {key for key, known in seen.items() if len(key[0]) > 1 and known == set(key[0])}
 
     def _write_rank(self, rank: RankClass) -> None:
@@ -350,11 +353,11 @@ def replayed_nodes(job: Job, trace: Trace) -> list[ReplayedNodes]:
         met += [(place, node, key) for node, key in keys if key]
         done.append(ReplayedNodes(rank.number, record, begins + record.lag, ends))
     last: dict[Key, int] = {}
-    streams = {flow: number + row for row, flow in enumerate(dict.fromkeys(flow for flow, _ in writer.meetings))}
-    used: dict[int, int] = defaultdict(int)
+    streams = {group: number + row for row, group in enumerate(dict.fromkeys(key[:2] for key in writer.meetings))}
+    used: dict[tuple[int, int], int] = defaultdict(int)
     for key, meeting in writer.meetings.items():
-        used[key[0]] += meeting.instructions
-        last[key] = int(first[streams[key[0]]]) + used[key[0]] - 1
+        used[key[:2]] += meeting.instructions
+        last[key] = int(first[streams[key[:2]]]) + used[key[:2]] - 1
     for place, node, key in met:
         done[place].end[node] = end[last[key]]
     return done

@@ -45,7 +45,7 @@ def _transformer(torch: Any, model: SmallModel) -> tuple[Any, Any, Any]:
             x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
             return x + self.down(functional.gelu(self.up(self.between(x))))
 
-    class Network(nn.Module):  # type: ignore[misc, name-defined]
+    class TinyDecoder(nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.words, self.places = nn.Embedding(said["vocab"], width), nn.Embedding(length, width)
@@ -57,4 +57,4 @@ def _transformer(torch: Any, model: SmallModel) -> tuple[Any, Any, Any]:
             return self.head(self.norm(self.layers(x)))
 
     words, targets = (torch.randint(said["vocab"], (model.batch, length)) for _ in range(2))
-    return Network(), words, targets.flatten()
+    return TinyDecoder(), words, targets.flatten()

@@ -27,7 +27,7 @@ from sim.cluster.outage import nodes_behind
 from sim.engine.executor import Executor
 from sim.engine.network import Network
 from sim.engine.trace import Stops, Trace
-from sim.errors import PlanError, Problem
+from sim.errors import Deadlock, PlanError, Problem
 from sim.inputs.board import base_power
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
@@ -207,14 +207,22 @@ class Runs:
         return self.executor
 
     def run(self, job: Job, stops: Stops | None) -> Trace:
-        """Let it happen. Raises Deadlock."""
+        """Let it happen. Raises Deadlock; PlanError where it was recorded so."""
         executor = self.executor
         if executor is None or executor.rows or job is not self.job:
             executor = self.prepare(job, stops)
         if self.wanted and executor.n_instructions > LONG:
             self.wanted, self.bounds = False, _bounds(job.plan.experiment)
         self.began = time.perf_counter()
-        trace = executor.run()
+        try:
+            trace = executor.run()
+        except Deadlock as error:
+            if job.plan.model.replay is None:
+                raise
+            message = f"its ranks wait for each other for ever: {error}"
+            raise PlanError(
+                Problem("", "workload.recording", message, "import traces of one and the same step")
+            ) from None
         self.began = inf
         return trace
 
