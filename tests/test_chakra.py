@@ -258,6 +258,11 @@ def test_what_ranks_do_not_agree_on_is_refused(tmp_path: Path, other: list[Chakr
     assert said in refused(tmp_path, [collective(1), collective(2, 1)], other)
 
 
+def test_messages_are_told_to_keep_their_time(tmp_path: Path) -> None:
+    _, said = imported(tmp_path, [kernel(1), message(2, 1, to=1)], [message(1, by=0), kernel(2, 1)])
+    assert "2 sends and receives: a replay gives each its recorded time" in said
+
+
 def test_ranks_that_wait_for_one_another_are_refused(tmp_path: Path) -> None:
     first = [message(1, by=1), message(2, 1, to=1)]
     second = [message(1, by=0), message(2, 1, to=0)]
@@ -476,6 +481,49 @@ def test_collectives_of_astra_sim_take_what_it_says(tmp_path: Path, kind: str, n
     share = {"all_reduce": 0.5, "reduce_scatter": 1.0, "all_gather": 0.0}[kind]
     seconds = run_collectives(astra_job(n, size, share), [("gradient", each.kind, each.bytes)])
     assert seconds == pytest.approx(closed_form(kind, n, comm_size), rel=0.01)
+
+
+RING = """
+cluster:
+  name: ring
+  nodes: 8
+  node:
+    name: one
+    accelerator: h100-sxm
+    accelerators: 1
+    local: {{kind: none, bandwidth: 0 B/s}}
+    nics: {{count: 1, bandwidth: 53687091200 B/s, latency: 0 s}}
+    collectives: {{ring_hop_network: {hop} ns, tree_efficiency: 0.001}}
+  fabric: {{kind: torus, shape: [8], link: {{bandwidth: 53687091200 B/s, latency: 500 ns}}}}
+workload: ./step.yaml
+parallelism: {{tensor: 8}}
+training: {{global_batch: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "hop"),
+    [("all_reduce", 10 + 0.5 * 3 * 2**17 / 1600), ("all_gather", 10), ("reduce_scatter", 10 + 3 * 2**17 / 1600)],
+)
+def test_a_microbenchmark_is_imported_and_run(tmp_path: Path, cli: Cli, kind: str, hop: float) -> None:
+    """From the files to the answer of `run`: 1 MiB on eight ranks; the hop is that of `astra_job`."""
+    write_ranks(tmp_path / "trace", [[collective(0, kind=COMM_TYPES.index(kind))] for _ in range(8)])
+    assert cli("import", "chakra", tmp_path / "trace", "-o", tmp_path / "step.yaml").code == 0
+    (tmp_path / "run.yaml").write_text(RING.format(hop=hop))
+    done = cli("run", tmp_path / "run.yaml", "--json")
+    seconds = json.loads(done.out)["step"]["time_s"]
+    assert seconds == pytest.approx(closed_form(kind, 8, 2**20), rel=0.01)
+    assert "there is nothing to compare with" in " ".join(cli("run", tmp_path / "run.yaml").out.split())
+
+
+def test_our_trace_is_run_again_in_the_same_time(step: tuple[Recording, Path, float], tmp_path: Path, cli: Cli) -> None:
+    """As recorded, and with collectives from our model on the same cluster."""
+    assert cli("import", "chakra", step[1], "-o", tmp_path / "step.yaml").code == 0
+    head = "cluster: dgx-h100-superpod\nnodes: 2\nworkload: ./step.yaml\nparallelism: {tensor: 16}\n"
+    (tmp_path / "run.yaml").write_text(head + "training: {global_batch: 1}\n")
+    for ways in ("recorded", "modelled"):
+        done = cli("run", tmp_path / "run.yaml", "--json", "--set", f"workload.collectives={ways}")
+        assert json.loads(done.out)["step"]["time_s"] == pytest.approx(step[2], rel=1e-6)
 
 
 # --- traces of others -----------------------------------------------------------------------

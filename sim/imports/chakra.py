@@ -360,6 +360,9 @@ def _remarks(ranks: list[ChakraRank], known: Communicators, prices: _NodePrices,
         yield f"{known.world - len(ranks)} ranks have no file: what they add to waiting is not known"
     if unsized := sum(each.bytes < 0 for rank in ranks for each in rank.collectives.values()):
         yield f"{unsized:,} transfers have no comm_size: they can only take the time that they took"
+    messages = sum(each.kind in ("send", "receive") for rank in ranks for each in rank.collectives.values())
+    if messages:
+        yield f"{messages:,} sends and receives: a replay gives each its recorded time, none waits for its partner"
     if known.untimed:
         yield "transfers have no durations: their time is that of the cluster (collectives: modelled)"
     if prices.priced:

@@ -41,7 +41,7 @@ def replay_result(job: Job, trace: Trace) -> ReplayResult | None:
         names = np.array(_kinds(record))[known]
         for name in np.unique(names).tolist():
             kinds[name].append(columns[:, names == name])
-    error = np.concatenate(errors[1:] or errors)
+    error = np.concatenate(errors[1:] if kinds else errors)  # a generated trace says of nothing when it began
     recorded = max(each.recorded.step for each in done)
     levels = {name: float(np.quantile(error, share)) for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0))}
     as_it_was = replay._replace(collectives="recorded", kernels="recorded", stragglers="kept", host=1.0)

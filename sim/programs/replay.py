@@ -231,7 +231,7 @@ class ReplayWriter:
 def main_queue(record: RecordedRank) -> int:
     """The queue that tells where time goes: that in which devices are busy longest, collectives aside."""
     counted = (record.kind != HOST) & (record.kind != COLLECTIVE) & (record.queue >= 0)
-    busy = np.bincount(record.queue[counted], record.seconds[counted], len(record.queues))
+    busy = np.bincount(record.queue[counted], record.seconds[counted], max(1, len(record.queues)))
     return int(busy.argmax())
 
 

@@ -14,9 +14,14 @@ from sim.metrics.result import ReplayResult
 from sim.report import human
 from sim.report.layout import grid
 
+NOTHING_RECORDED = "the trace was generated, or says of no node when it began: there is nothing to compare with"
+
 
 def replay_parts(replay: ReplayResult) -> Iterator[RenderableType]:
     """The step both ways, kind by kind, and how far begins are apart."""
+    if not replay.kinds:
+        yield Text(NOTHING_RECORDED, style="dim")
+        return
     table = grid("left", "right", "right", "right", "right")
     table.add_row("a rank", "nodes", "recorded", "replayed", "begins later by", style="dim")
     for name, each in replay.kinds.items():
@@ -31,6 +36,8 @@ def replay_parts(replay: ReplayResult) -> Iterator[RenderableType]:
 
 def starts_apart(replay: ReplayResult) -> str:
     """How far begins are apart, in one line."""
+    if not replay.kinds:
+        return NOTHING_RECORDED
     error = replay.start_error
     text = f"begins are {error['p50']:.2%} of the step apart (median), {error['p95']:.2%} (95th percentile)"
     return text + ("" if replay.changed else "; nothing is other than it was recorded")
