@@ -23,7 +23,7 @@ FP8_OF_ROCM = {  # type of the matrix units, by chip
 HINT = "cuda or cuda:1, as PyTorch numbers them, also under ROCm"
 
 
-class Meter(Protocol):
+class BoardMeter(Protocol):
     """Power and clocks of one board."""
 
     def watts(self) -> float:
@@ -125,7 +125,7 @@ class GpuBackend(TorchBackend):
         return self.meter.clocks() if self.meter else {}
 
 
-def found_meter(find: Callable[[], Meter]) -> Meter | None:
+def found_meter(find: Callable[[], BoardMeter]) -> BoardMeter | None:
     """The meter that `find` opens; None without its library or the right to read."""
     try:
         meter = find()
@@ -152,7 +152,7 @@ class _CudaMeter:
         return {name: f"{library.nvmlDeviceGetClockInfo(self.handle, which)} MHz" for name, which in domains.items()}
 
 
-def _cuda_meter(properties: Any, versions: dict[str, str]) -> Meter:
+def _cuda_meter(properties: Any, versions: dict[str, str]) -> BoardMeter:
     library: Any = import_module("pynvml")
     library.nvmlInit()
     handle = library.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
@@ -182,7 +182,7 @@ class _RocmMeter:
         return {name: f"{clock['clk']} MHz" for name, clock in told.items()}
 
 
-def _rocm_meter(properties: Any) -> Meter:
+def _rocm_meter(properties: Any) -> BoardMeter:
     """The board with the bus address that PyTorch tells."""
     library: Any = import_module("amdsmi")
     library.amdsmi_init()
