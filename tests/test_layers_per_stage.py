@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import small_experiment
+from test_plan_search import exhaustive
 
+from sim.ask.plan.search import search_plans
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import prepare_step
 from sim.errors import ConfigError
@@ -129,3 +131,21 @@ def test_what_cannot_be_is_refused_with_the_way_out(asked: list[int], virtual: i
     with pytest.raises(ConfigError) as error:
         pipeline(asked, virtual_stages=virtual)
     assert any(f"parallelism.layers_per_stage: {told}" in str(problem) for problem in error.value.problems)
+
+
+SPACE: dict[str, tuple[Any, ...]] = {
+    "pipeline": (4,), "tensor": (1, 2), "schedule": ("1f1b", "zb-h1", "zb-h2"), "virtual_stages": (1,),
+    "microbatch": (1,), "zero_stage": (0,), "sequence_parallel": (False,), "recompute": ("none",),
+    "layers_per_stage": ((2, 2, 2, 2), (1, 3, 3, 1), (2, 3, 2, 1), (0, 4, 4, 0)),
+}  # fmt: skip
+
+
+def test_plan_finds_the_best_of_zero_bubble_and_uneven_stages() -> None:
+    """A large vocabulary makes the last stage slow, so it gets fewer layers."""
+    experiment = small_experiment(model={"layers": 8, "vocab": 200_000}, training={"global_batch": 8})
+    times = [time for time, _ in exhaustive(experiment, SPACE)]
+    apart = [time for n, time in enumerate(times) if not n or time > times[n - 1] * (1 + 1e-9)]  # others are twins
+    found = search_plans(experiment, SPACE, top=3, jobs=1)
+    assert [plan.step_s for plan in found.plans] == pytest.approx(apart[:3], rel=1e-9)
+    assert found.plans[0].values["parallelism.layers_per_stage"][-1] < 2
+    assert found.plans[0].values["parallelism.schedule"].startswith("zb-")

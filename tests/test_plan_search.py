@@ -69,6 +69,10 @@ BASES: dict[str, dict[str, Any]] = {
         "nodes": 2, "software": BESIDE, "node": {**CHIPS, "host": {"pcie_bandwidth": 20e9}, "pcie": {"switches": 2}},
         "training": {"offload": {"optimizer": True}},
     },
+    "small boards with a host": {
+        "nodes": 2, "software": BESIDE, "node": {**CHIPS, "host": {"pcie_bandwidth": 20e9}},
+        "accelerator": {"memory": {"capacity": 3.5e8, "bandwidth": 2e12}},
+    },
     "integers exchanged": {
         "nodes": 2, "software": BESIDE, "training": {"compression": {"kind": "int8"}},
         "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}, **CHIPS},
@@ -298,6 +302,11 @@ ONE_WAY: dict[str, Sequence[Any]] = {
     "context": (1,), "recompute": ("none",), "schedule": ("1f1b",), "order": NEARER,
 }  # fmt: skip
 SPACES: dict[str, dict[str, Sequence[Any]]] = {
+    "small boards with a host": ONE_WAY | {  # zero bubbles, uneven stages and offload
+        "tensor": (1, 2), "pipeline": (1, 4), "microbatch": (1, 4), "zero_stage": (0, 1), "schedule": ("1f1b", "zb-h1"),
+        "layers_per_stage": ("even", "lighter_ends"), "training.offload.optimizer": (False, True),
+        "training.offload.activations": (False, True),
+    },
     "one server": ONE_WAY | {"microbatch": (1, 4)},
     "two servers, everything beside": {
         "tensor": (2,), "microbatch": (4,), "recompute": ("none",), "context": (1,),

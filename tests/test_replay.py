@@ -18,6 +18,7 @@ from sim.errors import ConfigError
 from sim.imports.kineto import import_kineto
 from sim.inputs.load import load_experiment
 from sim.inputs.recording import HOST, Recording, recording_text
+from sim.metrics.pictures import pictures
 from sim.metrics.result import Result
 from sim.programs.replay import replayed_nodes
 from sim.report.page.run import run_page
@@ -292,8 +293,14 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=reason):
             replay(workload | change)
-    with pytest.raises(ConfigError, match="a recorded step is run whole"):
-        replay(workload, "parallelism.pipeline=2")
+    for key, reason in (
+        ("parallelism.pipeline=2", "is run whole"),
+        ("parallelism.zero_stage=3", "is divided as it was recorded"),
+        ("training.recompute=full", "is run as it was recorded"),
+        ("training.compression.kind=fp16", "is run as it was recorded"),
+    ):
+        with pytest.raises(ConfigError, match=f"a recorded step {reason}"):
+            replay(workload, key)
 
 
 def test_verbs_take_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,3 +347,59 @@ def test_the_hand_counts_collectives_once(tmp_path: Path) -> None:
     assert result.replay is not None
     assert result.replay.kinds["all-reduce"].nodes == 200
     assert result.replay.start_error["max"] < 1e-6
+
+
+def test_it_waits_for_its_data(tmp_path: Path) -> None:
+    """A slow input pipeline comes at the end of a replayed step too."""
+    workload = written(profiled(tmp_path), tmp_path)
+    fair = replay(workload)
+    storage = {"name": "slow", "read_bandwidth": "100 MB/s", "write_bandwidth": "100 MB/s"}
+    slow = replay(workload, "input={record: 1 MB}", cluster=H100 | {"storage": storage})
+    assert slow.step.breakdown_s["input_stall"] > 0
+    assert slow.step.time_s == pytest.approx(fair.step.time_s + slow.step.breakdown_s["input_stall"], rel=1e-9)
+    assert slow.replay is not None
+    assert slow.replay.start_error["max"] < 1e-6
+
+
+def test_the_page_draws_both(tmp_path: Path) -> None:
+    """A row for the replay and one for the recording, which are the same where nothing is other than it was."""
+    experiment = load_experiment({"cluster": H100, "workload": written(profiled(tmp_path), tmp_path)}).experiment
+    result = predict(experiment).result
+    run = simulated_for_timeline(experiment)
+    drawn = pictures(run.trace, run.plan, run.job, run.cluster)
+    assert drawn.pipeline.rows == ("replayed", "recorded")
+    replayed, recorded = drawn.pipeline.activity
+    assert sum(one != other for one, other in zip(replayed, recorded, strict=True)) < 0.01 * len(replayed)
+    assert {"idle", "products", "all-reduce"} <= set(drawn.pipeline.kinds)
+    assert "Both ways" in run_page(result, drawn, "input")
+
+
+def test_ranks_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    """Two groups of the same ranks, used in turn by one and the other way round by the other: no step ever ran so."""
+    files = []
+    for rank in range(2):
+        step = Profiled(rank, 2)
+        for group in ("a", "b") if rank == 0 else ("b", "a"):
+            step.all_reduce(1000, 20.0)
+            step.events[-1]["args"]["Process Group Name"] = group
+        files.append(step.write(tmp_path / f"{rank}.json"))
+    workload = written(import_kineto(files).recording, tmp_path)
+    with pytest.raises(ConfigError, match="ranks wait for each other for ever"):
+        replay(workload, "simulation.reuse=off")
+
+
+def test_groups_of_the_same_ranks_are_told_apart(tmp_path: Path) -> None:
+    """The first sum of one is not the first of the other, though both are of all ranks."""
+    files = []
+    for rank in range(2):
+        step = Profiled(rank, 2)
+        for group, elements in (("a", 1000), ("b", 2_000_000), ("b", 3_000_000), ("a", 4000)):
+            step.all_reduce(elements, 20.0, step.free.get(20, 0.0) + 2.0)
+            step.events[-1]["args"]["Process Group Name"] = group
+        files.append(step.write(tmp_path / f"{rank}.json"))
+    workload = written(import_kineto(files).recording, tmp_path)
+    result = replay(workload)
+    assert result.replay is not None
+    assert result.replay.unmatched == 0
+    assert result.replay.start_error["max"] < 1e-6
+    assert replay(workload | {"collectives": "modelled"}).utilization.links[0].bytes > 0

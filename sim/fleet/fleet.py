@@ -22,6 +22,7 @@ from sim.fleet.faults import begin_faults
 from sim.fleet.inputs import FleetEvent, FleetInputs, FleetLife
 from sim.fleet.jobs import FleetJob, JobPhase, JobRequest, Places
 from sim.fleet.moves import room_by_moving
+from sim.fleet.placements.placement import typical_jobs
 from sim.fleet.policies.policy import Grant
 from sim.fleet.tally import DOWN, IDLE, LOADING, OFF, RUNNING, SAVING, BoardTally, FleetSeries, PowerAccount
 from sim.rng import stream
@@ -50,8 +51,9 @@ class Fleet:
         self.inputs, self.seed = inputs, seed
         self.env, self.now = Environment(), 0.0
         self.policy = inputs.policy()
-        self.placement = inputs.placement(units=inputs.units, random=stream(seed, "fleet/places"))
-        self.boards = Boards(inputs.sorts)
+        random = stream(seed, "fleet/places")
+        self.placement = inputs.placement(units=inputs.units, random=random, typical=typical_jobs(inputs.jobs))
+        self.boards = self._empty()
         self.sort_of = [number for number, sort in enumerate(inputs.sorts) for _ in range(sort.nodes)]
         self.tally = BoardTally([sort.nodes * sort.boards for sort in inputs.sorts])
         self.series = FleetSeries()
@@ -67,6 +69,7 @@ class Fleet:
         self.agenda, self.roomy = list[Entry](), ROOMY
         self.idle_since = [0] * len(self.sort_of)  # stamps: how often a node became busy
         self.ring = 0  # of the alarm that counts
+        self.possible: dict[tuple[object, ...], bool] = {}  # whether the empty fleet has a place
         self.failed: dict[tuple[object, ...], int] = {}  # least number of boards that found no place since some came
         self.over = Event(self.env)
         self.faults: Counter[str] = Counter()
@@ -76,7 +79,7 @@ class Fleet:
         self.extra_watts = 0.0  # of jobs that say what their boards draw, over what boards draw at work
         self.unsettled = False  # whether who runs has changed since rates were last asked for
         self.moves_are_free = not (inputs.moving.save or inputs.moving.load)
-        self.everyone_whole = all(not job.kinds and job.share == 1.0 for job in inputs.jobs)
+        self.everyone_whole = all(not (job.kinds or job.cores) and job.share == 1.0 for job in inputs.jobs)
 
     # --- what policies see --------------------------------------------------------------------
 
@@ -115,7 +118,7 @@ class Fleet:
         """Start a waiting job if there is a place for it."""
         gpus = gpus or job.gpus
         request, boards = job.request, self.boards
-        kind = (request.kinds, request.share, request.memory, request.priority > 0)
+        kind = (request.kinds, request.share, request.memory, request.cores, request.priority > 0)
         if (
             (gpus > boards.total and request.share == 1.0)
             or gpus >= self.failed.get(kind, 1 << 60)
@@ -158,6 +161,10 @@ class Fleet:
 
     # --- places -------------------------------------------------------------------------------
 
+    def _empty(self) -> Boards:
+        """All boards, as before the first job."""
+        return Boards(self.inputs.sorts, self.placement.hosts or any(job.cores for job in self.inputs.jobs))
+
     def find(self, boards: Boards, request: JobRequest, gpus: int) -> Places | None:
         """Where the placement puts so many boards, all of one kind; some are held back for jobs of priority."""
         if self.inputs.reserved and request.priority <= 0 and boards.total - gpus < self.inputs.reserved:
@@ -173,7 +180,7 @@ class Fleet:
 
     def _place(self, boards: Boards, request: JobRequest, gpus: int, allowed: int) -> Places | None:
         if request.share < 1.0:
-            return boards.part_of_board(request, allowed)
+            return self.placement.part(boards, request, allowed)
         return self.placement.find(boards, request, gpus, allowed)
 
     def _admits(self, job: FleetJob, gpus: int) -> bool:
@@ -487,7 +494,13 @@ class Fleet:
         request, inputs = job.request, self.inputs
         if self.everyone_whole and job.gpus <= self.boards.most and not inputs.reserved and inputs.power_cap == inf:
             return True
-        empty = Boards(inputs.sorts)
+        asked = (request.kinds, request.share, request.memory, request.cores, request.priority > 0, job.gpus)
+        if asked not in self.possible:
+            self.possible[asked] = self._fits_alone(job)
+        return self.possible[asked]
+
+    def _fits_alone(self, job: FleetJob) -> bool:
+        request, inputs, empty = job.request, self.inputs, self._empty()
         idle = sum(sort.nodes * draw.idle for sort, draw in zip(inputs.sorts, inputs.draws, strict=False))
         more = job.gpus * request.share * max((draw.board for draw in inputs.draws), default=0.0)
         return self.find(empty, request, job.gpus) is not None and inputs.overhead(idle + more) <= inputs.power_cap

@@ -55,6 +55,8 @@ def check_recording(setup: Setup) -> Iterator[Problem]:
     replay = setup.workload.replay
     if replay is None:
         return
+    if setup.experiment.synchronization is not None:
+        yield finding("synchronization", "workers of a recorded step are in step as they were", "leave it out")
     unreadable = problems_of(lambda: read_recording(Path(replay.recording)))
     if unreadable:
         yield from unreadable

@@ -23,6 +23,7 @@ from sim.inputs.problems import decode, mark_at
 from sim.inputs.reader import Mark, SourceNode, from_python, plain
 from sim.inputs.records import ClusterSpec, Experiment
 from sim.inputs.resolve import Resolver, real_path
+from sim.inputs.schedule_file import SUFFIX, read_schedule
 from sim.inputs.setup import Setup
 from sim.memo import Memo, Same
 from sim.record import Record, RecordT
@@ -249,7 +250,9 @@ def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
     if not isinstance(root.value, dict):
         return root
     nested = [
-        name for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured") if name in root.value
+        name
+        for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured", "teacher")
+        if name in root.value
     ]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
     for name in ("graphml", "file", "carbon_file", "recording", "trace", "power_log"):
@@ -257,7 +260,23 @@ def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)
             inner[name] = SourceNode(str(home / path.value), path.mark)
+    if (parallel := root.value.get("parallelism")) is not None:
+        inner["parallelism"] = _with_table(resolver, parallel)
     return SourceNode(root.value | inner, root.mark) if inner else root
+
+
+def _with_table(resolver: Resolver, parallel: SourceNode) -> SourceNode:
+    """`parallelism` with the table of a schedule instead of the file that it names."""
+    schedule = parallel.value.get("schedule") if isinstance(parallel.value, dict) else None
+    if schedule is None or not isinstance(schedule.value, str) or not schedule.value.endswith(SUFFIX):
+        return parallel
+    home = resolver.homes.get(schedule.mark.source, resolver.outside)
+    try:
+        table = read_schedule(home / schedule.value)
+    except ConfigError as error:
+        resolver.problems += error.problems
+        return SourceNode({key: value for key, value in parallel.value.items() if key != "schedule"}, parallel.mark)
+    return SourceNode(parallel.value | {"schedule": SourceNode(table, schedule.mark)}, parallel.mark)
 
 
 def _decoded(resolver: Resolver, record: type[RecordT], root: SourceNode, si: bool) -> RecordT:

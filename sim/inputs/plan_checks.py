@@ -15,6 +15,7 @@ from sim.inputs.setup import Setup
 from sim.record import NARROW
 from sim.schedule.catalogue import SCHEDULES, course_of
 from sim.schedule.course import Course
+from sim.schedule.own import short_name
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
 MOST_NAMED = 5  # nodes in a message
@@ -73,7 +74,7 @@ def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
-            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
+            shape = f"{short_name(parallel.schedule)} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
 
 

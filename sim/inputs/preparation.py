@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from sim.errors import Problem, finding
+from sim.inputs.synchronization import used_nodes
 from sim.record import Name, Record
 from sim.units import Bytes, BytesPerSecond, Count, Fraction, Seconds
 
@@ -59,8 +60,7 @@ def check_preparation(setup: Setup) -> Iterator[Problem]:
         return
     if setup.storage is None:
         yield finding(KEY, "data is read from storage, and the cluster has none", "give cluster.storage, by name or inline")
-    nodes, known = setup.experiment.nodes or setup.cluster.nodes, setup.node.host.cores
-    used = -(-setup.ranks // setup.node.accelerators)
+    nodes, used, known = len(setup.node_sizes), used_nodes(setup), setup.node.host.cores
     free = used if job.placement == "job" else nodes - used
     if free < 1:
         yield finding(f"{KEY}.placement", f"the job takes all {nodes} nodes", "use placement: job, or more nodes")

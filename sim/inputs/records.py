@@ -9,15 +9,17 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
 from sim.graph.operation import LossKind, Recompute, RecomputePart
 from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.forward import Evaluation
 from sim.inputs.preparation import Preparation
 from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
@@ -27,6 +29,7 @@ from sim.inputs.synchronization import Synchronization
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
+from sim.schedule.own import is_own
 from sim.units import (
     Bytes,
     BytesPerSecond,
@@ -41,12 +44,22 @@ from sim.units import (
 
 
 class ScheduleName(Choice):
-    """The name of a pipeline schedule."""
+    """The name of a pipeline schedule, or a table as text."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Those in the table of schedules."""
         return tuple(SCHEDULES)
+
+    @classmethod
+    def stands_for_itself(cls, value: object) -> bool:
+        """Tables that were read from a file do."""
+        return isinstance(value, str) and is_own(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = super().__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [names, {"type": "string", "pattern": r"(\.csv$)|(: )"}]}
 
 
 # --- accelerators ---------------------------------------------------------------------------
@@ -474,7 +487,7 @@ class Parallelism(Record):
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
     layers_per_stage: tuple[Count, ...] | None = Field(default=None, description="layers of each stage, or of each model chunk in model order; 0 at an end leaves embedding or head a stage of its own; divided evenly, what is left in the middle, if absent")
-    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved; a file of one's own, as mine.csv, has a line for each task: stage, phase (forward, backward, weight), chunk, microbatch")
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
@@ -510,6 +523,7 @@ class Training(Record):
     pruning: Pruning = Field(default=Pruning(), description="weights that are left out of products")
     recompute: Recompute | tuple[RecomputePart, ...] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all. Or a list of parts of a layer, as in Megatron: norm, activation and up_projection (latent attention) are made anew where they are needed, attention and feed_forward run again and keep their result")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
+    evaluation: Evaluation | None = Field(default=None, description="passes over other samples now and then, forward alone; none if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
     samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
     time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
@@ -562,6 +576,7 @@ class Experiment(Record):
     cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
     nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
     workload: AnyWorkload = Field(description="workload by name, path or inline")
+    teacher: AnyWorkload | None = Field(default=None, description="a frozen model whose outputs are learnt (distillation), by name, path or inline: forward alone before each step, on the same boards, cut as the student is; none if absent")
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")

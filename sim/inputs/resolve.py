@@ -14,7 +14,7 @@ from sim.inputs.catalogue import CATALOGUE, GROUP, find_definition
 from sim.inputs.reader import SourceNode, read_file
 
 MAX_CHAIN = 20
-VARIANTS = frozenset({"fabric", "workload"})  # records whose `kind` chooses the other keys
+VARIANTS = frozenset({"fabric", "workload", "teacher"})  # records whose `kind` chooses the other keys
 
 
 @dataclass

@@ -198,6 +198,18 @@ class Setup:
         return isinstance(self.experiment.synchronization, ParameterServers)
 
     @property
+    def taught(self) -> Setup:
+        """The teacher in place of the student: forward alone, with nothing else around it."""
+        changes = {"evaluation": None, "recompute": "none", "lora": None}
+        others = dict.fromkeys(("teacher", "synchronization", "preparation", "input", "checkpoint"))
+        alike = {
+            "workload": self.experiment.teacher,
+            "training": self.training.model_copy(update=changes),
+            "parallelism": self.parallelism.model_copy(update={"layers_per_stage": None, "data": self.data}),
+        }
+        return Setup(self.experiment.model_copy(update=alike | others))
+
+    @property
     def workers(self) -> int:
         """Groups of neighbouring replicas that take steps of their own; 1 in lock-step."""
         way = self.experiment.synchronization

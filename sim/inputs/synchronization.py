@@ -6,6 +6,7 @@ Public: `ParameterServers`, `LocalSteps`, `Synchronization`, `SYNCHRONIZATION_CH
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -53,6 +54,11 @@ class LocalSteps(Record):
 Synchronization = Annotated[ParameterServers | LocalSteps, Field(discriminator="kind")]
 
 
+def used_nodes(setup: Setup) -> int:
+    """Nodes that a packed job has ranks on."""
+    return next((place for place, room in enumerate(accumulate(setup.node_sizes), 1) if room >= setup.ranks), 0)
+
+
 def check_workers(setup: Setup) -> Iterator[Problem]:
     """Replicas make whole workers, which hold all of a model."""
     way, plan = setup.experiment.synchronization, setup.parallelism
@@ -87,8 +93,10 @@ def check_servers(setup: Setup) -> Iterator[Problem]:
     if way.mode != "stale_synchronous" and "bound" in way.model_fields_set and way.bound:
         message = f"a bound of {way.bound} steps in mode {way.mode}"
         yield finding(f"{KEY}.bound", message, "use mode: stale_synchronous, or leave it out")
-    nodes = setup.experiment.nodes or setup.cluster.nodes
-    used = -(-setup.ranks // setup.node.accelerators)
+    if setup.training.compression.kind != "none":
+        message = f"compression {setup.training.compression.kind} is of sums that servers take the place of"
+        yield finding("training.compression.kind", message, f"leave it out, and say {KEY}.push_bytes")
+    nodes, used = len(setup.node_sizes), used_nodes(setup)
     free = nodes - used if way.placement == "own" else used
     if way.placement == "own" and free < 1:
         message = f"the job takes all {nodes} nodes, none is left for servers"

@@ -18,7 +18,7 @@ from sim.inputs.preparation import Preparation
 from sim.layout.flows import FlowSet
 from sim.layout.plan import JobFlows, Plan
 from sim.layout.prune import no_middle
-from sim.layout.transfers import Transfers, stripe_width
+from sim.layout.transfers import Transfers
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -58,14 +58,13 @@ def preparing_transfers(plan: Plan, storage: StorageSystem, nodes: Ints, *, alik
 def _ends(cluster: Cluster, node: int) -> Ints:
     """An accelerator at each adapter of a node: its host reaches all of them."""
     first, size = int(cluster.places.first[node]), int(cluster.places.sizes[node])
-    adapters = cluster.server.adapter[:size]
-    return first + np.unique(adapters, return_index=True)[1]
+    rails = cluster.servers.rail(np.full(size, node), np.arange(size))
+    return first + np.unique(rails, return_index=True)[1]
 
 
 def _storage_hops(storage: StorageSystem, ends: Ints, place: int, *, write: bool) -> Ways:
     """Ways to or from servers, and the share of each in the bytes: files lie on all of them in turn."""
-    every = storage.n_working if stripe_width(storage) > 0 else 1
-    end, server = np.repeat(ends, every), np.tile(np.arange(every), len(ends))
+    end, server = np.repeat(ends, storage.n_working), np.tile(np.arange(storage.n_working), len(ends))
     hops = (storage.write_hops if write else storage.read_hops)(end, server, KEY + place + server)
     return hops, np.full(len(end), 1 / len(end))
 
@@ -73,11 +72,12 @@ def _storage_hops(storage: StorageSystem, ends: Ints, place: int, *, write: bool
 def _fetch_hops(cluster: Cluster, nodes: Ints, node: int, place: int) -> Ways:
     """Ways from the hosts of all other nodes, rail by rail."""
     others = nodes[nodes != node]
-    n = cluster.server.n_adapters
+    adapters = cluster.servers.first_adapter
+    n = int(np.diff(adapters).min())  # kinds of node may have unlike numbers
     if cluster.fabric is None or not len(others):
         return Hops(np.full((1, 1), -1), np.ones((1, 1))), np.zeros(1)
     source, rail = np.repeat(others, n), np.tile(np.arange(n), len(others))
-    hops = cluster.fabric.hops(source * n + rail, node * n + rail, KEY + place + rail)
+    hops = cluster.fabric.hops(adapters[source] + rail, adapters[node] + rail, KEY + place + rail)
     return hops, np.full(len(source), 1 / (len(nodes) * n))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster.cluster import Cluster
-from sim.comm.tuner import carriers
+from sim.comm.tuner import carriers_on
 from sim.errors import PlanError, Problem, listed
 from sim.inputs.recording import Recording, read_recording
 from sim.inputs.records import Experiment
@@ -95,6 +95,20 @@ class Assignment:
         message = f"the group of ranks{listed(recorded)} is neither inside a replica of {self.replica} nor over all"
         raise PlanError(Problem("", "parallelism.tensor", message, "say how many ranks hold one copy of the model"))
 
+    @cached_property  # asked for each collective
+    def names(self) -> dict[Members, list[str]]:
+        """What groups of the same ranks are called, in the order in which they were made."""
+        called: dict[Members, set[str]] = {}
+        used = [{each.group for each in rank.collectives} for rank in self.recording.ranks]
+        for rank, program in enumerate(self.programs.tolist()):
+            for group in used[program]:
+                called.setdefault(self.members(rank, group), set()).add(self.recording.groups[group].name)
+        return {members: sorted(names, key=lambda name: (len(name), name)) for members, names in called.items()}
+
+    def twin(self, rank: int, group: int) -> int:
+        """Which of the groups of the same ranks a group is: each has an order of its own."""
+        return self.names[self.members(rank, group)].index(self.recording.groups[group].name)
+
     @cached_property  # groups of all ranks, for flows and for what waits
     def groups(self) -> dict[Members, int]:
         """All groups of more than one rank that communicate, with their least place in the order of a rank's groups.
@@ -131,7 +145,7 @@ def recorded_flows(assignment: Assignment, grid: RankGrid, cluster: Cluster) -> 
     flows: dict[str, tuple[FlowSet, Covers]] = {}
     for number, (kind, groups) in enumerate(kinds.items()):
         ranks = np.array(groups)
-        for carrier in carriers(PRICED, cluster.node, ranks.shape[1]):
+        for carrier in carriers_on(PRICED, [kind.node for kind in cluster.kinds], ranks.shape[1]):
             made = collective_flows(kind, grid, cluster, ranks, FIRST_KEY + number, None, carrier)
             flows[made[0].key] = made
     return flows

@@ -84,7 +84,8 @@ def memory_key(setup: Setup) -> tuple[object, ...]:
     held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))
     records = text_of(setup.workload), text_of(setup.software), setup.training.model_dump_json(exclude=NOT_HELD), plan
     numbers = setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
-    return *records, *numbers, setup.experiment.synchronization
+    teacher = text_of(setup.taught.workload) if setup.experiment.teacher is not None else ""
+    return *records, *numbers, setup.experiment.synchronization, teacher
 
 
 def error_of(setup: Setup) -> float:
@@ -125,6 +126,7 @@ class _Place(NamedTuple):
     held: Sequence[Sequence[int]]
     first: bool
     last: bool
+    teacher: float = 0.0  # bytes of its weights
 
 
 def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]:
@@ -138,10 +140,20 @@ def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]
     ends = list(accumulate(course.layers(len(architecture.layers), parallelism.layers_per_stage), initial=0))
     parts = [range(start, stop) for start, stop in pairwise(ends)]
     memory = StageMemory(architecture, training, parallelism, setup.software)
+    teacher = _teacher_bytes(setup)
     for stage, chunks in enumerate(course.chunks):
         held = held_of(*shape, setup.microbatches, stage)
         layers = tuple(parts[chunk] for chunk in chunks)
-        yield _Place(memory, layers, held, chunks[0] == 0, chunks[-1] == len(parts) - 1)
+        yield _Place(memory, layers, held, chunks[0] == 0, chunks[-1] == len(parts) - 1, teacher[stage])
+
+
+def _teacher_bytes(setup: Setup) -> list[float]:
+    """Weights of a teacher on a rank of each stage."""
+    if setup.experiment.teacher is None:
+        return [0.0] * setup.parallelism.pipeline
+    places = _places(setup.taught, None)
+    each = (place.memory.at(place.layers, place.held, first=place.first, last=place.last) for place in places)
+    return [moments["loss"]["weights"] for moments in each]
 
 
 def _moments(setup: Setup, place: _Place) -> dict[str, Parts]:
@@ -151,7 +163,8 @@ def _moments(setup: Setup, place: _Place) -> dict[str, Parts]:
     """
     found = place.memory.at(place.layers, place.held, first=place.first, last=place.last)
     memory, moments = setup.accelerator.memory, {}
-    for moment, parts in found.items():
+    for moment, student in found.items():
+        parts = {**student, "weights": student["weights"] + place.teacher}
         room = memory.capacity - memory.reserved - _total(parts) + parts["allocator"]
         kept = min(parts["allocator"], max(0.0, room))
         moments[moment] = {**parts, "allocator": kept, "reserved": memory.reserved}

@@ -1,6 +1,6 @@
 """A replayed step beside what was recorded: how far begins are apart, and what each kind of node took.
 
-Public: `replay_result`, `recorded_spans`.
+Public: `replay_result`, `recorded_spans`, `both_ways`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sim.programs.ranks import Job
 from sim.programs.replay import replayed_nodes, unmatched_collectives
 
 Floats = NDArray[np.float64]
+IDLE = "idle"
 NAMES = {"product": "products", "memory": "bound by memory", "copy": "copies", "other": "other kernels"}
 
 
@@ -67,6 +68,29 @@ def _kinds(record: RecordedRank) -> list[str]:
 def _kind(columns: list[Floats], ranks: int) -> ReplayedKind:
     recorded, replayed, apart = np.concatenate(columns, axis=1)
     return ReplayedKind(len(apart), float(recorded.sum()) / ranks, float(replayed.sum()) / ranks, float(apart.mean()))
+
+
+def both_ways(job: Job, trace: Trace, rank_class: int) -> tuple[list[TimelineSpan], list[TimelineSpan]]:
+    """What the devices of a rank class did in the replay and as recorded, by kind; waits between are spans too."""
+    done = next(each for each in replayed_nodes(job, trace) if each.rank_class == rank_class)
+    record, names = done.recorded, _kinds(done.recorded)
+    shown = np.flatnonzero((record.kind != HOST) & (record.start >= 0)).tolist()
+    ways = (done.begin, done.end), (record.start, record.start + record.seconds)
+    replayed, recorded = (
+        [*_filled(sorted((float(begin[node]), float(end[node]), names[node]) for node in shown), rank_class)]
+        for begin, end in ways
+    )
+    return replayed, recorded
+
+
+def _filled(spans: list[tuple[float, float, str]], rank: int) -> Iterator[TimelineSpan]:
+    """Spans of time, with what is between them."""
+    reached = 0.0
+    for begin, end, name in spans:
+        if begin > reached:
+            yield TimelineSpan(rank, "compute", IDLE, Category.BUBBLE, -1, reached, begin)
+        yield TimelineSpan(rank, "compute", name, Category.COMPUTE, -1, begin, end)
+        reached = max(reached, end)
 
 
 def recorded_spans(job: Job, ranks: list[int]) -> Iterator[TimelineSpan]:

@@ -81,6 +81,20 @@ class UtilizationResult:
 
 
 @dataclass(frozen=True)
+class ForwardPasses:
+    """Passes that go forward alone beside steps [s]."""
+
+    teacher_s: float  # of each step, the comparison of its outputs included
+    evaluation_s: float  # one of them
+    evaluation_every: int  # steps; 0: none. A step of the result has its share of one
+
+    @property
+    def share_s(self) -> float:
+        """What evaluations add to the mean step."""
+        return self.evaluation_s / self.evaluation_every if self.evaluation_every else 0.0
+
+
+@dataclass(frozen=True)
 class PreparedPhase:
     """Stages of a preparation between two shuffles."""
 
@@ -365,6 +379,7 @@ class Result:
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
     preparation: DataPrepared | None = None  # None: training data is there
+    forward: ForwardPasses | None = None  # None: there are none beside steps
     synchronization: Synchrony | None = None  # None: replicas sum gradients in lock-step
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
     kinds: tuple[KindUse, ...] = ()  # kinds of node, where the cluster has several

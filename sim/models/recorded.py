@@ -109,9 +109,16 @@ def check_replay_divides(model: Recorded, plan: Divided, training: Trained) -> I
 
 def check_replay_training(model: Recorded, plan: Divided, training: Trained) -> Iterator[Problem]:
     """What is computed is what was recorded."""
-    if training.recompute != "none" or training.lora:
-        name = "lora" if training.lora else "recompute"
+    told = ["recompute"] if training.recompute != "none" else []
+    told += ["lora"] if training.lora else []
+    for name in ("compression", "offload"):
+        value = getattr(training, name)
+        told += [name] if value != type(value)() else []
+    for name in told:
         yield finding(f"training.{name}", "a recorded step is run as it was recorded", "leave it out")
+    for name in ("zero_stage", "sequence_parallel", "shard_group"):
+        if getattr(plan, name):
+            yield finding(f"parallelism.{name}", "a recorded step is divided as it was recorded", "leave it out")
 
 
 def check_host(model: Recorded, plan: Divided, training: Trained) -> Iterator[Problem]:

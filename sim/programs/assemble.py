@@ -29,16 +29,19 @@ _written: Memo[Script] = Memo(KEPT_INSTRUCTIONS)
 
 
 class Waits(NamedTuple):
-    """What all ranks wait for at the end of a step [s]: the next batch, an exchange outside of it, other workers."""
+    """What all ranks wait for at the end of a step [s]: the next batch, an exchange outside of it, other workers; and
+    what is done there: passes of a teacher, evaluations."""
 
     input_stall: float = 0.0
     data_comm: float = 0.0
     bubble: float = 0.0
+    compute: float = 0.0
+    other: float = 0.0
 
     @property
     def named(self) -> list[tuple[str, Category, float]]:
         """Label, category and seconds of each that there is."""
-        labels = ("wait for input", "exchange with other workers", "wait for other workers")
+        labels = ("wait for input", "exchange with other workers", "wait for other workers", "teacher", "evaluation")
         seconds = zip(labels, self._fields, self, strict=True)
         return [(label, Category(name), each) for label, name, each in seconds if each > 0]
 
@@ -52,7 +55,7 @@ def assemble(job: Job, waits: Waits = NO_WAITS) -> Program:
     `coalesce: off` cuts every chain at its collectives. The script of an earlier job of equal shape is used again.
     """
     if job.plan.model.replay:
-        return replay_program(job)
+        return replay_program(job, waits.named)
     costs = Costs(job)
     if waits.named or job.plan.experiment.simulation.reuse == "off":
         script = _write(shape_of(costs), costs, waits)

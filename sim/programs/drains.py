@@ -83,7 +83,9 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
 def beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
     """A training step that takes `step_s` without the transfers; only parts that meet none of them may repeat in it."""
     program = assemble(job)
-    if job.plan.experiment.input is not None or job.plan.experiment.synchronization is not None:
+    experiment = job.plan.experiment
+    around = (experiment.input, experiment.synchronization, experiment.teacher, experiment.training.evaluation)
+    if any(each is not None for each in around):
         slowdown = job.plan.software.overlap_slowdown
         left = step_s - Executor(program, Network(job.table), slowdown=slowdown).run().time
         program = assemble(job, Waits(input_stall=left))

@@ -10,7 +10,7 @@ Public: `replay_program`, `replayed_nodes`, `unmatched_collectives`, `ReplayedNo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -50,7 +50,8 @@ PRICED = {  # what is priced as what else: the same bytes go over each link
     "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
     "all_to_all": "all_to_all", "broadcast": "broadcast", "reduce": "broadcast",
 }  # fmt: skip
-Key = tuple[int, int]  # a collective: flow class of its ranks, and which of theirs
+Waits = Sequence[tuple[str, Category, float]]  # label, category and seconds of each
+Key = tuple[int, int, int]  # a collective: flow class of its ranks, which group of them, and which of its own
 
 
 class ReplayedNodes(NamedTuple):
@@ -77,9 +78,9 @@ class Meeting:
 _writers: WeakKeyDictionary[Script, ReplayWriter] = WeakKeyDictionary()
 
 
-def replay_program(job: Job) -> Program:
-    """The program of one step of a job that replays. Raises PlanError, ConfigError."""
-    writer = ReplayWriter(job)
+def replay_program(job: Job, waits: Waits = ()) -> Program:
+    """The program of a step of a job that replays, with what all wait for at its end. Raises PlanError, ConfigError."""
+    writer = ReplayWriter(job, waits)
     program = writer.write().priced(None)
     _writers[program.script] = writer
     return program
@@ -88,8 +89,8 @@ def replay_program(job: Job) -> Program:
 class ReplayWriter:
     """Writes the streams of all rank classes, then those of what they do together."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.script = job, Script()
+    def __init__(self, job: Job, waits: Waits = ()) -> None:
+        self.job, self.script, self.waits = job, Script(), waits
         assignment, replay = assignment_of(job.plan.experiment), job.plan.model.replay
         assert assignment is not None
         assert replay is not None
@@ -103,11 +104,12 @@ class ReplayWriter:
         """The script."""
         for rank in self.job.ranks:
             self._write_rank(rank)
-        streams: dict[int, Stream] = {}
-        for (flow, _), meeting in self.meetings.items():
-            if flow not in streams:
-                streams[flow] = self.script.new_stream(f"group {flow} of {meeting.size} ranks", "collective")
-            self._write_meeting(streams[flow], flow, meeting)
+        streams: dict[tuple[int, int], Stream] = {}
+        for (flow, twin, _), meeting in self.meetings.items():
+            if (flow, twin) not in streams:
+                name = f"group {flow}.{twin} of {meeting.size} ranks"
+                streams[flow, twin] = self.script.new_stream(name, "collective")
+            self._write_meeting(streams[flow, twin], flow, meeting)
         return self.script
 
     def record(self, rank: RankClass) -> RecordedRank:
@@ -117,14 +119,15 @@ class ReplayWriter:
     def key(self, rank: RankClass, each: RecordedCollective) -> Key | None:
         """Which collective of the job it is, if all ranks of its group know of it."""
         members = self.assignment.members(rank.representative, each.group)
-        if (members, each.sequence) not in self.shared or each.kind in ("send", "receive"):
+        twin = self.assignment.twin(rank.representative, each.group)
+        if (members, twin, each.sequence) not in self.shared or each.kind in ("send", "receive"):
             return None
         kind = kind_of_group(self.assignment, members)
         if kind not in self.rows:
             rows = self.job.plan.flows[self.job.plan.flow_sets[kind]].members.tolist()
             self.rows[kind] = {tuple(row): place for place, row in enumerate(rows)}
         classes = self.job.plan.partition.flow[self.job.plan.flow_sets[kind]]
-        return int(classes[self.rows[kind][members]]), each.sequence
+        return int(classes[self.rows[kind][members]]), twin, each.sequence
 
     @property
     def unmatched(self) -> int:
@@ -136,16 +139,17 @@ class ReplayWriter:
             every += sum(self.key(rank, each) is None for each in collectives) - sum(alone)
         return every
 
-    def _shared(self) -> set[tuple[Members, int]]:
+    def _shared(self) -> set[tuple[Members, int, int]]:
         """Collectives that all ranks of their group know of."""
-        seen: dict[tuple[Members, int], set[int]] = defaultdict(set)
+        seen: dict[tuple[Members, int, int], set[int]] = defaultdict(set)
         ranks = [
             {(each.group, each.sequence) for each in rank.collectives if each.kind not in ("send", "receive")}
             for rank in self.assignment.recording.ranks
         ]
         for number, program in enumerate(self.assignment.programs.tolist()):
             for group, sequence in ranks[program]:
-                seen[self.assignment.members(number, group), sequence].add(number)
+                place = self.assignment.members(number, group), self.assignment.twin(number, group)
+                seen[*place, sequence].add(number)
         return {key for key, known in seen.items() if len(key[0]) > 1 and known == set(key[0])}
 
     def _write_rank(self, rank: RankClass) -> None:
@@ -180,6 +184,11 @@ class ReplayWriter:
                     behind[queue] = end
             stream.add(script.new_template(tuple(waits), partial(given_action, action), signal))
             ends.append(end)
+        for label, category, seconds in self.waits:
+            action = Action(label, category, (rank.number,), seconds, parts=((category, seconds),))
+            last = {int(queue): ends[node] for node, queue in enumerate(record.queue)}
+            template = script.new_template(tuple(last.values()), partial(given_action, action))
+            streams[main_queue(record)].add(template)
 
     def _join(self, key: Key, rank: RankClass, each: RecordedCollective, seconds: float, arrived: Token) -> Meeting:
         """A rank class takes part in a collective."""
@@ -251,14 +260,9 @@ class NodeTimer:
         if replay.kernels == "rescaled" and replay.recorded_on:
             found = load_definition("accelerator", replay.recorded_on)
             there = found if isinstance(found, Accelerator) else None
-        self.scale = KernelScale(
-            setup.accelerator,
-            setup.experiment.power,
-            job.plan.software.attention_kernel,
-            setup.training.precision,
-            there,
-        )
-        self.scaled: dict[tuple[int, str], Scaled | None] = {}
+        settings = setup.experiment.power, job.plan.software.attention_kernel, setup.training.precision
+        self.scales = [KernelScale(kind.accelerator, *settings, there) for kind in setup.kinds]
+        self.scaled: dict[tuple[int, int, str], Scaled | None] = {}
         self.medians = _medians(assignment) if replay.stragglers == "removed" else {}
 
     def actions(self, rank: RankClass, record: RecordedRank) -> Iterator[Action]:
@@ -275,19 +279,21 @@ class NodeTimer:
                 category = Category.DATA_COMM if kind == COLLECTIVE else Category.OTHER
                 yield Action(label, category, where, lag + lasts)
                 continue
-            scaled = self._scaled(kind, label, shapes.get(node))
+            scaled = self._scaled(rank.kind, kind, label, shapes.get(node))
             lasts *= (scaled.factor if scaled else 1.0) / rank.speed
             joules = ((scaled.phase, lasts * scaled.watts),) if scaled else ()
             parts = ((Category.OTHER, lag), (Category.COMPUTE, lasts))
             busy = lasts if scaled else 0.0
             yield Action(label, Category.COMPUTE, where, lag + lasts, parts=parts, joules=joules, busy=busy)
 
-    def _scaled(self, kind: int, name: str, shape: KnownShape | None) -> Scaled | None:
+    def _scaled(self, server: int, kind: int, name: str, shape: KnownShape | None) -> Scaled | None:
+        """A kernel on a kind of server."""
         if shape is not None:
-            return self.scale.of(kind, name, shape)
-        if (kind, name) not in self.scaled:
-            self.scaled[kind, name] = self.scale.of(kind, name)
-        return self.scaled[kind, name]
+            return self.scales[server].of(kind, name, shape)
+        key = server, kind, name
+        if key not in self.scaled:
+            self.scaled[key] = self.scales[server].of(kind, name)
+        return self.scaled[key]
 
     def _seconds(self, record: RecordedRank) -> Floats:
         """Recorded seconds, (n,); without stragglers those of the median rank."""
@@ -336,7 +342,8 @@ def replayed_nodes(job: Job, trace: Trace) -> list[ReplayedNodes]:
         record = writer.record(rank)
         begins, ends = np.zeros(record.nodes), np.zeros(record.nodes)
         for queue in range(len(record.queues)):
-            mine, rows = record.queue == queue, slice(first[number], first[number + 1])
+            mine = record.queue == queue
+            rows = slice(first[number], first[number] + np.count_nonzero(mine))
             begins[mine], ends[mine] = start[rows], end[rows]
             number += 1
         for node in np.flatnonzero(record.queue < 0).tolist():
@@ -346,11 +353,11 @@ def replayed_nodes(job: Job, trace: Trace) -> list[ReplayedNodes]:
         met += [(place, node, key) for node, key in keys if key]
         done.append(ReplayedNodes(rank.number, record, begins + record.lag, ends))
     last: dict[Key, int] = {}
-    streams = {flow: number + row for row, flow in enumerate(dict.fromkeys(flow for flow, _ in writer.meetings))}
-    used: dict[int, int] = defaultdict(int)
+    streams = {group: number + row for row, group in enumerate(dict.fromkeys(key[:2] for key in writer.meetings))}
+    used: dict[tuple[int, int], int] = defaultdict(int)
     for key, meeting in writer.meetings.items():
-        used[key[0]] += meeting.instructions
-        last[key] = int(first[streams[key[0]]]) + used[key[0]] - 1
+        used[key[:2]] += meeting.instructions
+        last[key] = int(first[streams[key[:2]]]) + used[key[:2]] - 1
     for place, node, key in met:
         done[place].end[node] = end[last[key]]
     return done

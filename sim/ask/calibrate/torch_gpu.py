@@ -23,7 +23,7 @@ FP8_OF_ROCM = {  # type of the matrix units, by chip
 HINT = "cuda or cuda:1, as PyTorch numbers them, also under ROCm"
 
 
-class BoardMeter(Protocol):
+class BoardReadings(Protocol):
     """Power and clocks of one board."""
 
     def watts(self) -> float:
@@ -125,7 +125,7 @@ class GpuBackend(TorchBackend):
         return self.meter.clocks() if self.meter else {}
 
 
-def found_meter(find: Callable[[], BoardMeter]) -> BoardMeter | None:
+def found_meter(find: Callable[[], BoardReadings]) -> BoardReadings | None:
     """The meter that `find` opens; None without its library or the right to read."""
     try:
         meter = find()
@@ -152,7 +152,7 @@ class _CudaMeter:
         return {name: f"{library.nvmlDeviceGetClockInfo(self.handle, which)} MHz" for name, which in domains.items()}
 
 
-def _cuda_meter(properties: Any, versions: dict[str, str]) -> BoardMeter:
+def _cuda_meter(properties: Any, versions: dict[str, str]) -> BoardReadings:
     library: Any = import_module("pynvml")
     library.nvmlInit()
     handle = library.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
@@ -182,7 +182,7 @@ class _RocmMeter:
         return {name: f"{clock['clk']} MHz" for name, clock in told.items()}
 
 
-def _rocm_meter(properties: Any) -> BoardMeter:
+def _rocm_meter(properties: Any) -> BoardReadings:
     """The board with the bus address that PyTorch tells."""
     library: Any = import_module("amdsmi")
     library.amdsmi_init()

@@ -31,7 +31,7 @@ def _transformer(torch: Any, model: SmallModel) -> tuple[Any, Any, Any]:
     said, nn, functional = model.workload, torch.nn, torch.nn.functional
     width, heads, length = said["hidden"], said["heads"], model.sequence_length
 
-    class SmallLayer(nn.Module):  # type: ignore[misc, name-defined]
+    class Layer(nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -45,11 +45,11 @@ def _transformer(torch: Any, model: SmallModel) -> tuple[Any, Any, Any]:
             x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
             return x + self.down(functional.gelu(self.up(self.between(x))))
 
-    class SmallTransformer(nn.Module):  # type: ignore[misc, name-defined]
+    class TinyDecoder(nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.words, self.places = nn.Embedding(said["vocab"], width), nn.Embedding(length, width)
-            self.layers = nn.Sequential(*(SmallLayer() for _ in range(said["layers"])))
+            self.layers = nn.Sequential(*(Layer() for _ in range(said["layers"])))
             self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, said["vocab"], bias=False)
 
         def forward(self, words: Any) -> Any:
@@ -57,4 +57,4 @@ def _transformer(torch: Any, model: SmallModel) -> tuple[Any, Any, Any]:
             return self.head(self.norm(self.layers(x)))
 
     words, targets = (torch.randint(said["vocab"], (model.batch, length)) for _ in range(2))
-    return SmallTransformer(), words, targets.flatten()
+    return TinyDecoder(), words, targets.flatten()

@@ -283,6 +283,8 @@ def _notes(loaded: LoadedFleet, table: bool) -> Iterator[str]:
         yield "jobs that give their duration run as long wherever they are, and are not slowed by others"
     if _is_elastic(loaded) and not table:
         yield "no table of speeds is given: elastic jobs grow as fast as their boards"
+    if any(job.cores for job in loaded.jobs) and any(part.sort.cores == inf for part in loaded.parts):
+        yield "host cores that jobs ask for do not count where node.cores is not given"
     if loaded.failures and spec.preemption.interval is None:
         yield "no preemption.interval is given: jobs that fail lose no work"
     unsaved = [name for name, training in loaded.trainings.items() if training.saves is None]

@@ -254,6 +254,17 @@ def _workers(run: Simulated) -> Iterator[str]:
     yield "energy and failures of servers are not counted, that of their traffic neither; saves are as if ranks had all"
 
 
+def _forward(run: Simulated) -> Iterator[str]:
+    told = run.forward
+    if told is None:
+        return
+    if told.teacher_s:
+        yield f"the teacher goes forward over a whole batch before the student, {told.teacher_s:.4g} s a step"
+    if told.evaluation_every:
+        yield f"a step has its share of an evaluation, {told.evaluation_s:.4g} s every {told.evaluation_every} steps"
+    yield "passes of a teacher or an evaluation count at the power of waiting"
+
+
 def _preparation(run: Simulated) -> Iterator[str]:
     job = run.setup.experiment.preparation
     if job is None:
@@ -322,5 +333,6 @@ RULES: tuple[Callable[[Simulated], Iterator[str]], ...] = (
     _recorded_faults,
     _saves,
     _workers,
+    _forward,
     _preparation,
 )

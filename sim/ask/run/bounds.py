@@ -85,6 +85,9 @@ def _unbounded(experiment: Experiment) -> Iterator[Problem]:
     if experiment.synchronization is not None:
         message = "bounds do not know how long workers wait for one another"
         yield Problem("", "synchronization", message, "leave it out, or run it")
+    for key, given in (("teacher", experiment.teacher), ("training.evaluation", experiment.training.evaluation)):
+        if given is not None:
+            yield Problem("", key, "bounds do not know passes that go forward alone", "leave it out, or run it")
     if experiment.power.limit is not None:
         message = "bounds do not know what transfers beside computation leave of it"
         yield Problem("", "power.limit", message, "leave it out, or run it")

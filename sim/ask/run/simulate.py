@@ -20,6 +20,7 @@ from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.kinds import kind_uses
 from sim.metrics.result import Comparison, DataPrepared, Exactness, Result, RunResult, StepResult, UtilizationResult
 from sim.models.family import Replay
+from sim.schedule.own import short_name
 from sim.transforms.recompute import recompute_text
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
         preparation=_preparation(run),
+        forward=run.forward,
         synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,
@@ -227,7 +229,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "parameters": plan.architecture.undivided.whole.parameters,
         "active_parameters": plan.architecture.undivided.active_parameters,
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
-        "schedule": f"{parallelism.schedule}, {plan.microbatches} microbatches of {training.microbatch}",
+        "schedule": f"{short_name(parallelism.schedule)}, {plan.microbatches} microbatches of {training.microbatch}",
         "batch": _batch(training),
         "precision": f"{training.precision}, recompute {recompute_text(training.recompute)}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from sim.ask.run.bounds import step_bounds
+from sim.ask.run.forward import forward_passes
 from sim.ask.run.proof import Proof, ProvedStep, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.ask.run.size import check_size
@@ -26,7 +27,7 @@ from sim.cluster.outage import nodes_behind
 from sim.engine.executor import Executor
 from sim.engine.network import Network
 from sim.engine.trace import Stops, Trace
-from sim.errors import PlanError, Problem
+from sim.errors import Deadlock, PlanError, Problem
 from sim.inputs.board import base_power
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
@@ -41,7 +42,7 @@ from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
 from sim.metrics.memory import memory_key, memory_result, tightest, unknown_memory
 from sim.metrics.replay import replay_result
-from sim.metrics.result import LinkUse, MemoryResult, ReplayResult, Synchrony
+from sim.metrics.result import ForwardPasses, LinkUse, MemoryResult, ReplayResult, Synchrony
 from sim.programs.assemble import NO_WAITS, Waits, assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
@@ -143,6 +144,7 @@ class Simulated:
     job: Job
     trace: Trace
     feeding: Feeding | None
+    forward: ForwardPasses | None
     synchrony: Synchrony | None
     readings: Readings
     proof: Proof
@@ -205,14 +207,22 @@ class Runs:
         return self.executor
 
     def run(self, job: Job, stops: Stops | None) -> Trace:
-        """Let it happen. Raises Deadlock."""
+        """Let it happen. Raises Deadlock; PlanError where it was recorded so."""
         executor = self.executor
         if executor is None or executor.rows or job is not self.job:
             executor = self.prepare(job, stops)
         if self.wanted and executor.n_instructions > LONG:
             self.wanted, self.bounds = False, _bounds(job.plan.experiment)
         self.began = time.perf_counter()
-        trace = executor.run()
+        try:
+            trace = executor.run()
+        except Deadlock as error:
+            if job.plan.model.replay is None:
+                raise
+            message = f"its ranks wait for each other for ever: {error}"
+            raise PlanError(
+                Problem("", "workload.recording", message, "import traces of one and the same step")
+            ) from None
         self.began = inf
         return trace
 
@@ -249,6 +259,10 @@ class Prepared:
             slow, step = step, self._without_slow_parts(step)
             synchronized = synchronize(slow.job, slow.trace, step.trace.time)
             step_s, waits = synchronized.step_s, synchronized.waits
+        forward = forward_passes(step.job, experiment)
+        if forward is not None:
+            waits = waits._replace(compute=forward.teacher_s, other=forward.share_s)
+            step_s += forward.teacher_s + forward.share_s
         data, storage = experiment.input, self.cluster.storage
         if data is not None and storage is not None:
             feeding = feed(supply_of(self.plan, data, storage), step_s, experiment.seed)
@@ -264,6 +278,7 @@ class Prepared:
             job=step.job,
             trace=step.trace,
             feeding=feeding,
+            forward=forward,
             synchrony=synchronized.synchrony if synchronized else None,
             readings=Readings(step.job, step.trace),
             proof=step.proof,

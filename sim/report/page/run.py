@@ -40,7 +40,7 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
         Section("Did not finish", [*map(note, _ending(result.run))]),
         Section("Result", [cards(_headlines(result)), *map(note, (*warnings, *result.notes)), _setup(result)]),
         Section("Where the step goes", [breakdown_chart(result.step), _breakdown_table(result.step)]),
-        Section("Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
+        Section("Both ways" if result.replay else "Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
         Section("Recorded and replayed", _replay(result.replay) if result.replay else []),
         Section("Memory", _memory(result.memory)),
         Section("Network", _network(result, drawn)),
