@@ -15,6 +15,7 @@ from sim.ask.fleet.run import prepare_fleet, run_fleet
 from sim.ask.run.together import simulate_lasting, simulate_together
 from sim.errors import ConfigError
 from sim.inputs.catalogue import list_catalogue
+from sim.metrics.fleet import FleetResult
 from support import ROOT, Cli
 
 NODES = {"nodes": 2, "node": {"accelerators": 8}}
@@ -315,6 +316,25 @@ def test_shipped_fleets_run(name: str, cli: Cli) -> None:
     numbers = json.loads(outcome.out)["fleet"]
     assert (outcome.code, numbers["finished"]) == (0, numbers["jobs"])
     assert sum(numbers["board_seconds"].values()) == pytest.approx(numbers["boards"] * numbers["elapsed_s"])
+
+
+def result_of(name: str, *changes: str) -> FleetResult:
+    return run_fleet(load_fleet(str(ROOT / f"experiments/fleet/{name}.yaml"), changes)).result
+
+
+def test_answers_of_shipped_fleets_are_those_in_their_text() -> None:
+    waits = {
+        policy: result_of("philly-like", f"scheduler.policy={policy}").avg_queue_s / 3600
+        for policy in ("fifo", "easy", "first_fit", "dlas_gputime", "srtf")
+    }
+    assert list(waits.values()) == pytest.approx([5.6, 1.8, 1.1, 0.45, 0.14], rel=0.05)
+    spot, demand = (result_of("spot", f"prices.pay={pay}") for pay in ("spot", "on_demand"))
+    assert spot.avg_jct_s / demand.avg_jct_s == pytest.approx(1.03, abs=0.01)
+    assert spot.bill is not None
+    assert demand.bill is not None
+    assert spot.bill.hardware_usd is not None
+    assert demand.bill.hardware_usd is not None
+    assert spot.bill.hardware_usd / demand.bill.hardware_usd == pytest.approx(0.45, abs=0.01)
 
 
 def test_nodes_without_a_network_serve_logged_jobs() -> None:
