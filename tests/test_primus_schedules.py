@@ -1,9 +1,10 @@
 """Pipeline schedules against each other, as AMD measured them in Primus: throughput over that of 1F1B.
 
 AMD-AGI/Primus (commit fd1eeabbad), docs_deprecated/tech_blogs/primus_pipeline/primus_pipeline.md: Llama 2 7B on 8
-MI300X and Qwen3 235B on 32 MI355X. The batch is not published, so ratios are compared, and how many microbatches there
-are is assumed: 32 and 16, as many as the interleaved schedules gain. Their `zbb` is taken for ZB-H1, since it holds as
-much as 1F1B. What misses by more than five points stands here with the reason.
+MI300X and Qwen3 235B on 32 MI355X. The batch is not published, so ratios are compared. How many microbatches there are
+was inferred from the measured gain of the interleaved schedules, among 24, 32 and 64, and 16 and 20: at others more of
+the ratios miss. Their `zbb` is taken for ZB-H1, since it holds as much as 1F1B. What misses by more than five points
+stands here with a supposed reason.
 """
 
 from __future__ import annotations
