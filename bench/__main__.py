@@ -12,6 +12,7 @@ from bench.cases import (
     cold_starts,
     event_rates,
     explored,
+    fleets,
     growth,
     long_runs,
     points,
@@ -35,7 +36,8 @@ def main() -> None:
 def rows() -> Iterator[Row]:
     """All measurements, one after another: nothing else should run meanwhile."""
     sweeping = chain(points(), sweeps(), sweeps_on_dask())
-    return chain(event_rates(), sweeping, all_reduce(), growth(), unfriendly(), long_runs(), cold_starts(), explored())
+    living = chain(long_runs(), fleets())
+    return chain(event_rates(), sweeping, all_reduce(), growth(), unfriendly(), living, cold_starts(), explored())
 
 
 def show(row: Row) -> str:

@@ -220,6 +220,17 @@ def long_runs() -> Iterator[Row]:
         yield Row(f"peak memory, {number:,} seeds", peak, peak, "MB", ratio=ratio)
 
 
+def fleets() -> Iterator[Row]:
+    """Jobs on a cluster in a process of its own: as many as the largest Philly log that is compared, and very many."""
+    for policy in ("fifo", "srtf"):
+        few = in_child("fleet", policy, "1874", "12", "3")
+        yield time_row(f"fleet, 1,874 jobs on 12 nodes, {policy}, packed", Sample(tuple(few["seconds"])), 0.5)
+    for policy in ("fifo", "srtf", "dlas_gputime"):
+        many = in_child("fleet", policy, "100000", "128", "1")
+        memory = f"{many['peak_bytes'] / 1e6:,.0f} MB"
+        yield time_row(f"fleet, 100,000 jobs, {policy}, packed", Sample(tuple(many["seconds"])), 60.0, memory)
+
+
 def cold_starts() -> Iterator[Row]:
     """Whole processes, as a person waits for them."""
     yield time_row("cold clustersim --help", timed(command("--help"), 7), 0.3)

@@ -91,12 +91,34 @@ def bounds(experiment: str, *overrides: str) -> dict[str, Any]:
     return {"seconds": list(times.values), "width": found.upper_s / found.lower_s - 1}
 
 
+def fleet(policy: str, number: str, nodes: str, repetitions: str) -> dict[str, Any]:
+    """Live drawn jobs on nodes of 8 boards at a load of 0.9, packed: whole times [s], and peak memory [B]."""
+    from sim.fleet.boards import NodeSort
+    from sim.fleet.fleet import live_fleet
+    from sim.fleet.inputs import FleetInputs
+    from sim.fleet.jobs import JobRequest
+    from sim.fleet.placements.catalogue import PLACEMENTS
+    from sim.fleet.policies.catalogue import POLICIES
+    from sim.rng import stream
+
+    random, n = stream(1, "bench/fleet"), int(number)
+    gpus = random.choice([1, 2, 4, 8, 16, 32], n, p=[0.49, 0.08, 0.15, 0.2, 0.06, 0.02])
+    work = random.lognormal(7.5, 1.8, n)
+    times = random.exponential(float((gpus * work).sum()) / (n * int(nodes) * 8 * 0.9), n).cumsum()
+    drawn = zip(times.round().tolist(), work.round().clip(1).tolist(), gpus.tolist(), strict=True)
+    jobs = [JobRequest(str(place), *each) for place, each in enumerate(drawn)]
+    inputs = FleetInputs(jobs, (NodeSort("node", int(nodes), 8),), POLICIES[policy], PLACEMENTS["pack"])
+    taken = timed(lambda: live_fleet(inputs), int(repetitions)).values
+    return {"seconds": taken, "peak_bytes": peak_memory()}
+
+
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
     "step": step,
     "point": point,
     "life": life,
     "lives": lives,
     "bounds": bounds,
+    "fleet": fleet,
 }
 
 if __name__ == "__main__":

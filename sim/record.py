@@ -56,6 +56,11 @@ class Choice(str):
         raise NotImplementedError
 
     @classmethod
+    def stands_for_itself(cls, value: object) -> bool:
+        """Whether a value is accepted although it is no name."""
+        return False
+
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(cls._one_of_them)
 
@@ -65,7 +70,7 @@ class Choice(str):
 
     @classmethod
     def _one_of_them(cls, value: object) -> object:
-        if value not in cls.names():
+        if value not in cls.names() and not cls.stands_for_itself(value):
             raise PydanticKnownError("literal_error", {"expected": ", ".join(cls.names())})
         return value
 

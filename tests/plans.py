@@ -64,6 +64,8 @@ GEFORCE = {
     "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8}, "nics": {"count": 1},
     "pcie": {"switches": 4, "sockets": 2, "socket_bandwidth": 15e9, "peer_access": "none", "adapters": "root"},
 }  # fmt: skip
+HOST = {"host": {"pcie_bandwidth": 20e9}}
+DRIVES = {"name": "drives", "kind": "local_nvme", "read_bandwidth": 25e9, "write_bandwidth": 12e9}
 SEVEN_BRIDGED = {
     "accelerators": 7, "local": {"kind": "pcie", "bandwidth": 25e9, "efficiency": 0.8}, "nics": {"count": 8},
     "pcie": {"switches": 2, "bridges": {"bandwidth": 100e9}},
@@ -279,6 +281,61 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"tied_embeddings": False}, "training": {"global_batch": 12, "recompute": "selective"},
         "parallelism": {"pipeline": 4, "schedule": "gpipe"}, "software": BESIDE | {"pipeline_overlap": True},
     },
+    "signs of gradients": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "one_bit"}},
+    },
+    "integers, two-step exchange, ZeRO 2": {
+        "nodes": 2, "parallelism": {"tensor": 2, "zero_stage": 2}, "software": BESIDE,
+        "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}},
+        "training": {"global_batch": 48, "compression": {"kind": "int8"}},
+    },
+    "factors of gradients, at once": {
+        "nodes": 4, "parallelism": {"tensor": 2, "pipeline": 2},
+        "training": {"global_batch": 64, "compression": {"kind": "power_sgd"}},
+    },
+    "activations in host memory": {
+        "nodes": 2, "node": HOST, "model": {"layers": 8}, "parallelism": {"tensor": 2, "pipeline": 2},
+        "software": BESIDE, "training": {"global_batch": 48, "offload": {"activations": True}},
+    },
+    "activations over shared uplinks": {
+        "nodes": 2, "node": HOST | {"pcie": {"switches": 2}}, "model": {"layers": 6},
+        "training": {"global_batch": 64, "offload": {"activations": True, "optimizer": True}},
+    },
+    "weights, optimizer and drives of a host": {
+        "nodes": 2, "node": HOST, "parallelism": {"zero_stage": 3}, "software": BESIDE, "storage": DRIVES,
+        "training": {"global_batch": 48, "offload": {"parameters": True, "optimizer": True, "drives": True}},
+    },
+    "all in host memory over PCIe": {
+        "nodes": 2, "node": GEFORCE, "parallelism": {"zero_stage": 3},
+        "training": {"global_batch": 32, "offload": {"parameters": True, "optimizer": True, "activations": True}},
+    },
+    "adapters beside 4-bit weights, ZeRO 3": {
+        "nodes": 2, "parallelism": {"zero_stage": 3, "tensor": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "lora": {"rank": 16, "base": "nf4"}},
+    },
+    "weights gathered in 8 bit": {
+        "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE | {"gathers_narrow": True},
+        "accelerator": {"matrix": {"peak": {"bf16": 3e14, "fp8": 6e14}}},
+        "training": {"global_batch": 48, "precision": "fp8"},
+    },
+    "2:4 weights": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2}, "software": BESIDE,
+        "training": {"global_batch": 32, "pruning": {"kind": "2:4"}, "recompute": "full"},
+    },
+    "parts of layers again": {
+        "nodes": 2, "parallelism": {"tensor": 4, "pipeline": 2, "sequence_parallel": True}, "software": BESIDE,
+        "training": {"global_batch": 32, "recompute": ("norm", "feed_forward", "attention")},
+    },
+    "8-bit gradients, ZeRO 3": {
+        "nodes": 2, "parallelism": {"zero_stage": 3}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "fp8"}},
+    },
+    "the largest gradients, slow adapter": {
+        "nodes": 4, "parallelism": {"tensor": 2}, "software": BESIDE,
+        "training": {"global_batch": 64, "compression": {"kind": "top_k"}},
+        "degradations": [{"link": "node2/nic5->switch0", "factor": 0.5}],
+    },
 }  # fmt: skip
 
 
@@ -293,6 +350,7 @@ def small_experiment(
     model: Fields | None = None,
     software: Fields | None = None,
     training: Fields | None = None,
+    storage: Fields | None = None,
     **others: Any,
 ) -> Experiment:
     """A resolved experiment of SI numbers: the defaults above with the given fields changed.
@@ -306,7 +364,7 @@ def small_experiment(
         server = [{"node": server, "nodes": nodes - nodes // 2}, {"node": other, "nodes": nodes // 2}]
     network = {"fabric": fabric or ({"kind": "switch"} if nodes > 1 else None), "routing": dict(routing or {})}
     source = {
-        "cluster": {**CLUSTER, **network, "nodes": nodes, "node": server},
+        "cluster": {**CLUSTER, **network, "nodes": nodes, "node": server, "storage": storage},
         "workload": {**MODEL, **(model or {})},
         "software": {**SOFTWARE, **(software or {})},
         "training": {**TRAINING, **(training or {})},

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.ask.calibrate.calibrate_collectives import calibrate_collectives
-from sim.ask.calibrate.nccl_tests import read_tables
+from sim.ask.calibrate.tables import read_tables
 from sim.cli.app import call
 from sim.comm.pattern import Group
 from sim.comm.tuner import collective_cost
@@ -275,7 +275,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("hello\n", "holds no table of nccl-tests"),
+            ("hello\n", "holds no table of measured collectives"),
             ("# nThread 1\n 8 2 float sum -1 23.9 0.00\n", "run.txt:2: 7 columns; a row of nccl-tests ends"),
             ("all_reduce_perf\n 1024 2 float sum -1 23.9 0.0 0.0 0 23.9 0.0 0.0 0\n", "0 `Rank ... on HOST"),
             (output("sendrecv_perf", 2, 1, curve(1e-5, 1e-5, 0, 2e11, 1.0)), "sendrecv_perf is not modelled"),

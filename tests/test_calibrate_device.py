@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ from uncovered import uncovered_numbers
 from sim.ask.calibrate import torch_device
 from sim.ask.calibrate.calibrate_device import KERNEL, calibrate_device
 from sim.ask.calibrate.device import ADAM_BYTES, PLANS, Kernel, measure_device
+from sim.ask.calibrate.small_models import SMALL_MODELS, predicted_step
+from sim.ask.run.simulate import simulate
 from sim.cli.app import call
 from sim.devices.compute import length_share, operation_time
 from sim.graph.operation import Operation
-from sim.inputs.load import load_definition
+from sim.inputs.board import streaming_rate
+from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import Accelerator
-from sim.metrics.calibration import DeviceMeasurement, LayerShape
+from sim.metrics.calibration import DeviceMeasurement, LayerShape, SmallModel
 
 KNOWN = {"efficiency": 0.71, "fp8_efficiency": 0.62, "memory": 0.83, "forward": 0.5, "backward": 0.4, "launch": 4e-6}
-BYTES = {"fp8": 1, "tf32": 4}
+BYTES = {"fp8": 1, "tf32": 4, "fp32": 4}
+CORES = {"peak": {"fp32": 180e9}, "efficiency": 0.9, "compute_units": 2, "tile": (32, 32)} | {
+    "curve": ((64, 0.5), (256, 0.8), (1024, 1.0))
+}
 
 
 @dataclass
@@ -38,6 +45,7 @@ class Fake:
     memory: float = 80 * 2.0**30
     precisions: tuple[str, ...] = ("bf16", "tf32", "fp8")
     meter: bool = True
+    software: str = "pytorch-16bit"
 
     def __post_init__(self) -> None:
         known = [f"matrix.efficiency={KNOWN['efficiency']}", f"matrix.fp8_efficiency={KNOWN['fp8_efficiency']}"]
@@ -57,8 +65,9 @@ class Fake:
         return self._takes(operation_time(product, self.profile))
 
     def attention(self, shape: LayerShape, backward: bool) -> Kernel:
+        peak = float(getattr(self.profile.matrix.peak, shape.precision))
         seconds = {
-            way: shape.attention_flops / (989.4e12 * KNOWN[way] * length_share(shape.attention(way)))
+            way: shape.attention_flops / (peak * KNOWN[way] * length_share(shape.attention(way)))
             for way in ("forward", "backward")
         }
         return self._takes(seconds["forward"] + (2.5 * seconds["backward"] if backward else 0.0))
@@ -66,14 +75,20 @@ class Fake:
     def layer(self, shape: LayerShape, backward: bool) -> Kernel:
         return self._takes(0.030 if backward else 0.010)
 
+    def train(self, model: SmallModel) -> Kernel:
+        return self._takes(predicted_step(model, self.profile, self.software, self.precisions[0], self.issue()))
+
     def scale(self, elements: int) -> Kernel:
-        return self._takes(8 * elements / 3.35e12 / KNOWN["memory"])
+        return self._takes(8 * elements / streaming_rate(self.profile))
+
+    def pointwise(self, rows: int, columns: int) -> Kernel:
+        return self._takes(3 * 8 * rows * columns / streaming_rate(self.profile))
 
     def adam(self, elements: int) -> Kernel:
         return self._takes(ADAM_BYTES * elements / 2e12)
 
     def launch(self) -> float:
-        return KNOWN["launch"]
+        return self.profile.launch
 
     def issue(self) -> float:
         return 9e-6
@@ -93,6 +108,30 @@ class Fake:
         return {"core": "1755 MHz"}
 
 
+class FakeCores(Fake):
+    """A processor of two cores that does as its profile says, but for kernels between products: 0.6 of the bandwidth.
+
+    Three trials of five are disturbed by other work.
+    """
+
+    def __init__(self, disturbed: bool = True) -> None:
+        known = {"memory": {"capacity": 2**34, "bandwidth": 30e9, "efficiency": 0.6}, "launch": 4e-6}
+        fused = {way: KNOWN[way] for way in ("forward", "backward")}
+        self.profile = Accelerator.from_si(
+            {"name": "cores", "kind": "cpu", "power": {"tdp": 100.0}, "sources": {}, "matrix": CORES, **known}
+            | {"attention": dict.fromkeys(("flash1", "flash2", "cudnn"), fused)}
+        )
+        self.kind, self.device, self.software, self.precisions = "cpu", "Fake cores", "pytorch-cpu", ("fp32",)
+        self.versions, self.compute_units, self.memory, self.meter = {"torch": "0.0"}, 2, 2.0**34, False
+        self.trials = count() if disturbed else repeat(0)
+
+    def scale(self, elements: int) -> Kernel:
+        return self._takes(8 * elements / 30e9)
+
+    def seconds(self, kernel: Kernel) -> float:
+        return super().seconds(kernel) * (1.5 if next(self.trials) % 5 in (1, 2, 3) else 1.0)
+
+
 @pytest.fixture(scope="module")
 def measured() -> DeviceMeasurement:
     return measure_device(Fake())
@@ -104,6 +143,11 @@ def loaded(text: str, folder: Path) -> Accelerator:
     accelerator = load_definition("accelerator", path)
     assert isinstance(accelerator, Accelerator)
     return accelerator
+
+
+@pytest.fixture(scope="module")
+def cores() -> DeviceMeasurement:
+    return measure_device(FakeCores())
 
 
 class TestMeasuring:
@@ -118,8 +162,8 @@ class TestMeasuring:
     def test_progress_ends_at_the_total(self) -> None:
         seen: list[tuple[int, int]] = []
         measure_device(Fake(precisions=("bf16",)), lambda done, total, what: seen.append((done, total)))
-        assert seen[0] == (0, 32)
-        assert seen[-1] == (32, 32)
+        assert seen[0] == (0, 39)
+        assert seen[-1] == (39, 39)
 
     def test_a_device_without_a_meter_has_no_watts(self) -> None:
         made = calibrate_device(measure_device(Fake(meter=False)), "h100-sxm")
@@ -168,6 +212,71 @@ class TestProfile:
         assert made.forward.error == pytest.approx(made.forward.predicted / 0.010 - 1)
 
 
+class TestCores:
+    """A processor: rates over size come back, and disturbed trials do not count."""
+
+    def test_the_rate_over_size_comes_back(self, cores: DeviceMeasurement, tmp_path: Path) -> None:
+        profile = loaded(calibrate_device(cores).text, tmp_path)
+        assert profile.kind == "cpu"
+        rate = float(profile.matrix.peak.fp32 or 0) * profile.matrix.efficiency
+        assert rate == pytest.approx(162e9, rel=0.01)
+        shares = dict(profile.matrix.curve)
+        assert [shares[size] for size in (64, 256, 1024)] == pytest.approx([0.5, 0.8, 1.0], rel=0.02)
+
+    def test_kernels_between_products_tell_the_rate_of_memory(self, cores: DeviceMeasurement, tmp_path: Path) -> None:
+        profile = loaded(calibrate_device(cores).text, tmp_path)
+        assert profile.memory.bandwidth == pytest.approx(30e9, rel=0.001)
+        assert profile.memory.efficiency == pytest.approx(0.6, rel=0.01)
+
+    def test_whole_training_steps_are_predicted(self, cores: DeviceMeasurement) -> None:
+        """A device that does as a profile says is found again, whatever its rates between the sizes that were timed."""
+        made = calibrate_device(cores)
+        assert set(made.steps) == {"small-mlp", "small-transformer"}
+        assert [check.error for check in made.steps.values()] == pytest.approx([0.0, 0.0], abs=0.03)
+
+    def test_the_one_attention_stands_for_all_names(self, cores: DeviceMeasurement, tmp_path: Path) -> None:
+        profile = loaded(calibrate_device(cores).text, tmp_path)
+        assert set(profile.attention) == {"flash1", "flash2", "cudnn"}
+        assert uncovered_numbers(profile) == []
+
+    def test_disturbed_trials_do_not_count_but_are_told(self, cores: DeviceMeasurement) -> None:
+        calm = measure_device(FakeCores(disturbed=False))
+        assert [each.seconds for each in cores.products] == pytest.approx([each.seconds for each in calm.products])
+        assert calm.disturbed == cores.disturbed == ()
+
+    def test_what_never_takes_as_long_twice_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FakeCores, "seconds", lambda self, kernel: kernel() * 1.1 ** next(self.trials))
+        few = replace(PLANS["cpu"], edges=(64,), most_rounds=7)
+        monkeypatch.setitem(PLANS, "cpu", few)
+        noisy = measure_device(FakeCores())
+        assert "memory" in noisy.disturbed
+        assert "launches" not in noisy.disturbed
+
+    def test_power_that_nothing_measured_is_no_measurement(self, cores: DeviceMeasurement, tmp_path: Path) -> None:
+        profile = loaded(calibrate_device(cores).text, tmp_path)
+        assert profile.sources["power.tdp"].startswith("assumption")
+
+    def test_the_profile_runs_under_its_stack(self, cores: DeviceMeasurement, tmp_path: Path) -> None:
+        path = tmp_path / "cores.yaml"
+        path.write_text(calibrate_device(cores).text, encoding="utf-8")
+        node = {"name": "host", "accelerator": str(path), "accelerators": 1, "local": {"kind": "none"}}
+        result = simulate(
+            load_experiment(
+                {
+                    "cluster": {"name": "host", "nodes": 1, "node": {**node, "nics": {"count": 0}}},
+                    "workload": SMALL_MODELS["cpu"][1].workload,
+                    "software": cores.software,
+                    "training": {"global_batch": 8, "microbatch": 8, "sequence_length": 256, "precision": "fp32"},
+                }
+            ).experiment
+        )
+        assert result.step.time_s == pytest.approx(dict(named(cores))["small-transformer"], rel=0.03)
+
+
+def named(measured: DeviceMeasurement) -> list[tuple[str, float]]:
+    return [(model.name, seconds) for model, seconds in measured.steps]
+
+
 class TestCommand:
     def test_without_pytorch_it_says_so(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -181,7 +290,7 @@ class TestCommand:
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch", _torch_without_gpu())
         assert call(["calibrate", "device"]) == 3
-        assert "sees no GPU here; run it where nvidia-smi shows one" in capsys.readouterr().err
+        assert "sees no GPU here; run it where nvidia-smi or rocm-smi shows one" in capsys.readouterr().err
 
     def test_a_file_and_a_report(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -209,7 +318,7 @@ class TestCommand:
 def _torch_without_gpu() -> Any:
     no: Callable[[], bool] = lambda: False  # noqa: E731
     cuda = type("cuda", (), {"is_available": staticmethod(no)})
-    return type("torch", (), {"cuda": cuda})
+    return type("torch", (), {"cuda": cuda, "__version__": "0.0"})
 
 
 def _must_not_run(where: str) -> Fake:

@@ -18,6 +18,7 @@ import pytest
 from sim import __version__
 from sim.ask.run.step import Runs, prepare_step
 from sim.cli.progress import bar
+from sim.engine.executor import Executor
 from sim.errors import Deadlock
 from sim.inputs.load import CATALOGUE, list_catalogue, load_experiment
 from support import ROOT, Cli, Command, Outcome
@@ -413,3 +414,17 @@ class TestLongSteps:
         assert runs.expected / 2 < runs.executor.n_rows < runs.expected * 2
         runs.began = time.perf_counter() - 100
         assert runs.seconds_left() < 100
+
+    def test_who_watches_may_ask_while_the_run_is_let_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        prepared = prepare_step(load_experiment("quickstart").experiment)
+        runs, asked = prepared.runs, list[tuple[float, int]]()
+        runs.run(prepared.job, {})
+
+        def forget(executor: Executor, name: str) -> None:
+            object.__delattr__(executor, name)
+            asked.append((executor.progress(), executor.n_rows))
+
+        monkeypatch.setattr(Executor, "__delattr__", forget, raising=False)
+        runs.release()
+        assert len(asked) > 5
+        assert set(asked) == {(0.0, 0)}

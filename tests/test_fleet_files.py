@@ -12,9 +12,10 @@ import pytest
 
 from sim.ask.fleet.load import LoadedFleet, load_fleet
 from sim.ask.fleet.run import prepare_fleet, run_fleet
-from sim.ask.run.together import simulate_together
+from sim.ask.run.together import simulate_lasting, simulate_together
 from sim.errors import ConfigError
 from sim.inputs.catalogue import list_catalogue
+from sim.metrics.fleet import FleetResult
 from support import ROOT, Cli
 
 NODES = {"nodes": 2, "node": {"accelerators": 8}}
@@ -277,6 +278,35 @@ def test_trainings_that_share_uplinks_slow_one_another_as_simulated_together() -
     assert all(job.end <= mean * 100 for job, mean in zip(alone.jobs, means, strict=True))
 
 
+def test_trainings_meet_with_the_lag_with_which_they_came() -> None:
+    """One comes when the other is in its eleventh step: from then on both go at the pace of that lag."""
+    step = next(iter(trainings("spread").trainings.values())).step_s
+    begun = 10.3
+    jobs = [
+        {"name": name, "experiment": TRAINING, "steps": 100, "submit": f"{at * step} s"}
+        for name, at in (("t", 0.0), ("u", begun))
+    ]
+    fleet = trainings("spread", jobs=jobs)
+    prepared = prepare_fleet(fleet)
+    life = prepared.lived(0).life
+    assert prepared.pacing is not None
+    halves = [tuple(8 * node + 4 * half + board for node in range(8) for board in range(4)) for half in (0, 1)]
+    both = [
+        fleet.trainings[name].at("leaf-spine-4to1", half).model_copy(update={"name": name})
+        for name, half in zip("tu", halves, strict=True)
+    ]
+    alone = step / prepared.pacing.alone(life.jobs[0].request, tuple((node, 4) for node in range(8)))
+    done = begun * step / alone
+    lag = round(-done % 1.0 * alone / (step / 1000)) * step / 1000
+    first, second = (pace.step for pace in simulate_lasting(both, 32, after=[lag, 0.0]).paces)
+    end = begun * step + (100 - done) * first
+    assert life.jobs[0].end == pytest.approx(end, rel=1e-9)
+    left = 100 - (end - begun * step) / second
+    assert life.jobs[1].end == pytest.approx(end + left * alone, rel=1e-9)
+    in_phase = simulate_lasting(both, 32).paces[0].step
+    assert alone <= first < in_phase
+
+
 # --- shipped ----------------------------------------------------------------------------------
 
 
@@ -286,6 +316,25 @@ def test_shipped_fleets_run(name: str, cli: Cli) -> None:
     numbers = json.loads(outcome.out)["fleet"]
     assert (outcome.code, numbers["finished"]) == (0, numbers["jobs"])
     assert sum(numbers["board_seconds"].values()) == pytest.approx(numbers["boards"] * numbers["elapsed_s"])
+
+
+def result_of(name: str, *changes: str) -> FleetResult:
+    return run_fleet(load_fleet(str(ROOT / f"experiments/fleet/{name}.yaml"), changes)).result
+
+
+def test_answers_of_shipped_fleets_are_those_in_their_text() -> None:
+    waits = {
+        policy: result_of("philly-like", f"scheduler.policy={policy}").avg_queue_s / 3600
+        for policy in ("fifo", "easy", "first_fit", "dlas_gputime", "srtf")
+    }
+    assert list(waits.values()) == pytest.approx([5.6, 1.8, 1.1, 0.45, 0.14], rel=0.05)
+    spot, demand = (result_of("spot", f"prices.pay={pay}") for pay in ("spot", "on_demand"))
+    assert spot.avg_jct_s / demand.avg_jct_s == pytest.approx(1.03, abs=0.01)
+    assert spot.bill is not None
+    assert demand.bill is not None
+    assert spot.bill.hardware_usd is not None
+    assert demand.bill.hardware_usd is not None
+    assert spot.bill.hardware_usd / demand.bill.hardware_usd == pytest.approx(0.45, abs=0.01)
 
 
 def test_nodes_without_a_network_serve_logged_jobs() -> None:

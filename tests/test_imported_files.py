@@ -16,6 +16,7 @@ from sim.errors import ConfigError
 from sim.imports.foreign import ImportedFile
 from sim.imports.graphml import GraphmlOptions, import_graphml
 from sim.imports.hostlist import HostlistError, expand_hostlist
+from sim.imports.infragraph import import_infragraph
 from sim.imports.nccl_topology import import_nccl_topology
 from sim.imports.slurm import import_slurm
 from sim.imports.topology_matrix import import_topology_matrix
@@ -405,3 +406,78 @@ class TestCommand:
             if made.code == 0:
                 checked = cli("check", saved(tmp_path, made.out, "made.yaml"))
                 assert checked.code == 0, (bytes(damaged), made.out, checked.err)
+
+
+INFRAGRAPH = SAMPLES / "clos.infragraph.yaml"
+
+
+class TestInfragraph:
+    def test_endpoints_are_expanded_instances_first(self, tmp_path: Path) -> None:
+        made = cluster(tmp_path, import_infragraph(INFRAGRAPH, "dgx-a100"))
+        spec = load_definition("cluster", str(tmp_path / "made.yaml"))
+        assert isinstance(spec, ClusterSpec)
+        assert isinstance(spec.fabric, GraphFabric)
+        ends = [(link.source, link.target) for link in spec.fabric.links]
+        assert ends[:4] == [("host.0", "leaf.0"), ("host.0", "leaf.0"), ("host.1", "leaf.0"), ("host.1", "leaf.0")]
+        assert sorted(ends[8:]) == [(f"leaf.{a}", f"spine.{b}") for a in (0, 1) for b in (0, 1)]
+        assert (made.n_nodes, made.n_accelerators) == (4, 32)
+
+    def test_rates_and_latencies_are_those_of_the_links(self, tmp_path: Path) -> None:
+        cluster(tmp_path, import_infragraph(INFRAGRAPH, "dgx-a100"))
+        spec = load_definition("cluster", str(tmp_path / "made.yaml"))
+        assert isinstance(spec, ClusterSpec)
+        assert isinstance(spec.fabric, GraphFabric)
+        links = {(link.bandwidth / GB, round(link.latency * 1e9)) for link in spec.fabric.links}
+        assert links == {(25, 700), (50, 500)}
+
+    def test_says_what_was_left_out(self) -> None:
+        remarks = import_infragraph(INFRAGRAPH, "dgx-a100").remarks
+        assert "1 of 3 spine have no cable and are left out" in remarks
+        assert "servers have 2 cables, and dgx-a100 has 8 adapters" in remarks
+
+    def test_cables_of_chips_belong_to_the_server(self, tmp_path: Path) -> None:
+        ends = 'ep1: {instance: host, component: "board.chip"}, ep2: {instance: "spine[2]", component: port}'
+        scale_up = f"  - {{link: up, scheme: one2one, {ends}}}\n"
+        text = INFRAGRAPH.read_text(encoding="utf-8") + scale_up
+        remarks = import_infragraph(saved(tmp_path, text), "dgx-a100").remarks
+        assert "16 cables end at an XPU and are left out: the scale-up network is that of the server" in remarks
+        assert "line 33: 16 ends against 32: the last 16 stay free" in remarks
+
+    def test_rate_that_is_not_said_is_asked_for(self, tmp_path: Path) -> None:
+        text = INFRAGRAPH.read_text(encoding="utf-8").replace("gigabytes_per_second", "gigatransfers_per_second")
+        with pytest.raises(ConfigError) as error:
+            import_infragraph(saved(tmp_path, text), "dgx-a100")
+        assert problems(error) == [
+            "32:5: link: link up says no rate in bits or bytes a second; give --rate '400 Gb/s'",
+        ]
+        made = import_infragraph(tmp_path / "given.conf", "dgx-a100", rate="100 Gb/s")
+        assert "link up says no rate in bits or bytes a second: 100 Gb/s" in made.remarks
+
+    @pytest.mark.parametrize(
+        ("old", "new", "told"),
+        [
+            ("device: switch, count: 2", "device: swich, count: 2", "did you mean switch?"),
+            ("{name: leaf, device", "{name: host, device", "a second instance of this name"),
+            ("count: 16", "count: many", "a whole number from 1"),
+            ('instance: "leaf[0]"', 'instance: "leaf[2]"', "leaf[2] is not among the 2 there are; from 0 to 1"),
+            ('component: "port[0:4]"}}', 'component: "prot[0:4]"}}', "did you mean port?"),
+            ("gigabits_per_second: 200", "gigabits_per_second: -1", "a number above 0"),
+            ("scheme: many2many", "scheme: ring", "scheme ring is not read"),
+            ("choice: xpu", "choice: cpu", "no instance is of a device with components of choice xpu"),
+            ("count: 4, choice: device", "count: 3, choice: device", "server has 6 XPUs, and dgx-a100 has 8"),
+            ("ep1: {instance: leaf,", 'ep1: {instance: "leaf[0]",', "does not hang together"),
+            ("edges:\n  - {scheme", "other:\n  - {scheme", "holds no infrastructure"),
+        ],
+    )
+    def test_tells_what_is_wrong_with_its_line(self, tmp_path: Path, old: str, new: str, told: str) -> None:
+        text = INFRAGRAPH.read_text(encoding="utf-8")
+        assert old in text
+        with pytest.raises(ConfigError) as error:
+            import_infragraph(saved(tmp_path, text.replace(old, new)), "dgx-a100")
+        assert any(told in problem for problem in problems(error)), problems(error)
+        assert all(problem[0].isdigit() for problem in problems(error))
+
+    def test_verb_writes_what_check_accepts(self, cli: Cli, tmp_path: Path) -> None:
+        target = tmp_path / "made.yaml"
+        assert cli("import", "infragraph", INFRAGRAPH, "--node", "dgx-a100", "-o", target).code == 0
+        assert cli("check", target).err == ""

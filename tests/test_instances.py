@@ -91,6 +91,9 @@ def test_no_two_definitions_share_a_name(kind: str) -> None:
         ("cluster", "tpu-v5e-256", "v5litepod-256"),
         ("instance", "dgx-h100", "dgx-h100"),
         ("site", "us-central1", "google-iowa"),
+        ("site", "us-east-1", "aws-virginia"),
+        ("site", "francecentral", "azure-paris"),
+        ("site", "us-ashburn-1", "oci-virginia"),
     ],
 )
 def test_it_is_found_by_what_it_is_called(kind: str, called: str, meant: str) -> None:

@@ -14,8 +14,10 @@ from sim.ask.run.simulate import simulate
 from sim.ask.run.stacks import could_run
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
+from sim.comm.direct import Direct
 from sim.comm.exchange import Exchange
-from sim.comm.pattern import Members
+from sim.comm.pattern import Group, Members, Pattern
+from sim.comm.ring import Ring
 from sim.comm.torus_rings import TorusRings
 from sim.devices.catalogue import DEVICES
 from sim.devices.compute import operation_time, operation_times
@@ -72,13 +74,13 @@ def test_every_cluster_runs_a_step_that_fits(name: str) -> None:
         ("tpu-v5p-4x4x4", {"maxtext-tpu"}),
         ("mi300x", {"rocm-megatron"}),
         ("gaudi2", {"habana"}),
-        ("xeon-8480plus-2s", {"ipex"}),
+        ("xeon-8480plus-2s", {"ipex", "pytorch-cpu"}),
     ],
 )
 def test_only_stacks_of_the_maker_stand_beside_a_run(cluster: str, stacks: set[str]) -> None:
     nodes = "cluster.nodes=1"
     setup = load_experiment("quickstart", [f"cluster={cluster}", nodes, "parallelism.tensor=1"]).experiment.setup
-    named = {"maxtext-tpu", "neuron", "habana", "rocm-megatron", "ipex"}
+    named = {"maxtext-tpu", "neuron", "habana", "rocm-megatron", "ipex", "pytorch-cpu"}
     able = {name for name in list_catalogue("software") if could_run(stack(name), setup)}
     assert able & named == stacks
     assert bool(able - named) is (setup.accelerator.kind == "gpu")
@@ -102,6 +104,20 @@ def test_every_accelerator_runs_a_step_that_fits(name: str) -> None:
     result = run(f"{{name: one, nodes: 1, node: {node}}}", chip(name), 1)
     assert result.memory.fits
     assert 0 < result.step.time_s < 1
+
+
+def test_every_other_server_runs_a_step_that_fits() -> None:
+    """Those of clusters and instances run in tests of their own."""
+    names = [name for kind in ("cluster", "instance") for name in list_catalogue(kind)]
+    specs = [load_definition("cluster", name) for name in names]
+    joined = {spec.node.name for spec in specs if isinstance(spec, ClusterSpec) and isinstance(spec.node, Node)}
+    for name in sorted(set(list_catalogue("node")) - joined):
+        node = load_definition("node", name)
+        assert isinstance(node, Node)
+        assert isinstance(node.accelerator, Accelerator)
+        result = run(f"{{name: one, nodes: 1, node: {name}}}", node.accelerator, node.accelerators)
+        assert result.memory.fits, name
+        assert result.step.time_s > 0, name
 
 
 def test_each_kind_of_the_format_has_a_device() -> None:
@@ -209,10 +225,42 @@ def torus(shape: tuple[int, ...], nodes: int = 1, **changes: Any) -> Cluster:
     return build_cluster(ClusterSpec.model_validate(record, context=SI))
 
 
-def rate(cluster: Cluster, row: list[int], pattern: TorusRings | Exchange) -> float:
+def rate(cluster: Cluster, row: list[int], pattern: Pattern) -> float:
     """Bytes per second of the flow of one group alone, in units of a link."""
     loads = pattern.loads(cluster, Members(np.array([row]), np.array([0])), pattern.carriers[0])
     return float((cluster.links.capacity[loads.link] / loads.coefficient).min()) / 50e9
+
+
+def server(name: str) -> tuple[Node, Cluster]:
+    node = load_definition("node", name)
+    assert isinstance(node, Node)
+    return node, build_cluster(ClusterSpec.from_si({"name": "one", "nodes": 1, "node": node}))
+
+
+class TestMesh:
+    """Servers whose boards have links to each other and none to a switch."""
+
+    def test_direct_sends_use_all_links_and_rings_six_of_seven(self) -> None:
+        node, cluster = server("gaudi2")
+        link = node.local.bandwidth * node.local.efficiency / 7 / 50e9
+        assert rate(cluster, list(range(8)), Direct()) == pytest.approx(7 * link)
+        assert rate(cluster, list(range(8)), Ring()) == pytest.approx(6 * link)
+
+    @pytest.mark.parametrize(("collective", "rounds"), [("all_reduce", 2), ("all_gather", 1), ("reduce_scatter", 1)])
+    def test_bytes_leave_once_a_round_in_one_step_each(self, collective: str, rounds: int) -> None:
+        node, _ = server("gaudi2")
+        (leg,) = Direct().cost(collective, 8e9, Group(8, 1, 0.0), node)
+        assert leg.size == pytest.approx(rounds * 7e9)
+        assert leg.latency == pytest.approx(rounds * node.collectives.ring_hop)
+
+    def test_only_meshes_inside_a_server_have_it(self) -> None:
+        mesh, _ = server("gaudi2")
+        switch, _ = server("dgx-h100")
+        inside, across = Group(8, 1, 0.0), Group(16, 2, 0.0)
+        assert Direct().serves("all_reduce", inside, mesh)
+        assert not Direct().serves("all_reduce", inside, switch)
+        assert not Direct().serves("all_reduce", across, mesh)
+        assert not Direct().serves("all_to_all", inside, mesh)
 
 
 LINE = (False, False)

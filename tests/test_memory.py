@@ -24,11 +24,10 @@ from sim.graph.adapters import LowRank
 from sim.graph.operation import Shard
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Parallelism, Software, Training
-from sim.layout.pieces import layers_per_chunk
 from sim.metrics.memory import memory_by_stage
 from sim.models.dense import Transformer
 from sim.models.family import Architecture
-from sim.schedule.catalogue import held_of
+from sim.schedule.catalogue import course_of, held_of
 from sim.workload.memory import StageMemory, stored_bytes
 
 GIB = 2.0**30
@@ -63,7 +62,8 @@ def memory(
         }
     )
     held = held_of(plan.schedule, plan.pipeline, plan.virtual_stages, microbatches, stage)
-    ends = list(accumulate(layers_per_chunk(model.layers, plan.pipeline * plan.virtual_stages), initial=0))
+    course = course_of(plan.schedule, plan.pipeline, plan.virtual_stages)
+    ends = list(accumulate(course.layers(model.layers), initial=0))
     layers = tuple(range(start, stop) for start, stop in pairwise(ends))[stage :: plan.pipeline]
     stack = software or Software(name="stack", gradient_bytes=4, allocator_share=1)
     stages = StageMemory(Architecture(model, shard), training, plan, stack)

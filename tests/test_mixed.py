@@ -38,7 +38,9 @@ SLOW: Fields = {
     "nics": {"count": 8, "bandwidth": 12.5e9, "latency": 2e-6},
     "collectives": {"ring_hop": 2e-6, "ring_hop_network": 6e-6, "tree_hop": 8e-6, "tree_hop_network": 16e-6},
 }  # fmt: skip
-SEVERAL = [case for case, job in CASES.items() if job.get("nodes", 1) > 1 and "node" not in job]
+SEVERAL = [  # jobs that both kinds can run, in 16 bit
+    case for case, job in CASES.items() if job.get("nodes", 1) > 1 and not {"node", "accelerator"} & set(job)
+]
 BASE: Fields = {"nodes": 4, "parallelism": {"tensor": 4}, "training": {"global_batch": 32}, "software": BESIDE}
 TWO: dict[str, Any] = {
     "name": "two",
@@ -361,6 +363,14 @@ class TestShares:
         experts = {**MODEL, "moe": {"experts": 8, "top_k": 2, "ffn": 1024}}
         with pytest.raises(ConfigError, match="common experts"):
             two("parallelism.microbatches=proportional", "parallelism.expert=8", workload=experts)
+
+    def test_what_counts_on_equal_replicas_is_refused(self) -> None:
+        for override in (
+            "training.offload={optimizer: true}",
+            "synchronization={kind: local_steps, every: 10, workers: 2}",
+        ):
+            with pytest.raises(ConfigError, match="takes replicas to have as many microbatches"):
+                two("parallelism.microbatches=proportional", override)
 
     def test_the_report_says_how_many(self) -> None:
         result = simulate(two("parallelism.microbatches=proportional"))

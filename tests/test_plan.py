@@ -16,8 +16,9 @@ from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.inputs.records import Parallelism
 from sim.layout.grid import AXES, RankGrid, build_grid, place_ranks
-from sim.layout.pieces import by_stage, layers_per_chunk
+from sim.layout.pieces import by_stage
 from sim.layout.plan import Plan, build_plan
+from sim.schedule.catalogue import course_of
 
 SIZES = st.fixed_dictionaries({name: st.integers(1, 4) for name in ("tensor", "context", "pipeline", "data")})
 ORDERS = st.permutations(AXES).map(tuple)
@@ -173,7 +174,7 @@ class TestPlacement:
 class TestLayers:
     @given(st.integers(1, 200), st.integers(1, 16), st.integers(1, 6))
     def test_layers_are_kept_and_nearly_even(self, layers: int, stages: int, virtual: int) -> None:
-        chunks = layers_per_chunk(layers, stages * virtual)
+        chunks = course_of("1f1b", stages, virtual).layers(layers)
         assert len(chunks) == stages * virtual
         assert sum(chunks) == layers
         assert max(chunks) - min(chunks) <= 1
@@ -181,7 +182,7 @@ class TestLayers:
     @given(st.integers(1, 200), st.integers(2, 16))
     def test_the_ends_get_no_more_than_the_middle(self, layers: int, stages: int) -> None:
         """They also hold embedding and head (Llama Team 2024, arXiv 2407.21783, section 3.3.2)."""
-        chunks = layers_per_chunk(layers, stages)
+        chunks = course_of("1f1b", stages, 1).layers(layers)
         middle = chunks[len(chunks) // 2]
         assert chunks[0] <= middle or stages == 2
         assert chunks[-1] <= max(chunks)

@@ -49,6 +49,7 @@ BASES: dict[str, dict[str, Any]] = {
         "nodes": 2, "software": {**BESIDE, "pipeline_overlap": True, "tensor_overlap": "backward"},
     },
     "shares sent and gathered": {"nodes": 2, "software": {"scatter_gather": True, "gradient_bucket": 2e7}},
+    "stages with lighter ends, split gradients": {"nodes": 1, "training": {"global_batch": 16}},
     "no prefetch, slow host": {
         "nodes": 2, "software": {"gradient_overlap": True, "overlap_slowdown": 0.2, "host_issue": 2e-5},
     },
@@ -64,6 +65,18 @@ BASES: dict[str, dict[str, Any]] = {
         ],
     },
     "cube mesh": {"nodes": 2, "node": CUBE_MESH, "software": BESIDE},
+    "state on the host": {
+        "nodes": 2, "software": BESIDE, "node": {**CHIPS, "host": {"pcie_bandwidth": 20e9}, "pcie": {"switches": 2}},
+        "training": {"offload": {"optimizer": True}},
+    },
+    "small boards with a host": {
+        "nodes": 2, "software": BESIDE, "node": {**CHIPS, "host": {"pcie_bandwidth": 20e9}},
+        "accelerator": {"memory": {"capacity": 3.5e8, "bandwidth": 2e12}},
+    },
+    "integers exchanged": {
+        "nodes": 2, "software": BESIDE, "training": {"compression": {"kind": "int8"}},
+        "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}, **CHIPS},
+    },
     "two servers, as PyTorch does": {"nodes": 2, "software": PYTORCH},
     "experts": {
         "nodes": 2, "software": {"experts": {"dispatcher": "deduplicated", "wait": 1e-4}, "host_issue": 1e-5},
@@ -289,6 +302,11 @@ ONE_WAY: dict[str, Sequence[Any]] = {
     "context": (1,), "recompute": ("none",), "schedule": ("1f1b",), "order": NEARER,
 }  # fmt: skip
 SPACES: dict[str, dict[str, Sequence[Any]]] = {
+    "small boards with a host": ONE_WAY | {  # zero bubbles, uneven stages and offload
+        "tensor": (1, 2), "pipeline": (1, 4), "microbatch": (1, 4), "zero_stage": (0, 1), "schedule": ("1f1b", "zb-h1"),
+        "layers_per_stage": ("even", "lighter_ends"), "training.offload.optimizer": (False, True),
+        "training.offload.activations": (False, True),
+    },
     "one server": ONE_WAY | {"microbatch": (1, 4)},
     "two servers, everything beside": {
         "tensor": (2,), "microbatch": (4,), "recompute": ("none",), "context": (1,),
@@ -296,6 +314,11 @@ SPACES: dict[str, dict[str, Sequence[Any]]] = {
     },
     "shares sent and gathered": {
         "microbatch": (4,), "recompute": ("selective",), "zero_stage": (0, 1), "context": (1,), "order": NEARER,
+    },
+    "stages with lighter ends, split gradients": {
+        "tensor": (1,), "context": (1,), "pipeline": (2, 4), "virtual_stages": (1, 2), "microbatch": (2,),
+        "zero_stage": (0,), "recompute": ("none",), "order": NEARER, "schedule": ("1f1b", "zb-h1"),
+        "layers_per_stage": ("even", "lighter_ends"),
     },
     "no prefetch, slow host": ONE_WAY | {"tensor": (1, 2), "microbatch": (4,)},
     "four to one, hashed": ONE_WAY | {

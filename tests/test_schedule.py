@@ -36,8 +36,8 @@ def cases(draw: st.DrawFn, *names: str) -> Case:
     return name, stages, virtual, microbatches
 
 
-def walk(schedule: Schedule, seconds: dict[Phase, float]) -> tuple[float, list[float]]:
-    """When the last task ends, and how long each stage idles until then, if sends take no time."""
+def ends_of_tasks(schedule: Schedule, seconds: dict[Phase, float]) -> dict[Task, float]:
+    """When each task ends, if sends take no time."""
     end: dict[Task, float] = {}
     queues = [list(schedule.tasks(stage)) for stage in range(schedule.course.stages)]
     clock, place, moved = [0.0] * len(queues), [0] * len(queues), True
@@ -50,8 +50,14 @@ def walk(schedule: Schedule, seconds: dict[Phase, float]) -> tuple[float, list[f
                 clock[stage] = end[task] = begin + seconds[task.phase]
                 place[stage], moved = place[stage] + 1, True
     assert place == [len(queue) for queue in queues], "the table blocks"
-    work = [sum(seconds[task.phase] for task in queue) for queue in queues]
-    return max(clock), [max(clock) - each for each in work]
+    return end
+
+
+def walk(schedule: Schedule, seconds: dict[Phase, float]) -> tuple[float, list[float]]:
+    """When the last task ends, and how long each stage idles until then, if sends take no time."""
+    last = max(ends_of_tasks(schedule, seconds).values())
+    stages = range(schedule.course.stages)
+    return last, [last - sum(seconds[task.phase] for task in schedule.tasks(stage)) for stage in stages]
 
 
 class TestTables:

@@ -54,7 +54,7 @@ def _unnamed_stack(source: str, overrides: list[str]) -> str:
     if (is_path(source) and is_table(Path(source))) or kind_of(source) != "experiment":
         return ""
     setup = load_experiment(source, overrides)
-    if not setup.software.assumed:
+    if not setup.software.assumed or setup.workload.replay:
         return ""
     from sim.ask.run.stacks import proposal
 

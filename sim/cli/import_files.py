@@ -91,6 +91,21 @@ def graphml(
     return _deliver(import_graphml(file, node, options), target)
 
 
+def infragraph(
+    file: Source,
+    node: OfServers = "dgx-h100",
+    rate: Annotated[str, Option("--rate", metavar="RATE", help="Of links that have none.")] = "",
+    name: Called = "",
+    target: Target = None,
+    force: Force = False,
+) -> int:
+    """Read an infrastructure of InfraGraph (YAML or JSON) as the network of a cluster."""
+    from sim.imports.infragraph import import_infragraph
+
+    _check(target, force)
+    return _deliver(import_infragraph(file, node, name, rate), target)
+
+
 def nccl_topo(
     file: Source,
     node: Like,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer
 
-from sim.cli import import_files, output
+from sim.cli import import_chakra, import_files, import_traces, output
 
 app = Typer(
     name="import",
@@ -17,8 +17,11 @@ app = Typer(
 )
 app.command("slurm")(import_files.slurm)
 app.command("graphml")(import_files.graphml)
+app.command("infragraph")(import_files.infragraph)
 app.command("nccl-topo")(import_files.nccl_topo)
 app.command("nvidia-smi-topo")(import_files.nvidia_smi_topo)
+app.command("kineto")(import_traces.kineto)
+app.command("chakra")(import_chakra.chakra)
 
 
 @app.callback()

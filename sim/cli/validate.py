@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sim.ask.validate.validate import Progress
+    from sim.inputs.run_table import RunColumns
     from sim.metrics.validation import Row, Validation
 
 
@@ -23,12 +24,21 @@ def validate(
         list[Path] | None,
         Argument(
             metavar="[DIR|FILE]...",
-            help="Experiments with `measured`, tables of them, tables of collectives, or folders of these.",
+            help="Experiments with `measured`, tables of them (YAML or CSV), of collectives, or folders of these.",
         ),
     ] = None,
     overrides: Overrides = None,
     jobs: Annotated[
         int | None, Option("--jobs", "-j", min=1, help="Processes; as many as processors if absent.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        Option(
+            "--column", metavar="KEY=HEADER", help="What a header of a CSV table is, as measured.step_time='iter [ms]'."
+        ),
+    ] = None,
+    ignored: Annotated[
+        list[str] | None, Option("--ignore", metavar="HEADER", help="A header of a CSV table that is no key.")
     ] = None,
     json: AsJson = False,
     directory: Annotated[
@@ -50,8 +60,9 @@ def validate(
     from sim.report.files import deliver, replacing
 
     folder = writable(directory) if directory else None
+    said = _said(columns or [], ignored or [])
     with ExitStack() as stack:
-        validation = predict_all(_existing(paths or []), overrides or [], jobs, _progress(stack))
+        validation = predict_all(_existing(paths or []), overrides or [], jobs, _progress(stack), said)
 
     def keep() -> None:
         if folder:
@@ -90,6 +101,16 @@ def _existing(paths: list[Path]) -> list[Path]:
         if not path.exists():
             raise BadParameter(f"{path}: no such file or folder", param_hint="DIR|FILE")
     return paths
+
+
+def _said(columns: list[str], ignored: list[str]) -> RunColumns:
+    from sim.inputs.run_table import RunColumns
+
+    pairs = [text.partition("=") for text in columns]
+    for text, (key, mark, header) in zip(columns, pairs, strict=True):
+        if not (key.strip() and mark and header.strip()):
+            raise BadParameter(f"{text!r} is not KEY=HEADER, as measured.step_time='iter [ms]'", param_hint="--column")
+    return RunColumns({key.strip(): header.strip() for key, _, header in pairs}, tuple(ignored))
 
 
 def _progress(stack: ExitStack) -> Progress:

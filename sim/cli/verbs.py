@@ -10,8 +10,10 @@ from typer import Option
 from sim import __version__
 from sim.cli import (
     calibrate,
+    calibrate_choices,
     catalogue,
     explore,
+    exports,
     files,
     fleet,
     imports,
@@ -52,7 +54,9 @@ app.command("schema")(files.schema)
 app.command("timeline")(timeline.timeline)
 app.command("validate")(validate.validate)
 app.add_typer(calibrate.app, name="calibrate")
+calibrate.app.command("nccl-log")(calibrate_choices.nccl_log)
 app.add_typer(imports.app, name="import")
+app.add_typer(exports.app, name="export")
 app.command("report")(results.report)
 app.command("compare")(results.compare)
 

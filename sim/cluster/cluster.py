@@ -176,6 +176,10 @@ class Cluster:
         """Name of a vertex, as "node3/gpu5", "node3/nic2", "unit0/leaf3", "spine7"."""
         return block_of(self.blocks, vertex).name(vertex)
 
+    def node_name(self, node: int) -> str:
+        """Name of a node, as "node3": what its accelerators' names begin with."""
+        return self.vertex_name(int(self.places.first[node])).partition("/")[0]
+
     def vertex_kind(self, vertex: int) -> str:
         """Kind of a vertex: gpu (or the accelerator's kind), nvswitch, pcie, nic, leaf, spine, core, ..."""
         return block_of(self.blocks, vertex).kind

@@ -76,7 +76,18 @@ class PcieTree:
         """Links from its adapter to each board, (boards, longest), -1 where shorter."""
         return link_table([self._links(self._way_out(i)[::-1]) for i in range(self.n)])
 
+    def to_memory(self) -> Ints:
+        """Links from each board to the memory of its socket, (boards, longest), -1 where shorter."""
+        return link_table([self._links(self._way_to_memory(i)) for i in range(self.n)])
+
+    def from_memory(self) -> Ints:
+        """Links from the memory of its socket to each board, (boards, longest), -1 where shorter."""
+        return link_table([self._links(self._way_to_memory(i)[::-1]) for i in range(self.n)])
+
     # --- ways -------------------------------------------------------------------------------------
+
+    def _way_to_memory(self, i: int) -> Way:
+        return [*self._up(i), self._memory(self._socket_of(i))]
 
     def _way(self, i: int, j: int) -> Way:
         """From board i to board j."""

@@ -46,7 +46,7 @@ class Server:
 
     Adapters are as many as rails: where a node has more adapters than accelerators, those of one
     accelerator are one bundle. `exit` and `entry` are the links on the way from an accelerator to its
-    adapter and back, none where that way is not a bottleneck.
+    adapter and back, none where that way is not a bottleneck; `down` and `up` those to the memory of the host and back.
     """
 
     node: Node
@@ -55,6 +55,8 @@ class Server:
     path: Ints  # (accelerators, accelerators, longest path) local links, -1 where shorter
     exit: Ints  # (accelerators, longest way) local links, -1 where shorter
     entry: Ints  # (accelerators, longest way) local links, -1 where shorter
+    down: Ints  # (accelerators, longest way) local links, -1 where shorter
+    up: Ints  # (accelerators, longest way) local links, -1 where shorter
     adapter: Ints  # (accelerators,) adapter of each accelerator
     n_adapters: int
     adapter_rate: float  # B/s payload of one adapter or bundle, per direction
@@ -115,16 +117,17 @@ def build_server(node: Node) -> Server:
     adapter = np.arange(n) * n_adapters // n
     cables, parts = _local_cables(node)
     path = _paths(n, sum(count for _, count in parts), cables)
-    ports = np.full((n, 0), -1), np.full((n, 0), -1)
+    ports = host = np.full((n, 0), -1), np.full((n, 0), -1)
     if node.pcie is not None and line_rate(node) > 0:
         tree = PcieTree(node, node.pcie, adapter, n + len(parts), len(cables))
         if node.local.kind == "pcie":
             path = tree.paths()
         cables, parts, ports = [*cables, *tree.cables], (*parts, *tree.parts), (tree.exits(), tree.entries())
+        host = tree.to_memory(), tree.from_memory()
     elif "pcie" in dict(parts):
-        ports = _ports(n, 0)
+        ports = host = _ports(n, 0)
     elif node.host.pcie_bandwidth > 0:
-        ports = _ports(n, len(cables))
+        ports = host = _ports(n, len(cables))
         cables += _star(n, n + len(parts), node.host.pcie_bandwidth, 0.0)
         parts = (*parts, ("pcie", 1))
     return Server(
@@ -134,6 +137,8 @@ def build_server(node: Node) -> Server:
         path=path,
         exit=ports[0],
         entry=ports[1],
+        down=host[0],
+        up=host[1],
         adapter=adapter,
         n_adapters=n_adapters,
         adapter_rate=node.nics.bandwidth * node.nics.efficiency * _adapters_per_rail(node),

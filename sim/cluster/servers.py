@@ -74,6 +74,14 @@ class Servers:
         """Links on the way back, (n, k), padded with -1."""
         return self._links(node, lambda server, rows: server.entry[local[rows]])
 
+    def downs(self, node: Ints, local: Ints) -> Ints:
+        """Links on the way from an accelerator of each node to the memory of its host, (n, k), padded with -1."""
+        return self._links(node, lambda server, rows: server.down[local[rows]])
+
+    def ups(self, node: Ints, local: Ints) -> Ints:
+        """Links on the way back, (n, k), padded with -1."""
+        return self._links(node, lambda server, rows: server.up[local[rows]])
+
     def rail(self, node: Ints, local: Ints) -> Ints:
         """Number inside its node of the adapter of each accelerator, (n,)."""
         if len(self.kinds) == 1:

@@ -78,6 +78,10 @@ class StorageSystem:
         """From a server to the host of each accelerator."""
         return chain([hop(self._drives(accelerator, server, 1)), self._back(accelerator, server, key)])
 
+    def drive_hops(self, accelerator: Ints, *, back: bool) -> Hops:
+        """From the memory of the host of each accelerator to the drives of its node, or back."""
+        return hop(self._drives(accelerator, accelerator, int(back)))
+
     def _drives(self, accelerator: Ints, server: Ints, back: int) -> Ints:
         number, n = (self._node(accelerator), self.n_nodes) if self.is_local else (server, self.spec.servers)
         own = 2 * (self.n_nodes + n) if self.has_own_network else 0

@@ -12,6 +12,7 @@ from math import inf, sqrt
 
 from sim.comm.broadcast import Broadcast
 from sim.comm.deduplicated import Deduplicated, deduplicated_cost
+from sim.comm.direct import Direct
 from sim.comm.exchange import Exchange
 from sim.comm.hierarchical import Hierarchical
 from sim.comm.in_network import InNetwork
@@ -32,6 +33,7 @@ PATTERNS: dict[str, Pattern] = {
         Tree(),
         InNetwork(),
         Exchange(),
+        Direct(),
         Hierarchical(),
         Deduplicated(),
         Broadcast(),

@@ -52,7 +52,7 @@ def _arithmetic(operation: Operation, accelerator: Accelerator, attention_kernel
     peak = matrix_rate(operation.precision, accelerator)
     if operation.kind == "attention":
         return operation.flops / (peak * attention_share(operation, accelerator, attention_kernel)), 0.0
-    rate = peak * sustained_share(operation.precision, accelerator)
+    rate = peak * sustained_share(operation.precision, accelerator) * operation.gain
     return DEVICES[accelerator.kind].product(operation, accelerator, rate)
 
 

@@ -14,6 +14,7 @@ class Category(StrEnum):
     EXPERT_COMM = "expert_comm"
     PIPELINE_COMM = "pipeline_comm"
     DATA_COMM = "data_comm"
+    HOST_COMM = "host_comm"
     BUBBLE = "bubble"
     OPTIMIZER = "optimizer"
     INPUT_STALL = "input_stall"
@@ -26,4 +27,5 @@ COMMUNICATION = (
     Category.EXPERT_COMM,
     Category.PIPELINE_COMM,
     Category.DATA_COMM,
+    Category.HOST_COMM,
 )

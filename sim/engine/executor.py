@@ -326,8 +326,9 @@ class Executor:
     def release(self) -> None:
         """Let go of all after the run: what it is made of holds itself in circles, which are slow to collect."""
         vars(self.network).clear()
-        vars(self).clear()
-        self.runners, self.rows = [], []  # whoever watches may still ask
+        self.runners, self.rows = [], []  # a thread that watches may ask at any moment
+        for name in vars(self).keys() - {"runners", "rows"}:
+            delattr(self, name)
 
 
 def _nobody(_: Any) -> None:

@@ -41,7 +41,8 @@ class Action(NamedTuple):
     hidden or not. `carried` are the bytes it moves by flow class. `joules` is the energy of the computation in it
     by phase on each rank, `busy` the seconds that this computation needs at full speed. `lead`: of the begin of work
     that several ranks go through together, the seconds of it that each does before it needs the others. together: rank
-    classes that go through it in lock-step as long as nothing slows them, or all alike.
+    classes that go through it in lock-step as long as nothing slows them, or all alike. collective: its kind, with the
+    first of its legs, and the bytes of its `message`: for reports, the network moves `size`.
     """
 
     label: str
@@ -60,6 +61,8 @@ class Action(NamedTuple):
     busy: float = 0.0
     lead: float = 0.0
     together: tuple[int, ...] = ()
+    collective: str = ""
+    message: float = 0.0
 
     @property
     def is_computation(self) -> bool:

@@ -18,6 +18,7 @@ from sim.inputs.records import Accelerator, Experiment, Node
 from sim.inputs.reliability import Failures
 from sim.inputs.setup import Setup
 from sim.report import human
+from sim.transforms.recompute import recompute_text
 from sim.units import DATA, DATA_RATE, TIME, Dimension
 
 ADAPTER = (10, 25, 50, 100, 200, 400, 800, 1600, 3200)  # Gb/s, rates that are sold
@@ -173,7 +174,7 @@ def _plan(experiment: Experiment) -> Iterator[Control]:
             yield Control(key, label, "number", (now,), (str(now),), 0, "plan")
     yield _choice("training.precision", "precision", _offered(experiment), training.precision, "plan")
     kinds = ("none", "selective", "full", "alternate")
-    yield _choice("training.recompute", "recompute", kinds, training.recompute, "plan")
+    yield _choice("training.recompute", "recompute", kinds, recompute_text(training.recompute), "plan")
 
 
 def _offered(experiment: Experiment) -> list[str]:

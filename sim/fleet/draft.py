@@ -9,8 +9,9 @@ Public: `draft`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from sim.fleet.boards import Boards
@@ -28,7 +29,8 @@ def draft(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[se
     """Numbers of jobs that go on as they are, and jobs to start: how many boards each, and where."""
     if fleet.placement.by_count and fleet.everyone_whole and not fleet.inputs.reserved and len(fleet.boards.kinds) == 1:
         return _by_count(fleet, order)
-    return _by_places(fleet, order)
+    given: list[FleetJob | Grant] = [*order]
+    return _all_fit(fleet, given) or _by_places(fleet, given)
 
 
 def _by_count(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[set[int], list[Start]]:
@@ -47,54 +49,108 @@ def _by_count(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tupl
     return kept, starts
 
 
-def _by_places(fleet: Fleet, order: Iterable[FleetJob] | Iterable[Grant]) -> tuple[set[int], list[Start]]:
-    tiers = _tiers(fleet)
-    claims: Claims = {}
-    movable = fleet.moves_are_free or fleet.inputs.migrate
+def _all_fit(fleet: Fleet, order: Sequence[FleetJob | Grant]) -> tuple[set[int], list[Start]] | None:
+    """Where all that wait find free boards nobody else has to be looked at; None if one does not, or sizes change."""
+    free, starts = fleet.boards.copy(), list[Start]()
+    for job in order:
+        if isinstance(job, tuple):
+            return None
+        if not job.places:
+            places = fleet.find(free, job.request, job.gpus)
+            if places is None:
+                return None
+            free.take(job.request, places)
+            starts.append((job, job.gpus, places))
+    return {job.number for job in order if isinstance(job, FleetJob) and job.places and job.phase != "saving"}, starts
+
+
+def _by_places(fleet: Fleet, order: Sequence[FleetJob | Grant]) -> tuple[set[int], list[Start]]:
+    plan = _Plan(fleet)
+    claims, movable = plan.claims, fleet.moves_are_free or fleet.inputs.migrate
     for item in order:
         job, gpus, kind = item if isinstance(item, tuple) else (item, item.gpus, "")
-        if job.phase == "saving" or job.number in claims:
+        if not plan.left:
+            break
+        if gpus > plan.left or job.phase == "saving" or job.number in claims:
             continue
-        unclaimed = tiers[-1]
         asked = replace(job.request, kinds=(kind,)) if kind else job.request
-        stays = bool(job.places) and gpus == job.gpus and (not kind or _is_on(unclaimed, job.places, kind))
-        if stays and unclaimed.fits_at(asked, job.places):
-            places: Places | None = job.places
-        else:
-            places = next((found for tier in tiers if (found := fleet.find(tier, asked, gpus))), None)
+        stays = bool(job.places) and gpus == job.gpus and (not kind or _is_on(fleet.boards, job.places, kind))
+        places = job.places if stays and not plan.tiers else plan.places(job, gpus, asked, stays)
         if places is not None:
-            _claim(tiers, asked, places)
-            claims[job.number] = (job, gpus, places, asked)
+            plan.claim(job, gpus, asked, places)
         elif movable:
-            trial = {**claims, job.number: (job, gpus, (), asked)}
-            if (again := _placed_anew(fleet, trial)) is not None:
-                claims, tiers = again[0], [again[1]]
-    kept = {number for number, (job, gpus, places, _) in claims.items() if job.places == places and job.gpus == gpus}
-    return kept, [claim[:3] for number, claim in claims.items() if number not in kept]
+            plan.place_anew(job, gpus, asked)
+    starts: list[Start] = [claim[:3] for number, claim in claims.items() if number not in plan.stay]
+    return plan.stay, starts
 
 
-def _placed_anew(fleet: Fleet, claims: Claims) -> tuple[Claims, Boards] | None:
-    """All claims on an empty fleet, the largest first, and what is left; None if one of them does not fit."""
-    pool = _tiers(fleet)[-1]
-    found: dict[int, Places] = {}
-    for job, gpus, _, asked in sorted(claims.values(), key=lambda claim: -claim[1]):
-        places = fleet.find(pool, asked, gpus)
-        if places is None:
-            return None
-        pool.take(asked, places)
-        found[job.number] = places
-    return {number: (job, gpus, found[number], asked) for number, (job, gpus, _, asked) in claims.items()}, pool
+class _Plan:
+    """Who is to have what. stay: those that keep their places.
+
+    As long as nobody takes what another has, those that run stay where they are and free boards are all that counts;
+    then tiers of boards are kept. left: boards that nobody has claimed; inf where shares of boards are.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.free, self.tiers = fleet.boards.copy(), list[Boards]()
+        self.claims: Claims = {}
+        self.stay: set[int] = set()
+        self.left: float = fleet.capacity if fleet.everyone_whole else inf
+
+    def places(self, job: FleetJob, gpus: int, asked: JobRequest, stays: bool) -> Places | None:
+        """Where a job can be beside those so far."""
+        if stays and self.tiers[-1].fits_at(asked, job.places):
+            return job.places
+        if not self.tiers:
+            if found := self.fleet.find(self.free, asked, gpus):
+                return found
+            self.tiers = _tiers(self.fleet, self.stay)
+            for number, (_, _, places, other) in self.claims.items():
+                if number not in self.stay:
+                    _claim(self.tiers, other, places)
+        return next((found for tier in self.tiers if (found := self.fleet.find(tier, asked, gpus))), None)
+
+    def claim(self, job: FleetJob, gpus: int, asked: JobRequest, places: Places) -> None:
+        """It is to have these."""
+        self.claims[job.number] = (job, gpus, places, asked)
+        self.left -= gpus
+        stays = job.places == places and job.gpus == gpus
+        if stays:
+            self.stay.add(job.number)
+        if self.tiers:
+            _claim(self.tiers, asked, places)
+        elif not stays:
+            self.free.take(asked, places)
+
+    def place_anew(self, job: FleetJob, gpus: int, asked: JobRequest) -> None:
+        """All so far and one more on an empty fleet, the largest first; as before if one of them does not fit."""
+        claims = {**self.claims, job.number: (job, gpus, (), asked)}
+        pool = _tiers(self.fleet, set())[-1]
+        found: dict[int, Places] = {}
+        for each, wanted, _, request in sorted(claims.values(), key=lambda claim: -claim[1]):
+            places = self.fleet.find(pool, request, wanted)
+            if places is None:
+                return
+            pool.take(request, places)
+            found[each.number] = places
+        for number, (each, wanted, _, request) in claims.items():
+            self.claims[number] = (each, wanted, found[number], request)
+        self.stay = {n for n, (each, wanted, at, _) in self.claims.items() if each.places == at and each.gpus == wanted}
+        self.tiers = [pool]
+        self.left -= gpus
 
 
 def _is_on(boards: Boards, places: Places, kind: str) -> bool:
     return all(boards.kinds.get(kind, 0) >> node & 1 for node, _ in places)
 
 
-def _tiers(fleet: Fleet) -> list[Boards]:
-    """What is free; that and what is being left; that and what runs."""
+def _tiers(fleet: Fleet, stay: set[int]) -> list[Boards]:
+    """What is free; that and what is being left; that and what runs, but for those that stay."""
     saving = [job for job in fleet.running.values() if job.phase == "saving"]
+    others = [job for job in fleet.running.values() if job.phase != "saving" and job.number not in stay]
     tiers = [fleet.boards.copy()]
-    for leaving in ([saving] if saving else []) + [[job for job in fleet.running.values() if job.phase != "saving"]]:
+    for leaving in ([saving] if saving else []) + [others]:
         pool = tiers[-1].copy()
         for job in leaving:
             pool.give(job.request, job.places)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 
 from simpy import Environment, Event
@@ -22,12 +22,15 @@ from sim.fleet.faults import begin_faults
 from sim.fleet.inputs import FleetEvent, FleetInputs, FleetLife
 from sim.fleet.jobs import FleetJob, JobPhase, JobRequest, Places
 from sim.fleet.moves import room_by_moving
+from sim.fleet.placements.placement import typical_jobs
 from sim.fleet.policies.policy import Grant
 from sim.fleet.tally import DOWN, IDLE, LOADING, OFF, RUNNING, SAVING, BoardTally, FleetSeries, PowerAccount
 from sim.rng import stream
 
 STATE_OF: dict[JobPhase, int] = {"running": RUNNING, "loading": LOADING, "saving": SAVING}
 SLEEP_RANK, END_RANK = 1, 0  # what comes first at an instant
+ROOMY = 1024  # entries of an agenda that nobody looks through
+Entry = tuple[float, int, int, int]  # time, rank, number of job or node, stamp
 
 
 def live_fleet(inputs: FleetInputs, seed: int = 0) -> FleetLife:
@@ -48,8 +51,9 @@ class Fleet:
         self.inputs, self.seed = inputs, seed
         self.env, self.now = Environment(), 0.0
         self.policy = inputs.policy()
-        self.placement = inputs.placement(units=inputs.units, random=stream(seed, "fleet/places"))
-        self.boards = Boards(inputs.sorts)
+        random = stream(seed, "fleet/places")
+        self.placement = inputs.placement(units=inputs.units, random=random, typical=typical_jobs(inputs.jobs))
+        self.boards = self._empty()
         self.sort_of = [number for number, sort in enumerate(inputs.sorts) for _ in range(sort.nodes)]
         self.tally = BoardTally([sort.nodes * sort.boards for sort in inputs.sorts])
         self.series = FleetSeries()
@@ -62,9 +66,10 @@ class Fleet:
         self.queued_boards = 0.0
         self.n_ended = 0
         self.asleep = 0  # mask of nodes
-        self.agenda: list[tuple[float, int, int, int]] = []  # time, rank, number of job or node, stamp
+        self.agenda, self.roomy = list[Entry](), ROOMY
         self.idle_since = [0] * len(self.sort_of)  # stamps: how often a node became busy
         self.ring = 0  # of the alarm that counts
+        self.possible: dict[tuple[object, ...], bool] = {}  # whether the empty fleet has a place
         self.failed: dict[tuple[object, ...], int] = {}  # least number of boards that found no place since some came
         self.over = Event(self.env)
         self.faults: Counter[str] = Counter()
@@ -74,7 +79,7 @@ class Fleet:
         self.extra_watts = 0.0  # of jobs that say what their boards draw, over what boards draw at work
         self.unsettled = False  # whether who runs has changed since rates were last asked for
         self.moves_are_free = not (inputs.moving.save or inputs.moving.load)
-        self.everyone_whole = all(not job.kinds and job.share == 1.0 for job in inputs.jobs)
+        self.everyone_whole = all(not (job.kinds or job.cores) and job.share == 1.0 for job in inputs.jobs)
 
     # --- what policies see --------------------------------------------------------------------
 
@@ -92,9 +97,7 @@ class Fleet:
     def capacity(self) -> int:
         """Boards of nodes in use."""
         boards = self.boards
-        return (
-            sum(boards.sizes) if boards.up == boards.everywhere else sum(boards.sizes[n] for n in nodes_in(boards.up))
-        )
+        return boards.whole if boards.up == boards.everywhere else sum(boards.sizes[n] for n in nodes_in(boards.up))
 
     def kinds(self) -> Mapping[str, int]:
         """Boards in use by kind of node."""
@@ -115,7 +118,7 @@ class Fleet:
         """Start a waiting job if there is a place for it."""
         gpus = gpus or job.gpus
         request, boards = job.request, self.boards
-        kind = (request.kinds, request.share, request.memory, request.priority > 0)
+        kind = (request.kinds, request.share, request.memory, request.cores, request.priority > 0)
         if (
             (gpus > boards.total and request.share == 1.0)
             or gpus >= self.failed.get(kind, 1 << 60)
@@ -158,6 +161,10 @@ class Fleet:
 
     # --- places -------------------------------------------------------------------------------
 
+    def _empty(self) -> Boards:
+        """All boards, as before the first job."""
+        return Boards(self.inputs.sorts, self.placement.hosts or any(job.cores for job in self.inputs.jobs))
+
     def find(self, boards: Boards, request: JobRequest, gpus: int) -> Places | None:
         """Where the placement puts so many boards, all of one kind; some are held back for jobs of priority."""
         if self.inputs.reserved and request.priority <= 0 and boards.total - gpus < self.inputs.reserved:
@@ -173,7 +180,7 @@ class Fleet:
 
     def _place(self, boards: Boards, request: JobRequest, gpus: int, allowed: int) -> Places | None:
         if request.share < 1.0:
-            return boards.part_of_board(request, allowed)
+            return self.placement.part(boards, request, allowed)
         return self.placement.find(boards, request, gpus, allowed)
 
     def _admits(self, job: FleetJob, gpus: int) -> bool:
@@ -269,7 +276,19 @@ class Fleet:
     def _expect(self, job: FleetJob, time: float) -> None:
         job.stamp += 1
         if time < inf:
-            heappush(self.agenda, (time, END_RANK, job.number, job.stamp))
+            self._enter_in_agenda((time, END_RANK, job.number, job.stamp))
+
+    def _enter_in_agenda(self, entry: Entry) -> None:
+        """What no longer counts is thrown out once it is half of the agenda, so that it does not grow with time."""
+        heappush(self.agenda, entry)
+        if len(self.agenda) > self.roomy:
+            self.agenda = [each for each in self.agenda if self._counts(each)]
+            heapify(self.agenda)
+            self.roomy = 2 * len(self.agenda) + ROOMY
+
+    def _counts(self, entry: Entry) -> bool:
+        _, rank, number, stamp = entry
+        return stamp == (self.idle_since[number] if rank == SLEEP_RANK else self.jobs[number].stamp)
 
     def _phase_ends(self, job: FleetJob) -> None:
         if job.phase == "loading":
@@ -354,7 +373,7 @@ class Fleet:
     def _may_sleep(self, node: int) -> None:
         """A node is idle from now on: it falls asleep if it stays so."""
         if self.inputs.sleep.after < inf:
-            heappush(self.agenda, (self.now + self.inputs.sleep.after, SLEEP_RANK, node, self.idle_since[node]))
+            self._enter_in_agenda((self.now + self.inputs.sleep.after, SLEEP_RANK, node, self.idle_since[node]))
 
     def _fall_asleep(self, node: int) -> None:
         if self.boards.up >> node & 1:
@@ -419,12 +438,11 @@ class Fleet:
         busy += self.extra_watts
         return idle + busy, busy
 
-    def _next_entry(self) -> tuple[float, int, int, int] | None:
+    def _next_entry(self) -> Entry | None:
         """The next entry of the agenda that still counts; those before it are dropped."""
         agenda = self.agenda
         while agenda:
-            _, rank, number, stamp = agenda[0]
-            if stamp == (self.idle_since[number] if rank == SLEEP_RANK else self.jobs[number].stamp):
+            if self._counts(agenda[0]):
                 return agenda[0]
             heappop(agenda)
         return None
@@ -476,7 +494,13 @@ class Fleet:
         request, inputs = job.request, self.inputs
         if self.everyone_whole and job.gpus <= self.boards.most and not inputs.reserved and inputs.power_cap == inf:
             return True
-        empty = Boards(inputs.sorts)
+        asked = (request.kinds, request.share, request.memory, request.cores, request.priority > 0, job.gpus)
+        if asked not in self.possible:
+            self.possible[asked] = self._fits_alone(job)
+        return self.possible[asked]
+
+    def _fits_alone(self, job: FleetJob) -> bool:
+        request, inputs, empty = job.request, self.inputs, self._empty()
         idle = sum(sort.nodes * draw.idle for sort, draw in zip(inputs.sorts, inputs.draws, strict=False))
         more = job.gpus * request.share * max((draw.board for draw in inputs.draws), default=0.0)
         return self.find(empty, request, job.gpus) is not None and inputs.overhead(idle + more) <= inputs.power_cap
@@ -497,7 +521,7 @@ class Fleet:
         if self.inputs.pacing is None:
             return
         running = [job for job in self.running.values() if job.phase in ("running", "loading")]
-        rates = self.inputs.pacing.together(running)
+        rates = self.inputs.pacing.together(running, self.now)
         for job, rate in zip(running, rates or (), strict=False):
             if rate != job.rate:
                 self.settle(job)

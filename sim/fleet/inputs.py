@@ -25,7 +25,7 @@ class Pacing(Protocol):
     def alone(self, job: JobRequest, places: Places) -> float:
         """Work in a second while nobody else is on the links of the job."""
 
-    def together(self, jobs: Sequence[FleetJob]) -> Sequence[float] | None:
+    def together(self, jobs: Sequence[FleetJob], now: float) -> Sequence[float] | None:
         """The same for all that run, with the links that they share; None if they do not slow one another."""
 
 

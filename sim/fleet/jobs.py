@@ -17,8 +17,9 @@ Places = tuple[tuple[int, int], ...]  # (node, boards) each; (node, -1 - board) 
 class JobRequest:
     """What a job asks for. Times in s; `work` is its run time at speed 1 on `gpus` boards.
 
-    share, memory: of one board, for a job that needs less than a whole one. kinds: of nodes that it may use, any if
-    empty. least, most: boards of an elastic job. save, load: s to stop and to start again, those of the fleet if None.
+    share, memory: of one board, for a job that needs less than a whole one. cores: of hosts, for all of its boards.
+    kinds: of nodes that it may use, any if empty. least, most: boards of an elastic job. save, load: s to stop and to
+    start again, those of the fleet if None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class JobRequest:
     save: float | None = None
     load: float | None = None
     watts: float | None = None  # of a board while it runs, over an idle one; that of the fleet if None
+    cores: float = 0.0
     release: float | None = None  # when it may start at the earliest, `submit` if None
 
     @property

@@ -32,9 +32,41 @@ class LowRank(Record):
         default=("qkv", "attention_output"), min_length=1, description="matrices of each layer that get an adapter"
     )
     dropout: bool = Field(default=False, description="dropout on the input of an adapter")
+    base: Literal["int8", "nf4"] | None = Field(
+        default=None,
+        description="format in which the frozen matrices of layers are stored (QLoRA), each made 16 bit for every use: "
+        "8-bit integers with a scale for each row, or 4 bit with an 8-bit scale for each 64 of them and a 32-bit one "
+        "for 256 scales; as products take them if absent",
+    )
     wide: bool = Field(
         default=False, description="adapters and their inputs are in 32 bit (PEFT's default beside 16-bit weights)"
     )
+
+
+# Bytes of a stored weight: scales of rows are left out; Dettmers 2023 (QLoRA, arXiv 2305.14314), section 3
+BASE_BYTES = {"int8": 1.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
+
+
+class Dequantization(Serving):
+    """The matrices of a product, which are stored in few bits, made 16 bit by a kernel each for every use of them."""
+
+    __slots__ = ("stored",)
+
+    def __init__(self, product: Linear, base: str) -> None:
+        super().__init__(f"{product.name} dequantization", (), (), product)
+        self.stored = BASE_BYTES[base]
+
+    @override
+    def forward(self, work: Writer) -> None:
+        assert self.product
+        matrices = [each for each in self.product.weights if len(each.axes) > 1]
+        elements = sum(map(work.graph.elements, matrices))
+        work.memory(self.name, (self.stored + work.element) * elements, len(matrices))
+
+    @override
+    def backward(self, work: Writer) -> None:
+        """For the gradient of the input."""
+        self.forward(work)
 
 
 class Adapter(Serving):

@@ -2,7 +2,9 @@
 
 Context parallelism is ring attention with zig-zag halves, so every rank has the same causal
 work. Keys and values travel as one all-gather over the context group, which moves what the ring
-moves; all but the last block of attention runs beside it.
+moves; all but the last block of attention runs beside it. Or ranks exchange positions for heads before attention and
+back behind it (Ulysses, Jacobs 2023, arXiv 2309.14509); or both, ranks of a ring being groups that do (Fang 2024, arXiv
+2405.07719).
 
 Axes: batch (sequences), heads, queries (positions whose rows this rank owns), keys (positions attended to: the
 whole sequence, or a document of it), width (of a head; value width where values differ), tokens (batch x queries), and
@@ -42,6 +44,9 @@ MERGES = {
     # read block and sum, write the sum; backward: add to 32-bit gradients of q, and of k and v as they go on
     "compiled": Merge(10, 10 + 2 * 10, 3),
 }
+# Read and write: into rows by receiver before an all-to-all, back into rows of heads or positions behind it (DeepSpeed,
+# sequence/layer.py, single_all_to_all).
+EXCHANGE_COPIES = 2
 GRADIENT = 4  # bytes; gradients of keys and values are added up and sent in 32 bit
 # A call of Philox with 7 rounds of 10 integer operations draws 16 numbers of 8 bit; comparing and selecting take 4 more
 # (flash-attention, csrc/flash_attn/src/philox.cuh and dropout.h). Integer operations count as in `Work.memory`.
@@ -100,9 +105,11 @@ class FlashAttention(Operator):
     def forward(self, work: Writer) -> None:
         """Reads q, k, v; writes the output and a 32-bit normaliser per row and head."""
         traffic = sum(map(work.bytes, (*self.reads, *self.writes))) + self._bias(work, work.element)
+        exchange(work, self.name, self.reads)
         kernel = self._kernel(work, self.name, 1.0, traffic, 1)
         self._ring(work, kernel, work.element, MERGES[work.shard.ring_attention].forward)
         self._drop(work, self.name)
+        exchange(work, f"{self.name} output", (self.result,))
 
     @override
     def backward(self, work: Writer) -> None:
@@ -111,6 +118,7 @@ class FlashAttention(Operator):
         read = (*self.reads, *self.writes, self.result)
         traffic = sum(map(work.bytes, (*read, queries, keys, values))) + 8 * work.elements(queries)
         traffic += self._bias(work, work.element + 2 * GRADIENT)
+        exchange(work, f"{self.name} output backward", (self.result,))
         kernel = self._kernel(work, f"{self.name} backward", FLASH_BACKWARD, traffic, 3)
         if work.shard.ring_attention == "fused":
             self._ring(work, kernel, 2 * work.element, 0)
@@ -118,11 +126,12 @@ class FlashAttention(Operator):
             self._ring(work, kernel, work.element + GRADIENT, MERGES[work.shard.ring_attention].backward)
             self._last_turn(work)
         self._drop(work, f"{self.name} backward")
+        exchange(work, f"{self.name} backward", self.reads)
 
     @override
     def needs(self, work: Writer) -> Iterable[Tensor]:
         """Operands and output; the normaliser where it is not computed again."""
-        return (*self.reads, self.result) if work.shard.recompute == "selective" else (*self.reads, *self.writes)
+        return (*self.reads, self.result) if work.shard.recomputes_core else (*self.reads, *self.writes)
 
     @override
     def products(self, work: Writer) -> float:
@@ -152,8 +161,8 @@ class FlashAttention(Operator):
             self.products(work) * self._computed(work) * factor,
             float(traffic),
             work.precision,
-            sizes["batch"] * sizes["heads"],
-            sizes[span.queries],
+            sizes["batch"] * sizes["heads"] // work.shard.ulysses,
+            sizes[span.queries] * work.shard.ulysses,
             sizes[span.keys],
             sizes["width"],
             kernels,
@@ -169,7 +178,7 @@ class FlashAttention(Operator):
         A compiler waits for each collective where it is issued (PyTorch, _functional_collectives.py,
         _maybe_wrap_tensor).
         """
-        ranks, how = work.shard.context, work.shard.ring_attention
+        ranks, how = work.shard.ring, work.shard.ring_attention
         if ranks == 1:
             work.operations.append(whole)
             return
@@ -186,10 +195,10 @@ class FlashAttention(Operator):
 
         An all-gather moves the share of one rank n-1 times; this moves it once.
         """
-        ranks = work.shard.context
+        ranks = work.shard.ring
         if ranks > 1:
-            share = GRADIENT * key_elements(work, self.reads[1]) / (ranks - 1)
-            work.collective(f"{self.name} backward last turn", "all_gather", share, "context")
+            size = GRADIENT * key_elements(work, self.reads[1]) / (ranks - 1)
+            work.collective(f"{self.name} backward last turn", "all_gather", size, "context")
 
 
 class _CoreProduct(Operator):
@@ -357,15 +366,25 @@ def scores(work: Writer, span: AttentionSpan = CAUSAL) -> float:
 
 
 def key_elements(work: Writer, keys: Tensor) -> float:
-    """Elements of the keys and values of the whole sequence, as wide as attention reads `keys`."""
+    """Elements of the keys and values of the whole sequence, for the heads of the rank, as wide as it reads `keys`."""
     sizes = work.graph.sizes
-    return 2.0 * sizes["batch"] * sizes["keys"] * work.graph.count(keys.axes[-1])
+    return 2.0 * sizes["batch"] * sizes["keys"] * work.graph.count(keys.axes[-1]) / work.shard.ulysses
 
 
 def gather_keys(work: Writer, name: str, message: float, hidden_by: int = 0) -> None:
     """Keys and values of the whole sequence, `message` bytes as held after an all-gather."""
-    if work.shard.context > 1:
+    if work.shard.ring > 1:
         work.collective(f"{name} ring exchange", "all_gather", message, "context", hidden_by)
+
+
+def exchange(work: Writer, name: str, tensors: Iterable[Tensor]) -> None:
+    """Positions for heads, or back: each tensor by an all-to-all of its own, with a copy before and one behind."""
+    if work.shard.ulysses == 1:
+        return
+    for tensor in tensors:
+        size = float(work.bytes(tensor))
+        work.memory(f"{name} exchange copies", 2 * EXCHANGE_COPIES * size, 2)
+        work.collective(f"{name} exchange", "all_to_all", size, "ulysses")
 
 
 def batched(work: Writer, name: str, m: str, n: str, k: str) -> None:

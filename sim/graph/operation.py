@@ -31,8 +31,10 @@ LossKind = Literal[
     "chunked",
     "liger",
 ]
+Recompute = Literal["none", "selective", "alternate", "keep_qkv", "full"]
+RecomputePart = Literal["norm", "activation", "up_projection", "attention", "feed_forward"]
 ScalingKind = Literal["delayed", "current", "dynamic"]
-GroupKind = Literal["tensor", "context", "expert", "expert_tensor", "data", "pipeline"]
+GroupKind = Literal["tensor", "context", "ulysses", "expert", "expert_tensor", "data", "pipeline"]
 
 
 class TokenRouting(NamedTuple):
@@ -98,6 +100,7 @@ class Operation(NamedTuple):
     message: float = 0.0  # B
     hidden_by: int = 0  # a collective that runs beside the next `hidden_by` operations, then is waited for
     waits: float = 0.0  # s that the device has nothing to do beside it: the host has to learn something first
+    gain: float = 1.0  # of a product, rate over that of its dense form
     routing: TokenRouting | None = None  # of an all_to_all that sends one copy to each node and rank: of which experts
     phase: Phase = Phase.FORWARD
 
@@ -119,6 +122,7 @@ class Shard:
 
     tensor: int = 1
     context: int = 1
+    ulysses: int = 1  # of the context ranks, those that exchange positions for heads
     expert: int = 1
     expert_tensor: int = 1
     sequence_parallel: bool = False
@@ -126,13 +130,15 @@ class Shard:
     sequence_length: int = 2048  # tokens, before context parallelism
     document_length: int | None = None  # tokens that attention sees; all if None
     precision: str = "bf16"
-    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = "none"
+    recompute: Recompute | tuple[RecomputePart, ...] = "none"
     tensor_overlap: Literal["none", "backward", "full"] = "none"
     sums_partials: bool = False  # over ranks, by a kernel of its own
     fused_kernels: bool = True
     pads_vocabulary: int = 1  # to a multiple on each tensor rank
     fused_accumulation: bool = True  # of weight gradients, inside the product
     lora: LowRank | None = None  # adapters; all else is frozen
+    sparse_gain: float = 0.0  # rate of products with 2:4 sparse weights over that of dense ones; 0: weights are dense
+    pruned: float = 0.0  # share of the inner columns of feed-forward blocks that is gone
     fp8_scaling: ScalingKind = "delayed"
     cross_entropy: LossKind = "vocabulary_parallel"
     loss_chunks: int = 1  # parts of the logits, where the loss makes them in parts
@@ -149,8 +155,20 @@ class Shard:
     repeats_keys: bool = False  # keys and values are copied to every query head
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
     gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
+    gathers_narrow: bool = False  # matrices of layers are cast to 8 bit or less before they are gathered
+    quantizes_gathers: bool = False  # matrices of layers travel as 8-bit integers, and are 16 bit again where they come
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]
     experts: ExpertKernels = field(default_factory=ExpertKernels)  # how the stack runs layers of experts
+
+    @property
+    def ring(self) -> int:
+        """Context ranks that pass keys and values on."""
+        return self.context // self.ulysses
+
+    @property
+    def recomputes_core(self) -> bool:
+        """Whether the attention core runs again, and all else is kept or made anew by itself."""
+        return self.recompute == "selective" or "attention" in self.recompute
 
     @property
     def divides_experts(self) -> bool:

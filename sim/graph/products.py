@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from typing_extensions import override
 
 from sim.graph.graph import Axis, Operator, Step, Tensor
-from sim.graph.work import Writer
+from sim.graph.operation import Phase
+from sim.graph.work import SPARSE, Writer
 
 if TYPE_CHECKING:
     from sim.graph.adapters import Adapter
@@ -82,9 +83,16 @@ class Linear(Operator):
             self.leave.early(work, len(widths))
         elif hidden and self.enter:
             parts = work.shard.tensor
-        rows, inputs = work.graph.rows(self.reads[0]), work.graph.count(self.inputs)
+        rows, inputs, sparse = work.graph.rows(self.reads[0]), work.graph.count(self.inputs), self.is_sparse(work)
+        if sparse and work.phase is Phase.FORWARD:
+            kept = 2 * SPARSE * work.element  # as they are, and transposed for the gradient of the input
+            work.memory(f"{self.name} pruning", (work.element + kept) * inputs * sum(widths), len(widths))
         for width in widths:
-            work.product(self.name, (rows, width, inputs), precision=self.precision, parts=parts)
+            work.product(self.name, (rows, width, inputs), precision=self.precision, parts=parts, sparse=sparse)
+
+    def is_sparse(self, work: Writer) -> bool:
+        """Whether two of four of its weights are left out: those of layers."""
+        return work.shard.sparse_gain > 0 and work.graph.repeated and not self.wide
 
     @override
     def backward(self, work: Writer) -> None:
@@ -151,7 +159,8 @@ class Linear(Operator):
         rows, inputs, widths = work.graph.rows(self.reads[0]), work.graph.count(self.inputs), self.widths(work)
         for width in widths:
             name = f"{self.name} input gradient"
-            work.product(name, (rows, inputs, width), precision=self.precision, parts=parts)
+            sparse = self.is_sparse(work)
+            work.product(name, (rows, inputs, width), precision=self.precision, parts=parts, sparse=sparse)
         more = len(widths) - 1
         if more:
             passes, kernels = (more + 2, 1) if work.fused else (3 * more, more)

@@ -8,6 +8,7 @@ from sim.record import NARROW, narrow_bytes
 
 ELEMENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2} | dict.fromkeys(NARROW, 2)
 RANDOM_NUMBER_FLOPS = 2 * 40
+SPARSE = 9 / 16  # of a 16-bit matrix of which half is kept, with 2 bits for the place of each weight
 
 
 def element_bytes(precision: str) -> int:
@@ -85,11 +86,12 @@ class Writer:
         precision: str | None = None,
         parts: int = 1,
         accumulates: bool = False,
+        sparse: bool = False,
     ) -> None:
         """`batch` products (m x k) by (k x n), `shape` = (m, n, k); each operand crosses memory once.
 
         Narrow operands carry their scales. A product that `accumulates` reads and writes its result in
-        `gradient_bytes`.
+        `gradient_bytes`. The second operand may be `sparse` (2:4).
         """
         m, n, k = shape
         precision, element = precision or self.precision, self.element
@@ -100,7 +102,7 @@ class Writer:
                 name,
                 "matmul",
                 2.0 * batch * m * n * k,
-                float(batch * (operand * (m * k + k * n) + result * m * n)),
+                float(batch * (operand * (m * k + (SPARSE if sparse else 1) * k * n) + result * m * n)),
                 precision,
                 batch,
                 m,
@@ -109,6 +111,7 @@ class Writer:
                 kernels=parts,
                 parts=parts,
                 output_bytes=self.gradient_bytes if accumulates else 2,
+                gain=self.shard.sparse_gain if sparse else 1.0,
                 phase=self.phase,
             )
         )

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.inputs.fragment import quantity_text
+from sim.imports.foreign import ImportedFile, plain_name, reference_to
+from sim.inputs.fragment import definition_text, quantity_text
 from sim.inputs.records import Node
 from sim.units import DATA_RATE, TIME
 
 LATENCY = 0.5e-6  # of a cable and the switch behind it, where nothing is said: assumption, as in leaf-spine
 MOST_PARTS = 12_000  # vertices and cables of a definition that is checked in ten seconds
+SHOWN_REMARKS = 20
 
 
 class DrawnCable(NamedTuple):
@@ -42,6 +45,26 @@ class Drawing:
     def n_parts(self) -> int:
         """Vertices and cables."""
         return len(self.kinds) + len(self.cables)
+
+    def cluster(self, path: Path, node: str, server: Node, name: str, remarks: list[str]) -> ImportedFile:
+        """The definition of a cluster of servers `node` with this network, drawn by the file at `path`."""
+        switches = len(self.kinds) - self.n_nodes
+        rest = len(remarks) - SHOWN_REMARKS
+        told = (
+            f"{path.name}: {self.n_nodes} nodes, {switches} switches, {len(self.cables)} cables",
+            f"every node is a {node}; payload reaches {server.nics.efficiency:g} of a line rate, as over its adapters",
+            *remarks[:SHOWN_REMARKS],
+            *([f"and {rest} more of this sort"] if rest > 0 else []),
+        )
+        fields: dict[str, Any] = {
+            "name": plain_name(name or path.stem),
+            "nodes": self.n_nodes,
+            "node": reference_to(node),
+            "fabric": self.fabric(server),
+            "sources": {"nodes": path.name, "node": "assumption", "fabric": path.name},
+        }
+        comment = "\n".join((told[0], *(f"- {remark}" for remark in told[1:])))
+        return ImportedFile(definition_text(comment, fields), told)
 
     def fabric(self, node: Node) -> dict[str, Any]:
         """The fabric as a file says it; payload reaches the share of a line rate that the adapters of `node` reach."""

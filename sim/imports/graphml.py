@@ -10,17 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from sim.errors import ConfigError, Problem
 from sim.imports.drawing import LATENCY, MOST_PARTS, Drawing, DrawnCable, pieces_of, rate_text
-from sim.imports.foreign import ForeignFile, ImportedFile, node_like, option_quantity, plain_name, reference_to
+from sim.imports.foreign import ForeignFile, ImportedFile, node_like, option_quantity, plain_name
 from sim.imports.marked_xml import MarkedElement, read_xml
-from sim.inputs.fragment import definition_text
 from sim.inputs.problems import near
 from sim.units import DATA_RATE, TIME, QuantityError, parse_quantity
 
-SHOWN_REMARKS = 20
 Pair = tuple[str, str]
 
 
@@ -70,31 +67,13 @@ def import_graphml(path: Path, node: str, options: GraphmlOptions) -> ImportedFi
     if drawing.n_parts > MOST_PARTS:
         graph.file.note(1, 1, f"a graph of {drawing.n_parts:,} vertices and edges, more than {MOST_PARTS:,}")
     graph.file.raise_if_wrong()
-    remarks = (
-        f"{path.name}: {drawing.n_nodes} nodes, {len(kinds) - drawing.n_nodes} switches, {len(cables)} cables",
-        f"every node is a {node}; payload reaches {server.nics.efficiency:g} of a line rate, as over its adapters",
-        *_shown(graph.remarks),
-    )
-    fields: dict[str, Any] = {
-        "name": plain_name(options.name or path.stem),
-        "nodes": drawing.n_nodes,
-        "node": reference_to(node),
-        "fabric": drawing.fabric(server),
-        "sources": {"nodes": path.name, "node": "assumption", "fabric": path.name},
-    }
-    comment = "\n".join((remarks[0], *(f"- {remark}" for remark in remarks[1:])))
-    return ImportedFile(definition_text(comment, fields), remarks)
+    return drawing.cluster(path, node, server, options.name, graph.remarks)
 
 
 def _mention_storage(graph: _Graph) -> None:
     storage = sum(data.get("kind") == "storage" for _, data in graph.vertices.values())
     if storage:
         graph.remarks.append(f"{storage} vertices of kind storage are switches here: storage has a file of its own")
-
-
-def _shown(remarks: list[str]) -> list[str]:
-    rest = len(remarks) - SHOWN_REMARKS
-    return [*remarks[:SHOWN_REMARKS], *([f"and {rest} more of this sort"] if rest > 0 else [])]
 
 
 def _check_unit(unit: str) -> None:

@@ -6,7 +6,7 @@ Public: `ValidationTable`, `LeftOut`, `Case`, `load_table`, `load_cases`, `is_ta
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sim.inputs.load import LoadedExperiment, load_node
 from sim.inputs.problems import decode
 from sim.inputs.reader import Mark, SourceNode, plain, read_file
 from sim.inputs.resolve import merge
+from sim.inputs.run_table import RunColumns, is_run_table, read_run_table
 from sim.record import Record
 
 
@@ -51,8 +52,8 @@ class Case:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the YAML file is a table and not one experiment. Raises ConfigError."""
-    return "cases" in read_file(path).value
+    """Whether the file is a table, as YAML or CSV, and not one experiment. Raises ConfigError."""
+    return is_run_table(path) or "cases" in read_file(path).value
 
 
 def load_table(path: Path) -> ValidationTable:
@@ -63,16 +64,22 @@ def load_table(path: Path) -> ValidationTable:
     return decoded
 
 
-def load_cases(path: Path) -> list[Case]:
-    """The cases of a table in file order. Raises ConfigError if the table itself is wrong."""
+def load_cases(path: Path, columns: RunColumns | None = None) -> list[Case]:
+    """The cases of a table in file order; `columns` says what headers of CSV mean. Raises ConfigError."""
+    if is_run_table(path):
+        return _named(read_run_table(path, columns or RunColumns()), path)
     load_table(path)
     root = read_file(path).value
     defaults = root.get("defaults", SourceNode({}, Mark(str(path))))
-    nodes: list[SourceNode] = root["cases"].value
+    return [replace(case, node=merge(defaults, case.node)) for case in _named(root["cases"].value, path)]
+
+
+def _named(nodes: Sequence[SourceNode], path: Path) -> list[Case]:
+    """Cases as they stand. Raises ConfigError where names are missing or alike."""
     problems = list(_problems_of_names(nodes))
     if problems:
         raise ConfigError(problems)
-    return [Case(plain(node.value["name"]), path, merge(defaults, node)) for node in nodes]
+    return [Case(plain(node.value["name"]), path, node) for node in nodes]
 
 
 def _problems_of_names(nodes: Sequence[SourceNode]) -> Iterator[Problem]:

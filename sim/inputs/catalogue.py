@@ -64,6 +64,7 @@ CATALOGUE: dict[str, Kind] = {
             {
                 "cluster": "cluster",
                 "workload": "workload",
+                "teacher": "workload",
                 "software": "software",
                 "failures": "failures",
                 "site": "site",

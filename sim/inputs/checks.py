@@ -12,13 +12,17 @@ from sim.inputs.cluster_checks import CLUSTER_CHECKS
 from sim.inputs.energy_checks import ENERGY_CHECKS
 from sim.inputs.file_checks import FILE_CHECKS
 from sim.inputs.findings import Check
+from sim.inputs.forward import FORWARD_CHECKS
 from sim.inputs.plan_checks import PLAN_CHECKS
+from sim.inputs.preparation import PREPARATION_CHECKS
 from sim.inputs.records import Experiment
 from sim.inputs.reliability_checks import RELIABILITY_CHECKS
 from sim.inputs.storage_checks import STORAGE_CHECKS
+from sim.inputs.synchronization import SYNCHRONIZATION_CHECKS
 
 CHECKS: tuple[Check, ...] = (
     *PLAN_CHECKS, *CLUSTER_CHECKS, *STORAGE_CHECKS, *RELIABILITY_CHECKS, *ENERGY_CHECKS, *FILE_CHECKS,
+    *SYNCHRONIZATION_CHECKS, *PREPARATION_CHECKS, *FORWARD_CHECKS,
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class BareNode(Record):
 
     accelerators: Count = Field(ge=1, le=576, description="boards of the server")
     memory: Bytes = Field(default=0.0, ge=0, description="memory of one board, for jobs that share boards")
+    cores: float | None = Field(default=None, gt=0, le=1e6, description="cores of the host, for jobs that ask for some; no limit if absent")
 
 
 class BareCluster(Record):
@@ -77,6 +78,7 @@ class JobEntry(Record):
     estimate: Seconds | None = Field(default=None, gt=0, description="run time that the scheduler is told; the true one if absent")
     share: Fraction = Field(default=1.0, gt=0, description="of one board, for a job that needs no whole one")
     memory: Bytes = Field(default=0.0, ge=0, description="of a shared board")
+    cores: float = Field(default=0.0, ge=0, le=1e9, description="host cores, for all of its boards; they lie where its boards are")
     min_gpus: Count | None = Field(default=None, ge=1, description="boards of an elastic job, at least")
     max_gpus: Count | None = Field(default=None, ge=1, description="boards of an elastic job, at most")
 
@@ -129,7 +131,7 @@ class Scheduler(Record):
     """Who gets boards, and which."""
 
     policy: str = Field(default="fifo", min_length=1, description="by name, or `module:function` of one's own: live jobs and the time to the order in which jobs get boards")
-    placement: Literal["count", "pack", "topology", "spread", "random"] = Field(default="pack", description="count: any free boards; pack: as few nodes as there can be; topology: and these near one another; spread: evenly; random")
+    placement: Literal["count", "pack", "topology", "spread", "random", "best_fit", "dot_product", "opened_first", "clustering", "random_node", "fgd"] = Field(default="pack", description="count: any free boards; pack: as few nodes as there can be; topology: and these near one another; spread: evenly; random. Of the nodes that hold a job alone, with host cores and parts of boards: best_fit: least is left over; dot_product: least aligned with what is asked for; opened_first: boards that are shared already; clustering: with jobs of its size; random_node; fgd: what no typical job can use grows least")
     backfill: bool = Field(default=True, description="priority, quota, fair_share and deadline: what does not fit is passed by")
     by: Literal["queue", "group", "user"] = Field(default="queue", description="whose quotas and shares count")
     quotas: dict[str, Quota] = Field(default={}, description="virtual cluster, group or user to what it is entitled to")
@@ -171,7 +173,7 @@ class FleetSpec(Record):
     scheduler: Scheduler = Field(default=Scheduler(), description="who gets boards, and which")
     preemption: Preemption = Field(default=Preemption.from_si({}), description="what it costs to move a job")
     contention: Literal["none", "simulated"] = Field(default="simulated", description="whether experiments that share links slow one another, as simulated together")
-    contention_steps: Count = Field(default=8, ge=2, le=10_000, description="steps of each job that such a simulation has; their mean is what is used")
+    contention_steps: Count = Field(default=32, ge=2, le=10_000, description="steps of the quickest job over which such a simulation takes means, where its states do not recur")
     failures: Reference[Failures] | None = Field(default=None, description="what fails: those modes that stop jobs, each at its mean rate")
     repair_crew: Count | None = Field(default=None, ge=1, description="repairs that go on at a time; no limit if absent")
     sleep_after: Seconds | None = Field(default=None, gt=0, description="an idle node is switched off after this time; never if absent")

@@ -23,7 +23,7 @@ KEY = "jobs.file"
 MOST_PROBLEMS = 20
 OURS = (
     "name", "submit_s", "duration_s", "gpus", "user", "group", "queue", "priority", "kinds", "model", "deadline_s",
-    "estimate_s", "share", "min_gpus", "max_gpus", "state",
+    "estimate_s", "share", "min_gpus", "max_gpus", "cores", "state",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class LoggedJob(NamedTuple):
     share: float = 1.0
     least: int = 0
     most: int = 0
+    cores: float = 0.0
     done: bool = True  # whether it ended well
 
 
@@ -60,12 +61,13 @@ class LogFormat(NamedTuple):
 
 
 def _openb(ours: dict[str, str], row: Cells) -> None:
-    """Pods: shares of boards in thousandths; run time from when they were scheduled, or created."""
+    """Pods: shares of boards and cores in thousandths; run time from when they were scheduled, or created."""
     begun = row.get("scheduled_time") or row["creation_time"]
     ours["duration_s"] = str(float(row["deletion_time"]) - float(begun))
     if row["num_gpu"] == "1" and float(row["gpu_milli"]) < 1000:
         ours["share"] = str(float(row["gpu_milli"]) / 1000)
     ours["kinds"] = (row.get("gpu_spec") or "").replace("|", " ")
+    ours["cores"] = str(float(row.get("cpu_milli") or 0) / 1000)
 
 
 def _sacct(ours: dict[str, str], row: Cells) -> None:
@@ -396,6 +398,7 @@ def _job(cells: Cells, line: int) -> LoggedJob:
         share,
         int(_number(cells, "min_gpus", 0.0)),
         int(_number(cells, "max_gpus", 0.0)),
+        _number(cells, "cores", 0.0),
         cells.get("state", "").casefold().split(" ")[0] in GOOD,
     )
 

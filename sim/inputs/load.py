@@ -23,6 +23,7 @@ from sim.inputs.problems import decode, mark_at
 from sim.inputs.reader import Mark, SourceNode, from_python, plain
 from sim.inputs.records import ClusterSpec, Experiment
 from sim.inputs.resolve import Resolver, real_path
+from sim.inputs.schedule_file import SUFFIX, read_schedule
 from sim.inputs.setup import Setup
 from sim.memo import Memo, Same
 from sim.record import Record, RecordT
@@ -76,7 +77,7 @@ def load_experiment(
 def load_node(root: SourceNode, path: Path, overrides: Sequence[Override] = ()) -> LoadedExperiment:
     """The experiment that the mapping `root`, a part of the file `path`, says. Raises ConfigError."""
     resolver = Resolver()
-    resolver.read(path)
+    resolver.was_read(path, root.mark.source)
     return _experiment(resolver, _extended(resolver, "experiment", root, None), path, overrides, si=False)
 
 
@@ -85,7 +86,7 @@ def load_base(resolver: Resolver, node: SourceNode) -> Base:
     root = resolver.resolve("experiment", node, "base")
     if not isinstance(root.value, dict):
         raise ConfigError(resolver.problems or Problem(str(node.mark), "base", "must be a name, a path or a mapping"))
-    root = resolver.resolve("experiment", _with_defaults(root, None))
+    root = _with_recorded(resolver.resolve("experiment", _with_defaults(root, None)))
     experiment = _finished(resolver, root, si=False)[0]
     decoded = _decoded(resolver, Experiment, with_file_paths(resolver, root), si=False)
     return Base(root, decoded, dict(resolver.homes), experiment)
@@ -151,7 +152,7 @@ def _finished(
     resolver: Resolver, root: SourceNode, si: bool, checks: Sequence[Check] = CHECKS
 ) -> tuple[Experiment, SourceNode]:
     """The checked and completed experiment of a resolved mapping, and the mapping with paths from here."""
-    root = with_file_paths(resolver, root)
+    root = _with_recorded(with_file_paths(resolver, root))
     experiment = with_medians(_decoded(resolver, Experiment, root, si))
     _raise_if(_placed(check_experiment(experiment, checks), root))
     return _completed(experiment), root
@@ -227,18 +228,55 @@ def _with_defaults(root: SourceNode, path: Path | None) -> SourceNode:
     return SourceNode(default | root.value, root.mark)
 
 
+def _with_recorded(root: SourceNode) -> SourceNode:
+    """`root` with what a recorded step says of its job: as many ranks, each with a sample, unless that is said."""
+    workload = root.value.get("workload")
+    if workload is None or not isinstance(workload.value, dict) or "recording" not in workload.value:
+        return root
+    training, plan = (root.value.get(key, SourceNode({}, root.mark)) for key in ("training", "parallelism"))
+    ranks = workload.value.get("ranks")
+    if not all(isinstance(each.value, dict) for each in (training, plan)) or not ranks or type(ranks.value) is not int:
+        return root
+    replica = getattr(plan.value.get("tensor"), "value", 1)
+    replicas = ranks.value // replica if type(replica) is int and replica > 0 else 1
+    data = plan.value.get("data", SourceNode(max(1, replicas), ranks.mark))
+    said = {"parallelism": SourceNode(plan.value | {"data": data}, plan.mark)}
+    said["training"] = SourceNode({"global_batch": data} | training.value, training.mark)
+    return SourceNode(root.value | said, root.mark)
+
+
 def with_file_paths(resolver: Resolver, root: SourceNode) -> SourceNode:
-    """`root` whose files (GraphML, fault log, grid), relative to the file that mentions them, are paths from here."""
+    """`root` whose files (GraphML, fault log, grid, recording), relative to the one that names them, are from here."""
     if not isinstance(root.value, dict):
         return root
-    nested = [name for name in ("cluster", "fabric", "failures", "log", "site") if name in root.value]
+    nested = [
+        name
+        for name in ("cluster", "fabric", "failures", "log", "site", "workload", "measured", "teacher")
+        if name in root.value
+    ]
     inner = {name: with_file_paths(resolver, root.value[name]) for name in nested}
-    for name in ("graphml", "file", "carbon_file"):
+    for name in ("graphml", "file", "carbon_file", "recording", "trace", "power_log"):
         path = root.value.get(name)
         if path is not None and isinstance(path.value, str):
             home = resolver.homes.get(path.mark.source, resolver.outside)
             inner[name] = SourceNode(str(home / path.value), path.mark)
+    if (parallel := root.value.get("parallelism")) is not None:
+        inner["parallelism"] = _with_table(resolver, parallel)
     return SourceNode(root.value | inner, root.mark) if inner else root
+
+
+def _with_table(resolver: Resolver, parallel: SourceNode) -> SourceNode:
+    """`parallelism` with the table of a schedule instead of the file that it names."""
+    schedule = parallel.value.get("schedule") if isinstance(parallel.value, dict) else None
+    if schedule is None or not isinstance(schedule.value, str) or not schedule.value.endswith(SUFFIX):
+        return parallel
+    home = resolver.homes.get(schedule.mark.source, resolver.outside)
+    try:
+        table = read_schedule(home / schedule.value)
+    except ConfigError as error:
+        resolver.problems += error.problems
+        return SourceNode({key: value for key, value in parallel.value.items() if key != "schedule"}, parallel.mark)
+    return SourceNode(parallel.value | {"schedule": SourceNode(table, schedule.mark)}, parallel.mark)
 
 
 def _decoded(resolver: Resolver, record: type[RecordT], root: SourceNode, si: bool) -> RecordT:

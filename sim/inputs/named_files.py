@@ -1,6 +1,6 @@
-"""Files that definitions name beside other definitions: a drawn network, recorded faults, a grid's intensity.
+"""Files that definitions name beside other definitions: a drawn network, recorded faults or steps, a grid's intensity.
 
-Public: `NamedFile`, `named_files`, `read_named`, `drawn_by`, `MOST_BYTES`.
+Public: `NamedFile`, `named_files`, `read_named`, `drawn_by`, `recorded_content`, `MOST_BYTES`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sim.errors import ConfigError
 from sim.inputs.reader import read_bytes
 from sim.inputs.records import ClusterSpec, Experiment, GraphFabric
 from sim.inputs.reliability import Failures
+from sim.inputs.setup import Setup
 
 MOST_BYTES = 128 * 2**20
 
@@ -43,7 +44,14 @@ def named_files(experiment: Experiment) -> tuple[NamedFile, ...]:
     setup = experiment.setup
     failures, site, drawn = experiment.failures, setup.site, drawn_by(setup.cluster)
     log = failures.log.file if isinstance(failures, Failures) and failures.log else None
-    named = {"failures.log.file": log, "site.carbon_file": site.carbon_file if site else None}
+    replay = setup.workload.replay
+    named = {
+        "failures.log.file": log,
+        "site.carbon_file": site.carbon_file if site else None,
+        "workload.recording": replay.recording if replay else None,
+        "measured.trace": experiment.measured.trace if experiment.measured else None,
+        "measured.power_log": experiment.measured.power_log if experiment.measured else None,
+    }
     others = tuple(NamedFile(key, Path(file)) for key, file in named.items() if file is not None)
     return (drawn, *others) if drawn else others
 
@@ -54,3 +62,9 @@ def drawn_by(cluster: ClusterSpec) -> NamedFile | None:
     if not isinstance(fabric, GraphFabric) or fabric.graphml is None:
         return None
     return NamedFile("cluster.fabric.graphml", Path(fabric.graphml))
+
+
+def recorded_content(setup: Setup) -> str:
+    """Digest of the file that holds the recorded step, if one is run again; else nothing. Raises ConfigError."""
+    replay = setup.workload.replay
+    return NamedFile("workload.recording", Path(replay.recording)).digest if replay else ""

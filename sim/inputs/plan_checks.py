@@ -11,8 +11,12 @@ from collections.abc import Iterator
 
 from sim.errors import Problem, finding, indivisible, listed
 from sim.inputs.findings import Check, of_each_kind
+from sim.inputs.records import Offload
 from sim.inputs.setup import Setup
+from sim.record import NARROW
 from sim.schedule.catalogue import SCHEDULES, course_of
+from sim.schedule.course import Course
+from sim.schedule.own import short_name
 
 MOST_PASSES = 500_000  # of all stages of a replica, forward and backward
 MOST_NAMED = 5  # nodes in a message
@@ -59,16 +63,37 @@ def check_samples(setup: Setup) -> Iterator[Problem]:
 
 
 def check_layers_fill_pipeline(setup: Setup) -> Iterator[Problem]:
-    """Every chunk of the pipeline has a layer; uneven counts give the first chunks one more."""
+    """Every chunk of the pipeline has a layer, but ends for which none are asked."""
     parallel, layers = setup.parallelism, setup.workload.layers
     chunks = least = parallel.pipeline * parallel.virtual_stages
-    if least <= layers:  # more are not laid out, since there may be any number of them
-        chunks = len(course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages).stage_of)
+    if least <= layers + 2:  # more are not laid out, since there may be any number of them
+        course = course_of(parallel.schedule, parallel.pipeline, parallel.virtual_stages)
+        chunks = len(course.stage_of)
+        if parallel.layers_per_stage is not None:
+            yield from _layers_asked_for(parallel.layers_per_stage, layers, course)
+            return
     if layers < chunks:
         shape = f"pipeline {parallel.pipeline} * virtual_stages {parallel.virtual_stages} = {chunks} chunks"
         if chunks != least:
-            shape = f"{parallel.schedule} on pipeline {parallel.pipeline} has {chunks} chunks"
+            shape = f"{short_name(parallel.schedule)} on pipeline {parallel.pipeline} has {chunks} chunks"
         yield finding("parallelism.pipeline", f"{shape} for {layers} layers", f"use at most {layers} chunks")
+
+
+def _layers_asked_for(asked: tuple[int, ...], layers: int, course: Course) -> Iterator[Problem]:
+    """They are all layers, and no chunk inside is without one."""
+    key, chunks = "parallelism.layers_per_stage", len(course.stage_of)
+    if len(asked) not in (course.stages, chunks):
+        other = f", or {chunks} for its chunks" if chunks != course.stages else ""
+        yield finding(key, f"{len(asked)} entries for pipeline {course.stages}", f"give {course.stages}{other}")
+        return
+    if sum(asked) != layers:
+        yield finding(key, f"{sum(asked)} layers in all, the model has {layers}", f"let them sum to {layers}")
+    each = chunks // course.stages
+    if len(asked) < chunks and (uneven := [size for size in asked if size % each]):
+        message = f"a stage of {uneven[0]} layers has {each} chunks"
+        yield finding(key, message, f"give {chunks} entries, one for each chunk in model order")
+    elif not all(course.layers(layers, asked)[1:-1]):
+        yield finding(key, "a chunk inside has no layer", "only the first and the last may have none")
 
 
 def check_batch_divides(setup: Setup) -> Iterator[Problem]:
@@ -107,17 +132,29 @@ def _uneven(setup: Setup) -> Iterator[Problem]:
     if setup.expert * plan.expert_tensor > plan.tensor * plan.context:
         message = "tokens of all replicas go to common experts, or tables, in every microbatch"
         yield finding(f"{key}.microbatches", message, "give them as many (equal)")
+    others = {
+        "training.offload": setup.training.offload != Offload(),
+        "synchronization": setup.experiment.synchronization is not None,
+    }
+    for other in (name for name, is_used in others.items() if is_used):
+        message = f"{other} takes replicas to have as many microbatches"
+        yield finding(f"{key}.microbatches", message, f"give them as many (equal), or leave out {other}")
 
 
 def check_sequence_divides(setup: Setup) -> Iterator[Problem]:
     """Ranks share each sequence evenly; ring attention cuts it into two pieces a rank."""
     parallel, length = setup.parallelism, setup.training.sequence_length
+    if parallel.context % parallel.ulysses:
+        yield indivisible("parallelism.ulysses", "context", parallel.context, "ulysses", parallel.ulysses)
+        return
     if length is None:
         return
-    pieces = 2 * parallel.context if parallel.context > 1 else 1
+    rings = parallel.context > parallel.ulysses
+    pieces = 2 * parallel.context if rings else parallel.context
     if length % pieces:
-        message = f"sequence_length {length} is no multiple of 2 * context {parallel.context} = {pieces}"
-        yield finding("training.sequence_length", message, "ring attention gives each rank two equal pieces")
+        message = f"sequence_length {length} is no multiple of {'2 * ' * rings}context {parallel.context}"
+        way_out = "ring attention gives each rank two equal pieces" if rings else "ranks share it evenly"
+        yield finding("training.sequence_length", f"{message}{f' = {pieces}' * rings}", way_out)
     elif parallel.sequence_parallel and length // parallel.context % parallel.tensor:
         share = length // parallel.context
         yield indivisible("training.sequence_length", "tokens per context rank", share, "tensor", parallel.tensor)
@@ -133,8 +170,9 @@ def check_documents(setup: Setup) -> Iterator[Problem]:
         yield finding(
             where, f"{length} tokens are more than sequence_length {training.sequence_length}", "give at most that"
         )
-    if setup.parallelism.context > 1:
-        yield finding(where, "packed documents over context ranks are not modelled", "use context 1, or leave it out")
+    if setup.parallelism.context > setup.parallelism.ulysses:
+        message = "packed documents over the ranks of a ring are not modelled"
+        yield finding(where, message, "use context 1 or ulysses alone, or leave it out")
 
 
 def check_schedule(setup: Setup) -> Iterator[Problem]:
@@ -240,6 +278,19 @@ def check_shard_group(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.shard_group", "zero_stage 0 shards nothing", "set zero_stage, or remove it")
 
 
+def check_quantized_gathers(setup: Setup) -> Iterator[Problem]:
+    """Only ZeRO-3 gathers weights, and those that are narrow as they are stand to gain nothing."""
+    key, training = "parallelism.quantized_gathers", setup.training
+    if not setup.parallelism.quantized_gathers:
+        return
+    if setup.parallelism.zero_stage != 3:
+        message = f"zero_stage {setup.parallelism.zero_stage} gathers no weights in its passes"
+        yield finding(key, message, "set zero_stage to 3, or leave it out")
+    if training.precision not in ("bf16", "fp16") or training.lora is not None:
+        what = "beside adapters" if training.lora is not None else f"of {training.precision} training"
+        yield finding(key, f"weights {what} in 8 bit are not modelled", "use bf16 and train every weight")
+
+
 def check_expert(setup: Setup) -> Iterator[Problem]:
     """What has no experts has none to divide; they divide the ranks of a stage."""
     plan, ranks = setup.parallelism, setup.parallelism.tensor * setup.parallelism.context * setup.data
@@ -260,6 +311,80 @@ def check_adapters(setup: Setup) -> Iterator[Problem]:
     twice = sorted({target for target in lora.targets if lora.targets.count(target) > 1})
     if twice:
         yield finding("training.lora.targets", "these appear twice: " + ", ".join(twice), "name each once")
+    if lora.base and setup.training.precision in NARROW:
+        message = f"a base in {lora.base} is made 16 bit for products, which {setup.training.precision} are not"
+        yield finding("training.lora.base", message, "set training.precision to bf16, or leave it out")
+    if lora.base and setup.workload.experts:
+        yield finding("training.lora.base", "experts in few bits are not modelled", "leave it out")
+
+
+def check_offload(setup: Setup) -> Iterator[Problem]:
+    """What is moved off the board has a place to lie, and something to be moved."""
+    offload, storage = setup.training.offload, setup.storage
+    if offload.drives and not offload.optimizer:
+        message = "drives hold the state of an optimizer that the host runs"
+        yield finding("training.offload.drives", message, "set offload.optimizer too, or leave it out")
+    if offload.drives and (storage is None or storage.kind != "local_nvme"):
+        message = "nodes have no drives of their own"
+        yield finding("training.offload.drives", message, "give cluster.storage of kind local_nvme, or leave it out")
+    if offload.parameters and setup.parallelism.zero_stage != 3:
+        message = f"weights that zero_stage {setup.parallelism.zero_stage} keeps whole stay on the board"
+        yield finding("training.offload.parameters", message, "set zero_stage to 3, or leave it out")
+    if offload.activations and SCHEDULES[setup.parallelism.schedule].splits:
+        message = f"{setup.parallelism.schedule} puts weight gradients off, which need activations on the board"
+        yield finding("training.offload.activations", message, "use another schedule, or leave it out")
+
+
+def check_recompute(setup: Setup) -> Iterator[Problem]:
+    """A list of parts to compute again has some, once each."""
+    parts = setup.training.recompute
+    if isinstance(parts, str):
+        return
+    if not parts:
+        yield finding("training.recompute", "an empty list names no part", "set it to none")
+    if twice := sorted({part for part in parts if parts.count(part) > 1}):
+        yield finding("training.recompute", f"these appear twice: {', '.join(twice)}", "name each once")
+
+
+def check_pruning(setup: Setup) -> Iterator[Problem]:
+    """There is something to be pruned, and a device that skips it."""
+    training, key = setup.training, "training.pruning.kind"
+    kind = training.pruning.kind
+    if kind == "columns" and not hasattr(setup.workload, "ffn"):
+        yield finding(key, f"{setup.workload.name} has no feed-forward blocks with inner columns", "use none")
+    if kind != "2:4":
+        return
+    if training.precision not in ("fp16", "bf16"):
+        message = f"2:4 products are modelled in 16 bit, precision is {training.precision}"
+        yield finding(key, message, "set training.precision to bf16, or use none")
+    for chip in (each.accelerator for each in setup.kinds):
+        if chip.kind != "gpu":
+            yield finding(key, f"{chip.name} ({chip.kind}) skips no zeros", "use columns, or none")
+    if training.lora is not None:
+        yield finding(key, "frozen weights are not pruned anew", "leave lora out, or use columns")
+
+
+WITH_RESIDUE = ("one_bit", "top_k", "power_sgd")  # ranks keep what they did not send of the whole gradient
+
+
+def check_compression(setup: Setup) -> Iterator[Problem]:
+    """Gradients can be compressed as they are shared out."""
+    kind, plan, key = setup.training.compression.kind, setup.parallelism, "training.compression.kind"
+    if kind == "none":
+        return
+    if setup.has_servers:
+        way_out = "set synchronization.push_bytes, or use none"
+        yield finding(key, "parameter servers are pushed what synchronization.push_bytes says", way_out)
+    if plan.shard_group is not None:
+        message = f"{kind} over replicas of shards (parallelism.shard_group) is not modelled"
+        yield finding(key, message, "leave shard_group out, or use none")
+    if kind in WITH_RESIDUE and plan.zero_stage > 0:
+        message = f"{kind} needs whole gradients on each rank, zero_stage {plan.zero_stage} shares their sum out"
+        yield finding(key, message, "use fp16, fp8 or int8, or zero_stage 0")
+    if kind == "power_sgd" and setup.training.lora is not None:
+        yield finding(key, "the matrices of adapters are thin already", "use another kind, or none")
+    if kind == "power_sgd" and setup.workload.experts and setup.shard.divides_experts:
+        yield finding(key, "power_sgd of experts that ranks divide is not modelled", "use another kind, or none")
 
 
 def check_passes(setup: Setup) -> Iterator[Problem]:
@@ -291,6 +416,11 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_placement,
     check_on_nodes,
     check_shard_group,
+    check_quantized_gathers,
     check_expert,
     check_adapters,
+    check_compression,
+    check_offload,
+    check_recompute,
+    check_pruning,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -174,7 +175,9 @@ def _kind_of_value(words: str) -> Callable[[_Finding], tuple[str, str]]:
 
 def _mapping(finding: _Finding) -> tuple[str, str]:
     named = finding.place.field is not None and str in members(finding.place.field.annotation)
-    return f"must be {'a name, a path or ' if named else ''}a mapping of keys, not {finding.shown}", ""
+    foreign = isinstance(finding.written, str) and PurePath(finding.written).suffix not in ("", ".yaml", ".yml")
+    way_out = "`clustersim import` reads files of other programs" if foreign else ""
+    return f"must be {'a name, a path or ' if named else ''}a mapping of keys, not {finding.shown}", way_out
 
 
 def _text(finding: _Finding) -> tuple[str, str]:

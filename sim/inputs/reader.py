@@ -293,7 +293,7 @@ class _Builder:
         if top is not None and top.wants_key:
             self.start_entry(top, event.value, mark)
         else:
-            node = SourceNode(_resolved(event.value) if event.implicit[0] else event.value, mark)
+            node = SourceNode(scalar(event.value) if event.implicit[0] else event.value, mark)
             self.keep(event.anchor, node, 1, 0)
             self.add(node, 0)
 
@@ -381,7 +381,7 @@ _HANDLERS: dict[type, Callable[[_Builder, Any], None]] = {
 }
 
 
-def _resolved(text: str) -> Any:
+def scalar(text: str) -> Any:
     """Value of a plain scalar under the YAML 1.2 core schema; numbers are decimal."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]

@@ -9,20 +9,27 @@ Public: one class per record, and `Record.from_si` to build any of them from SI 
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema
 
 from sim.graph.adapters import LowRank
 from sim.graph.kernels import Dispatcher, ExpertKernels, ExpertOverlap
-from sim.graph.operation import LossKind
+from sim.graph.operation import LossKind, Recompute, RecomputePart
+from sim.inputs.compression import Compression
 from sim.inputs.energy import AcceleratorPower, ClusterPower, NodePower, PowerSetting, Prices, Site
+from sim.inputs.forward import Evaluation
+from sim.inputs.preparation import Preparation
+from sim.inputs.pruning import Pruning
 from sim.inputs.reliability import Failures, Recovery
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing, InputPipeline, Storage
+from sim.inputs.synchronization import Synchronization
 from sim.models.catalogue import AnyWorkload
 from sim.record import Choice, Name, Precision, Record, Reference
 from sim.schedule.catalogue import SCHEDULES
+from sim.schedule.own import is_own
 from sim.units import (
     Bytes,
     BytesPerSecond,
@@ -32,16 +39,27 @@ from sim.units import (
     Hertz,
     Seconds,
     Tokens,
+    Watts,
 )
 
 
 class ScheduleName(Choice):
-    """The name of a pipeline schedule."""
+    """The name of a pipeline schedule, or a table as text."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Those in the table of schedules."""
         return tuple(SCHEDULES)
+
+    @classmethod
+    def stands_for_itself(cls, value: object) -> bool:
+        """Tables that were read from a file do."""
+        return isinstance(value, str) and is_own(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = super().__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [names, {"type": "string", "pattern": r"(\.csv$)|(: )"}]}
 
 
 # --- accelerators ---------------------------------------------------------------------------
@@ -193,7 +211,7 @@ class CollectiveTuning(Record):
     tree_hop: Seconds = Field(default=0.0, ge=0, description="per level of a tree inside the node, its hop included; local.latency if that is longer")
     tree_hop_network: Seconds = Field(default=0.0, ge=0, description="per level of a tree between nodes")
     in_network: Seconds = Field(default=0.0, ge=0, description="start of an in-network reduction")
-    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "hierarchical", "broadcast"], ...] = Field(
+    patterns: tuple[Literal["ring", "torus", "tree", "in_network", "exchange", "direct", "hierarchical", "broadcast"], ...] = Field(
         default=("ring", "tree", "in_network", "exchange", "broadcast"), description="ways to run collectives that the library of the platform has and chooses from"
     )
     tree_efficiency: Fraction = Field(default=0.92, gt=0, description="rate of a tree relative to a ring")
@@ -383,7 +401,7 @@ class Choices(Record):
     pipeline: tuple[Count, ...] = Field(default=(), description="values of parallelism.pipeline; any if empty")
     virtual_stages: tuple[Count, ...] = Field(default=(), description="values of parallelism.virtual_stages; any if empty")
     schedule: tuple[ScheduleName, ...] = Field(default=(), description="values of parallelism.schedule; 1f1b, gpipe and its own if empty")
-    recompute: tuple[Literal["none", "selective", "alternate", "keep_qkv", "full"], ...] = Field(default=(), description="values of training.recompute; any if empty")
+    recompute: tuple[Recompute, ...] = Field(default=(), description="values of training.recompute; any if empty")
     sequence_parallel: tuple[bool, ...] = Field(default=(), description="values of parallelism.sequence_parallel; any if empty")
     zero_stage: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(), description="values of parallelism.zero_stage; any if empty")
     tensor_overlap: tuple[Literal["none", "backward", "full"], ...] = Field(default=(), description="values of tensor_overlap beside the stack's own")
@@ -435,6 +453,7 @@ class Software(Record):
     optimizer: OptimizerName = Field(default="adamw_fused", description="what training.optimizer is if it is not said")
     root_unit: bool = Field(default=False, description="ZeRO-3: what is in no layer (embedding, last norm, head) is one unit, gathered before the first pass, kept, and reduced after the last (PyTorch FSDP)")
     gather_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out gathered weights, each pass")
+    gathers_narrow: bool = Field(default=False, description="ZeRO-3: matrices of layers are cast before they are gathered, where products have 8 bit or less (torchao, enable_fsdp_float8_all_gather)")
     reduce_copy_bytes: float = Field(default=0.0, ge=0, le=1000, description="ZeRO-3: memory traffic per parameter to lay out, cast and scale gradients, each backward pass")
     master_weights: Literal["copy", "remainder", "sole"] = Field(default="copy", description="32-bit weights of 16-bit training: a copy beside the others; of bf16 weights only the 16 bits that they lack (Apex, DistributedFusedAdam); or the only ones that are kept, cast when they are gathered or used (PyTorch FSDP)")
     moment_bytes: Literal[2, 4] = Field(default=4, description="bytes of each of Adam's two moments and of a master copy; weights as wide as they are need no copy")
@@ -462,17 +481,20 @@ class Parallelism(Record):
     pipeline: Count = Field(default=1, ge=1, description="pipeline stages")
     data: Count | None = Field(default=None, ge=1, description="replicas; accelerators/(tensor*pipeline*context) if absent")
     context: Count = Field(default=1, ge=1, description="ranks that share each sequence (ring attention)")
+    ulysses: Count = Field(default=1, ge=1, description="ranks among those of context that exchange positions for heads around attention (all-to-all, DeepSpeed-Ulysses) instead of passing keys and values on; 1: ring attention, context: no ring, between: both")
     expert: Count = Field(default=1, ge=1, description="ranks over which the experts of a layer are divided, among those of tensor, context and data; 1 for dense models")
     expert_tensor: Count = Field(default=1, ge=1, description="ranks that share each matrix of an expert; 1 for dense models")
     dispatcher: Dispatcher | None = Field(default=None, description="how tokens reach their experts, all_to_all or deduplicated; as the software does it if absent")
     expert_overlap: ExpertOverlap | None = Field(default=None, description="what the exchange of tokens runs beside: none, shared or microbatch; as the software does it if absent")
     virtual_stages: Count = Field(default=1, ge=1, description="model chunks per stage (1f1b: interleaved)")
-    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved")
+    layers_per_stage: tuple[Count, ...] | None = Field(default=None, description="layers of each stage, or of each model chunk in model order; 0 at an end leaves embedding or head a stage of its own; divided evenly, what is left in the middle, if absent")
+    schedule: ScheduleName = Field(default=ScheduleName("1f1b"), description="order of microbatches; 1f1b with virtual_stages > 1 is interleaved; a file of one's own, as mine.csv, has a line for each task: stage, phase (forward, backward, weight), chunk, microbatch")
     microbatches: Literal["equal", "proportional"] | tuple[Microbatches, ...] = Field(
         default="equal", description="microbatches of each data-parallel replica: as many for all; in proportion to how fast each runs them, so that the slow ones end with the others; or a list, of which the sum times microbatch is the global batch"
     )
     sequence_parallel: bool = Field(default=False, description="norms and dropout split along the sequence over tensor ranks")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
+    quantized_gathers: bool = Field(default=False, description="ZeRO-3: matrices of layers are gathered as 8-bit integers with a scale for each 2,048 (ZeRO++), made and unmade by kernels")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
         default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"
@@ -486,9 +508,10 @@ class Parallelism(Record):
 class Offload(Record):
     """What lies in host memory instead of the accelerator's."""
 
-    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process)")
-    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each use (memory only)")
-    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; two layers' worth stays (memory only: it is taken to hide behind computation)")
+    optimizer: bool = Field(default=False, description="optimizer state and master weights; the host runs the step (Adam at 28 B of host memory traffic per parameter, 25 GB/s a process); gradients go down and new weights come up over PCIe")
+    drives: bool = Field(default=False, description="the optimizer's state lies on the drives of the node (cluster.storage of kind local_nvme), and is read and written beside the host's step")
+    parameters: bool = Field(default=False, description="sharded weights too (ZeRO-3); they cross PCIe before each gather, one segment ahead")
+    activations: bool = Field(default=False, description="what layers keep from forward to backward pass; they cross PCIe behind their pass and again before it is needed, segment by segment, while two layers' worth is on the board")
 
 
 class Training(Record):
@@ -501,8 +524,11 @@ class Training(Record):
     precision: Precision = Field(default="bf16", description="number format of matrix products")
     optimizer: OptimizerName | None = Field(default=None, description="kind of optimizer, which its state, its step's memory and time follow (adamw: with the kernels that the stack has for it); that of the software stack if absent")
     offload: Offload = Field(default=Offload(), description="what lies in host memory")
-    recompute: Literal["none", "selective", "alternate", "keep_qkv", "full"] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all")
+    compression: Compression = Field(default=Compression(), description="how gradients are made smaller before they are summed")
+    pruning: Pruning = Field(default=Pruning(), description="weights that are left out of products")
+    recompute: Recompute | tuple[RecomputePart, ...] = Field(default="none", description="activations computed again in the backward pass: none; attention only; all but attention, sums over ranks and every other product (selective op of TorchTitan); all but the products of query, key and value (save_qkv_proj of MaxText); all. Or a list of parts of a layer, as in Megatron: norm, activation and up_projection (latent attention) are made anew where they are needed, attention and feed_forward run again and keep their result")
     lora: LowRank | None = Field(default=None, description="train adapters beside frozen weights; every weight is trained if absent")
+    evaluation: Evaluation | None = Field(default=None, description="passes over other samples now and then, forward alone; none if absent")
     tokens: Tokens | None = Field(default=None, gt=0, description="tokens of the whole training; gives time-to-train")
     samples: Count | None = Field(default=None, ge=1, description="samples of the whole training, instead of tokens; gives time-to-train")
     time_limit: Seconds | None = Field(default=None, gt=0, description="wall-clock time after which the training is cut off")
@@ -524,6 +550,11 @@ class Measured(Record):
     tokens_per_s: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second, whole job")
     tokens_per_s_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="tokens per second and accelerator")
     model_tflops_per_accelerator: float | None = Field(default=None, ge=1e-12, le=1e24, description="model TFLOP/s per accelerator, as the source counts them")
+    trace: str | None = Field(default=None, max_length=4000, description="recorded step (`clustersim import`, NAME.jsonl.gz), relative to the definition, that says the step time and both shares of communication where no key does")
+    exposed_communication: Fraction | None = Field(default=None, description="share of the step in which a rank communicates, waiting for others included, and computes nothing; compared by `validate`")
+    overlapped_communication: Fraction | None = Field(default=None, description="share of the time of collectives beside which the rank computes; compared by `validate`")
+    power: Watts | None = Field(default=None, gt=0, description="mean power of an accelerator while it trains; compared by `validate`")
+    power_log: str | None = Field(default=None, max_length=4000, description="log of nvidia-smi or DCGM, relative to the definition, that says it where power does not; idle time before and after is left out")
     source: str = Field(description="where the number was read")
     assumed: str = Field(default="", description="what had to be assumed")
     tolerance: Fraction | None = Field(default=None, gt=0, description="relative error at which the run fails (exit code 1)")
@@ -550,14 +581,17 @@ class Experiment(Record):
     cluster: Reference[ClusterSpec] = Field(description="cluster by name, path or inline")
     nodes: Count | None = Field(default=None, ge=1, le=200_000, description="overrides the cluster's own size")
     workload: AnyWorkload = Field(description="workload by name, path or inline")
+    teacher: AnyWorkload | None = Field(default=None, description="a frozen model whose outputs are learnt (distillation), by name, path or inline: forward alone before each step, on the same boards, cut as the student is; none if absent")
     parallelism: Parallelism = Field(default=Parallelism(), description="how the work is divided")
     training: Training = Field(description="what is trained")
     software: Reference[Software] = Field(default="megatron-core", description="software stack by name, path or inline")
+    synchronization: Synchronization | None = Field(default=None, description="how replicas exchange what they learn; they sum gradients in every step, in lock-step, if absent")
     degradations: tuple[Degradation, ...] = Field(default=(), description="slow parts")
     failures: Reference[Failures] | None = Field(default=None, description="what breaks, by name, path or inline; nothing if absent")
     recovery: Recovery = Field(default=Recovery(), description="what happens after a failure")
     checkpoint: Checkpointing | None = Field(default=None, description="how the state of the training is saved; never if absent")
     input: InputPipeline | None = Field(default=None, description="how training data arrives; always in time if absent")
+    preparation: Preparation | None = Field(default=None, description="how training data is prepared on host cores, before training or beside it; it is there if absent")
     power: PowerSetting = Field(default=PowerSetting(), description="power limits that the operator sets")
     site: Reference[Site] | None = Field(default=None, description="cooling, grid and electricity price, by name, path or inline")
     prices: Reference[Prices] | None = Field(default=None, description="rental or purchase prices, by name, path or inline")

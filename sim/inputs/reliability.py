@@ -58,10 +58,15 @@ class FailingStarts(Record):
 
 
 class FaultLog(Record):
-    """Recorded faults, replayed: every node goes down when one in the log did, for as long."""
+    """Recorded faults, replayed: every node goes down when one in the log did, for as long.
 
-    file: str = Field(description="path, relative to the definition: JSON as published with InfiniteHBD (node_id, event_time in days, event_type fault_start or fault_end), or CSV with columns node, start_days, end_days")
+    Nodes of the cluster that the log names are struck themselves; else those of the log are dealt to them by the seed.
+    """
+
+    file: str = Field(description="path, relative to the definition: JSON as published with InfiniteHBD (node_id, event_time in days, event_type fault_start or fault_end), or CSV with columns node, start, end (dates, or times with units; or start_days, end_days), cause")
     nodes: Count = Field(ge=1, le=10_000_000, description="nodes that were observed, those without a fault included")
+    columns: dict[str, str] = Field(default={}, description="our names to those of the file, where its columns are others: {node: hostname, start: down_since, end: up_since, cause: reason}")
+    begin: str | None = Field(default=None, max_length=64, description="when observation began, where the log has dates: 2024-05-01; with the first fault if absent")
 
 
 class Failures(Record):

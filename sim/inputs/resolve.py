@@ -14,7 +14,7 @@ from sim.inputs.catalogue import CATALOGUE, GROUP, find_definition
 from sim.inputs.reader import SourceNode, read_file
 
 MAX_CHAIN = 20
-VARIANTS = frozenset({"fabric", "workload"})  # records whose `kind` chooses the other keys
+VARIANTS = frozenset({"fabric", "workload", "teacher"})  # records whose `kind` chooses the other keys
 
 
 @dataclass
@@ -29,9 +29,13 @@ class Resolver:
     def read(self, path: Path) -> SourceNode:
         """The mapping in `path`. Raises ConfigError."""
         node = read_file(path)
-        self.files.append(path.absolute())
-        self.homes[node.mark.source] = path.parent
+        self.was_read(path, node.mark.source)
         return node
+
+    def was_read(self, path: Path, source: str) -> None:
+        """Definitions come from `path`, which marks call `source`: what they name is looked for beside it."""
+        self.files.append(path.absolute())
+        self.homes[source] = path.parent
 
     def resolve(self, kind: str, node: SourceNode, key: str = "", chain: tuple[Path, ...] = ()) -> SourceNode:
         """`node` as a mapping in which every reference is a mapping too.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sim.errors import ConfigError, Problem
 from sim.graph.kernels import ExpertKernels
 from sim.graph.operation import ScalingKind, Shard
+from sim.inputs.synchronization import LocalSteps, ParameterServers
 from sim.record import NARROW, Record
 
 if TYPE_CHECKING:  # records import this file
@@ -113,9 +114,11 @@ class Setup:
         """
         parallelism, training, software = self.parallelism, self.training, self.software
         cast = 6.0 if software.autocast else 0.0
+        quantizing = self._quantizing if parallelism.quantized_gathers else 0.0
         return Shard(
             tensor=parallelism.tensor,
             context=parallelism.context,
+            ulysses=parallelism.ulysses,
             expert=self.expert,
             expert_tensor=parallelism.expert_tensor,
             sequence_parallel=parallelism.sequence_parallel,
@@ -133,6 +136,8 @@ class Setup:
             pads_vocabulary=software.pads_vocabulary,
             fused_accumulation=software.fused_accumulation,
             lora=training.lora,
+            sparse_gain=training.pruning.gain if training.pruning.kind == "2:4" else 0.0,
+            pruned=training.pruning.share if training.pruning.kind == "columns" else 0.0,
             fp8_scaling=_scaling(training.precision, software.fp8_scaling),
             cross_entropy=software.cross_entropy,
             loss_chunks=software.loss_chunks if software.cross_entropy in ("chunked", "liger") else 1,
@@ -145,10 +150,18 @@ class Setup:
             recurrence=software.recurrence,
             repeats_keys=software.repeats_keys,
             ring_attention=software.ring_attention,
-            gather_copy=software.gather_copy_bytes if parallelism.zero_stage == 3 else cast,
+            gather_copy=software.gather_copy_bytes + quantizing if parallelism.zero_stage == 3 else cast,
+            quantizes_gathers=parallelism.quantized_gathers,
+            gathers_narrow=software.gathers_narrow and parallelism.zero_stage == 3,
             reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
             experts=self.expert_kernels,
         )
+
+    @property
+    def _quantizing(self) -> float:
+        """Traffic for each weight that is gathered in 8 bit: the own share read and written, then the whole [B]."""
+        ranks = self.parallelism.shard_group or self.data * self.parallelism.context
+        return 3.0 * (1 + 1 / ranks)
 
     @property
     def expert_kernels(self) -> ExpertKernels:
@@ -186,6 +199,29 @@ class Setup:
     def ranks(self) -> int:
         """Ranks of the job."""
         return self.ranks_per_replica * self.data
+
+    @property
+    def has_servers(self) -> bool:
+        """Whether parameter servers keep weights and optimizer."""
+        return isinstance(self.experiment.synchronization, ParameterServers)
+
+    @property
+    def taught(self) -> Setup:
+        """The teacher in place of the student: forward alone, with nothing else around it."""
+        changes = {"evaluation": None, "recompute": "none", "lora": None}
+        others = dict.fromkeys(("teacher", "synchronization", "preparation", "input", "checkpoint"))
+        alike = {
+            "workload": self.experiment.teacher,
+            "training": self.training.model_copy(update=changes),
+            "parallelism": self.parallelism.model_copy(update={"layers_per_stage": None, "data": self.data}),
+        }
+        return Setup(self.experiment.model_copy(update=alike | others))
+
+    @property
+    def workers(self) -> int:
+        """Groups of neighbouring replicas that take steps of their own; 1 in lock-step."""
+        way = self.experiment.synchronization
+        return way.workers if isinstance(way, LocalSteps) else self.data if way else 1
 
     @property
     def expert(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 from typing import Literal
 
+from sim.graph.graph import Graph
 from sim.graph.operation import Block, Operation
 from sim.inputs.records import Parallelism, Software
 from sim.models.family import NOTHING, Architecture
@@ -63,10 +65,12 @@ class Segment:
     """Pieces in forward order whose parameters (of one rank) are reduced or gathered as one."""
 
     pieces: tuple[Piece, ...]
-    parameters: int
+    parameters: int  # as wide as products take them; those stored in few bits count less
     trained: int  # those with gradients
     kept: int = 0  # parameters that stay gathered until the backward pass
     experts: int = 0  # parameters whose gradients the replicas of experts exchange
+    saved: int = 0  # bytes that its layers keep from forward to backward pass
+    matrices: tuple[tuple[int, int, int], ...] = ()  # rows, columns, and how many, of those with gradients
 
     @property
     def gathered_again(self) -> int:
@@ -100,17 +104,6 @@ class Chunk:
 Chunks = tuple[Chunk, ...]  # in model order
 
 
-def layers_per_chunk(layers: int, chunks: int) -> list[int]:
-    """Layers of each of the model chunks, in model order.
-
-    What does not divide goes to the middle: the ends also hold embedding and head (Llama Team
-    2024, sec. 3.3.2).
-    """
-    base, extra = divmod(layers, chunks)
-    first = (chunks - extra) // 2
-    return [base + (first <= chunk < first + extra) for chunk in range(chunks)]
-
-
 @dataclass(frozen=True)
 class _Scissors:
     """Cuts a model: blocks of each graph, and parameters that fill a segment."""
@@ -133,20 +126,38 @@ class _Scissors:
         segments = []
         for number, part in enumerate(buckets):
             opens, closes = first and number == 0, last and number == len(buckets) - 1
-            pieces = self._pieces(part, opens, closes)
+            runs = self._runs(part, opens, closes)
+            pieces = tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs)
+            inner = model.stage(part, first=False, last=False)
+            narrowed = sum(
+                count * (model.narrowed(graph, gathered=True) + model.quantized(graph)) for graph, count in runs
+            )
             if not self.root:
-                held = model.stage(part, first=opens, last=closes, table=table)
-                segments.append(Segment(pieces, held.shared, held.trained, experts=held.experts))
+                held, matrices = model.stage(part, first=opens, last=closes, table=table), self._matrices(runs)
+                counts = held.shared - narrowed, held.trained, 0, held.experts
+                segments.append(Segment(pieces, *counts, inner.kept, matrices))
                 continue
-            inner, rooted = model.stage(part, first=False, last=False), NOTHING if number else ends
+            rooted = NOTHING if number else ends
             held = inner + rooted
-            segments.append(Segment(pieces, held.parameters, held.trained, rooted.parameters, held.experts))
+            counts = held.parameters - narrowed, held.trained, rooted.parameters, held.experts
+            segments.append(Segment(pieces, *counts, inner.kept))
         return tuple(segments)
 
-    def _pieces(self, layers: range, opens: bool, closes: bool) -> tuple[Piece, ...]:
+    def _runs(self, layers: range, opens: bool, closes: bool) -> list[tuple[Graph, int]]:
+        """Equal graphs in a row, and how many."""
         model = self.architecture
         runs = [*([(model.first, 1)] if opens else []), *model.runs(layers), *([(model.last, 1)] if closes else [])]
-        return tuple(Piece(self.blocks[id(graph)], count) for graph, count in runs if graph)
+        return [(graph, count) for graph, count in runs if graph]
+
+    def _matrices(self, runs: list[tuple[Graph, int]]) -> tuple[tuple[int, int, int], ...]:
+        """Matrices with gradients, those with more axes folded along all but the first."""
+        counts: Counter[tuple[int, int]] = Counter()
+        for graph, count in runs:
+            for weight in graph.weights():
+                if weight.role == "weight" and len(weight.axes) > 1:
+                    rows = graph.count(weight.axes[0])
+                    counts[rows, graph.elements(weight) // rows] += count
+        return tuple((*sides, count) for sides, count in counts.items())
 
     def _buckets(self, layers: range) -> list[range]:
         """Layers join a bucket while that brings it nearer to its size."""
@@ -169,7 +180,7 @@ def build_chunks(architecture: Architecture, software: Software, parallelism: Pa
     """The model cut up as the schedule places and splits it."""
     course = course_of(parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages)
     phases = SCHEDULES[parallelism.schedule].phases
-    sizes = layers_per_chunk(len(architecture.layers), len(course.stage_of))
+    sizes = course.layers(len(architecture.layers), parallelism.layers_per_stage)
     starts = [0, *accumulate(sizes)]
     shard, gradients = architecture.shard, software.gradient_bytes
     blocks = {id(graph): _passes(block_of(graph, shard, gradients), phases) for graph in architecture.graphs}

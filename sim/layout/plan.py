@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.comm.tuner import carriers_on
 from sim.graph.operation import Shard
+from sim.inputs.compression import Compression
+from sim.inputs.named_files import recorded_content
 from sim.inputs.records import Experiment, Software
 from sim.inputs.setup import Setup
 from sim.layout.flows import FlowSet, collective_flows, send_flows
 from sim.layout.fold import Partition, Structure, build_structure, identity_partition, refine
 from sim.layout.grid import SEEDED, RankGrid, build_grid
+from sim.layout.host import host_flows
 from sim.layout.pieces import Chunks, build_chunks
 from sim.layout.prune import Covers, distinct, never_full
+from sim.layout.recorded import assignment_of, meet_once, recorded_flows
 from sim.layout.rows import Mask, Rows, first_rows, least_rates, rates_alone, whole_rows
 from sim.models.family import Architecture, Workload
 from sim.phase import Phase
@@ -25,6 +29,7 @@ from sim.schedule.catalogue import SCHEDULES, course_of, schedule_of
 from sim.schedule.course import Course, Sends
 from sim.schedule.table import Schedule
 from sim.transforms.reduction import GROUPS
+from sim.workload.compression import compressor_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -37,6 +42,7 @@ JobFlows = dict[str, tuple[FlowSet, Covers]]  # by kind of group, with the carri
 COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "tensor": ("all_reduce", "all_gather", "reduce_scatter"),
     "context": ("send", "all_gather", "reduce_scatter"),
+    "ulysses": ("all_to_all",),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
     "embedding": ("all_reduce",),
@@ -151,12 +157,11 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
     can_fill, apart = links_that_fill(cluster, flows, options.prune == "auto")
-    rows = None
-    if options.fold == "auto" and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
+    rows, fold = None, options.fold == "auto" and (setup.workload.replay is None or meet_once(sets))
+    if fold and options.prune == "auto" and grid.n_ranks > PROVED_RANKS:
         rows = first_rows(sets, cluster, can_fill)
         rows = rows if rows.left_out(sets).any() else None
-    label = tasks_of(experiment, grid)
-    counting = rows or whole_rows(sets, can_fill)
+    label, counting = rank_labels(experiment, grid), rows or whole_rows(sets, can_fill)
     structure, links = structure_of(label, grid.accelerator, cluster, sets, counting, rows is None)
     return Layout(
         grid=grid,
@@ -165,9 +170,25 @@ def lay_out(experiment: Experiment, cluster: Cluster) -> Layout:
         apart=apart,
         flow_sets={kind: number for number, kind in enumerate(flows)},
         links=links,
-        partition=refine(structure) if options.fold == "auto" else identity_partition(structure),
+        partition=refine(structure) if fold else identity_partition(structure),
         rows=rows,
     )
+
+
+def rank_labels(experiment: Experiment, grid: RankGrid) -> Ints:
+    """What tells ranks apart before any link is looked at, (n_ranks,).
+
+    Their stage and how many microbatches their replica has, or what was recorded of them.
+    """
+    assignment = assignment_of(experiment)
+    if assignment is not None:
+        return assignment.programs
+    stage, counts = grid.coordinate["pipeline"], experiment.setup.microbatches_by_replica
+    if len(counts) == 1:
+        return stage
+    number = np.unique(counts, return_inverse=True)[1]
+    labels: Ints = number[grid.coordinate["data"]] * grid.size["pipeline"] + stage
+    return labels
 
 
 def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[Layout, Floats]]:
@@ -180,7 +201,7 @@ def loose_layouts(experiment: Experiment, cluster: Cluster) -> Iterator[tuple[La
     grid = build_grid(setup.parallelism, setup.data, cluster, experiment.seed, setup.expert)
     flows = job_flows(experiment, setup.workload, grid, cluster)
     sets = tuple(flow_set for flow_set, _ in flows.values())
-    stage = tasks_of(experiment, grid)
+    stage = rank_labels(experiment, grid)
     rows = Rows(tuple(np.zeros(len(each.link), dtype=bool) for each in sets), np.zeros(cluster.links.n, dtype=bool))
     numbers = {kind: number for number, kind in enumerate(flows)}
     rates = least_rates(sets, cluster)
@@ -210,7 +231,7 @@ def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
     All of them count, and nothing is left to be checked, where ranks hardly fold any more.
     """
     assert plan.rows is not None
-    place = tasks_of(plan.experiment, plan.grid), plan.grid.accelerator, plan.cluster, plan.flows
+    place = rank_labels(plan.experiment, plan.grid), plan.grid.accelerator, plan.cluster, plan.flows
     rows: Rows | None = plan.rows.joined(more)
     structure, links = structure_of(*place, plan.rows.joined(more), False)
     partition = refine(structure)
@@ -219,16 +240,6 @@ def with_rows(plan: Plan, more: tuple[Mask, ...]) -> Layout:
         structure, links = structure_of(*place, whole_rows(plan.flows, plan.rows.can_fill), True)
         partition = refine(structure)
     return Layout(plan.grid, structure, plan.flows, plan.apart, plan.flow_sets, links, partition, rows)
-
-
-def tasks_of(experiment: Experiment, grid: RankGrid) -> Ints:
-    """What tells tasks of ranks apart, (n_ranks,): their stage, and how many microbatches their replica has."""
-    stage, counts = grid.coordinate["pipeline"], experiment.setup.microbatches_by_replica
-    if len(counts) == 1:
-        return stage
-    number = np.unique(counts, return_inverse=True)[1]
-    tasks: Ints = number[grid.coordinate["data"]] * grid.size["pipeline"] + stage
-    return tasks
 
 
 def layout_key(experiment: Experiment) -> tuple[object, ...]:
@@ -245,11 +256,13 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
         setup.workload.experts > 0,
     )
     course = course_of_job(experiment)
-    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group
+    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
-    counts = setup.microbatches_by_replica
-    return size, place, groups, patterns, counts if len(counts) > 1 else (), options.prune, options.fold
+    runs = patterns, collectives_of("gradient", setup.training.compression)
+    counts = setup.microbatches_by_replica if len(setup.microbatches_by_replica) > 1 else ()
+    recorded = recorded_content(setup)
+    return size, place, groups, runs, counts, setup.training.offload, recorded, options.prune, options.fold
 
 
 def build_plan(
@@ -289,36 +302,63 @@ def cut_model(setup: Setup) -> CutModel:
 
 def job_flows(experiment: Experiment, model: Workload, grid: RankGrid, cluster: Cluster) -> JobFlows:
     """Everything of the job that communicates, by kind."""
+    if (assignment := assignment_of(experiment)) is not None:
+        return recorded_flows(assignment, grid, cluster)
     flows: JobFlows = {}
     for kind, (ranks, key) in job_groups(experiment, model, grid).items():
-        sets = group_flows(kind, grid, cluster, ranks, key)
+        sets = group_flows(kind, grid, cluster, ranks, key, compression=experiment.training.compression)
         flows |= {flow_set.key: (flow_set, covers) for flow_set, covers in sets}
     for kind, sender, receiver, key in job_sends(course_of_job(experiment).sends, grid):
         flows[kind] = send_flows(kind, grid, cluster, sender, receiver, key)
-    return flows
+    return flows | host_flows(experiment.training.offload, grid, cluster)
 
 
 def group_flows(
-    kind: str, grid: RankGrid, cluster: Cluster, ranks: Ints, key: int, number: Ints | None = None
+    kind: str,
+    grid: RankGrid,
+    cluster: Cluster,
+    ranks: Ints,
+    key: int,
+    number: Ints | None = None,
+    *,
+    compression: Compression,
 ) -> list[tuple[FlowSet, Covers]]:
     """Flows of groups of one kind on every carrier that their collectives may need, the ring first."""
-    names = carriers_on(COLLECTIVES[kind], [each.node for each in cluster.kinds], ranks.shape[1])
+    nodes = [each.node for each in cluster.kinds]
+    names = carriers_on(collectives_of(kind, compression), nodes, ranks.shape[1])
     return [collective_flows(kind, grid, cluster, ranks, key, number, name) for name in names]
+
+
+def collectives_of(kind: str, compression: Compression) -> tuple[str, ...]:
+    """Collectives that groups of a kind may run, those that compressed gradients need among them."""
+    compressor = compressor_of(compression) if kind in GROUPS else None
+    added = compressor.collectives("all_reduce") if compressor else ()
+    return tuple(dict.fromkeys((*COLLECTIVES[kind], *added)))
 
 
 def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[str, tuple[Ints, int]]:
     """Ranks that run collectives together, by kind: (n_groups, size), and the key of their hashed paths."""
     parallelism = experiment.parallelism
+    rings, exchanges = _context_groups(grid, parallelism.ulysses)
     kinds: dict[str, Ints] = {
         "tensor": grid.groups("tensor"),
-        "context": grid.groups("context"),
-        **_gradient_groups(grid, parallelism.shard_group),
-        **(_expert_groups(grid) if divides_experts(experiment, model) else {}),
+        "context": rings,
+        **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
+        **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
+        "ulysses": exchanges,  # last, since the keys of hashed paths follow the order
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):
         groups["embedding"] = (grid.groups("pipeline")[:, list(course_of_job(experiment).ends)], 12)
     return groups
+
+
+def _context_groups(grid: RankGrid, ulysses: int) -> tuple[Ints, Ints]:
+    """Rings of context ranks, and the ranks that exchange positions for heads: neighbours, as these send more."""
+    groups = grid.groups("context")
+    exchanges = groups.reshape(-1, ulysses)
+    rings = exchanges.reshape(len(groups), -1, ulysses).swapaxes(1, 2).reshape(-1, groups.shape[1] // ulysses)
+    return rings, exchanges
 
 
 def divides_experts(experiment: Experiment, model: Workload) -> bool:
@@ -338,18 +378,23 @@ def course_of_job(experiment: Experiment) -> Course:
     return course_of(plan.schedule, plan.pipeline, plan.virtual_stages)
 
 
-def _expert_groups(grid: RankGrid) -> dict[str, Ints]:
+def workers_of(ranks: Ints, workers: int) -> Ints:
+    """Groups (n, size) that exchange gradients, cut where ranks belong to another worker, (n * workers, part)."""
+    return ranks.reshape(len(ranks) * workers, -1)
+
+
+def _expert_groups(grid: RankGrid, workers: int) -> dict[str, Ints]:
     """Ranks among which tokens go to their experts, which share the matrices of an expert, and which hold the same."""
     return {
         "expert": grid.groups("expert"),
         "expert_tensor": grid.groups("expert_tensor"),
-        "expert_gradient": grid.groups(*GROUPS["expert_gradient"]),
+        "expert_gradient": workers_of(grid.groups(*GROUPS["expert_gradient"]), workers),
     }
 
 
-def _gradient_groups(grid: RankGrid, shard_group: int | None) -> dict[str, Ints]:
-    """Ranks that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
-    ranks = grid.groups(*GROUPS["gradient"])
+def _gradient_groups(grid: RankGrid, shard_group: int | None, workers: int) -> dict[str, Ints]:
+    """Ranks of a worker that reduce gradients together: one group, or sharded groups and their replicas (HSDP)."""
+    ranks = workers_of(grid.groups(*GROUPS["gradient"]), workers)
     if shard_group is None or shard_group >= ranks.shape[1]:
         return {"gradient": ranks}
     split = ranks.reshape(len(ranks), -1, shard_group)

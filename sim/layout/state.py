@@ -59,13 +59,20 @@ def shared_bytes(plan: Plan, save: Checkpointing) -> Floats:
     return distinct_bytes(plan, save) + _frozen_bytes(plan) / _replicas(plan)
 
 
+def trained_shares(plan: Plan) -> tuple[float, Floats]:
+    """Trained parameters of the model, and the part of them that each rank has alone in its worker, (n_ranks,)."""
+    replicas = [_replicas(plan, group) // plan.experiment.setup.workers for group in ("gradient", EXPERTS)]
+    own = _parameters(plan) / replicas[0] + _experts(plan) / max(1, replicas[1])
+    return float(own.sum()) / plan.experiment.setup.workers, own
+
+
 def _parameters(plan: Plan) -> Floats:
     """Trained parameters that the rank and its replicas stand for, (n_ranks,); tensor ranks share what all hold.
 
     Experts that lie on ranks in a way of their own are counted apart.
     """
-    held = _exchanged(plan, "gradient")
-    experts = sum(_exchanged(plan, EXPERTS)) * plan.shard.expert * plan.shard.expert_tensor
+    held = exchanged_parameters(plan, "gradient")
+    experts = sum(exchanged_parameters(plan, EXPERTS)) * plan.shard.expert * plan.shard.expert_tensor
     if ties_embeddings(plan.experiment, plan.model):
         held[plan.course.ends[1]] -= plan.architecture.table.parameters
     dense = plan.architecture.undivided.whole.trained - experts
@@ -75,10 +82,10 @@ def _parameters(plan: Plan) -> Floats:
 
 def _experts(plan: Plan) -> Floats:
     """The same of experts, where they lie on ranks in a way of their own, (n_ranks,)."""
-    return np.asarray(np.array(_exchanged(plan, EXPERTS))[plan.grid.coordinate["pipeline"]])
+    return np.asarray(np.array(exchanged_parameters(plan, EXPERTS))[plan.grid.coordinate["pipeline"]])
 
 
-def _exchanged(plan: Plan, group: GradientGroup) -> list[float]:
+def exchanged_parameters(plan: Plan, group: GradientGroup) -> list[float]:
     """Trained parameters of a rank that a group exchanges, by stage."""
     return [
         float(sum(each.exchanged("trained", group) for chunk in chunks for each in chunk.segments))
@@ -111,6 +118,7 @@ def _sharers(plan: Plan, zero_stage: int, group: GradientGroup = "gradient") -> 
     parallelism, replicas = plan.experiment.parallelism, _replicas(plan, group)
     if parallelism.zero_stage < zero_stage:
         return 1
+    replicas //= plan.experiment.setup.workers
     return min(parallelism.shard_group or replicas, replicas)
 
 

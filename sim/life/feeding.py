@@ -27,7 +27,7 @@ from sim.inputs.storage import InputPipeline
 from sim.layout.plan import Plan
 from sim.layout.transfers import file_transfers
 from sim.life.storage_costs import Feeding
-from sim.programs.drains import rate_together
+from sim.programs.drains import drain_beside, rate_together
 from sim.rng import stream
 from sim.units import DATA, format_quantity
 
@@ -74,7 +74,7 @@ def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> InputS
     Raises PlanError if what is read ahead does not fit into host memory.
     """
     grid, spec = plan.grid, storage.spec
-    readers = np.all([grid.coordinate[d] == 0 for d in ("tensor", "context", "pipeline")], axis=0)
+    readers = _readers(plan)
     nodes = np.bincount(plan.cluster.node_of(grid.accelerator[readers]))
     asks = spec.requests.model_copy(update={"connection_bandwidth": None})
     unbound = replace(storage, spec=spec.model_copy(update={"requests": asks}))
@@ -95,6 +95,25 @@ def supply_of(plan: Plan, data: InputPipeline, storage: StorageSystem) -> InputS
     )
     _check_memory(supply, min(kind.node.host.memory for kind in plan.cluster.kinds))
     return supply
+
+
+def lost_beside_reads(plan: Plan, data: InputPipeline, storage: StorageSystem, step_s: float) -> float:
+    """Seconds that a step of `step_s` loses because the batches of a step cross links of training [s].
+
+    Only storage on the compute network has such links.
+    """
+    if storage.is_local or storage.has_own_network:
+        return 0.0
+    supply = supply_of(plan, data, storage)
+    size = supply.records * data.record * (1 - data.cached)
+    reads = file_transfers(plan, storage, np.where(_readers(plan), size, 0.0), inf, write=False)
+    return drain_beside(plan, reads, step_s).lost if reads.flows else 0.0
+
+
+def _readers(plan: Plan) -> NDArray[np.bool_]:
+    """Whether a rank reads: the first of each replica does, (n_ranks,)."""
+    first = [plan.grid.coordinate[axis] == 0 for axis in ("tensor", "context", "pipeline")]
+    return np.asarray(np.all(first, axis=0))
 
 
 def feed(supply: InputSupply, step_s: float, seed: int = 0) -> Feeding:

@@ -93,6 +93,7 @@ class JobState:
             spans=tuple(self.ledger.spans),
             repairs=tuple(self.pool.repairs),
             node_seconds=self.pool.n_total * elapsed,
+            names=self.troubles.names,
         )
 
     def progress(self) -> float:

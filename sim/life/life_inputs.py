@@ -1,12 +1,13 @@
 """What the life of a job is made from, and what comes out of it.
 
-Public: `LifeInputs`, `Saving`, `Outage`, `Slow`, `State`, `Life`, `Fault`, `Incident`, `Span`, `Repair`, `BADPUT`.
+Public: `LifeInputs`, `Saving`, `Outage`, `Slow`, `State`, `Life`, `Fault`, `Incident`, `Span`, `Repair`, `BADPUT`,
+`called`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, NamedTuple
@@ -60,6 +61,7 @@ class LifeInputs:
     step_time(state): seconds of one step; asked once for each state that occurs. It is called with
     the healthy state first. parts: number of each component in one node ("accelerator", "nic",
     "cable"; a node is 1). blast[i]: job nodes that switch i takes down, none if others carry on.
+    names: of the job's nodes; empty if nobody asks.
     """
 
     target_steps: float
@@ -72,11 +74,18 @@ class LifeInputs:
     parts: dict[str, int] = field(default_factory=dict)
     blast: tuple[tuple[int, ...], ...] = ()
     outages: tuple[Outage, ...] = ()
+    names: tuple[str, ...] = ()
     saving: Saving | None = None
     input_stall_s: float = 0.0  # part of a healthy step
     time_limit_s: float | None = None
     most_strikes: float = inf  # candidates for a fault, after which a life ends
     bulk: bool = True  # pass many equal save cycles at once; exact
+
+    @property
+    def struck_by_name(self) -> bool:
+        """Whether recorded faults name nodes of this job; else recorded nodes are dealt to them."""
+        called = set(self.names)
+        return any(outage.name in called for outage in self.outages)
 
 
 class Span(NamedTuple):
@@ -146,6 +155,7 @@ class Life:
     spans: tuple[Span, ...]
     repairs: tuple[Repair, ...]
     node_seconds: float  # nodes, spares included, times elapsed
+    names: dict[int, str] = field(default_factory=dict)  # of nodes, where they have one; recorded ones as in the log
 
     @property
     def failures(self) -> int:
@@ -167,3 +177,8 @@ class Life:
         """Share of node time in which nodes were down."""
         down = sum(span.seconds * span.down_nodes for span in self.spans)
         return down / self.node_seconds if self.node_seconds else 0.0
+
+
+def called(nodes: Sequence[int], names: Mapping[int, str]) -> tuple[str, ...]:
+    """What nodes of a job are called: as `Life.names` says, else by number."""
+    return tuple(names.get(node) or f"node {node}" for node in nodes)

@@ -29,7 +29,7 @@ def mean_time_between_stops(inputs: LifeInputs) -> float:
     rate = sum(rate for mode, rate in mode_rates(inputs, cutting) if mode.effect in STOPPING)
     length = max((outage.start for outage in inputs.outages), default=0.0)
     if length:
-        rate += len(inputs.outages) * _share_of_log(inputs) / length
+        rate += sum(_strikes_job(inputs)) / length
     return 1 / rate if rate else inf
 
 
@@ -41,13 +41,16 @@ def expected_by_cause(inputs: LifeInputs, elapsed: float, running: float) -> dic
     expected = defaultdict[str, float](float)
     for mode, rate in mode_rates(inputs, len(inputs.blast)):
         expected[mode.cause] += rate * (running if mode.component == "job" or mode.effect == "pause" else elapsed)
-    for outage in inputs.outages:
+    for outage, strikes in zip(inputs.outages, _strikes_job(inputs), strict=True):
         if outage.start <= elapsed:
-            expected[outage.cause] += _share_of_log(inputs)
+            expected[outage.cause] += strikes
     return dict(sorted(expected.items()))
 
 
-def _share_of_log(inputs: LifeInputs) -> float:
-    """Share of the recorded nodes that are in the job."""
+def _strikes_job(inputs: LifeInputs) -> list[float]:
+    """How likely the node of each recorded outage is in the job: it is or not by name, else by its share of nodes."""
+    if inputs.struck_by_name:
+        called = set(inputs.names)
+        return [float(outage.name in called) for outage in inputs.outages]
     log = inputs.failures.log
-    return inputs.nodes / log.nodes if log else 1.0
+    return [inputs.nodes / log.nodes if log else 1.0] * len(inputs.outages)

@@ -18,6 +18,7 @@ class Feeding:
     accelerator_utilization: float  # step time without the wait, over step time
     limit: str  # what takes longest: storage, decompression or preprocessing; none if training hardly waits
     fill_s: float  # before the first step, for the shuffle buffer
+    slowed_s: float = 0.0  # of a step: its own traffic is slower while batches are read over the same links
 
 
 @dataclass(frozen=True)

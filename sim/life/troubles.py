@@ -33,6 +33,11 @@ class Troubles:
         self.random = stream(job.seed, "failures/effects")
         frailty = frailties(job.inputs.failures.frailty, self.pool.n_total, job.seed)
         self.frailty, self.worst = frailty.tolist(), float(frailty.max())
+        self.node_of = self._recorded_nodes()
+        own = {i: name for i, name in enumerate(job.inputs.names) if name != f"node{i}"}
+        self.names = own | {
+            self.node_of[outage.name]: outage.name for outage in job.inputs.outages if outage.name in self.node_of
+        }
 
     def begin(self) -> None:
         """Start the clocks of all faults."""
@@ -57,16 +62,23 @@ class Troubles:
 
     # --- recorded faults ----------------------------------------------------------------------
 
-    def _follow_log(self) -> Waiting:
-        """Nodes of the log are dealt to the nodes of the job and its spares; some may go to none."""
-        log = self.job.inputs.failures.log
+    def _recorded_nodes(self) -> dict[str, int]:
+        """Which node of the job or its spares a node of the log is: the one of its name if the log names any of
+        the job's, else as the seed deals them; some are none."""
+        inputs = self.job.inputs
+        if inputs.struck_by_name:
+            return {name: i for i, name in enumerate(inputs.names)}
+        log = inputs.failures.log
         n_logged = log.nodes if log else self.pool.n_total
         dealt = stream(self.job.seed, "failures/log").permutation(n_logged).tolist()
+        return {o.name or str(o.node): dealt[o.node] for o in inputs.outages if dealt[o.node] < self.pool.n_total}
+
+    def _follow_log(self) -> Waiting:
         for outage in self.job.inputs.outages:
             if outage.start > self.env.now:
                 yield self.env.timeout(outage.start - self.env.now)
-            node = dealt[outage.node]
-            if node < self.pool.n_total:
+            node = self.node_of.get(outage.name or str(outage.node))
+            if node is not None:
                 self._lose((node,), outage.end - outage.start, outage.cause, "node", queued=False)
 
     # --- modes --------------------------------------------------------------------------------

@@ -120,8 +120,9 @@ def _gap(trace: Trace, history: History, acts: Ints, rank: int, begin: float, ev
 
 def _cause(trace: Trace, rank: int, action: Action) -> str:
     """What an action is to a rank that waits for it: inner collectives of others are their work."""
-    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM)
-    return action.category if shared or rank in members_of(trace, action) else "bubble"
+    shared = action.category in (Category.PIPELINE_COMM, Category.DATA_COMM, Category.HOST_COMM)
+    own = rank in members_of(trace, action) or (action.flow < 0 and rank in action.ranks)  # its host, another stream
+    return action.category if shared or own else "bubble"
 
 
 def _full_speed(action: Action, seconds: float) -> float:
@@ -132,6 +133,8 @@ def _full_speed(action: Action, seconds: float) -> float:
 def _comm_total(trace: Trace, rank: int) -> float:
     """Seconds the rank has a collective or send in flight, streams added."""
     actions, acts, weight, seconds = trace.program.actions, trace.actions(), trace.weights(), trace.end - trace.start
+    needed = np.array([action.duration for action in actions])[acts]  # slower processors add the rest
+    worked = np.bincount(acts, weight * np.minimum(seconds, needed), len(actions)).tolist()
     times = np.bincount(acts, weight, len(actions)).tolist()
     lasted = np.bincount(acts, weight * seconds, len(actions)).tolist()
     total = 0.0
@@ -141,8 +144,7 @@ def _comm_total(trace: Trace, rank: int) -> float:
         elif rank in action.ranks and action.is_computation:
             total += times[number] * action.comm
         elif rank in action.ranks:
-            rows = acts == number
-            total += float(weight[rows] @ np.minimum(seconds[rows], action.duration))
+            total += worked[number]
     return total
 
 

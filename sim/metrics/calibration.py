@@ -19,6 +19,7 @@ class TimeTable:
 
     path: Path
     line: int  # of its first row
+    program: str  # that printed it
     collective: str
     ranks: int
     nodes: int
@@ -74,6 +75,7 @@ class Calibration:
                 {
                     "file": str(each.table.path),
                     "line": each.table.line,
+                    "program": each.table.program,
                     "collective": each.table.collective,
                     "ranks": each.table.ranks,
                     "nodes": each.table.nodes,
@@ -136,11 +138,22 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
+class SmallModel:
+    """A small model as a file would say it, and how many samples a step of it takes, of how many tokens if any."""
+
+    name: str
+    workload: dict[str, Any]
+    batch: int
+    sequence_length: int | None
+
+
+@dataclass(frozen=True)
 class DeviceMeasurement:
     """Everything that was timed on one device: seconds, bytes per second, watts."""
 
     device: str
-    kind: str  # gpu or cpu
+    kind: str  # of device, as in an accelerator file
+    software: str  # stack of the catalogue that the small models ran under
     versions: dict[str, str]
     clocks: dict[str, str]  # clock domain to its rate while busy, as text
     compute_units: int
@@ -149,19 +162,22 @@ class DeviceMeasurement:
     layer: LayerShape
     attention_forward: float  # s
     attention_backward: float  # s
-    streaming: float  # B/s of an elementwise kernel
+    streaming: float  # B/s of a kernel that reads and writes large buffers
+    pointwise: float  # B/s of the kernels between products, into new memory
     optimizer: float  # B/s of an Adam step
     launch: float  # s, device side
     issue: float  # s, host side, eager
     layer_forward: float  # s
     layer_backward: float  # s
+    steps: tuple[tuple[SmallModel, float], ...]  # whole training steps [s]
+    disturbed: tuple[str, ...]  # what was never timed twice with the same result, beside other work
     watts: dict[str, float]  # by phase; empty without a meter
     limit: float | None = None  # W, board limit
 
 
 @dataclass(frozen=True)
-class LayerCheck:
-    """The whole layer: measured, and what the profile makes of it [s]."""
+class TimeCheck:
+    """What the profile was not made from: measured, and what the profile makes of it [s]."""
 
     measured: float
     predicted: float
@@ -174,16 +190,21 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class DeviceCalibration:
-    """The measured accelerator: its definition, and the layer it was not made from."""
+    """The measured accelerator: its definition, and the layer and steps that it was not made from."""
 
     measurement: DeviceMeasurement
     base: str
     name: str
     text: str
     shares: dict[str, float]  # what was written of the matrix unit, attention and memory
-    forward: LayerCheck
-    backward: LayerCheck
+    forward: TimeCheck
+    backward: TimeCheck
+    steps: dict[str, TimeCheck]  # training steps, by small model
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain data."""
-        return {**asdict(self), "layer_errors": {"forward": self.forward.error, "backward": self.backward.error}}
+        return {
+            **asdict(self),
+            "layer_errors": {"forward": self.forward.error, "backward": self.backward.error},
+            "step_errors": {name: step.error for name, step in self.steps.items()},
+        }

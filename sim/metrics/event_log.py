@@ -5,11 +5,11 @@ Public: `life_events`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
-from sim.life.life_inputs import Fault, Incident, Life, Repair, Span
+from sim.life.life_inputs import Fault, Incident, Life, Repair, Span, called
 
 Row = dict[str, Any]
 
@@ -23,7 +23,7 @@ def life_events(life: Life) -> Iterator[Row]:
     rows = [
         *map(_phase, life.spans),
         *(_fault(fault) for fault in life.faults if fault.effect != "stop"),
-        *map(_incident, life.incidents),
+        *(_incident(incident, life.names) for incident in life.incidents),
         *map(_repair, life.repairs),
     ]
     yield from sorted(rows, key=itemgetter("time_s"))
@@ -48,13 +48,14 @@ def _fault(fault: Fault) -> Row:
     }
 
 
-def _incident(incident: Incident) -> Row:
+def _incident(incident: Incident, names: Mapping[int, str]) -> Row:
     return {
         "time_s": incident.time,
         "event": "incident",
         "cause": incident.cause,
         "component": incident.component,
         "nodes": list(incident.nodes),
+        "names": list(called(incident.nodes, names)),
         "action": incident.action,
         "downtime_s": incident.downtime_s,
         "lost_steps": incident.lost_steps,

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sim.inputs.setup import Setup
-from sim.layout.pieces import layers_per_chunk
+from sim.inputs.synchronization import LocalSteps
 from sim.memo import Memo
 from sim.metrics.result import MemoryResult
 from sim.models.family import Architecture
@@ -20,6 +20,7 @@ _architectures: Memo[Architecture] = Memo(64)  # three times as long to make as 
 
 ERROR, SHARDED_ERROR = 0.1, 0.2
 NOT_HELD = {"global_batch", "tokens", "samples", "time_limit"}  # of the training, beside how many microbatches it makes
+UNKNOWN = "unknown"  # verdict on a step of which nobody knows
 EXACT = 1 + 1e-12  # parts of a full accelerator add up to it but for rounding
 
 
@@ -33,9 +34,8 @@ def memory_result(
     fullest = max(range(len(stages)) if there is None else there, key=lambda stage: _total(peaks[stage]))
     peak, capacity, error = _total(peaks[fullest]), setup.accelerator.memory.capacity, error_of(setup)
     lacks = peak - capacity * EXACT
-    host = max(
-        place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places
-    )
+    asked = (place.memory.host_bytes(place.layers, place.held, first=place.first, last=place.last) for place in places)
+    host = 0.0 if setup.has_servers else max(asked)
     return MemoryResult(
         peak,
         capacity,
@@ -43,7 +43,7 @@ def memory_result(
         peaks[fullest],
         peaks,
         stages[fullest],
-        host * min(setup.ranks, setup.node.accelerators),
+        (host + _outer_bytes(setup, places)) * min(setup.ranks, setup.node.accelerators),
         error,
         _verdict(peak, capacity, error),
     )
@@ -52,6 +52,22 @@ def memory_result(
 def tightest(results: Sequence[MemoryResult]) -> MemoryResult:
     """Of the same job on several kinds of accelerator the one that has least room."""
     return max(results, key=lambda result: result.peak_bytes_per_accelerator / result.capacity_bytes)
+
+
+def _outer_bytes(setup: Setup, places: Sequence[_Place]) -> float:
+    """Host memory of a rank for what workers that exchange now and then keep of the last time."""
+    way = setup.experiment.synchronization
+    if not isinstance(way, LocalSteps):
+        return 0.0
+    sharers = setup.data // way.workers * setup.parallelism.context
+    trained = max(place.memory.trained(place.layers, first=place.first, last=place.last) for place in places)
+    return way.outer_bytes * trained / (sharers if way.carried_by == "all" else 1)
+
+
+def unknown_memory(setup: Setup) -> MemoryResult:
+    """That of a recorded step: no trace of kernels says what lies in memory."""
+    capacity = setup.accelerator.memory.capacity
+    return MemoryResult(0.0, capacity, True, {}, ({},), verdict=UNKNOWN)
 
 
 def _verdict(peak: float, capacity: float, error: float) -> str:
@@ -67,7 +83,9 @@ def memory_key(setup: Setup) -> tuple[object, ...]:
     shape = plan.schedule, plan.pipeline, plan.virtual_stages
     held = tuple(held_of(*shape, microbatches, stage) for stage in range(plan.pipeline))
     records = text_of(setup.workload), text_of(setup.software), setup.training.model_dump_json(exclude=NOT_HELD), plan
-    return *records, setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+    numbers = setup.data, microbatches > 1, held, memory.capacity, memory.reserved, setup.node.accelerators
+    teacher = text_of(setup.taught.workload) if setup.experiment.teacher is not None else ""
+    return *records, *numbers, setup.experiment.synchronization, teacher
 
 
 def error_of(setup: Setup) -> float:
@@ -108,20 +126,34 @@ class _Place(NamedTuple):
     held: Sequence[Sequence[int]]
     first: bool
     last: bool
+    teacher: float = 0.0  # bytes of its weights
 
 
 def _places(setup: Setup, architecture: Architecture | None) -> Iterator[_Place]:
-    parallelism = setup.parallelism.model_copy(update={"data": setup.data})
+    parallelism = setup.parallelism.model_copy(update={"data": setup.data // setup.workers})
+    training = setup.training.model_copy(update={"global_batch": setup.training.global_batch // setup.workers})
+    if setup.has_servers:  # what is not on the board lies at the servers
+        training = training.model_copy(update={"offload": training.offload.model_copy(update={"optimizer": True})})
     shape = parallelism.schedule, parallelism.pipeline, parallelism.virtual_stages
     course = course_of(*shape)
     architecture = architecture or Architecture(setup.workload, setup.shard)
-    ends = list(accumulate(layers_per_chunk(len(architecture.layers), len(course.stage_of)), initial=0))
+    ends = list(accumulate(course.layers(len(architecture.layers), parallelism.layers_per_stage), initial=0))
     parts = [range(start, stop) for start, stop in pairwise(ends)]
-    memory = StageMemory(architecture, setup.training, parallelism, setup.software)
+    memory = StageMemory(architecture, training, parallelism, setup.software)
+    teacher = _teacher_bytes(setup)
     for stage, chunks in enumerate(course.chunks):
         held = held_of(*shape, setup.microbatches, stage)
         layers = tuple(parts[chunk] for chunk in chunks)
-        yield _Place(memory, layers, held, chunks[0] == 0, chunks[-1] == len(parts) - 1)
+        yield _Place(memory, layers, held, chunks[0] == 0, chunks[-1] == len(parts) - 1, teacher[stage])
+
+
+def _teacher_bytes(setup: Setup) -> list[float]:
+    """Weights of a teacher on a rank of each stage."""
+    if setup.experiment.teacher is None:
+        return [0.0] * setup.parallelism.pipeline
+    places = _places(setup.taught, None)
+    each = (place.memory.at(place.layers, place.held, first=place.first, last=place.last) for place in places)
+    return [moments["loss"]["weights"] for moments in each]
 
 
 def _moments(setup: Setup, place: _Place) -> dict[str, Parts]:
@@ -131,7 +163,8 @@ def _moments(setup: Setup, place: _Place) -> dict[str, Parts]:
     """
     found = place.memory.at(place.layers, place.held, first=place.first, last=place.last)
     memory, moments = setup.accelerator.memory, {}
-    for moment, parts in found.items():
+    for moment, student in found.items():
+        parts = {**student, "weights": student["weights"] + place.teacher}
         room = memory.capacity - memory.reserved - _total(parts) + parts["allocator"]
         kept = min(parts["allocator"], max(0.0, room))
         moments[moment] = {**parts, "allocator": kept, "reserved": memory.reserved}

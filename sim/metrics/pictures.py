@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +23,26 @@ from sim.layout.plan import Plan
 from sim.metrics.breakdown import critical_rank
 from sim.metrics.critical_path import Overlap, overlaps
 from sim.metrics.links import flow_bytes
+from sim.metrics.replay import IDLE, both_ways
 from sim.metrics.timeline import TimelineSpan, rank_spans
 from sim.programs.ranks import Job, RankClass
 
 COLUMNS = 1500  # moments of the pipeline picture
 DRAWN = 400  # links that are drawn one by one; more are drawn by kind
-IDLE = "idle"
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What one rank of each stage does: `activity[stage][column]` indexes `kinds`, `index` is the microbatch."""
+    """What one rank of each stage does: `activity[stage][column]` indexes `kinds`, `index` is the microbatch.
+
+    rows: what they are where they are no stages: one rank in a replay, and as it was recorded.
+    """
 
     kinds: tuple[str, ...]
     activity: tuple[tuple[int, ...], ...]
     index: tuple[tuple[int, ...], ...]
     step: float  # s, over all columns
+    rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def pictures(trace: Trace, plan: Plan, job: Job, cluster: Cluster) -> Pictures:
     first = {each.stage: each.representative for each in reversed(job.ranks)}
     shown = rank_spans(trace, plan, list(dict.fromkeys([*first.values(), rank.representative])))
     return Pictures(
-        pipeline=_pipeline([shown[first[stage]] for stage in sorted(first)], trace.time),
+        pipeline=_stages(job, trace, busiest, [shown[first[stage]] for stage in sorted(first)]),
         network=_network(trace, plan, cluster),
         work=tuple(_work(job, rank)),
         matrix_rate=matrix_rate(plan.experiment.training.precision, accelerator),
@@ -107,10 +111,20 @@ def pictures(trace: Trace, plan: Plan, job: Job, cluster: Cluster) -> Pictures:
 # --- stages over time -------------------------------------------------------------------------
 
 
+def _stages(job: Job, trace: Trace, rank: int, stages: Sequence[Sequence[TimelineSpan]]) -> Pipeline:
+    """Stage by stage; of a recorded step the rank that is busiest, replayed and recorded."""
+    if job.plan.model.replay is None:
+        return _pipeline(stages, trace.time)
+    ways = both_ways(job, trace, rank)
+    last = max(trace.time, *(span.end for way in ways for span in way))
+    return replace(_pipeline(ways, last), rows=("replayed", "recorded"))
+
+
 def _pipeline(stages: Sequence[Sequence[TimelineSpan]], seconds: float) -> Pipeline:
     """The picture from the spans of one rank of each stage."""
     computing = [[span for span in spans if span.track == "compute" and span.end > span.start] for spans in stages]
-    kinds = (IDLE, *dict.fromkeys(_label(span) for spans in computing for span in spans))
+    labels = dict.fromkeys(_label(span) for spans in computing for span in spans)
+    kinds = (IDLE, *(label for label in labels if label != IDLE))
     columns = [_column(spans, kinds, seconds) for spans in computing]
     return Pipeline(kinds, tuple(column[0] for column in columns), tuple(column[1] for column in columns), seconds)
 

@@ -41,7 +41,7 @@ class MemoryResult:
     moments: dict[str, dict[str, float]] = field(default_factory=dict)  # parts at each moment of the fullest stage
     host_bytes: float = 0.0  # of one node, for what lies there instead
     error: float = 0.1  # relative error of such predictions
-    verdict: str = "fits"  # or tight: as near to the capacity as the error, on either side; or does not fit
+    verdict: str = "fits"  # or tight: as near to the capacity as the error, on either side; does not fit; unknown
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,79 @@ class UtilizationResult:
 
 
 @dataclass(frozen=True)
+class ForwardPasses:
+    """Passes that go forward alone beside steps [s]."""
+
+    teacher_s: float  # of each step, the comparison of its outputs included
+    evaluation_s: float  # one of them
+    evaluation_every: int  # steps; 0: none. A step of the result has its share of one
+
+    @property
+    def share_s(self) -> float:
+        """What evaluations add to the mean step."""
+        return self.evaluation_s / self.evaluation_every if self.evaluation_every else 0.0
+
+
+@dataclass(frozen=True)
+class PreparedPhase:
+    """Stages of a preparation between two shuffles."""
+
+    name: str
+    tasks: int
+    time_s: float
+    median_task_s: float
+    slowest_task_s: float
+    copies: int  # of slow tasks, begun again
+    core_share: float  # of the time that cores compute
+    limit: str  # what it would take by itself is most of: cores, storage, network, slowest task
+
+
+@dataclass(frozen=True)
+class DataPrepared:
+    """How training data is prepared. beside_slowdown: its time beside training over its time alone; 1 before it.
+
+    training_slowdown: step time while it goes on, over step time without it.
+    """
+
+    when: str
+    time_s: float
+    nodes: int
+    cores: int  # of each of them
+    read_bytes: float
+    shuffled_bytes: float
+    written_bytes: float
+    phases: tuple[PreparedPhase, ...]
+    beside_slowdown: float = 1.0
+    training_slowdown: float = 1.0
+    training_lost_s: float = 0.0  # all the time that it goes on
+
+
+@dataclass(frozen=True)
+class Synchrony:
+    """How workers came on that do not sum gradients in lock-step, and what they exchange beside the step.
+
+    Convergence is not simulated: staleness says how old weights are, not what that costs.
+    """
+
+    kind: str  # parameter_server, local_steps
+    mode: str  # synchronous, asynchronous, stale_synchronous; blocking, overlapped
+    workers: int
+    updates_per_s: float  # of the weights, by whoever
+    compute_s: float  # of a mean step: without any exchange, on the fastest worker
+    exchange_s: float  # of a mean step: waiting for the network and servers
+    waiting_s: float  # of a mean step: waiting for other workers, or being slower than the fastest
+    sent_bytes: float  # of a worker in a step
+    received_bytes: float
+    staleness: dict[str, float]  # mean, p50, p95, max: updates by others that a gradient has not seen
+    links: tuple[LinkUse, ...]  # that the exchange uses, means over a step, busiest first
+    servers: int = 0
+    server_busy: float = 0.0  # share of the time
+    server_bytes: float = 0.0  # host memory of one of them
+    steps_between: int = 1  # steps of a worker between two exchanges of the same weights
+    exchange_alone_s: float = 0.0  # local steps: one exchange with nothing else on its links
+
+
+@dataclass(frozen=True)
 class IncidentResult:
     """Something that stopped the job."""
 
@@ -91,6 +164,7 @@ class IncidentResult:
     action: str
     downtime_s: float  # until the job trained again, or was struck anew
     lost_steps: float
+    names: tuple[str, ...] = ()  # of `nodes`: their own, or those of a log; "node 3" if they have none
 
 
 @dataclass(frozen=True)
@@ -224,6 +298,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ReplayedKind:
+    """What nodes of one kind took, as recorded and in the replay; of collectives with the wait for other ranks."""
+
+    nodes: int
+    recorded_s: float
+    replayed_s: float
+    apart_s: float  # mean of how much later (below 0: earlier) they begin
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """A replay beside what was recorded: means over the recorded ranks of the job."""
+
+    recorded_s: float  # the step
+    replayed_s: float
+    start_error: dict[str, float]  # p50, p95, max of how far begins are apart, over the recorded step
+    kinds: dict[str, ReplayedKind]  # products, attention, memory, copies, collectives by what they do, ...
+    unmatched: int  # collectives that not all of their ranks know of
+    sizeless: int  # collectives that keep their recorded time for want of a size
+    changed: bool  # whether something shall be other than it was; else the replay should be the recording
+
+
+@dataclass(frozen=True)
 class Exactness:
     """How the step time was found.
 
@@ -281,11 +378,15 @@ class Result:
     version: str
     manifest: dict[str, Any]  # resolved input
     input: Feeding | None = None  # how training data arrives; None: always in time
+    preparation: DataPrepared | None = None  # None: training data is there
+    forward: ForwardPasses | None = None  # None: there are none beside steps
+    synchronization: Synchrony | None = None  # None: replicas sum gradients in lock-step
     checkpoint: CheckpointCosts | None = None  # of one save and one restart; None: nothing is saved
     kinds: tuple[KindUse, ...] = ()  # kinds of node, where the cluster has several
     stacks: StackRange | None = None  # None: a stack is named, or other stacks were not asked for
     exactness: Exactness = field(default_factory=Exactness)
     accelerators_idle: int = 0  # of the cluster, powered and paid for, beside the job's own
+    replay: ReplayResult | None = None  # None: nothing was recorded
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data, ready for `json.dumps(..., sort_keys=True)`."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sim.cluster.cluster import Cluster
 from sim.engine.category import Category
 from sim.engine.network import Key, solve
-from sim.engine.program import Action
+from sim.engine.program import Action, Stream
 from sim.engine.trace import Trace
 from sim.layout.plan import Plan
 from sim.metrics.breakdown import members_of
@@ -32,6 +32,7 @@ BUSIEST = 8  # classes of links whose load is shown
 TRACKS = {
     "tensor": "tensor parallel",
     "context": "context parallel",
+    "ulysses": "context parallel",
     "expert": "expert parallel",
     "gradient": "data parallel",
     "replica": "data parallel replicas",
@@ -77,13 +78,17 @@ class Load:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Everything in the window. places: where each rank runs. step: length of the whole step [s]."""
+    """Everything in the window. places: where each rank runs. step: length of the whole step [s].
+
+    recorded: of a step that is a replay, what the ranks did when it was recorded.
+    """
 
     spans: tuple[TimelineSpan, ...]
     arrows: tuple[Arrow, ...]
     loads: tuple[Load, ...]
     places: dict[int, str]
     step: float
+    recorded: tuple[TimelineSpan, ...] = ()
 
 
 def rank_spans(trace: Trace, plan: Plan, ranks: Sequence[int]) -> dict[int, list[TimelineSpan]]:
@@ -137,7 +142,7 @@ class _Rows:
         for number, stream in enumerate(self.trace.program.streams):
             first, last = int(bounds[number]), int(bounds[number + 1])
             kinds = np.unique(self.action[first:last])
-            tracks = {kind: self._track(rank, stream.rank, stream.kind, actions[kind]) for kind in kinds.tolist()}
+            tracks = {kind: self._track(rank, stream, actions[kind]) for kind in kinds.tolist()}
             shown = np.isin(self.action[first:last], [kind for kind, track in tracks.items() if track])
             for row in (first + np.flatnonzero(shown & inside[first:last])).tolist():
                 kind = int(self.action[row])
@@ -147,10 +152,12 @@ class _Rows:
                     float(self.start[row]), float(self.end[row]), _size(action), action.parts,
                 )  # fmt: skip
 
-    def _track(self, rank: int, owner: int, kind: str, action: Action) -> str:
+    def _track(self, rank: int, stream: Stream, action: Action) -> str:
         """The track of `rank` that shows an action of a stream; empty if it is none of its business."""
-        if owner == rank:
-            return "compute" if kind == "compute" else "sends"
+        kind = stream.kind
+        if stream.rank == rank:
+            queue = stream.name.removeprefix(f"rank class {rank}").strip()
+            return "sends" if kind == "send" else queue or kind
         if rank not in members_of(self.trace, action):
             return ""
         return "receives" if action.category == Category.PIPELINE_COMM else TRACKS.get(kind, kind)

@@ -49,6 +49,16 @@ class RunTraits:
 
 
 @dataclass(frozen=True)
+class SideCheck:
+    """What is compared beside the step time: communication `exposed` (share of the step) or `overlapped` (of its own
+    time), or `power` of an accelerator [W]."""
+
+    name: str
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One measured run: predicted, or the reason why not (`problem`)."""
 
@@ -67,6 +77,7 @@ class Row:
     plan: RunTraits | None = None
     wall_s: float = 0.0
     where: str = ""  # where the measurement was read
+    beside: tuple[SideCheck, ...] = ()  # what else was measured
 
     @property
     def missed(self) -> bool:

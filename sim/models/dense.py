@@ -160,6 +160,18 @@ def check_heads_divide(model: Transformer, plan: Divided, training: Trained) -> 
         yield indivisible("parallelism.tensor", "kv_heads", kv_heads, "tensor", tensor)
 
 
+def check_heads_exchanged(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
+    """Ranks that exchange positions for heads have as many heads each, and attention is one kernel."""
+    kv_heads = model.heads if model.mla else model.kv_heads or model.heads
+    if plan.ulysses > 1 and model.attention != "flash":
+        yield finding("parallelism.ulysses", "unfused attention exchanges no heads", "use workload.attention flash")
+    for name, heads in (("heads", model.heads), ("kv_heads", kv_heads)):
+        each = max(1, heads // plan.tensor)
+        if each % plan.ulysses:
+            yield indivisible("parallelism.ulysses", f"{name} of a rank", each, "ulysses", plan.ulysses)
+            return
+
+
 def check_matrices_divide(model: Transformer, plan: Divided, training: Trained) -> Iterator[Problem]:
     """Tensor ranks share the feed-forward width evenly; a vocabulary is padded instead."""
     if model.ffn % plan.tensor:
@@ -200,6 +212,7 @@ def check_adapters_are_narrow(model: Transformer, plan: Divided, training: Train
 
 RULES: tuple[Rule, ...] = (
     check_heads_divide,
+    check_heads_exchanged,
     check_matrices_divide,
     check_head_shape,
     check_attention_of_documents,

@@ -272,7 +272,7 @@ def check_forms_of_experts(model: Transformer, plan: Divided, training: Trained)
     """What is not modelled of layers of experts."""
     if model.moe is None:
         return
-    if training.recompute not in ("none", "selective", "full"):
+    if isinstance(training.recompute, str) and training.recompute not in ("none", "selective", "full"):
         message = f"{training.recompute} recomputation of layers of experts is not modelled"
         yield finding("training.recompute", message, "use none, selective or full")
     if plan.shard_group is not None:
@@ -289,6 +289,9 @@ def check_forms_of_attention(model: Transformer, plan: Divided, training: Traine
     if model.window is not None and plan.context > 1:
         message = f"a window over context {plan.context} is not modelled"
         yield finding("parallelism.context", message, "use context 1, or leave the window out")
+    if not model.mla and not isinstance(training.recompute, str) and "up_projection" in training.recompute:
+        message = f"{model.name} has no latent attention, whose up projections might run again"
+        yield finding("training.recompute", message, "leave up_projection out")
     if model.mla and training.lora and "qkv" in training.lora.targets:
         yield finding("training.lora.targets", "latent attention has no qkv", "use attention_output")
 

@@ -10,21 +10,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
 from sim.errors import Problem
-from sim.graph.adapters import LowRank
+from sim.graph.adapters import BASE_BYTES, LowRank
 from sim.graph.ends import CHUNKED, CrossEntropy
 from sim.graph.graph import Graph
 from sim.graph.liveness import Moments, moments_of
 from sim.graph.operation import Shard
+from sim.graph.products import Linear
 from sim.graph.work import Writer
-from sim.record import Record
+from sim.record import NARROW, Record, narrow_bytes
 from sim.transforms.derive import kept_bytes, model_flops, repeated_flops, trained_parameters, transform
 from sim.transforms.recompute import kept, repeated
 from sim.transforms.reduction import gradient_group
+
+# of a weight with its share of a 32-bit scale (Wang 2023, arXiv 2306.10209, section 3.1; group size: assumption)
+QUANTIZED_BYTES = 1 + 4 / 2048
 
 
 class Divided(Protocol):
@@ -41,6 +45,10 @@ class Divided(Protocol):
     @property
     def context(self) -> int:
         """Ranks that share each sequence."""
+
+    @property
+    def ulysses(self) -> int:
+        """Of these, ranks that exchange positions for heads."""
 
     @property
     def expert(self) -> int:
@@ -75,12 +83,24 @@ class Trained(Protocol):
         """Number format of matrix products."""
 
     @property
-    def recompute(self) -> str:
-        """Discipline of recomputation."""
+    def recompute(self) -> str | tuple[str, ...]:
+        """Discipline of recomputation, or the parts of a layer that are computed again."""
 
     @property
     def lora(self) -> LowRank | None:
         """Adapters, if only they are trained."""
+
+
+class Replay(NamedTuple):
+    """A recorded step that is run again: the file that holds it, and what shall be other than it was."""
+
+    recording: str
+    ranks: int  # of the job that was recorded
+    recorded_on: str | None  # accelerator
+    collectives: Literal["recorded", "modelled"]
+    kernels: Literal["recorded", "rescaled"]
+    stragglers: Literal["kept", "removed"]
+    host: float  # time between calls over what it was
 
 
 class Workload(Record):
@@ -108,6 +128,11 @@ class Workload(Record):
     def ties(self) -> bool:
         """Whether the last piece multiplies by the table of the first."""
         return False
+
+    @property
+    def replay(self) -> Replay | None:
+        """What to run instead of pieces, if a step was recorded."""
+        return None
 
     @property
     def experts(self) -> int:
@@ -212,6 +237,25 @@ class Architecture:
         """Parameters of the largest matrix of a piece that may be trained."""
         return max((graph.elements(each) for each in graph.weights() if each.role != "frozen"), default=0)
 
+    def narrowed(self, graph: Graph | None, *, gathered: bool) -> int:
+        """What few bits save of a piece, counted in 16-bit weights: as stored (a base), or as `gathered`."""
+        shard = self.shard
+        if graph is None or not graph.repeated:
+            return 0
+        products = [each for each in graph.operators if isinstance(each, Linear)]
+        if shard.lora is not None and shard.lora.base is not None:
+            return _saved(graph, products, BASE_BYTES[shard.lora.base] / Writer(graph, shard).element)
+        if gathered and shard.gathers_narrow and shard.precision in NARROW:
+            return _saved(graph, [each for each in products if each.cast], narrow_bytes(shard.precision) / 2)
+        return 0
+
+    def quantized(self, graph: Graph | None) -> int:
+        """What 8-bit integers save of a piece on its way to other ranks, counted in 16-bit weights."""
+        if graph is None or not graph.repeated or not self.shard.quantizes_gathers:
+            return 0
+        products = [each for each in graph.operators if isinstance(each, Linear)]
+        return _saved(graph, products, QUANTIZED_BYTES / Writer(graph, self.shard).element)
+
     def stage(self, layers: range, *, first: bool, last: bool, table: bool | None = None) -> Held:
         """What a rank holds of some layers and of the ends.
 
@@ -310,6 +354,12 @@ class Held:
 
 
 NOTHING = Held(0, 0, 0)
+
+
+def _saved(graph: Graph, products: list[Linear], left: float) -> int:
+    """Weights that matrices of products save of which a share is left."""
+    matrices = (each for product in products for each in product.weights if len(each.axes) > 1)
+    return round((1 - left) * sum(map(graph.elements, matrices)))
 
 
 def expert_parameters(graph: Graph) -> int:

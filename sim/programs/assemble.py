@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from sim.engine.category import Category
 from sim.engine.parts import find_parts, loose_parts
 from sim.engine.program import KEPT_VARIANTS, Action, Program, Script, Stream, Token, token
 from sim.memo import Memo
+from sim.programs.copies import CopyWriter
 from sim.programs.costs import Costs, embedding_action, given_action, optimizer_action, overhead_action
 from sim.programs.gradients import ExchangeWriter, exchange_writer
 from sim.programs.kinds import kinds_of
 from sim.programs.passes import PassWriter
 from sim.programs.ranks import Job
+from sim.programs.replay import replay_program
 from sim.programs.shape import RankShape, Shape, shape_of
 
 MIN_PERIODS = 3  # fewer periods than this are not worth looking for
@@ -25,14 +28,37 @@ KEPT_INSTRUCTIONS = 1_000_000  # of all scripts that are kept at a time
 _written: Memo[Script] = Memo(KEPT_INSTRUCTIONS)
 
 
-def assemble(job: Job, input_stall: float = 0.0) -> Program:
-    """The program of one training step; all wait `input_stall` seconds for the next batch at its end.
+class Waits(NamedTuple):
+    """What all ranks wait for at the end of a step [s]: the next batch, an exchange outside of it, other workers; and
+    what is done there: passes of a teacher, evaluations."""
+
+    input_stall: float = 0.0
+    data_comm: float = 0.0
+    bubble: float = 0.0
+    compute: float = 0.0
+    other: float = 0.0
+
+    @property
+    def named(self) -> list[tuple[str, Category, float]]:
+        """Label, category and seconds of each that there is."""
+        labels = ("wait for input", "exchange with other workers", "wait for other workers", "teacher", "evaluation")
+        seconds = zip(labels, self._fields, self, strict=True)
+        return [(label, Category(name), each) for label, name, each in seconds if each > 0]
+
+
+NO_WAITS = Waits()
+
+
+def assemble(job: Job, waits: Waits = NO_WAITS) -> Program:
+    """The program of one training step, with what all wait for at its end.
 
     `coalesce: off` cuts every chain at its collectives. The script of an earlier job of equal shape is used again.
     """
+    if job.plan.model.replay:
+        return replay_program(job, waits.named)
     costs = Costs(job)
-    if input_stall > 0 or job.plan.experiment.simulation.reuse == "off":
-        script = _write(shape_of(costs), costs, input_stall)
+    if waits.named or job.plan.experiment.simulation.reuse == "off":
+        script = _write(shape_of(costs), costs, waits)
     else:
         script = _script(costs)
     program = script.priced(costs)
@@ -66,24 +92,25 @@ def _length(script: Script) -> float:
     return sum(len(stream.which) for stream in script.streams)
 
 
-def _write(shape: Shape, costs: Costs, input_stall: float = 0.0) -> Script:
+def _write(shape: Shape, costs: Costs, waits: Waits = NO_WAITS) -> Script:
     """The script of a job of that shape; costs are asked for the form of passes that are cut, no more."""
     script = Script()
     computes = tuple(script.new_stream(f"rank class {rank.number}", "compute", rank.number) for rank in shape.ranks)
-    exchange = exchange_writer(shape, script)
+    copies = CopyWriter(shape, script)
+    exchange = exchange_writer(shape, script, copies)
     exchange.open_step()
-    writer = PassWriter(shape, script, exchange, costs.form)
+    writer = PassWriter(shape, script, exchange, copies, costs.form)
     widths: dict[int, tuple[int, ...]] = {}
     for stage in range(shape.course.stages):
         widths = writer.write_stage(stage)
         exchange.after_passes(stage)
+        copies.after_passes(stage)
     exchange.close_step()
     embedding = _embedding_gradients(shape, script, exchange)
     for rank in shape.ranks:
-        waits = (token(embedding[rank.number]),) if rank.number in embedding else ()
-        _write_end(script, computes[rank.number], rank, exchange, waits)
-        if input_stall > 0:
-            _wait_for_input(script, computes[rank.number], rank, input_stall)
+        summed = (token(embedding[rank.number]),) if rank.number in embedding else ()
+        _write_end(script, computes[rank.number], rank, exchange, copies, summed)
+        _write_waits(script, computes[rank.number], rank, waits)
     script.beats = _beats(shape, widths)
     return script
 
@@ -117,18 +144,32 @@ def _embedding_gradients(shape: Shape, script: Script, exchange: ExchangeWriter)
 
 
 def _write_end(
-    script: Script, compute: Stream, rank: RankShape, exchange: ExchangeWriter, embedding: tuple[Token, ...]
+    script: Script,
+    compute: Stream,
+    rank: RankShape,
+    exchange: ExchangeWriter,
+    copies: CopyWriter,
+    embedding: tuple[Token, ...],
 ) -> None:
     """After the last backward pass: gradients arrive, optimizer, weights go out, overheads."""
+    packing, unpacking = exchange.end_packing(rank), exchange.unpacking(rank)
+    if packing:
+        compute.add(script.new_template((), packing))
     marker = Action("end of backward", Category.OTHER, (rank.number,))
     compute.add(script.new_template((), partial(given_action, marker), token(exchange.marks[rank.number])))
     waits = exchange.gradients_of(rank) + embedding
+    if unpacking:
+        compute.add(script.new_template(waits, unpacking))
+        waits = ()
     updated = token(exchange.update_tokens[rank.number])
-    compute.add(script.new_template(waits, partial(optimizer_action, rank.number), updated))
+    if copies.offload.optimizer:
+        copies.write_update(compute, rank, waits, updated)
+    else:
+        compute.add(script.new_template(waits, partial(optimizer_action, rank.number), updated))
     compute.add(script.new_template(exchange.weights_of(rank), partial(overhead_action, rank.number)))
 
 
-def _wait_for_input(script: Script, compute: Stream, rank: RankShape, seconds: float) -> None:
-    parts = ((Category.INPUT_STALL, seconds),)
-    wait = Action("wait for input", Category.INPUT_STALL, (rank.number,), seconds, parts=parts)
-    compute.add(script.new_template((), partial(given_action, wait)))
+def _write_waits(script: Script, compute: Stream, rank: RankShape, waits: Waits) -> None:
+    for label, category, seconds in waits.named:
+        wait = Action(label, category, (rank.number,), seconds, parts=((category, seconds),))
+        compute.add(script.new_template((), partial(given_action, wait)))

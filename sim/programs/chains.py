@@ -26,6 +26,8 @@ class Timed(NamedTuple):
     hidden_by: int = 0
     joules: float = 0.0  # of computation, static power included
     phase: str = ""  # of computation: what the energy counts under
+    collective: str = ""  # its kind, with the first of its legs
+    message: float = 0.0  # of that [B], in the convention of `Operation`
 
 
 @dataclass

@@ -6,11 +6,12 @@ so that it serves any job of the same shape: the functions at the end are its re
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from sim.comm.pattern import Cost
 from sim.engine.category import Category
 from sim.engine.program import Action
 from sim.graph.operation import Operation
@@ -20,7 +21,8 @@ from sim.programs.chains import Alone, Cut, cut
 from sim.programs.exchange import Traffic
 from sim.programs.ranks import Job, RankClass
 from sim.transforms.reduction import GROUPS
-from sim.workload.memory import stored_bytes, weight_bytes
+from sim.workload.compression import Compressor, Gradients, compressor_of
+from sim.workload.memory import state_bytes, stored_bytes, weight_bytes
 from sim.workload.optimizer import host_seconds, optimizer_step
 
 WHOLE = -1  # instead of the number of a chunk or a segment: all of them
@@ -42,6 +44,7 @@ class Message(NamedTuple):
     """What a data-parallel collective moves: gradients or weights of these parameters of a segment.
 
     group: kind of group, which exchanges its part of them. split: flow class whose members have a share each.
+    hop, leg: of what stands for a sum of compressed gradients, which collective and which part of that.
     """
 
     traffic: Traffic
@@ -51,6 +54,8 @@ class Message(NamedTuple):
     parameters: Literal["trained", "parameters", "gathered_again"] = "trained"
     group: str = "gradient"
     split: int = -1
+    hop: int = -1
+    leg: int = 0
 
 
 class Like(NamedTuple):
@@ -203,9 +208,67 @@ class Costs:
         size = self.bytes_of(message.traffic, parameters)
         return size if message.split < 0 else size / self.job.flows[message.split].group.size
 
+    # --- compressed gradients ---------------------------------------------------------------------
+
+    @cached_property  # asked for with each message of the exchange
+    def compressor(self) -> Compressor | None:
+        """How gradients are compressed."""
+        return compressor_of(self.job.plan.experiment.training.compression)
+
+    def wire(self, message: Message, flow: int) -> float:
+        """Size of what is sent of a message in its hop [B]; 0 where there is nothing to sum."""
+        gradients = self._gradients(message.stage, message.chunk, message.segment, (message.group,))
+        if self.compressor is None or not gradients.elements:
+            return 0.0
+        return self.compressor.wire(gradients, self.job.flows[flow].group.size)[message.hop]
+
+    def _gradients(self, stage: int, chunk: int, segment: int, groups: Iterable[str]) -> Gradients:
+        """Gradients of a segment, a chunk or a stage that are exchanged in these kinds of groups."""
+        chunks = by_stage(self.job.plan.chunks)[stage] if chunk == WHOLE else (self.job.plan.chunks[chunk],)
+        every = [each for part in chunks for each in part.segments]
+        every = every if segment == WHOLE else every[segment : segment + 1]
+        software, matrices = self.job.plan.software, Counter[tuple[int, int]]()
+        for each in every:
+            matrices.update({(rows, columns): count for rows, columns, count in each.matrices})
+        return Gradients(
+            float(sum(each.exchanged("trained", group) for each in every for group in groups)),
+            software.gradient_bytes,
+            software.gradient_comm_bytes,
+            tuple((*sides, count) for sides, count in matrices.items()),
+            self.job.plan.shard.precision,
+        )
+
+    def packed(self, place: Place) -> Alone:
+        """Kernels that compress what a pass, or with `WHOLE` for a chunk all of them, has left on a rank."""
+        rank = self.job.ranks[place.rank]
+        segment = WHOLE
+        if place.position != WHOLE:
+            segment = len(self.job.plan.chunks[place.chunk].segments) - 1 - place.position
+        groups = tuple(kind for kind in GROUPS if kind in rank.flows)
+        assert self.compressor is not None
+        operations = self.compressor.pack(self._gradients(rank.stage, place.chunk, segment, groups))
+        return self.job.alone(rank, [(sequence_of(operations), 1)])
+
+    def unpacked(self, number: int, kind: str, often: bool) -> Alone:
+        """Kernels that make gradients of what has come of the sum `kind`, of each microbatch where that is `often`."""
+        rank, work = self.job.ranks[number], []
+        times = (rank.microbatches or self.job.plan.microbatches[0]) if often else 1
+        assert self.compressor is not None
+        for group in (each for each in GROUPS if each in rank.flows):
+            gradients = self._gradients(rank.stage, WHOLE, WHOLE, (group,))
+            ranks = self.job.flows[rank.flows[group]].group.size
+            if gradients.elements:
+                operations = self.compressor.unpack(gradients, ranks, kind)
+                work.append((sequence_of(operations), times))
+        return self.job.alone(rank, work)
+
+    # --- optimizer --------------------------------------------------------------------------------
+
     def optimizer(self, rank: RankClass) -> Sequence:
-        """The optimizer step of a rank."""
+        """The optimizer step of a rank; nothing of it where the host does it, or servers have it."""
         plan = self.job.plan
+        if plan.experiment.training.offload.optimizer or plan.experiment.setup.has_servers:
+            return sequence_of(())
         chosen = plan.experiment.training.optimizer
         return sequence_of(optimizer_step(self.updated_parameters(rank), plan.software, plan.shard.precision, chosen))
 
@@ -217,14 +280,30 @@ class Costs:
             self._chains[key] = self.job.alone(rank, [(self.optimizer(rank), 1)])
         return self._chains[key]
 
-    def host_update(self, number: int) -> float | None:
-        """The optimizer step of a rank class where the host does it [s], else None."""
+    # --- what lies in host memory -------------------------------------------------------------------
+
+    def host_update(self, number: int) -> float:
+        """The optimizer step of a rank class where the host does it [s]."""
+        return host_seconds(self.updated_parameters(self.job.ranks[number]))
+
+    def weights_updated(self, number: int) -> float:
+        """New weights of a rank class, and gradients on their way to the host [B]."""
+        weight = stored_bytes(self.job.plan.shard.precision, self.job.plan.software)[0]
+        return weight * self.updated_parameters(self.job.ranks[number])
+
+    def state_updated(self, number: int) -> float:
+        """Optimizer state and master weights of a rank class [B]."""
         plan = self.job.plan
-        if not plan.experiment.training.offload.optimizer:
-            return None
-        weight = stored_bytes(plan.shard.precision, plan.software)[0]
-        pcie = plan.cluster.kinds[self.job.ranks[number].kind].node.host.pcie_bandwidth
-        return host_seconds(self.updated_parameters(self.job.ranks[number]), pcie, weight, weight)
+        state = state_bytes(plan.experiment.training, plan.software)[1]
+        return state * self.updated_parameters(self.job.ranks[number])
+
+    def shard_of(self, message: Message, flow: int) -> float:
+        """A rank's share of what a group gathers [B]."""
+        return self.message(message) / self.job.flows[flow].group.size
+
+    def saved(self, chunk: int, segment: int) -> float:
+        """What the layers of a segment keep for the backward pass [B]."""
+        return float(self.job.plan.chunks[chunk].segments[segment].saved)
 
 
 # --- recipes ----------------------------------------------------------------------------------
@@ -278,7 +357,13 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
     operation = costs.steps(place)[number].issue
     assert operation is not None
     members = costs.job.flows[flow].members
-    action = Action(operation.name, operation.category, steals=members if operation.hidden_by else (), operations=1)
+    action = Action(
+        operation.name,
+        operation.category,
+        steals=members if operation.hidden_by else (),
+        collective=operation.collective,
+        message=operation.message,
+    )
     way = costs.job.ranks[place.rank].flows[operation.carrier]
     if costs.job.is_apart(flow):
         return action._replace(ranks=members, duration=operation.seconds, carried=((way, operation.size),))
@@ -288,37 +373,63 @@ def inner_action(place: Place, number: int, flow: int, costs: Costs) -> Action:
 def send_action(label: str, flow: int, costs: Costs) -> Action:
     """What a stage sends to its neighbour."""
     (leg,) = costs.job.cost(flow, "send", costs.stage_message).legs
-    return Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
+    action = Action(label, Category.PIPELINE_COMM, flow=flow, size=leg.size, latency=leg.latency)
+    return action._replace(collective="send", message=costs.stage_message)
 
 
 def exchange_action(
     label: str, flow: int, kind: str, message: Message, beside: tuple[int, ...], costs: Costs
 ) -> Action:
     """A data-parallel collective; it slows the work of `beside`."""
-    size = costs.message(message)
-    if size == 0:  # a segment without experts
+    size = costs.message(message) if message.hop < 0 else costs.wire(message, flow)
+    legs = costs.job.cost(flow, kind, size).legs if size else ()  # nothing of a segment without experts
+    if message.leg >= len(legs):
         return Action(label, Category.DATA_COMM)
-    return _exchange(label, flow, costs.job.cost(flow, kind, size), beside, costs)
+    return _exchange(label, flow, kind, size, message.leg, beside, costs)
 
 
 def embedding_action(flow: int, costs: Costs) -> Action:
     """The sum of the gradients of a tied embedding."""
-    cost = costs.job.cost(flow, "all_reduce", costs.embedding_bytes)
-    return _exchange("embedding gradients", flow, cost, (), costs)
+    return _exchange("embedding gradients", flow, "all_reduce", costs.embedding_bytes, 0, (), costs)
 
 
-def _exchange(label: str, flow: int, cost: Cost, beside: tuple[int, ...], costs: Costs) -> Action:
-    """One instruction, as all collectives of data-parallel ranks have one leg."""
-    (leg,) = cost.legs
+def _exchange(
+    label: str, flow: int, kind: str, size: float, number: int, beside: tuple[int, ...], costs: Costs
+) -> Action:
+    """One leg of a collective of data-parallel ranks; most have one alone."""
+    legs = costs.job.cost(flow, kind, size).legs
+    leg = legs[number]
     way = costs.job.way(flow, leg.carrier)
-    return Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+    action = Action(label, Category.DATA_COMM, flow=way, size=leg.size, latency=leg.latency, steals=beside)
+    return action._replace(collective=kind, message=size) if len(legs) == 1 else action
+
+
+def pack_action(place: Place, costs: Costs) -> Action:
+    """Compression of the gradients that a pass has left."""
+    return _kernels("compress gradients", place.rank, costs.packed(place))
+
+
+def unpack_action(rank: int, kind: str, often: bool, costs: Costs) -> Action:
+    """What has come is made gradients again."""
+    return _kernels("decompress gradients", rank, costs.unpacked(rank, kind, often))
+
+
+def _kernels(label: str, rank: int, chain: Alone) -> Action:
+    return Action(
+        label,
+        Category.COMPUTE,
+        (rank,),
+        chain.seconds,
+        parts=((Category.COMPUTE, chain.seconds),),
+        operations=chain.operations,
+        joules=tuple(chain.spent.joules.items()),
+        busy=chain.spent.busy,
+    )
 
 
 def optimizer_action(rank: int, costs: Costs) -> Action:
-    """The optimizer step of a rank, or of the host for it."""
-    chain, host = costs.update(rank), costs.host_update(rank)
-    if host is not None:
-        return Action("optimizer", Category.OPTIMIZER, (rank,), host, parts=((Category.OPTIMIZER, host),))
+    """The optimizer step of a rank."""
+    chain = costs.update(rank)
     return Action(
         "optimizer",
         Category.OPTIMIZER,
@@ -328,6 +439,17 @@ def optimizer_action(rank: int, costs: Costs) -> Action:
         joules=tuple(chain.spent.joules.items()),
         busy=chain.spent.busy,
     )
+
+
+def host_update_action(rank: int, costs: Costs) -> Action:
+    """The optimizer step that the host does for a rank."""
+    seconds = costs.host_update(rank)
+    return Action("optimizer", Category.OPTIMIZER, (rank,), seconds, parts=((Category.OPTIMIZER, seconds),))
+
+
+def copy_action(label: str, flow: int, size: Callable[[Costs], float], costs: Costs) -> Action:
+    """A copy between a board, the memory of its host and drives; how much follows from the job."""
+    return Action(label, Category.HOST_COMM, flow=flow, size=size(costs))
 
 
 def overhead_action(rank: int, costs: Costs) -> Action:

@@ -13,10 +13,11 @@ from sim.engine.executor import Executor
 from sim.engine.network import Network, solve
 from sim.engine.parts import apart_from
 from sim.engine.program import Action, Program, Script
+from sim.engine.trace import Trace
 from sim.layout.fold import first_of_class
 from sim.layout.plan import Plan
 from sim.layout.transfers import Transfers, with_transfers
-from sim.programs.assemble import assemble
+from sim.programs.assemble import Waits, assemble
 from sim.programs.costs import given_action
 from sim.programs.ranks import Job, build_job, flow_table
 from sim.programs.rounds import Rounds
@@ -38,13 +39,18 @@ class Drain:
 
 def transfer_seconds(plan: Plan, transfers: Transfers) -> float:
     """Seconds until all transfers are done, started together, with nothing else on the links."""
+    return transfers_alone(plan, transfers)[0]
+
+
+def transfers_alone(plan: Plan, transfers: Transfers) -> tuple[float, Trace]:
+    """The same, with what happened."""
     alone = with_transfers(plan, transfers, training=False)
     size, latency = _sizes(alone, transfers), _latencies(alone, transfers)
     network = Network(flow_table(alone), check=plan.experiment.simulation.certificate)
     trace = Executor(_program(size), network).run()
     kinds = list(size)
     ended = zip(trace.stream.tolist(), trace.end.tolist(), strict=True)
-    return max((end + latency[kinds[stream]] for stream, end in ended), default=0.0)
+    return max((end + latency[kinds[stream]] for stream, end in ended), default=0.0), trace
 
 
 def rate_together(plan: Plan, transfers: Transfers) -> float:
@@ -65,7 +71,7 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
     drain = Executor(_program(size), network)
     rounds.others.append(drain)
     slowdown = job.plan.software.overlap_slowdown
-    training = Trainer(rounds, _beside(job, frozenset(size), step_s), slowdown=slowdown, skip=skip)
+    training = Trainer(rounds, beside(job, frozenset(size), step_s), slowdown=slowdown, skip=skip)
     network.env.run(until=drain.begin())
     drained = rounds.now
     training.left = 0
@@ -74,12 +80,15 @@ def drain_beside(plan: Plan, transfers: Transfers, step_s: float) -> Drain:
     return Drain(max(_latencies(both, transfers).values(), default=0.0) + drained, lost)
 
 
-def _beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
+def beside(job: Job, transfers: frozenset[int], step_s: float) -> Program:
     """A training step that takes `step_s` without the transfers; only parts that meet none of them may repeat in it."""
     program = assemble(job)
-    if job.plan.experiment.input is not None:
+    experiment = job.plan.experiment
+    around = (experiment.input, experiment.synchronization, experiment.teacher, experiment.training.evaluation)
+    if any(each is not None for each in around):
         slowdown = job.plan.software.overlap_slowdown
-        program = assemble(job, step_s - Executor(program, Network(job.table), slowdown=slowdown).run().time)
+        left = step_s - Executor(program, Network(job.table), slowdown=slowdown).run().time
+        program = assemble(job, Waits(input_stall=left))
     parts = apart_from(program, transfers, job.table.sharing)
     return replace(program, script=replace(program.script, parts=parts))
 

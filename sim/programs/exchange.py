@@ -56,11 +56,13 @@ class Collective(NamedTuple):
 class GradientExchange:
     """All collectives of a step in the gradient group of a rank; replicas of sharded groups sum after each sum.
 
-    ahead: how many gathers may be ahead of the tasks that they are for, if they come with every task.
+    ahead: how many gathers may be ahead of the tasks that they are for, if they come with every task. hops: what runs
+    in place of a sum of compressed gradients, one after the other; none: they are sent as they are.
     """
 
     collectives: tuple[Collective, ...] = ()
     ahead: int = 1
+    hops: tuple[str, ...] = ()
 
     @property
     def by_segment(self) -> tuple[Collective, ...]:
@@ -71,6 +73,11 @@ class GradientExchange:
         """The collective with a phase, if there is one."""
         key = (phase, traffic, whole)
         return next((each for each in self.collectives if (each.phase, each.traffic, each.whole) == key), None)
+
+    @property
+    def sums(self) -> Collective | None:
+        """The one that sums gradients."""
+        return next((each for each in self.collectives if each.traffic is Traffic.GRADIENTS), None)
 
     @property
     def gathers_always(self) -> bool:

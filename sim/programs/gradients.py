@@ -10,23 +10,25 @@ from functools import partial
 
 from typing_extensions import override
 
-from sim.engine.program import Script, Stream, Token, token
+from sim.engine.program import Recipe, Script, Stream, Token, token
 from sim.phase import Phase
-from sim.programs.costs import Message, exchange_action
-from sim.programs.exchange import Collective, Traffic
+from sim.programs.copies import CopyWriter
+from sim.programs.costs import WHOLE, Message, Place, exchange_action, pack_action, unpack_action
+from sim.programs.exchange import Collective, Traffic, Which
 from sim.programs.kinds import Role, kinds_of
 from sim.programs.shape import RankShape, Shape
 from sim.schedule.table import Task
 from sim.transforms.reduction import GROUPS
 
 Tokens = tuple[Token, ...]
+LEGS = {"all_to_all": 2}  # of a collective, at most; others have one
 
 
 class ExchangeWriter:
     """Shared by both kinds: streams and templates of the gradient communicators."""
 
-    def __init__(self, shape: Shape, script: Script) -> None:
-        self.shape, self.script, self.exchange = shape, script, shape.exchange
+    def __init__(self, shape: Shape, script: Script, copies: CopyWriter) -> None:
+        self.shape, self.script, self.exchange, self.copies = shape, script, shape.exchange, copies
         self.groups = [number for number, flow in enumerate(shape.flows) if flow.kind in GROUPS]
         self.streams: dict[int, Stream] = {}
         self.marks = [script.new_kind("end of backward of rank class", rank.number) for rank in shape.ranks]
@@ -50,7 +52,7 @@ class ExchangeWriter:
         return self.streams[flow]
 
     def issue(
-        self, flow: int, what: str, kind: str, message: Message, waits: Tokens, done: Token, index: int = 0
+        self, flow: int, what: str, kind: str, message: Message, waits: Tokens, done: Token | None, index: int = 0
     ) -> None:
         """Queue one collective; `waits` and `done` are relative to `index`."""
         key = (flow, what, kind, message, waits, done)
@@ -80,9 +82,38 @@ class ExchangeWriter:
     ) -> None:
         """Queue the sum of some gradients, and over replicas."""
         done = token(self.script.kind("summed", flow, what))
-        self.issue(flow, what, collective.kind, message, waits, done, index)
+        if self.exchange.hops:
+            self.sum_compressed(flow, what, message, waits, done, index)
+        else:
+            self.issue(flow, what, collective.kind, message, waits, done, index)
         self.last[flow] = token(done[0], index)
         self.sum_replicas(flow, what, message, index)
+
+    def sum_compressed(self, flow: int, what: str, message: Message, waits: Tokens, done: Token, index: int) -> None:
+        """Queue what stands for a sum, one leg after the other."""
+        legs = [(hop, kind, leg) for hop, kind in enumerate(self.exchange.hops) for leg in range(LEGS.get(kind, 1))]
+        for place, (hop, kind, leg) in enumerate(legs):
+            part = message._replace(hop=hop, leg=leg)
+            last = done if place == len(legs) - 1 else None
+            self.issue(flow, what, kind, part, () if place else waits, last, index)
+
+    def packing(self, rank: RankShape, place: Place, traffic: Traffic) -> Recipe | None:
+        """Kernels that make gradients smaller behind a pass with that traffic, or behind all of them."""
+        packs = self.exchange.hops and self.exchanged(rank) and traffic & Traffic.GRADIENTS
+        return partial(pack_action, place) if packs else None
+
+    def end_packing(self, rank: RankShape) -> Recipe | None:
+        """The same where the gradients of a stage are summed at once."""
+        at_once = self.exchange.sums is not None and self.exchange.sums.whole
+        place = Place(rank.number, self.shape.schedule.phases[-1], WHOLE)
+        return self.packing(rank, place, Traffic.GRADIENTS) if at_once else None
+
+    def unpacking(self, rank: RankShape) -> Recipe | None:
+        """Kernels before the optimizer of a rank, on what has become of its gradients."""
+        sums = self.exchange.sums
+        if not self.exchange.hops or sums is None or not self.exchanged(rank):
+            return None
+        return partial(unpack_action, rank.number, sums.kind, sums.which is Which.EVERY)
 
     def exchanged(self, rank: RankShape) -> list[int]:
         """Communicators of a rank that exchange gradients: of dense weights, and of experts."""
@@ -200,8 +231,8 @@ class Replicated(ExchangeWriter):
 class Sharded(ExchangeWriter):
     """Every task works segment by segment on weights that are gathered for it (ZeRO-3)."""
 
-    def __init__(self, shape: Shape, script: Script) -> None:
-        super().__init__(shape, script)
+    def __init__(self, shape: Shape, script: Script, copies: CopyWriter) -> None:
+        super().__init__(shape, script, copies)
         self.history: dict[int, list[tuple[Task, int]]] = {}  # flow -> segments that weights were gathered for so far
         self.held_back: dict[int, tuple[Task, int]] = {}  # flow -> gradients to scatter after the next gather
 
@@ -246,10 +277,13 @@ class Sharded(ExchangeWriter):
         """Gather a segment when the one `ahead` places before it has been passed."""
         history, ahead = self.history.setdefault(flow, []), self.exchange.ahead
         waits = self._tokens(flow, *history[-ahead], task.microbatch) if len(history) >= ahead else ()
-        history.append((task, position))
-        del history[:-ahead]
-        done = token(self._gathered(flow, task, position))
         message = self.message(flow, collective, task, position)
+        if self.copies.offload.parameters:  # one ahead of the gather
+            before = self._tokens(flow, *history[0], task.microbatch) if len(history) > ahead else ()
+            waits += self.copies.fetch_weights(flow, task, position, message, before)
+        history.append((task, position))
+        del history[: -ahead - 1]
+        done = token(self._gathered(flow, task, position))
         self.issue(flow, "gather weights", collective.kind, message, waits, done, task.microbatch)
 
     def _scatter_held_back(self, flow: int) -> None:
@@ -269,6 +303,6 @@ class Sharded(ExchangeWriter):
             self._scatter_held_back(flow)
 
 
-def exchange_writer(shape: Shape, script: Script) -> ExchangeWriter:
+def exchange_writer(shape: Shape, script: Script, copies: CopyWriter) -> ExchangeWriter:
     """The writer of the exchange of a job."""
-    return Sharded(shape, script) if shape.exchange.gathers_always else Replicated(shape, script)
+    return (Sharded if shape.exchange.gathers_always else Replicated)(shape, script, copies)

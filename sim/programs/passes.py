@@ -8,6 +8,7 @@ from functools import partial
 from sim.engine.program import Script, Token, token
 from sim.layout.plan import send_kind
 from sim.phase import Phase
+from sim.programs.copies import CopyWriter
 from sim.programs.costs import (
     WHOLE,
     Form,
@@ -33,8 +34,15 @@ class PassWriter:
     The compute stream of rank class r is stream r of the script. `form` is asked about passes that are cut.
     """
 
-    def __init__(self, shape: Shape, script: Script, exchange: ExchangeWriter, form: Callable[[Place], Form]) -> None:
-        self.shape, self.script, self.exchange, self.form = shape, script, exchange, form
+    def __init__(
+        self,
+        shape: Shape,
+        script: Script,
+        exchange: ExchangeWriter,
+        copies: CopyWriter,
+        form: Callable[[Place], Form],
+    ) -> None:
+        self.shape, self.script, self.exchange, self.copies, self.form = shape, script, exchange, copies, form
         self.sends: dict[tuple[int, int], int] = {}
         self.groups: dict[int, int] = {}
 
@@ -59,14 +67,20 @@ class PassWriter:
         """Instructions of a task, each with the stream it goes to; the compute stream comes first."""
         waits = self._arrival(rank, task)
         done = token(self.script.kind("pass done", rank.number, task.phase, task.chunk))
-        positions = list(range(self.shape.segments(task.chunk))) if role.traffic else [WHOLE]
+        positions = list(range(self.shape.segments(task.chunk))) if role.traffic or self.copies.cuts(rank) else [WHOLE]
         out: Placed = []
         for position in positions:
-            waits += self.exchange.before_run(rank, task, role, position)
+            waits += self.exchange.before_run(rank, task, role, position) + self.copies.before_run(rank, task, position)
             signal = self.exchange.after_run(rank, task, role, position)
             if position == positions[-1]:
                 signal = done = signal or done
-            out += self._run(rank, Place(rank.number, task.phase, task.chunk, position), role, waits, signal)
+            place = Place(rank.number, task.phase, task.chunk, position)
+            packing = self.exchange.packing(rank, place, role.traffic)
+            out += self._run(rank, place, role, waits, None if packing else signal)
+            if packing:
+                out.append((rank.number, self.script.new_template((), packing, signal)))
+            if self.copies.cuts(rank):
+                out.append((rank.number, self.copies.mark(rank, task, position)))
             waits = ()
         return out + self._send(rank, task, done)
 

@@ -25,6 +25,7 @@ from sim.inputs.board import transfer_rate
 from sim.inputs.records import Node
 from sim.layout.flows import FlowSet, flow_key
 from sim.layout.fold import Partition, first_of_class, mix
+from sim.layout.host import HOST_KINDS
 from sim.layout.pieces import Sequence, Work
 from sim.layout.plan import Plan
 from sim.memo import Memo
@@ -37,10 +38,14 @@ Floats = NDArray[np.float64]
 CATEGORY = {
     "tensor": Category.TENSOR_COMM,
     "context": Category.CONTEXT_COMM,
+    "ulysses": Category.CONTEXT_COMM,
     "expert": Category.EXPERT_COMM,
     "expert_tensor": Category.EXPERT_COMM,
 }
-GROUP_KINDS = ("tensor", "context", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient")
+GROUP_KINDS = (
+    "tensor", "context", "ulysses", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient",
+    *HOST_KINDS,
+)  # fmt: skip
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).
 SYNCHRONIZATION = 5.8e-6
@@ -257,6 +262,7 @@ class Job:
             key = flow_key(kind, carrier)
             seconds = latency + size / self.flows[rank.flows[key]].rate
             timed.append(Timed(operation.name, CATEGORY[kind], seconds, kind, key, latency, size))
+        timed[0] = timed[0]._replace(collective=operation.collective or "", message=operation.message)
         return timed
 
     def cost(self, flow: int, kind: str, message: float, routing: TokenRouting | None = None) -> Cost:

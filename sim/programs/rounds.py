@@ -92,10 +92,16 @@ class Rounds:
         state = _standing(self.network.env.now, tuple(len(job.begins) for job in self.jobs), runners)
         for before in reversed(self.seen):
             moved = state.moved_since(before)
-            if moved is not None and (times := self._times(state, before, moved)) > 0:
-                self._leave_out(times, state, before, moved, runners)
+            if moved is not None and self.again(state, before, moved, runners):
                 return
         self.seen.append(state)
+
+    def again(self, state: Standing, before: Standing, moved: Floats, runners: list[Runner]) -> bool:
+        """A state was there before: leave out rounds if any can be, and say whether."""
+        times = self._times(state, before, moved)
+        if times > 0:
+            self._leave_out(times, state, before, moved, runners)
+        return times > 0
 
     def _times(self, state: Standing, before: Standing, moved: Floats) -> int:
         """How many rounds can be left out: every job keeps the step it is in, every flow some of its bytes."""

@@ -6,12 +6,13 @@ shape have equal scripts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from typing_extensions import override
 
+from sim.inputs.records import Offload
 from sim.memo import Memo, Same
 from sim.programs.costs import Costs, Kinds
 from sim.programs.exchange import GradientExchange, exchange_of
@@ -19,6 +20,7 @@ from sim.programs.ranks import CATEGORY, Job, RankClass
 from sim.schedule.course import Course
 from sim.schedule.table import Schedule
 from sim.transforms.reduction import GROUPS
+from sim.workload.compression import compressor_of
 
 LOCKED = "tensor"  # kind of groups whose ranks may go in lock-step
 KEPT = 64  # layouts and models whose part of a shape is remembered
@@ -93,6 +95,7 @@ class Shape:
     inside: Inside
     switches: Switches
     exchange: GradientExchange
+    offload: Offload
 
     @property
     def ranks(self) -> tuple[RankShape, ...]:
@@ -140,7 +143,7 @@ def shape_of(costs: Costs) -> Shape:
     )
     exchange = job_exchange(costs.job)
     classes = _classes_of(costs.job, bool(exchange.by_segment), switches.slows)
-    return Shape(classes, plan.schedules, _inside_of(costs), switches, exchange)
+    return Shape(classes, plan.schedules, _inside_of(costs), switches, exchange, plan.experiment.training.offload)
 
 
 def job_exchange(job: Job) -> GradientExchange:
@@ -149,7 +152,13 @@ def job_exchange(job: Job) -> GradientExchange:
     if not any(kind in rank.flows for rank in job.ranks for kind in GROUPS):
         return GradientExchange()
     zero, software = plan.experiment.parallelism.zero_stage, plan.software
-    return exchange_of(zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases)
+    exchange = exchange_of(
+        zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases
+    )
+    compressor = compressor_of(plan.experiment.training.compression)
+    if compressor is None or exchange.sums is None:
+        return exchange
+    return replace(exchange, hops=compressor.collectives(exchange.sums.kind))
 
 
 _classes: Memo[Classes] = Memo(KEPT)  # equal classes are one object, so that comparing shapes is quick
@@ -187,7 +196,7 @@ def _classes_of(job: Job, beside: bool, slows: bool) -> Classes:
             ranks.append(RankShape(rank.number, rank.stage, rank.microbatches, flows, calm, free, together))
         return Classes(tuple(ranks), tuple(FlowShape(each.key, each.members, each.receiver) for each in job.flows))
 
-    key = Same(job.flows), job.plan.apart, beside, slows, job.in_step
+    key = Same(job.ranks), job.plan.apart, beside, slows, job.in_step
     return _classes.get(key, make, lambda made: 1.0)
 
 

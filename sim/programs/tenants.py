@@ -23,7 +23,8 @@ from sim.inputs.records import Experiment
 from sim.layout.flows import FlowSet
 from sim.layout.fold import Partition, Structure, identity_partition, refine
 from sim.layout.grid import RankGrid, build_grid
-from sim.layout.plan import JobFlows, Layout, build_plan, fold_structure, job_flows, tasks_of
+from sim.layout.plan import JobFlows, Layout, build_plan, fold_structure, job_flows, rank_labels
+from sim.layout.recorded import meet_once
 from sim.programs.ranks import FlowClass, Job, flow_classes, flow_table, job_of, quotient
 
 Ints = NDArray[np.int64]
@@ -51,6 +52,8 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
 
     priorities: of the flows of each job, those of lower numbers first; all alike if absent. Raises PlanError.
     """
+    if problems := [_apart(each.name) for each in experiments if each.synchronization is not None]:
+        raise PlanError(problems)
     cluster = _common_cluster(experiments)
     common, layouts = _lay_out(experiments, cluster)
     plans = [build_plan(each, cluster, layout) for each, layout in zip(experiments, layouts, strict=True)]
@@ -64,6 +67,11 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
         flows = tuple(each if whose == number else _foreign(each) for each, whose in every)
         jobs.append(job_of(plan, quotient(plan, table, flows)))
     return Tenants(cluster, tuple(jobs), table)
+
+
+def _apart(name: str) -> Problem:
+    message = f"workers of {name} take steps of their own, which is not modelled beside other jobs"
+    return Problem("", "synchronization", message, "leave it out")
 
 
 def _foreign(flow: FlowClass) -> FlowClass:
@@ -104,7 +112,9 @@ def _lay_out(experiments: Sequence[Experiment], cluster: Cluster) -> tuple[Commo
     flows = [job_flows(setup.experiment, setup.workload, grid, cluster) for setup, grid in pairs]
     options = [experiment.simulation for experiment in experiments]
     prune, fold = (all(getattr(each, name) == "auto" for each in options) for name in ("prune", "fold"))
-    labels = [tasks_of(setup.experiment, grid) for setup, grid in zip(setups, grids, strict=True)]
+    replayed = (own for setup, own in zip(setups, flows, strict=True) if setup.workload.replay)
+    fold &= all(meet_once(flow_set for flow_set, _ in own.values()) for own in replayed)
+    labels = [rank_labels(experiment, grid) for experiment, grid in zip(experiments, grids, strict=True)]
     common = _joined(grids, labels, flows, cluster, prune, fold)
     ranks, sets, layouts = 0, 0, []
     for grid, own in zip(grids, flows, strict=True):
@@ -121,17 +131,17 @@ def _joined(
     prune: bool,
     fold: bool,
 ) -> Common:
-    """The jobs as one. Stages have labels of their own: equal jobs, folded, would be in phase for ever."""
+    """The jobs as one. Ranks have labels of their own: equal jobs, folded, would be in phase for ever."""
     joint: JobFlows = {}
-    stages, ranks, stage = list[Ints](), 0, 0
-    for number, (grid, own, label) in enumerate(zip(grids, flows, labels, strict=True)):
+    every, ranks, known = list[Ints](), 0, 0
+    for number, (grid, label, own) in enumerate(zip(grids, labels, flows, strict=True)):
         for kind, (flow_set, covers) in own.items():
             moved = replace(flow_set, kind=f"{number} {flow_set.kind}", members=flow_set.members + np.int32(ranks))
             joint[f"{number} {kind}"] = moved, covers
-        stages.append(label + stage)
-        ranks, stage = ranks + grid.n_ranks, stage + 1 + int(label.max())
+        every.append(label + known)
+        ranks, known = ranks + grid.n_ranks, known + 1 + int(label.max())
     accelerator = np.concatenate([grid.accelerator for grid in grids])
-    structure, links, apart = fold_structure(np.concatenate(stages), accelerator, cluster, joint, prune)
+    structure, links, apart = fold_structure(np.concatenate(every), accelerator, cluster, joint, prune)
     partition = refine(structure) if fold else identity_partition(structure)
     return Common(structure, tuple(flow_set for flow_set, _ in joint.values()), apart, links, partition)
 

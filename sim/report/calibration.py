@@ -6,9 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sim.metrics.calibration import Calibration, DeviceCalibration, LayerCheck
+from sim.metrics.calibration import Calibration, DeviceCalibration, TimeCheck
 from sim.report import human
 from sim.units import DATA_RATE, POWER, TIME, WORK_RATE, format_quantity
+
+NO_METER = {
+    "gpu": "no power meter: nvidia-ml-py or amdsmi is needed",
+    "cpu": "no power meter: /sys/class/powercap has none, or is closed to this user",
+    "systolic": "no power meter: such devices tell none",
+}
 
 
 def print_collectives(calibration: Calibration, console: Console) -> None:
@@ -58,7 +64,8 @@ def print_device(calibration: DeviceCalibration, console: Console) -> None:
     rows = {
         "attention forward": format_quantity(measured.attention_forward, TIME),
         "attention backward": format_quantity(measured.attention_backward, TIME),
-        "elementwise": format_quantity(measured.streaming, DATA_RATE),
+        "memory": format_quantity(measured.streaming, DATA_RATE),
+        "sum, GELU and norm": format_quantity(measured.pointwise, DATA_RATE),
         "optimizer": format_quantity(measured.optimizer, DATA_RATE),
         "kernel launch": format_quantity(measured.launch, TIME),
         "host issue": format_quantity(measured.issue, TIME),
@@ -68,10 +75,14 @@ def print_device(calibration: DeviceCalibration, console: Console) -> None:
     for name, value in rows.items():
         console.print(Text(f"  {name:<28}{value:>12}"))
     if not measured.watts:
-        console.print(Text("  no power meter: NVML and its bindings (nvidia-ml-py) are needed", style="dim"))
-    console.print(Text("The layer that the profile was not made from", style="bold"))
-    console.print(Text(f"  forward   {_check(calibration.forward)}"))
-    console.print(Text(f"  backward  {_check(calibration.backward)}"))
+        console.print(Text(f"  {NO_METER[measured.kind]}", style="dim"))
+    console.print(Text("What the profile was not made from", style="bold"))
+    checks = {"layer forward": calibration.forward, "layer backward": calibration.backward}
+    for name, check in {**checks, **{f"step of {model}": step for model, step in calibration.steps.items()}}.items():
+        console.print(Text(f"  {name:<26}{_check(check)}"))
+    if measured.disturbed:
+        told = f"this machine is busy, so these may be too slow: {', '.join(measured.disturbed)}"
+        console.print(Text(f"  {told}", style="dim"))
 
 
 def _products(calibration: DeviceCalibration) -> Table:
@@ -87,6 +98,6 @@ def _products(calibration: DeviceCalibration) -> Table:
     return table
 
 
-def _check(layer: LayerCheck) -> str:
-    measured, predicted = (format_quantity(seconds, TIME) for seconds in (layer.measured, layer.predicted))
-    return f"{measured:>10} measured, {predicted:>10} predicted: {human.signed_percent(layer.error)}"
+def _check(check: TimeCheck) -> str:
+    measured, predicted = (format_quantity(seconds, TIME) for seconds in (check.measured, check.predicted))
+    return f"{measured:>10} measured, {predicted:>10} predicted: {human.signed_percent(check.error)}"

@@ -1,11 +1,12 @@
 """Files that are written whole or not at all, and told of if they cannot be.
 
-Public: `write_text`, `replacing`, `writing`, `deliver`.
+Public: `write_text`, `write_packed`, `replacing`, `writing`, `deliver`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gzip
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +17,16 @@ def write_text(file: Path, text: str, option: str = "") -> None:
     """Write `text` into `file`, which `option` asked for. Raises OutputError."""
     with replacing(file, option) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_packed(file: Path, lines: Iterable[str], option: str = "") -> None:
+    """Write `lines` into `file`, packed if it ends in .gz; the same lines give the same bytes. Raises OutputError."""
+    with replacing(file, option) as part, part.open("wb") as raw:
+        if file.suffix != ".gz":
+            raw.writelines(line.encode() for line in lines)
+            return
+        with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+            packed.writelines(line.encode() for line in lines)
 
 
 @contextmanager

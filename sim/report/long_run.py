@@ -120,7 +120,7 @@ def _incident_rows(run: RunResult) -> Iterator[Row]:
 
 def _struck(incident: IncidentResult) -> str:
     nodes = incident.nodes
-    place = f", node {nodes[0]}" if len(nodes) == 1 else f", {len(nodes)} nodes" if nodes else ""
+    place = f", {incident.names[0]}" if len(nodes) == 1 else f", {len(nodes)} nodes" if nodes else ""
     return f"{incident.cause.replace('_', ' ')}{place}"
 
 

@@ -1,6 +1,6 @@
 """Checkpoints and training data as sections of the text report.
 
-Public: `checkpoint_rows`, `input_rows`.
+Public: `checkpoint_rows`, `input_rows`, `preparation_rows`.
 """
 
 from __future__ import annotations
@@ -41,5 +41,26 @@ def input_rows(result: Result) -> Iterator[Row]:
         yield "supplied", f"{human.digits(supplied)} samples/s", "by the slowest stage" if data.limit == "none" else ""
     limited = f"limited by {LIMITS[data.limit]}" if data.limit in LIMITS else "hardly any wait"
     yield "accelerators busy", human.percent(data.accelerator_utilization), limited
+    if data.slowed_s:
+        yield "slower beside reads", human.step_time(data.slowed_s), "of a step, whose traffic crosses the same links"
     if data.fill_s:
         yield "shuffle buffer fills in", human.duration(data.fill_s), ""
+
+
+def preparation_rows(result: Result) -> Iterator[Row]:
+    """How long training data takes to prepare, phase by phase, and what that costs training."""
+    job = result.preparation
+    if job is None:
+        return
+    yield "takes", human.duration(job.time_s), f"{job.when} training, {job.nodes} nodes x {job.cores} cores"
+    moved = f"{human.traffic(job.shuffled_bytes)} shuffled, {human.traffic(job.written_bytes)} written"
+    yield "reads", human.traffic(job.read_bytes), moved
+    for phase in job.phases:
+        copies = f", {human.count(phase.copies)} begun again" if phase.copies else ""
+        slowest = f"slowest {phase.slowest_task_s / phase.median_task_s:.1f} x the median{copies}"
+        busy = f"cores {human.percent(phase.core_share)} busy, limited by {phase.limit}"
+        yield phase.name, human.duration(phase.time_s), f"{human.count(phase.tasks)} tasks, {slowest}; {busy}"
+    if job.when == "beside":
+        yield "longer beside training", human.percent(job.beside_slowdown - 1), ""
+        lost = f"{human.duration(job.training_lost_s)} lost in all"
+        yield "steps take longer", human.percent(job.training_slowdown - 1), lost

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sim.metrics.memory import UNKNOWN
 from sim.metrics.result import (
     BREAKDOWN,
     Comparison,
@@ -26,7 +27,9 @@ from sim.report import human
 from sim.report.energy import cost_rows, energy_rows
 from sim.report.layout import ASCII_FILL, BLOCK_FILL, grid, labelled, section, share_row
 from sim.report.long_run import interval_rows, long_run
-from sim.report.storage import checkpoint_rows, input_rows
+from sim.report.replay import replay_parts
+from sim.report.storage import checkpoint_rows, input_rows, preparation_rows
+from sim.report.synchrony import synchrony_rows
 
 LABELS = {
     "compute": "compute",
@@ -35,6 +38,7 @@ LABELS = {
     "expert_comm": "expert parallel",
     "pipeline_comm": "pipeline sends",
     "data_comm": "data parallel",
+    "host_comm": "copies to host",
     "bubble": "pipeline bubble",
     "optimizer": "optimizer",
     "input_stall": "input stall",
@@ -72,9 +76,12 @@ def report(result: Result, ascii_only: bool = False) -> RenderableType:
         *_headline(result),
         *section("Result", _key_figures(result)),
         *section("Where the step goes", _breakdown(result.step, fill), _overlap(result)),
-        *section(f"Memory of the fullest {_device(result)}", _memory(result.memory, fill), _verdict(result.memory)),
+        *section("Recorded and replayed", *(replay_parts(result.replay) if result.replay else ())),
+        *section(f"Memory of the fullest {_device(result)}", *_memory_parts(result.memory, fill)),
         *section("Kinds of node", *kinds_of_node(result.kinds)),
         *section("Links", _links(result.utilization.links)),
+        *section("Workers out of step", labelled(list(synchrony_rows(result)))),
+        *section("Preparation of training data", labelled(list(preparation_rows(result)))),
         *section("Training data", labelled(list(input_rows(result)))),
         *section("Checkpoints", labelled([*checkpoint_rows(result), *interval_rows(result.run)])),
         *(long_run(result.run, fill) if result.run else ()),
@@ -171,7 +178,8 @@ def _key_figures(result: Result) -> RenderableType:
     table = grid("left", "fold")
     table.add_row("step time", Text(human.step_time(step.time_s), style="bold"))
     table.add_row("throughput", human.throughput(step.samples_per_s, step.tokens_per_s))
-    table.add_row("per accelerator", _per_accelerator(step))
+    if step.hfu:  # nobody knows the FLOPs of a recorded step
+        table.add_row("per accelerator", _per_accelerator(step))
     if result.run:
         table.add_row("time to train", _time_to_train(result.run))
     if result.trust:
@@ -248,6 +256,11 @@ def _overlap(result: Result) -> RenderableType | None:
 
 
 # --- memory ---------------------------------------------------------------------------------
+
+
+def _memory_parts(memory: MemoryResult, fill: str) -> tuple[RenderableType, ...]:
+    """What lies there, and whether it fits; nothing where nobody knows."""
+    return () if memory.verdict == UNKNOWN else (_memory(memory, fill), _verdict(memory))
 
 
 def _memory(memory: MemoryResult, fill: str) -> RenderableType:

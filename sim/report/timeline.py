@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from sim.metrics.timeline import Timeline, TimelineSpan
 from sim.report.files import replacing
 
 Event = dict[str, Any]
-NETWORK = 1_000_000_000  # process number of the counters, above every rank
+RECORDED = 500_000_000  # process number of rank 0 as it was recorded, above every rank
+NETWORK = 1_000_000_000  # process number of the counters, above all ranks
 KERNELS = {"compute": "matmul and elementwise kernels", "optimizer": "optimizer kernels"}  # parts that run kernels
 NOT_ON_DEVICE = ("other",)  # the device waits for its host
 FIRST_COMM_STREAM = 20
@@ -35,9 +37,10 @@ EDGE = 1e-3  # length of the marks at both ends of the step [us]
 
 def chrome_events(timeline: Timeline) -> Iterator[Event]:
     """One process per rank, one thread per stream; link loads as counters; arrows from send to use."""
-    tracks = _track_numbers(timeline.spans)
-    yield from _names(timeline, tracks)
-    spans = sorted(timeline.spans, key=lambda span: (span.rank, span.track, span.start, -span.end))
+    beside = [replace(span, rank=RECORDED + span.rank) for span in timeline.recorded]
+    tracks = _track_numbers([*timeline.spans, *beside])
+    yield from _names(timeline, beside, tracks)
+    spans = sorted([*timeline.spans, *beside], key=lambda span: (span.rank, span.track, span.start, -span.end))
     for (_, track), mine in groupby(spans, key=lambda span: (span.rank, span.track)):
         yield from _nested(list(mine), tracks[track])
     for number, arrow in enumerate(timeline.arrows):
@@ -52,11 +55,14 @@ def chrome_events(timeline: Timeline) -> Iterator[Event]:
             yield {"ph": "C", "pid": NETWORK, "name": name, "ts": _us(time), "args": {"load": round(100 * share, 4)}}
 
 
-def _names(timeline: Timeline, tracks: dict[str, int]) -> Iterator[Event]:
-    for order, (rank, place) in enumerate(timeline.places.items()):
-        yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank} on {place}"}}
+def _names(timeline: Timeline, beside: Sequence[TimelineSpan], tracks: dict[str, int]) -> Iterator[Event]:
+    """Names of ranks and tracks; a rank as it was recorded follows the same rank in the replay."""
+    told = {rank: f"rank {rank} on {place}" for rank, place in timeline.places.items()}
+    told |= {rank: f"rank {rank - RECORDED} as recorded" for rank in dict.fromkeys(span.rank for span in beside)}
+    for order, rank in enumerate(sorted(told, key=lambda rank: (rank % RECORDED, rank))):
+        yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": told[rank]}}
         yield {"ph": "M", "name": "process_sort_index", "pid": rank, "args": {"sort_index": order}}
-    for rank, track in dict.fromkeys((span.rank, span.track) for span in timeline.spans):
+    for rank, track in dict.fromkeys((span.rank, span.track) for span in (*timeline.spans, *beside)):
         yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": tracks[track], "args": {"name": track}}
         yield {
             "ph": "M", "name": "thread_sort_index", "pid": rank, "tid": tracks[track],

@@ -20,6 +20,11 @@ METRICS = {
     "tokens_per_s_per_accelerator": "tokens/s each",
     "model_tflops_per_accelerator": "TFLOP/s each",
 }
+BESIDE = {
+    "exposed": "communication {:.1%} for {:.1%} of the step exposed",
+    "overlapped": "{:.1%} for {:.1%} of it beside computation",
+    "power": "{:.0f} W for {:.0f} W an accelerator",
+}
 SHOWN_PARTS = 4
 SHOWN_PROBLEMS = 20
 
@@ -34,8 +39,20 @@ def print_validation(validation: Validation, console: Console) -> None:
         console.print(Text("Largest errors", style="bold"))
         for miss in validation.worst:
             _print_miss(miss, console)
+    _print_beside([row for row in validation.rows if row.beside], console)
     _print_problems([row for row in validation.rows if row.problem], console)
     _print_missed([row for row in validation.rows if row.missed and not row.problem], console)
+
+
+def _print_beside(rows: list[Row], console: Console) -> None:
+    """What was measured beside the step time, and what the simulated step has."""
+    if not rows:
+        return
+    console.print(Text("Beside the step time, predicted for measured", style="bold"))
+    for row in rows:
+        told = (BESIDE[each.name].format(each.predicted, each.measured) for each in row.beside)
+        console.print(Text(f"  {row.name}: {', '.join(told)}"))
+    console.print()
 
 
 def parts_of(row: Row) -> Iterator[str]:

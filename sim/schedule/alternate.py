@@ -1,6 +1,8 @@
-"""What schedules have in common whose stages take forward and backward tasks in turn."""
+"""What schedules have in common: where chunks go, objections, forward and backward tasks in turn."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,20 @@ from sim.schedule.table import Ints
 def round_robin(stages: int, virtual: int) -> tuple[int, ...]:
     """Chunks go round the stages."""
     return tuple(chunk % stages for chunk in range(stages * virtual))
+
+
+def down_and_up(stages: int, virtual: int) -> tuple[int, ...]:
+    """Chunks go down the stages and up again."""
+    down = tuple(range(stages))
+    return tuple(stage for lap in range(virtual) for stage in (down[::-1] if lap % 2 else down))
+
+
+def objections_to_a_v(name: str, stages: int, virtual: int, microbatches: int) -> Iterator[tuple[str, str]]:
+    """It has two chunks a stage, and several stages."""
+    if virtual != 2:
+        yield f"{name} has two chunks a stage, virtual_stages {virtual} is given", "set virtual_stages to 2"
+    elif stages == 1:
+        yield without_pipeline(virtual)
 
 
 def without_pipeline(virtual: int) -> tuple[str, str]:

@@ -12,15 +12,26 @@ from functools import lru_cache
 from sim.errors import PlanError, Problem
 from sim.memo import Memo
 from sim.schedule.breadth_first import BREADTH_FIRST
+from sim.schedule.controllable_memory import V_HALF, V_MIN
 from sim.schedule.course import Course
+from sim.schedule.dual_pipe_v import DUAL_PIPE_V
 from sim.schedule.gpipe import GPIPE
 from sim.schedule.one_forward_one_backward import ONE_FORWARD_ONE_BACKWARD
+from sim.schedule.own import own_kind
 from sim.schedule.table import Ends, Schedule, ScheduleKind
-from sim.schedule.zero_bubble import ZB_H1
+from sim.schedule.zero_bubble import ZB_H1, ZB_H2
 from sim.schedule.zero_bubble_v import ZB_V
 
-KINDS = (ONE_FORWARD_ONE_BACKWARD, GPIPE, BREADTH_FIRST, ZB_H1, ZB_V)
-SCHEDULES: dict[str, ScheduleKind] = {kind.name: kind for kind in KINDS}
+
+class _Schedules(dict[str, ScheduleKind]):
+    """By name; the text of a table stands for itself (`own.py`)."""
+
+    def __missing__(self, text: str) -> ScheduleKind:
+        return own_kind(text)
+
+
+KINDS = (ONE_FORWARD_ONE_BACKWARD, GPIPE, BREADTH_FIRST, ZB_H1, ZB_H2, ZB_V, V_HALF, V_MIN, DUAL_PIPE_V)
+SCHEDULES = _Schedules({kind.name: kind for kind in KINDS})
 Held = tuple[tuple[int, ...], ...]
 KEPT_TASKS = 2_000_000  # of all tables that are kept at a time: 50 MB
 KEPT_ANSWERS = 4096  # a few numbers each

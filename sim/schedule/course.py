@@ -27,6 +27,21 @@ class Course:
         """The stages with the first and the last chunk."""
         return self.stage_of[0], self.stage_of[-1]
 
+    def layers(self, total: int, asked: tuple[int, ...] | None = None) -> list[int]:
+        """Layers of each of the model chunks, in model order.
+
+        asked: those of each chunk, or of each stage, which its chunks share; evenly if absent. What does not divide
+        then goes to the middle: the ends also hold embedding and head (Llama Team 2024, sec. 3.3.2).
+        """
+        chunks = len(self.stage_of)
+        if asked is None:
+            base, extra = divmod(total, chunks)
+            first = (chunks - extra) // 2
+            return [base + (first <= chunk < first + extra) for chunk in range(chunks)]
+        if len(asked) == chunks:
+            return list(asked)
+        return [asked[stage] * self.stages // chunks for stage in self.stage_of]
+
     def source(self, phase: Phase, chunk: int) -> int | None:
         """The chunk whose result in that phase a chunk waits for; None where the model begins, or ends."""
         return self._neighbour(chunk, -ONWARD.get(phase, 0))

@@ -7,22 +7,17 @@ forward, input and weight gradient take equally long.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from sim.phase import Phase
-from sim.schedule.alternate import without_pipeline
+from sim.schedule.alternate import down_and_up, objections_to_a_v
 from sim.schedule.table import Ints, ScheduleKind
 
 F, B, W = Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT
 Step = tuple[Phase, bool]  # a phase of the chunk on the way down, or up (true)
 DOWN, UP = False, True
-
-
-def _place(stages: int, virtual: int) -> tuple[int, ...]:
-    """Down the stages and up again."""
-    down = tuple(range(stages))
-    return tuple(stage for lap in range(virtual) for stage in (down[::-1] if lap % 2 else down))
 
 
 def _order(stages: int, virtual: int, microbatches: int) -> tuple[Ints, ...]:
@@ -57,11 +52,4 @@ def _steps(stages: int, stage: int, microbatches: int) -> Iterator[Step]:
     yield from [(W, DOWN)] * stage
 
 
-def _objections(stages: int, virtual: int, microbatches: int) -> Iterator[tuple[str, str]]:
-    if virtual != 2:
-        yield f"zb-v has two chunks a stage, virtual_stages {virtual} is given", "set virtual_stages to 2"
-    elif stages == 1:
-        yield without_pipeline(virtual)
-
-
-ZB_V = ScheduleKind("zb-v", _place, _order, _objections, splits=True, usual=False)
+ZB_V = ScheduleKind("zb-v", down_and_up, _order, partial(objections_to_a_v, "zb-v"), splits=True, usual=False)

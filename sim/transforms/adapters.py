@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sim.graph.adapters import Adapter
+from sim.graph.adapters import Adapter, Dequantization
 from sim.graph.graph import Graph, Operator
 from sim.graph.operation import Shard
-from sim.graph.products import Leave, Linear
+from sim.graph.products import Enter, Leave, Linear
 
 
 def adapt(graph: Graph, shard: Shard) -> None:
@@ -15,6 +15,9 @@ def adapt(graph: Graph, shard: Shard) -> None:
         return
     operators: list[Operator] = []
     for operator in graph.operators:
+        if lora.base and isinstance(operator, Linear):
+            before = len(operators) - bool(operators and isinstance(operators[-1], Enter))
+            operators.insert(before, Dequantization(operator, lora.base))
         operators.append(operator)
         if isinstance(operator, Linear):
             target = operator.name.replace(" ", "_").replace("-", "_")

@@ -1,8 +1,8 @@
 """From a graph as a family writes it to what everybody else asks of it.
 
-Passes run in a fixed order: the stream under autocast; kernels of attention; tensor parallelism; 8-bit operands, so
-that gathers carry 1 B; adapters. Then recomputation says what runs again, and the backward pass goes through the
-operators in reverse.
+Passes run in a fixed order: columns that are pruned; the stream under autocast; kernels of attention; tensor
+parallelism; 8-bit operands, so that gathers carry 1 B; adapters. Then recomputation says what runs again, and the
+backward pass goes through the operators in reverse.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sim.transforms.adapters import adapt
 from sim.transforms.attention_kernel import choose_attention_kernels
 from sim.transforms.autocast import widen_the_stream
 from sim.transforms.precision import cast_operands
+from sim.transforms.pruning import drop_columns
 from sim.transforms.recompute import kept, repeated
 from sim.transforms.tensor import split_over_tensor_ranks
 
@@ -23,6 +24,7 @@ Operations = tuple[Operation, ...]
 
 def transform(graph: Graph, shard: Shard) -> Graph:
     """`graph` as one rank runs it under `shard`: changed, and handed back."""
+    drop_columns(graph, shard)
     widen_the_stream(graph, shard)
     choose_attention_kernels(graph, shard)
     split_over_tensor_ranks(graph, shard)

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from sim.graph.adapters import Adapter
 from sim.graph.attention import CORE, FlashAttention, LayoutCopy
 from sim.graph.graph import Graph, Operator, Tensor
-from sim.graph.pointwise import Activation, Dropout, ResidualSum
+from sim.graph.latent import Join
+from sim.graph.norms import Norm
+from sim.graph.operation import Recompute, RecomputePart
+from sim.graph.pointwise import Activation, Dropout, ResidualSum, Rotation
 from sim.graph.products import Cast, Enter, Leave, Linear, Serving, WeightCast
 from sim.graph.work import Writer
 
@@ -20,7 +23,15 @@ Numbers = dict[Linear, tuple[int, ...]]  # those matrices of each product that a
 
 def repeated(work: Writer) -> list[Operator]:
     """Forward operators that run again before the backward pass of the graph."""
-    return DISCIPLINES[work.shard.recompute](work) if work.graph.repeated else []
+    how = work.shard.recompute
+    if not work.graph.repeated:
+        return []
+    return DISCIPLINES[how](work) if isinstance(how, str) else _of_parts(work, how)
+
+
+def recompute_text(how: Recompute | tuple[RecomputePart, ...]) -> str:
+    """A discipline, or parts, in a word."""
+    return how if isinstance(how, str) else "+".join(how)
 
 
 def kept(work: Writer) -> list[Tensor]:
@@ -45,12 +56,22 @@ def _kept(work: Writer) -> list[Tensor]:
     made = {id(tensor) for operator in again for tensor in operator.writes}
     made |= {id(t) for each, tensors in needs if id(each) in whole for t in tensors if id(t) not in handed}  # masks
     held = [tensor for operator in again for tensor in operator.reads if id(tensor) not in made]
+    dropped = _dropped(work, made)
     for operator, tensors in needs:
-        outside = work.shard.recompute == "selective" and id(operator) not in whole
-        held += [tensor for tensor in tensors if outside or id(tensor) not in made]
+        gone = made if id(operator) in whole else dropped
+        held += [tensor for tensor in tensors if id(tensor) not in gone]
     if work.shard.recompute == "alternate":
         held += _kept_results(graph)
     return held
+
+
+def _dropped(work: Writer, made: set[int]) -> set[int]:
+    """Of what is `made` again, what operators that do not run again read without its being kept."""
+    how = work.shard.recompute
+    if isinstance(how, str):
+        return set() if how == "selective" else made
+    again = _of_parts(work, tuple(part for part in how if part in MADE_ANEW))
+    return {id(tensor) for operator in again for tensor in operator.writes}
 
 
 def _kept_results(graph: Graph) -> list[Tensor]:
@@ -85,8 +106,7 @@ def _all(work: Writer) -> list[Operator]:
 
 def _core(work: Writer) -> list[Operator]:
     """Selective recomputation (Korthikanti 2022, section 5); fused attention does this inside its backward kernel."""
-    core = [each for each in work.graph.operators if each.region == CORE]
-    return [] if any(isinstance(each, FlashAttention) for each in core) else core
+    return _attention(work.graph)
 
 
 def _after_first_product(work: Writer) -> list[Operator]:
@@ -175,6 +195,72 @@ def _stopped(work: Writer, operators: list[Operator]) -> list[Operator]:
 
 def _products(graph: Graph) -> list[Linear]:
     return [each for each in graph.operators if isinstance(each, Linear)]
+
+
+# --- parts of a layer ---------------------------------------------------------------------------
+
+
+def _of_parts(work: Writer, parts: tuple[RecomputePart, ...]) -> list[Operator]:
+    """Forward operators of these parts, in the order of the graph, with the casts to 8 bit of what they make."""
+    chosen = {id(operator) for part in parts for operator in PARTS[part](work.graph)}
+    made: set[int] = set()
+    operators: list[Operator] = []
+    for operator in work.graph.operators:
+        casts = isinstance(operator, Cast) and any(id(each) in made for each in operator.reads)
+        if casts or id(operator) in chosen:
+            operators.append(operator)
+            made |= {id(each) for each in operator.writes}
+    return operators
+
+
+def _norms(graph: Graph) -> list[Operator]:
+    return [each for each in graph.operators if isinstance(each, Norm)]
+
+
+def _activations(graph: Graph) -> list[Operator]:
+    return [each for each in graph.operators if isinstance(each, Activation)]
+
+
+def _latent_up(graph: Graph) -> list[Operator]:
+    """Products from latent to full queries, keys and values, and what follows until the core.
+
+    Megatron Core, transformer/multi_latent_attention.py, recompute_up_proj.
+    """
+    joins = [place for place, each in enumerate(graph.operators) if isinstance(each, Join)]
+    if not joins:
+        return []
+    norms = {id(each.result) for each in _norms(graph) if isinstance(_maker(graph, each.reads[0]), Linear)}
+    ups = {id(each) for each in graph.operators[: joins[-1]] if isinstance(each, Linear) and id(each.reads[0]) in norms}
+    follow = (Rotation, Join)
+    return [each for each in graph.operators[: joins[-1] + 1] if id(each) in ups or isinstance(each, follow)]
+
+
+def _maker(graph: Graph, tensor: Tensor) -> Operator | None:
+    return next((each for each in graph.operators if any(made is tensor for made in each.writes)), None)
+
+
+def _attention(graph: Graph) -> list[Operator]:
+    core = [each for each in graph.operators if each.region == CORE]
+    return [] if any(isinstance(each, FlashAttention) for each in core) else core
+
+
+def _feed_forward(graph: Graph) -> list[Operator]:
+    """What lies between the last norm of the layer and the last sum with the stream, traffic included."""
+    norms = [place for place, each in enumerate(graph.operators) if isinstance(each, Norm)]
+    sums = [place for place, each in enumerate(graph.operators) if isinstance(each, ResidualSum)]
+    return graph.operators[norms[-1] + 1 : sums[-1]] if norms and sums else []
+
+
+PARTS: dict[RecomputePart, Callable[[Graph], list[Operator]]] = {
+    "norm": _norms,
+    "activation": _activations,
+    "up_projection": _latent_up,
+    "attention": _attention,
+    "feed_forward": _feed_forward,
+}
+# Their results are dropped when they have been used, and made again where the backward pass needs them (Megatron Core,
+# CheckpointWithoutOutput); of other parts what they hand on is kept (tensor_parallel.checkpoint).
+MADE_ANEW: tuple[RecomputePart, ...] = ("norm", "activation", "up_projection")
 
 
 DISCIPLINES: dict[str, Callable[[Writer], list[Operator]]] = {

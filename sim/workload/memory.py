@@ -25,6 +25,7 @@ from sim.graph.work import element_bytes
 from sim.inputs.records import Parallelism, Software, Training
 from sim.models.family import NOTHING, Architecture, Held
 from sim.record import NARROW, narrow_bytes
+from sim.workload.compression import Compressor, Gradients, compressor_of
 from sim.workload.optimizer import OptimizerKind, optimizer_of
 
 WHOLE_BYTES = 4  # of a 32-bit weight
@@ -63,14 +64,25 @@ class _Stage:
         return self.inner + self.architecture.stage(range(0), first=self.first, last=self.last)
 
     @property
+    def runs(self) -> list[tuple[Graph, int]]:
+        """Equal layers in a row, and how many."""
+        return [run for part in self.layers for run in self.architecture.runs(part)]
+
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """The kinds of layers."""
-        return tuple({id(graph): graph for part in self.layers for graph, _ in self.architecture.runs(part)}.values())
+        return tuple({id(graph): graph for graph, _ in self.runs}.values())
 
     @cached_property  # read at each moment of a stage
     def kind(self) -> OptimizerKind:
         """The optimizer."""
         return optimizer_of(self.software, self.training.optimizer)
+
+    @cached_property  # read at each moment of a stage
+    def compressor(self) -> Compressor | None:
+        """How gradients are compressed before they are summed, if there is somebody to sum them with."""
+        plan = self.parallelism
+        return compressor_of(self.training.compression) if (plan.data or 1) * plan.context > 1 else None
 
     @cached_property  # read at each moment of a stage
     def head(self) -> Graph | None:
@@ -117,7 +129,8 @@ class _Stage:
         if graph is None or self.shards(3) == 1 or (self.root and not graph.repeated):
             return 0.0
         table = self.architecture.table.parameters if graph is self.head and self.architecture.tied else 0
-        return self.element * float(self.architecture.held(graph).shared + table)
+        narrowed = self.architecture.narrowed(graph, gathered=True)
+        return self.element * float(self.architecture.held(graph).shared - narrowed + table)
 
     def reduced(self, graph: Graph) -> float:
         """Whole gradients of a unit on their way to the ranks that keep them."""
@@ -209,7 +222,7 @@ class StageMemory:
         """Bytes of host memory for a rank of a stage, of what does not lie on its accelerator; as `at`."""
         part, _, _ = self._stage(layers, first, last)
         offload, size = part.training.offload, 0.0
-        if offload.optimizer or part.kind.paged:
+        if (offload.optimizer and not offload.drives) or part.kind.paged:
             size += optimizer_bytes(part)
         if offload.optimizer:
             size += HOST_GRADIENT * part.share(1)
@@ -219,6 +232,10 @@ class StageMemory:
             kept = [float(part.architecture.stage(each, first=False, last=False).kept) for each in layers]
             size += max(_sum(counts, kept) for counts in held)
         return size
+
+    def trained(self, layers: tuple[range, ...], *, first: bool, last: bool) -> int:
+        """Trained parameters that a rank of a stage computes with; as `at`."""
+        return self._stage(layers, first, last)[0].held.trained
 
     def _stage(
         self, layers: tuple[range, ...], first: bool, last: bool
@@ -254,12 +271,28 @@ def _state(part: _Stage) -> Parts:
     on_board = 0.0 if offload.optimizer or part.kind.paged else optimizer
     return {
         "weights": weights,
-        "gradients": 0.0 if offload.optimizer and part.shards(2) > 1 else gradients,
+        "gradients": (0.0 if offload.optimizer and part.shards(2) > 1 else gradients) + _residue(part),
         "optimizer": on_board,
         "activations": 0.0,
         "ends": 0.0,
         "temporary": 0.0,
     }
+
+
+def _residue(part: _Stage) -> float:
+    """What compression has lost of gradients, and adds to the next."""
+    compressor = part.compressor
+    return compressor.residue_bytes(part.software.gradient_bytes) * part.held.trained if compressor else 0.0
+
+
+def _came(part: _Stage) -> float:
+    """Compressed sums of a stage, which are unpacked before the optimizer; of every microbatch at once where needed."""
+    if part.compressor is None or part.shards(2) > 1:
+        return 0.0
+    software = part.software
+    gradients = Gradients(part.held.trained, software.gradient_bytes, software.gradient_comm_bytes)
+    ranks = (part.parallelism.data or 1) * part.parallelism.context
+    return part.compressor.wire(gradients, ranks)[-1] if part.training.compression.kind != "power_sgd" else 0.0
 
 
 def optimizer_bytes(part: _Stage) -> float:
@@ -269,10 +302,11 @@ def optimizer_bytes(part: _Stage) -> float:
 
 def _passes(part: _Stage) -> dict[str, list[Parts]]:
     """What each moment has beside the state and what is kept: several ways where either may be the fullest."""
+    between = [{**_there(part, part.held.trained), "temporary": _always(part, "late")}]  # where no layer is
     return {
-        "loss": _loss(part),
-        "early backward": _early(part),
-        "late backward": _late(part),
+        "loss": _loss(part) or between,
+        "early backward": _early(part) or between,
+        "late backward": _late(part) or between,
         "optimizer step": [_step(part)],
     }
 
@@ -297,6 +331,8 @@ def _always(part: _Stage, moment: Literal["forward", "early", "late"]) -> float:
     always = float(element * root) + software.bucket_memory * (part.parallelism.data != 1)
     if part.shards(3) > 1:
         always += element * min(software.live_parameters, part.held.shared)
+    if part.shard.lora and part.shard.lora.base:  # the matrix at work
+        always += element * max((part.architecture.largest_weight(graph) for graph in part.graphs), default=0)
     if part.training.offload.activations:
         always += ON_THE_BOARD * max((part.architecture.held(graph).kept for graph in part.graphs), default=0)
     if moment != "forward":
@@ -371,13 +407,13 @@ def _step(part: _Stage) -> Parts:
     """Copies that the optimizer makes, of what a rank updates."""
     trained, software, kind = part.share(1), part.software, part.kind
     if part.training.offload.optimizer:
-        return {"temporary": 0.0}
+        return {"temporary": _came(part)}
     moment = software.moment_bytes
     largest = max((part.architecture.largest_weight(graph) for graph in part.graphs), default=0) / part.shards(3)
     at_once = min(software.step_group, trained) if software.step_group else trained
     copies = moment * (kind.copies * trained + kind.largest * largest) + software.step_copy_bytes * at_once
     gradients = {} if software.gradient_buffer else {"gradients": _state(part)["gradients"] + _reduced_gradients(part)}
-    return {**gradients, "temporary": copies}
+    return {**gradients, "temporary": max(copies, _came(part))}
 
 
 def _reduced_gradients(part: _Stage) -> float:
@@ -438,7 +474,8 @@ def _weights(part: _Stage) -> float:
     """As stored; 32-bit weights without a copy are sharded with the optimizer."""
     precision, lora = part.training.precision, part.shard.lora
     held = part.held
-    frozen = (held.parameters - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
+    narrowed = sum(part.architecture.narrowed(graph, gathered=False) * count for graph, count in part.runs)
+    frozen = (held.parameters - narrowed - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
     trained = part.share(1 if part.software.master_weights == "sole" else 3) * stored_bytes(precision, part.software)[0]
     return frozen / part.shards(3) + trained + held.table_bytes
 

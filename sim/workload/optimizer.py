@@ -96,11 +96,6 @@ def optimizer_step(
     )
 
 
-def host_seconds(local_parameters: float, pcie: float, weight_bytes: float, gradient_bytes: float) -> float:
-    """Time of an Adam step on the host, one process for each accelerator [s].
-
-    Gradients go down and weights come up over PCIe at `pcie` [B/s, 0: not modelled], then the update is bound by the
-    host memory that a process reaches.
-    """
-    copies = (weight_bytes + gradient_bytes) / pcie if pcie else 0.0
-    return local_parameters * (HOST_TRAFFIC / HOST_BANDWIDTH + copies)
+def host_seconds(local_parameters: float) -> float:
+    """Time of an Adam step on the host, one process for each accelerator, bound by the memory that it reaches [s]."""
+    return local_parameters * HOST_TRAFFIC / HOST_BANDWIDTH

@@ -1,4 +1,4 @@
-"""A user's own nccl-tests as a platform file: start-up, ramp and saturation of a kind of server."""
+"""A user's own measured collectives as a platform file: start-up, ramp and saturation of a kind of server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def calibrate_collectives(
     if "nics" in platform.values and platform.values["nics"]["efficiency"] > 1:
         remarks.append("more than the adapters' line rate was measured; is this the right --node?")
     name = name or f"{node.name}-measured"
-    comment = f"Measured with nccl-tests, fitted by clustersim on {today or date.today()}."
+    programs = " and ".join(dict.fromkeys(table.program for table in tables))
+    comment = f"Measured with {programs}, fitted by clustersim on {today or date.today()}."
     written = {"extends": base, "name": name, **_written(platform.values), "sources": platform.sources}
     return Calibration(base, name, fragment_text(comment, written), platform.checked, tuple(remarks))
 
@@ -199,7 +200,7 @@ def _told(each: Fitted) -> str:
     table = each.table
     return (
         f"{table.collective} over {table.ranks} ranks on {table.nodes} node(s), {len(table.seconds)} sizes of "
-        f"nccl-tests in {table.path.name}, mean error of the fit {each.fit.error:.1%}"
+        f"{table.program} in {table.path.name}, mean error of the fit {each.fit.error:.1%}"
     )
 
 

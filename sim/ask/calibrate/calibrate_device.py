@@ -7,20 +7,25 @@ from datetime import date
 from statistics import median
 from typing import Any
 
+from sim.ask.calibrate.small_models import predicted_step
 from sim.devices.compute import length_share, operation_times
+from sim.devices.curve import edge
 from sim.graph.operation import Operation, Shard
 from sim.inputs.fragment import fragment_text, quantity_text
 from sim.inputs.load import load_definition
 from sim.inputs.records import Accelerator, MatrixUnit
-from sim.metrics.calibration import DeviceCalibration, DeviceMeasurement, LayerCheck, Product
+from sim.metrics.calibration import DeviceCalibration, DeviceMeasurement, Product, TimeCheck
 from sim.models.family import Architecture
 from sim.record import Record
 from sim.transforms.derive import block_of
 from sim.units import DATA, DATA_RATE, POWER, TIME, WORK_RATE
 
+Points = tuple[tuple[int, float], ...]
 LARGE = 0.5  # products of at least this share of the FLOPs of the largest tell the sustained rate
 KERNEL = "cudnn"  # the fused attention that PyTorch takes first where it can
+OTHER_KERNELS = ("flash1", "flash2")  # names that it stands for too where there is but one
 UNKNOWN_POWER = 100.0  # W, written where nothing measures power
+CORE_TILE = (32, 32)  # of a product, as a core takes it: the same in the catalogue
 BACKWARD_FLOPS = 2.5  # of fused attention, in forward passes: five products, two of them again
 BYTES = {"fp32": 4, "tf32": 4, "fp8": 1}
 
@@ -40,19 +45,24 @@ def calibrate_device(
     head = f"Measured on {measured.device} on {when} by clustersim calibrate device."
     facts = measured.versions | {f"{key} clock": value for key, value in measured.clocks.items()}
     comment = "\n".join([head, ", ".join(f"{key} {value}" for key, value in facts.items()), *_power_line(measured)])
-    told = f"measured on {measured.device}, {when}"
-    sources = _sources(told, fields)
+    sources = _sources(measured, f"measured on {measured.device}, {when}", fields)
     first = {"extends": base, "name": name} if base else {"name": name, "kind": measured.kind}
     text = fragment_text(comment, {**first, **fields, "sources": sources})
     forward, backward = _layer_times(measured, profile)
+    precision = measured.layer.precision
+    steps = {
+        model.name: TimeCheck(seconds, predicted_step(model, profile, measured.software, precision, measured.issue))
+        for model, seconds in measured.steps
+    }
     return DeviceCalibration(
         measurement=measured,
         base=base,
         name=name,
         text=text,
         shares=shares,
-        forward=LayerCheck(measured.layer_forward, forward),
-        backward=LayerCheck(measured.layer_backward, backward),
+        forward=TimeCheck(measured.layer_forward, forward),
+        backward=TimeCheck(measured.layer_backward, backward),
+        steps=steps,
     )
 
 
@@ -73,7 +83,8 @@ def _standalone(measured: DeviceMeasurement) -> Accelerator:
     return Accelerator.from_si(
         {
             "name": "measured",
-            "matrix": {"peak": best, "efficiency": 1.0, "compute_units": measured.compute_units},
+            "kind": measured.kind,
+            "matrix": {"peak": best, "efficiency": 1.0, "compute_units": measured.compute_units, **_tile(measured)},
             "memory": {"capacity": measured.memory, "bandwidth": measured.streaming, "efficiency": 1.0},
             "power": {"tdp": measured.limit or max(measured.watts.values(), default=UNKNOWN_POWER)},
             "sources": {},
@@ -81,16 +92,27 @@ def _standalone(measured: DeviceMeasurement) -> Accelerator:
     )
 
 
+def _tile(measured: DeviceMeasurement) -> dict[str, Any]:
+    return {"tile": CORE_TILE} if measured.kind == "cpu" else {}
+
+
 def _shares(measured: DeviceMeasurement, start: Accelerator) -> tuple[dict[str, float], Accelerator]:
     """Shares of the peaks of `start` that were reached, and `start` with them."""
-    streaming = min(1.0, measured.streaming / start.memory.bandwidth)
-    memory = _changed(start.memory, efficiency=streaming)
-    ideal = _changed(start, launch=measured.launch, memory=memory, matrix=_changed(start.matrix, efficiency=1.0))
-    sixteen = [each for each in measured.products if each.precision != "fp8"]
-    shares = {"matrix.efficiency": _sustained(_of_first(sixteen), ideal), "memory.efficiency": streaming}
-    eight = [each for each in measured.products if each.precision == "fp8"]
-    if eight and start.matrix.peak.fp8:
-        shares["matrix.fp8_efficiency"] = _sustained(eight, ideal)
+    # A core computes its GELUs and norms, and waits for new pages: both take longer than memory does.
+    moved = measured.pointwise if measured.kind == "cpu" else measured.streaming
+    moving = min(1.0, moved / start.memory.bandwidth)
+    memory = _changed(start.memory, efficiency=moving)
+    bare = _changed(start.matrix, efficiency=1.0, fp8_efficiency=1.0, fp32_efficiency=1.0, curve=())
+    ideal = _changed(start, launch=measured.launch, memory=memory, matrix=bare)
+    parts = _by_efficiency(measured.products)
+    reached = {key: _sustained(products, ideal) for key, products in parts.items() if products}
+    if not start.matrix.peak.fp8:
+        reached.pop("fp8_efficiency", None)
+    curve: Points = ()
+    if measured.kind != "gpu":
+        curve, reached["efficiency"] = _curve(parts["efficiency"], ideal)
+    shares = {f"matrix.{key}": share for key, share in reached.items()}
+    shares["memory.efficiency"] = moving
     peak = float(getattr(start.matrix.peak, measured.layer.precision))
     flops = measured.layer.attention_flops
     for way, factor, seconds in (
@@ -99,15 +121,27 @@ def _shares(measured: DeviceMeasurement, start: Accelerator) -> tuple[dict[str, 
     ):
         rate = peak * length_share(measured.layer.attention(way))
         shares[f"attention.{KERNEL}.{way}"] = min(1.0, factor * flops / (rate * seconds)) if seconds else 1.0
-    matrix = _changed(
-        start.matrix,
-        efficiency=shares["matrix.efficiency"],
-        **({"fp8_efficiency": shares["matrix.fp8_efficiency"]} if "matrix.fp8_efficiency" in shares else {}),
-    )
+    matrix = _changed(start.matrix, **reached, **({"curve": curve} if curve else {}), **_tile(measured))
     fused = {way: shares[f"attention.{KERNEL}.{way}"] for way in ("forward", "backward")}
-    attention = {**start.model_dump()["attention"], KERNEL: fused}
+    attention = {**start.model_dump()["attention"], **dict.fromkeys(_kernels(measured), fused)}
     profile = start.model_dump() | {"matrix": matrix.model_dump(), "attention": attention}
     return shares, Accelerator.from_si(profile | {"memory": memory.model_dump(), "launch": measured.launch})
+
+
+def _kernels(measured: DeviceMeasurement) -> tuple[str, ...]:
+    """Names that the one fused attention of this device stands for."""
+    return (KERNEL,) if measured.kind == "gpu" else (*OTHER_KERNELS, KERNEL)
+
+
+def _by_efficiency(products: Sequence[Product]) -> dict[str, list[Product]]:
+    """Products by the key of the profile that they tell; `efficiency` is that of the precision that was timed first."""
+    eight, full = ([each for each in products if each.precision == name] for name in ("fp8", "fp32"))
+    others = [each for each in products if each.precision not in ("fp8", "fp32")]
+    return {
+        "efficiency": _of_first(others or full),
+        "fp8_efficiency": eight,
+        "fp32_efficiency": full if others else [],
+    }
 
 
 def _of_first(products: Sequence[Product]) -> list[Product]:
@@ -122,10 +156,18 @@ def _sustained(products: Sequence[Product], ideal: Accelerator) -> float:
     return min(1.0, median(shares))
 
 
+def _curve(products: Sequence[Product], ideal: Accelerator) -> tuple[Points, float]:
+    """Rate over the edge of the cube with as many FLOPs, relative to the best edge, and the share that this reaches."""
+    by_edge: dict[int, list[float]] = {}
+    for each in sorted(products, key=lambda each: each.flops):
+        by_edge.setdefault(round(edge(each.m, each.n, each.k)), []).append(_share(each, ideal))
+    reached = {size: median(shares) for size, shares in by_edge.items()}
+    best = max(reached.values())
+    return tuple((size, share / best) for size, share in reached.items()), min(1.0, best)
+
+
 def _share(each: Product, ideal: Accelerator) -> float:
     """Arithmetic time of `ideal`, which reaches its peak, over what is left for arithmetic."""
-    if each.precision == "fp8":
-        ideal = _changed(ideal, matrix=_changed(ideal.matrix, fp8_efficiency=1.0))
     times = operation_times(_operation(each), ideal)
     return times.arithmetic / max(each.seconds - times.writing - times.launches, times.arithmetic / 2)
 
@@ -149,6 +191,11 @@ def _written(measured: DeviceMeasurement, profile: Accelerator, shares: dict[str
     fields: dict[str, Any] = {} if base else _whole(profile)
     for key, value in shares.items():
         _put(fields, key.split("."), float(f"{value:.4g}"))
+    measured_attention = fields["attention"][KERNEL]
+    fields["attention"] = {name: dict(measured_attention) for name in _kernels(measured)}
+    if measured.kind != "gpu":
+        fields["matrix"]["curve"] = [[size, float(f"{share:.4g}")] for size, share in profile.matrix.curve]
+        fields["matrix"] |= {key: list(tile) for key, tile in _tile(measured).items()}
     fields["launch"] = quantity_text(measured.launch, TIME)
     power = {"tdp": measured.limit, "idle": measured.watts.get("idle")}
     if not base:
@@ -178,9 +225,17 @@ def _put(fields: dict[str, Any], path: Sequence[str], value: float) -> None:
     fields[path[-1]] = value
 
 
-def _sources(told: str, fields: dict[str, Any]) -> dict[str, str]:
+def _sources(measured: DeviceMeasurement, told: str, fields: dict[str, Any]) -> dict[str, str]:
     named = {f"{part}.{key}": told for part in ("matrix", "memory", "power") for key in fields.get(part, {})}
-    return {**named, "attention": f"{told}, PyTorch's fused attention, taken as {KERNEL}", "launch": told}
+    named |= {"attention": f"{told}, PyTorch's fused attention, taken as {KERNEL}", "launch": told}
+    if measured.kind == "cpu":
+        named["matrix.tile"] = "assumption; what one core computes at a time"
+        named["memory.efficiency"] = f"{told}: a sum, a GELU and a norm into new memory"
+    if "power.tdp" in named and measured.limit is None:
+        named["power.tdp"] = (
+            f"{told}, the most that a phase drew" if measured.watts else "assumption; nothing measured it"
+        )
+    return named
 
 
 def _power_line(measured: DeviceMeasurement) -> list[str]:

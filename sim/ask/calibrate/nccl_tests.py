@@ -1,6 +1,6 @@
-"""What nccl-tests prints: tables of time over message size, with ranks, servers and collective.
+"""What nccl-tests and rccl-tests print: tables of time over message size, with ranks, servers and collective.
 
-Public: `read_tables`.
+Public: `tables_of`, `is_output`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from sim.ask.calibrate.told import Told
 from sim.errors import ConfigError, Problem
-from sim.inputs.reader import read_bytes
 from sim.metrics.calibration import TimeTable
 from sim.metrics.curves import bus_factor
 
@@ -24,14 +24,12 @@ PROGRAMS = {
     "alltoall_perf": "all_to_all",
 }
 OTHERS = ("sendrecv_perf", "broadcast_perf", "reduce_perf", "scatter_perf", "gather_perf", "hypercube_perf")
-_LAUNCHER = re.compile(r"^(?:\[\d+(?:,\d+)?\](?:<\w+>)?:?\s*)+")  # what mpirun puts before a line
 _DEVICE = re.compile(
     r"#\s*Rank\s+(\d+)\s+(?:Group\s+\d+\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+(?:\[[^\]]*\]\s*)?(.*)"
 )
 _PROGRAM = re.compile(r"\b(" + "|".join([*PROGRAMS, *OTHERS]) + r")(?:_mpi)?\b")
 _START = re.compile(r"#\s*nThread\s+\d+")
 _ROW = re.compile(r"^\d+\s+\d+\s+[a-z]\w*\s")
-MOST_BYTES = 128 * 2**20  # of a log
 TOLERANCE = 0.02  # of the bus factor that a table implies
 
 
@@ -49,25 +47,22 @@ class _Section:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_tables(path: Path, column: str = "out-of-place", collective: str | None = None) -> list[TimeTable]:
-    """Every table in the output of one or more runs.
+def is_output(lines: Sequence[str]) -> bool:
+    """Whether some line is one that only these programs print."""
+    return any(_START.match(line) or _DEVICE.match(line) or _PROGRAM.search(line) for line in lines)
 
-    column: "out-of-place" or "in-place". collective: what was run, where the output does not tell.
-    Raises ConfigError with line and way out for what is no output of nccl-tests.
+
+def tables_of(path: Path, lines: Sequence[str], told: Told, column: str) -> list[TimeTable]:
+    """Every table in the output of one or more runs; column: "out-of-place" or "in-place".
+
+    Raises ConfigError with line and way out for what is no such output.
     """
-    content = read_bytes(path, MOST_BYTES, "a log of nccl-tests is some kilobytes")
-    lines = content.decode("utf-8", errors="replace").splitlines()
-    sections = [section for section in _sections(path, lines, column) if section.times]
-    if not sections:
-        hint = "give the standard output of all_reduce_perf, all_gather_perf, reduce_scatter_perf or alltoall_perf"
-        raise ConfigError(Problem(f"{path}:1", "", "holds no table of nccl-tests", hint))
-    return [_table(path, section, collective) for section in sections]
+    return [_table(path, section, told) for section in _sections(path, lines, column) if section.times]
 
 
 def _sections(path: Path, lines: Sequence[str], column: str) -> Iterator[_Section]:
     section, program = _Section(), ""
-    for number, raw in enumerate(lines, 1):
-        line = _LAUNCHER.sub("", raw.strip()).strip()
+    for number, line in enumerate(lines, 1):
         named = _PROGRAM.search(line)
         if named:
             program = named[1]
@@ -111,18 +106,19 @@ def _is_number(word: str) -> bool:
     return re.fullmatch(r"\d+(\.\d*)?(e[-+]?\d+)?", word, re.IGNORECASE) is not None
 
 
-def _table(path: Path, section: _Section, wanted: str | None) -> TimeTable:
+def _table(path: Path, section: _Section, told: Told) -> TimeTable:
     place = f"{path}:{section.first}"
-    ranks = len(section.hosts)
+    ranks = len(section.hosts) or told.ranks or 0
     if ranks < 2:
         message = f"{ranks} `Rank ... on HOST device ...` lines above the table"
-        raise ConfigError(Problem(place, "", message, "keep the header of the output; at least two ranks are needed"))
-    collective = _collective(section, ranks, place, wanted)
+        hint = "keep the header of the output, or say --ranks and --nodes; at least two ranks are needed"
+        raise ConfigError(Problem(place, "", message, hint))
+    collective = _collective(section, ranks, place, told.collective)
     _check_factor(section, collective, ranks, place)
     seconds = {size: median(times) for size, times in sorted(section.times.items())}
-    nodes = len(set(section.hosts.values()))
+    nodes = len(set(section.hosts.values())) or told.nodes or 1
     remarks = tuple(section.remarks)
-    return TimeTable(path, section.first, collective, ranks, nodes, section.device, seconds, remarks)
+    return TimeTable(path, section.first, "nccl-tests", collective, ranks, nodes, section.device, seconds, remarks)
 
 
 def _collective(section: _Section, ranks: int, place: str, wanted: str | None) -> str:

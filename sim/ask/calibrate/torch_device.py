@@ -1,88 +1,77 @@
-"""The device backend that runs on PyTorch, for NVIDIA GPUs and for the processor of the host.
+"""The device backends that run on PyTorch: kernels in eager PyTorch, and how a kind of device is waited for and read.
 
-PyTorch and the NVML bindings are optional; they are imported when a device is asked for.
+PyTorch and what reads meters are optional; they are imported when a device is asked for.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 from sim.ask.calibrate.device import Kernel
 from sim.errors import ConfigError, Problem
-from sim.metrics.calibration import LayerShape
+from sim.metrics.calibration import LayerShape, SmallModel
 
-WARM_UP = 3
-TRIALS = 5
-TRIAL_SECONDS = {"gpu": 0.2, "cpu": 0.02}  # least time of one trial: on a GPU until the clock has settled
+WARM_UP = 2
+TRIALS = 3
 LAUNCHES = 200
-FP8_SINCE = (8, 9)  # compute capability
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def torch_backend(device: str) -> TorchBackend:
-    """The backend of `device`: "cuda", "cuda:1" or "cpu". Raises ConfigError if it cannot be had."""
+    """The backend of `device`: "cuda", "cuda:1", "xla" or "cpu". Raises ConfigError if it cannot be had."""
+    from sim.ask.calibrate.torch_compiled import CompiledBackend
+    from sim.ask.calibrate.torch_cpu import CpuBackend
+    from sim.ask.calibrate.torch_gpu import GpuBackend
+
+    backends: dict[str, type[TorchBackend]] = {"cuda": GpuBackend, "xla": CompiledBackend, "cpu": CpuBackend}
+    place = device.partition(":")[0]
+    if place not in backends:
+        raise ConfigError(Problem("", "--device", f"there is no {device!r}", "cuda, cuda:1, xla or cpu"))
     try:
         torch: Any = import_module("torch")
     except ImportError:
         hint = "install it beside clustersim: pip install torch, or pip install 'clustersim[device]'"
         raise ConfigError(Problem("", "", "calibrate device needs PyTorch, which is not installed", hint)) from None
-    if not device.startswith("cpu") and not torch.cuda.is_available():
-        hint = "run it where nvidia-smi shows one; --device cpu measures the processor"
-        raise ConfigError(Problem("", "", "PyTorch sees no GPU here", hint))
-    try:
-        torch.empty(1, device=device)
-    except RuntimeError as error:
-        message = f"{device!r} cannot be used: {str(error).splitlines()[0]}"
-        raise ConfigError(Problem("", "--device", message, "cuda, cuda:1 or cpu")) from None
-    return TorchBackend(torch, device)
+    return backends[place](torch, device)
 
 
-class TorchBackend:
-    """A device under PyTorch. Kernels work on random numbers, since power depends on them."""
+class TorchBackend(ABC):
+    """A device under PyTorch. Kernels work on random numbers, since power depends on them.
 
-    def __init__(self, torch: Any, device: str) -> None:
-        self.torch, self.name = torch, device
-        self.kind = "cpu" if device.startswith("cpu") else "gpu"
+    Raises ConfigError where the device cannot be used.
+    """
+
+    trial_seconds: ClassVar[float]  # least time of one trial
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
+    kind: str
+    device: str
+    compute_units: int
+    memory: float
+    precisions: tuple[str, ...]
+    software: str
+
+    def __init__(self, torch: Any, name: str) -> None:
+        self.torch, self.name = torch, name
         self.versions = {"torch": str(torch.__version__), "python": platform.python_version()}
-        self.meter: _Meter | None = None
-        if self.kind == "gpu":
-            self._describe_gpu()
-        else:
-            self.device = platform.processor() or platform.machine()
-            self.compute_units = torch.get_num_threads()
-            self.memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-            self.precisions: tuple[str, ...] = ("fp32",)
+        self.describe()
 
-    def _describe_gpu(self) -> None:
-        torch = self.torch
-        properties = torch.cuda.get_device_properties(self.name)
-        self.device = str(properties.name)
-        self.compute_units = int(properties.multi_processor_count)
-        self.memory = float(properties.total_memory)
-        fp8 = torch.cuda.get_device_capability(self.name) >= FP8_SINCE and hasattr(torch, "float8_e4m3fn")
-        self.precisions = ("bf16", "fp16", "tf32", *(["fp8"] if fp8 else []))
-        self.versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-        self.meter = _nvml_meter(str(properties.uuid) if hasattr(properties, "uuid") else "", self.versions)
+    @abstractmethod
+    def describe(self) -> None:
+        """Find the device and say what it is."""
 
     # --- kernels ------------------------------------------------------------------------------
 
     def matmul(self, m: int, n: int, k: int, precision: str) -> Kernel:
         """A matrix product of random numbers."""
-        torch = self.torch
-        if precision == "fp8":
-            a = self._random(m, k).to(torch.float8_e4m3fn)
-            b = self._random(n, k).to(torch.float8_e4m3fn).t()
-            one = torch.ones((), device=self.name)
-            return lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         a, b = (self._random(*size, dtype=self._dtype(precision)) for size in ((m, k), (k, n)))
-        out = torch.empty(m, n, device=self.name, dtype=a.dtype)
-        return lambda: torch.mm(a, b, out=out)
+        out = self.torch.empty(m, n, device=self.name, dtype=a.dtype)
+        return lambda: self.torch.mm(a, b, out=out)
 
     def attention(self, shape: LayerShape, backward: bool) -> Kernel:
         """PyTorch's fused causal attention."""
@@ -115,11 +104,41 @@ class TorchBackend:
 
         return self._passes(forward, weights, backward)
 
+    def train(self, model: SmallModel) -> Kernel:
+        """Both passes and AdamW, as a script does it: everything in the precision of the layer."""
+        from sim.ask.calibrate.torch_models import network_of
+
+        torch, dtype = self.torch, self._dtype(self.precisions[0])
+        network, inputs, targets = network_of(torch, model)
+        network = network.to(device=self.name, dtype=dtype)
+        inputs = inputs.to(device=self.name, dtype=dtype if inputs.is_floating_point() else None)
+        targets = targets.to(self.name)
+        optimizer = torch.optim.AdamW(network.parameters(), **self.optimizer_options)
+
+        def step() -> Any:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(inputs).flatten(0, -2), targets)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+
+    @property
+    def optimizer_options(self) -> dict[str, bool]:
+        """What AdamW is told, so that it is that of the stack `software`."""
+        return {}
+
     def scale(self, elements: int) -> Kernel:
         """Multiply into another buffer."""
         source = self._random(elements)
         target = self.torch.empty_like(source)
         return lambda: self.torch.mul(source, 1.0001, out=target)
+
+    def pointwise(self, rows: int, columns: int) -> Kernel:
+        """A sum, a GELU and a norm, whose results go into new memory."""
+        functional, x = self.torch.nn.functional, self._random(rows, columns)
+        return lambda: (x + 1.0, functional.gelu(x), functional.layer_norm(x, (columns,)))
 
     def adam(self, elements: int) -> Kernel:
         """One step of PyTorch's fused AdamW."""
@@ -144,112 +163,80 @@ class TorchBackend:
         return self.torch.randn(*size, device=self.name, dtype=dtype or self.torch.float32)
 
     def _dtype(self, precision: str) -> Any:
-        names = {"bf16": "bfloat16", "fp16": "float16"}
-        return getattr(self.torch, names.get(precision, "float32"))
+        return getattr(self.torch, DTYPES.get(precision, "float32"))
 
     # --- time and power -----------------------------------------------------------------------
 
     def seconds(self, kernel: Kernel) -> float:
-        """Median of some trials on a GPU; the least disturbed of them on a processor that others use too."""
+        """One run of `kernel`, of as many as make a trial."""
         for _ in range(WARM_UP):
-            kernel()
-        runs = max(1, min(1000, int(TRIAL_SECONDS[self.kind] / max(self._timed(kernel, 1), 1e-7))))
-        trials = [self._timed(kernel, runs) / runs for _ in range(TRIALS)]
-        return median(trials) if self.kind == "gpu" else min(trials)
+            self.start(kernel)
+        runs = max(1, min(1000, int(self.trial_seconds / max(self._timed(kernel, 1), 1e-7))))
+        return self.of_trials([self._timed(kernel, runs) / runs for _ in range(TRIALS)])
+
+    def of_trials(self, seconds: list[float]) -> float:
+        """The time that counts, of several trials."""
+        return median(seconds)
 
     def launch(self) -> float:
-        """Kernels on one number, recorded once on a GPU, so that the host has no part in it."""
-        kernel = self._tiny()
-        if self.kind == "cpu":
-            return self.seconds(kernel)
-        graph = self.torch.cuda.CUDAGraph()
-        kernel()
-        self._wait()
-        with self.torch.cuda.graph(graph):
-            for _ in range(LAUNCHES):
-                kernel()
-        return self.seconds(graph.replay) / LAUNCHES
+        """A kernel on one number, from the host."""
+        return self.seconds(self.tiny())
 
     def issue(self) -> float:
         """Host time of a call, without waiting for it to run."""
-        kernel = self._tiny()
+        kernel = self.tiny()
         for _ in range(WARM_UP):
-            kernel()
-        self._wait()
-        began = time.perf_counter()
+            self.start(kernel)
+        self.wait()
+        began = self.clock()
         for _ in range(LAUNCHES):
-            kernel()
-        return (time.perf_counter() - began) / LAUNCHES
+            self.start(kernel)
+        return (self.clock() - began) / LAUNCHES
 
     def watts(self, kernel: Kernel | None, seconds: float) -> float | None:
-        """Mean of readings while `kernel` runs."""
-        if self.meter is None:
-            return None
-        readings, until = [], time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            if kernel:
-                kernel()
-                self._wait()
-            else:
-                time.sleep(0.02)
-            readings.append(self.meter.watts())
-        return sum(readings) / len(readings)
+        """None without a meter."""
+        return None
 
     def limit(self) -> float | None:
-        """As NVML tells it."""
-        return self.meter.limit() if self.meter else None
+        """None without a meter."""
+        return None
 
     def clocks(self) -> dict[str, str]:
-        """As NVML tells them."""
-        return self.meter.clocks() if self.meter else {}
+        """Nothing without a meter."""
+        return {}
 
-    def _tiny(self) -> Kernel:
+    def busy(self, kernel: Kernel | None, seconds: float) -> None:
+        """Run `kernel` again and again for about `seconds`, or rest."""
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            if kernel is None:
+                time.sleep(0.02)
+            else:
+                self.start(kernel)
+                self.wait()
+
+    def tiny(self) -> Kernel:
+        """A kernel on one number."""
         one = self._random(1)
         return lambda: one.add_(1.0)
 
+    def start(self, kernel: Kernel) -> None:
+        """Hand `kernel` to the device."""
+        kernel()
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+
     def _timed(self, kernel: Kernel, runs: int) -> float:
-        self._wait()
-        began = time.perf_counter()
+        self.wait()
+        began = self.clock()
         for _ in range(runs):
-            kernel()
-        self._wait()
-        return time.perf_counter() - began
-
-    def _wait(self) -> None:
-        if self.kind == "gpu":
-            self.torch.cuda.synchronize(self.name)
+            self.start(kernel)
+        self.wait()
+        return self.clock() - began
 
 
-class _Meter:
-    """Power and clocks of one board through NVML."""
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self.nvml, self.handle = nvml, handle
-
-    def watts(self) -> float:
-        return float(self.nvml.nvmlDeviceGetPowerUsage(self.handle)) / 1e3  # it counts milliwatts
-
-    def limit(self) -> float:
-        return float(self.nvml.nvmlDeviceGetEnforcedPowerLimit(self.handle)) / 1e3
-
-    def clocks(self) -> dict[str, str]:
-        domains = {"core": self.nvml.NVML_CLOCK_SM, "memory": self.nvml.NVML_CLOCK_MEM}
-        return {name: f"{self.nvml.nvmlDeviceGetClockInfo(self.handle, which)} MHz" for name, which in domains.items()}
-
-
-def _nvml_meter(uuid: str, versions: dict[str, str]) -> _Meter | None:
-    """The meter of the board with that UUID; None without the bindings or the right to read."""
-    try:
-        nvml: Any = import_module("pynvml")
-        nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
-        versions["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
-        meter = _Meter(nvml, handle)
-        meter.watts()
-    except Exception:  # bindings differ in their errors; without a meter everything else still runs
-        return None
-    return meter
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def unusable(device: str, why: object, hint: str) -> ConfigError:
+    """The error for a device that PyTorch cannot use; `why`: an error of its own, or text."""
+    return ConfigError(Problem("", "--device", f"{device!r} cannot be used: {str(why).splitlines()[0]}", hint))

@@ -14,18 +14,20 @@ from sim.ask.run.simulate import simulate
 from sim.ask.run.step import Watch
 from sim.ask.run.timeline import simulated_for_timeline
 from sim.errors import SimError
+from sim.graph.operation import Recompute
 from sim.inputs.load import validate_experiment
-from sim.inputs.records import Experiment, Parallelism, Training
+from sim.inputs.records import Experiment, Parallelism
 from sim.metrics.breakdown import critical_rank
 from sim.metrics.critical_path import critical_path, overlaps, slacks
 from sim.metrics.result import Result
 from sim.metrics.timeline import rank_spans
 from sim.metrics.why import Idea, Why
+from sim.transforms.recompute import recompute_text
 
 BEST = 3
 BY = 0.1  # more of each resource
 WORTH = 0.005  # least gain of an idea that is worth telling
-RECOMPUTE = get_args(Training.model_fields["recompute"].annotation)
+RECOMPUTE = get_args(Recompute)
 ZERO_STAGES = get_args(Parallelism.model_fields["zero_stage"].annotation)
 Changes = dict[str, Any]  # dotted key of the experiment to its new value
 
@@ -106,7 +108,7 @@ def _training_changes(experiment: Experiment) -> Iterator[tuple[str, Changes]]:
             yield f"microbatch {size} for {training.microbatch}", {"training.microbatch": size}
     for kind in RECOMPUTE:
         if kind != training.recompute:
-            yield f"recompute {kind} for {training.recompute}", {"training.recompute": kind}
+            yield f"recompute {kind} for {recompute_text(training.recompute)}", {"training.recompute": kind}
     if training.precision in ("bf16", "fp16") and all(
         kind.accelerator.matrix.peak.fp8 for kind in experiment.setup.kinds
     ):

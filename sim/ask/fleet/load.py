@@ -72,10 +72,10 @@ class LoadedPart:
     def sort(self) -> NodeSort:
         """The same for the fleet."""
         if isinstance(self.cluster, BareCluster):
-            memory = self.cluster.node.memory
+            memory, cores = self.cluster.node.memory, self.cluster.node.cores
         else:
-            memory = self.board.memory.capacity if self.board else 0.0
-        return NodeSort(self.kind, self.nodes, self.boards, memory or inf, self.speed)
+            memory, cores = self.board.memory.capacity if self.board else 0.0, None
+        return NodeSort(self.kind, self.nodes, self.boards, memory or inf, self.speed, cores or inf)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _of_log(rows: Sequence[LoggedJob]) -> list[JobRequest]:
             name=row.name, submit=row.submit, work=row.duration, gpus=row.gpus, user=row.user, group=row.group,
             queue=row.queue, priority=row.priority, kinds=row.kinds, model=row.model,
             deadline=inf if row.deadline is None else row.deadline, estimate=row.estimate, share=row.share,
-            least=row.least, most=row.most,
+            least=row.least, most=row.most, cores=row.cores,
         )
         for row in rows
     ]  # fmt: skip
@@ -318,7 +318,7 @@ def _of_entry(entry: JobEntry, training: LoadedTraining | None, name: str, submi
         name=name, submit=submit, work=work, gpus=gpus, user=entry.user, group=entry.group, queue=entry.queue,
         priority=entry.priority, kinds=entry.kinds or (training.kinds if training else ()), model=entry.model,
         deadline=entry.deadline or inf, estimate=entry.estimate, share=entry.share, memory=entry.memory,
-        least=entry.min_gpus or 0, most=entry.max_gpus or 0,
+        least=entry.min_gpus or 0, most=entry.max_gpus or 0, cores=entry.cores,
     )  # fmt: skip
 
 

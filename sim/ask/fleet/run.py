@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from sim.ask.fleet.load import LoadedFleet, LoadedPart
@@ -71,7 +70,7 @@ class PreparedFleet:
             "placement": spec.scheduler.placement,
         }  # fmt: skip
         hour = hardware(HOUR) / boards if prices else None
-        doubts = tuple(sorted(self.pacing.doubts)) if self.pacing else ()
+        doubts = (*self.pacing.remarks(), *sorted(self.pacing.doubts)) if self.pacing else ()
         bill = bill_of(life, electricity, hardware if prices else None)
         return fleet_result(life, told, bill, hour, (*self.notes, *doubts, *_endings(life)), wall_s)
 
@@ -240,7 +239,7 @@ def _faults(loaded: LoadedFleet) -> tuple[FleetFaults | None, tuple[str, ...]]:
     nodes = tuple(tuple(_kinds(failures, part)) for part in loaded.parts)
     jobs = sum(1 / mode.mtbf for mode in failures.modes if mode.component == "job" and mode.effect in STOPPING)
     log = failures.log
-    outages = read_fault_log(Path(log.file)) if log else ()
+    outages = read_fault_log(log) if log else ()
     return FleetFaults(nodes, jobs, outages, loaded.spec.repair_crew), tuple(_left_out(failures))
 
 
@@ -284,11 +283,8 @@ def _notes(loaded: LoadedFleet, table: bool) -> Iterator[str]:
         yield "jobs that give their duration run as long wherever they are, and are not slowed by others"
     if _is_elastic(loaded) and not table:
         yield "no table of speeds is given: elastic jobs grow as fast as their boards"
-    if loaded.trainings and spec.contention == "simulated":
-        yield (
-            f"experiments that share links are simulated together for {spec.contention_steps} steps each; longer drifts"
-            " of their phases are not followed"
-        )
+    if any(job.cores for job in loaded.jobs) and any(part.sort.cores == inf for part in loaded.parts):
+        yield "host cores that jobs ask for do not count where node.cores is not given"
     if loaded.failures and spec.preemption.interval is None:
         yield "no preemption.interval is given: jobs that fail lose no work"
     unsaved = [name for name, training in loaded.trainings.items() if training.saves is None]

@@ -1,12 +1,13 @@
 """What a plan search varies: the axes, their values by default, and one experiment for one choice.
 
-Public: `PlanAxis`, `AXES`, `SWITCHES`, `Values`, `axes_of`, `divisors`, `key_of`, `with_values`.
+Public: `PlanAxis`, `AXES`, `SWITCHES`, `Values`, `axes_of`, `divisors`, `key_of`, `words_of`, `with_values`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from math import gcd
 from typing import Any
 
@@ -15,7 +16,7 @@ from sim.inputs.problems import near
 from sim.inputs.records import Experiment, Parallelism
 from sim.inputs.setup import Setup
 from sim.record import RecordT
-from sim.schedule.catalogue import SCHEDULES
+from sim.schedule.catalogue import SCHEDULES, course_of
 
 Values = tuple[Any, ...]
 Choice = Mapping[str, Any]  # key path -> value
@@ -30,6 +31,18 @@ class PlanAxis:
     values: Default
     depends: tuple[str, ...] = ()  # keys that its values depend on
     offered: Values = ()  # those that the software stack can do; all if empty
+    words: Mapping[str, Default] = field(default_factory=dict)  # what may be named instead of values
+
+    def limited(self, values: Values) -> PlanAxis:
+        """The axis with these values alone, in which `words` stand for what they are at each plan."""
+        if not any(isinstance(value, str) and value in self.words for value in values):
+            return PlanAxis(self.key, _always(*values))
+        meant = [self.words[value] if value in self.words else _always(value) for value in values]
+
+        def all_of_them(base: Setup, choice: Choice) -> Values:
+            return tuple(dict.fromkeys(found for each in meant for found in each(base, choice)))
+
+        return replace(self, values=all_of_them)
 
     @property
     def name(self) -> str:
@@ -81,6 +94,25 @@ def _virtual(base: Setup, choice: Choice) -> Values:
     return (1,) if layers % stages else divisors(layers // stages)
 
 
+def _layers(base: Setup, choice: Choice) -> Values:
+    """Those of the experiment where they fit the pipeline, else an even division."""
+    own, stages = base.parallelism.layers_per_stage, choice["parallelism.pipeline"]
+    return (own if own and len(own) % stages == 0 else None,)
+
+
+def _lighter_ends(base: Setup, choice: Choice) -> Values:
+    """Up to two layers fewer on the first and on the last stage, which also hold embedding and head."""
+    total, course = base.workload.layers, course_of("1f1b", choice["parallelism.pipeline"], 1)
+    found = []
+    for first, last in product(range(MOST_FEWER + 1), repeat=2) if course.stages > 1 else ():
+        sizes = course.layers(total + first + last)
+        sizes[0] -= first
+        sizes[-1] -= last
+        if min(sizes) >= 0 and all(sizes[1:-1]):
+            found.append(tuple(sizes))
+    return tuple(sizes for sizes in dict.fromkeys(found) if list(sizes) != course.layers(total))
+
+
 def _microbatch(base: Setup, choice: Choice) -> Values:
     return divisors(base.training.global_batch)
 
@@ -117,6 +149,7 @@ def _always(*values: Any) -> Default:
 TENSOR, CONTEXT, PIPELINE, DATA = (f"parallelism.{name}" for name in ("tensor", "context", "pipeline", "data"))
 SHAPE = (TENSOR, CONTEXT, PIPELINE, DATA)
 SCHEDULE, VIRTUAL, MICROBATCH = "parallelism.schedule", "parallelism.virtual_stages", "training.microbatch"
+LAYERS, MOST_FEWER = "parallelism.layers_per_stage", 2
 ORDER, NEAREST = "parallelism.order", ("tensor", "context")  # the dimensions that come first, as a rule
 AXES: tuple[PlanAxis, ...] = (
     PlanAxis(TENSOR, _share()),
@@ -125,6 +158,7 @@ AXES: tuple[PlanAxis, ...] = (
     PlanAxis(DATA, _data, (TENSOR, CONTEXT, PIPELINE)),
     PlanAxis("parallelism.expert", _expert, (TENSOR, CONTEXT, DATA)),
     PlanAxis(VIRTUAL, _virtual, (PIPELINE,)),
+    PlanAxis(LAYERS, _layers, (PIPELINE,), words={"even": _always(None), "lighter_ends": _lighter_ends}),
     PlanAxis(MICROBATCH, _microbatch),
     PlanAxis(SCHEDULE, _schedule),
     PlanAxis("training.recompute", _always("none", "selective", "alternate", "full")),
@@ -134,6 +168,7 @@ AXES: tuple[PlanAxis, ...] = (
     PlanAxis(ORDER, _order),
 )
 """In this order; the values of an axis may depend on axes of the shape before it."""
+FREE = ("parallelism.", "software.", "training.offload.", "training.compression.")  # of keys that may be named
 SWITCHES: Mapping[str, Values] = {
     "software.tensor_overlap": ("none", "backward", "full"),
     "software.gradient_overlap": (False, True),
@@ -157,8 +192,13 @@ def axes_of(limits: Mapping[str, Sequence[Any]], base: Setup, wide: bool = False
         values = values if wide else _offered(base, key.rpartition(".")[2])
         if len(values) > 1:
             axes.append(PlanAxis(key, _always(*values)))
-    known = [PlanAxis(axis.key, _always(*keys.pop(axis.key))) if axis.key in keys else axis for axis in axes]
+    known = [axis.limited(keys.pop(axis.key)) if axis.key in keys else axis for axis in axes]
     return (*known, *(PlanAxis(key, _always(*values)) for key, values in keys.items()))
+
+
+def words_of(key: str) -> frozenset[str]:
+    """What may be named instead of values of a key."""
+    return frozenset(word for axis in AXES if axis.key == key for word in axis.words)
 
 
 def key_of(name: str) -> str:
@@ -168,7 +208,7 @@ def key_of(name: str) -> str:
         return short.get(name, name)
     if name in Parallelism.model_fields:
         return f"parallelism.{name}"
-    if name.startswith(("parallelism.", "software.")):
+    if name.startswith(FREE):
         return name
     raise ConfigError(Problem("--space", name, "is no key that a plan can vary", near(name, list(short))))
 

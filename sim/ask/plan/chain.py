@@ -62,7 +62,8 @@ def build_chain(experiment: Experiment, cluster: Cluster, sends: Sends) -> Chain
     sets = []
     for kind, (groups, key) in job_groups(experiment, setup.workload, grid).items():
         mine = np.flatnonzero(np.isin(groups, column).any(axis=1))
-        sets += [flow_set for flow_set, _ in group_flows(kind, grid, cluster, groups[mine], key, mine)]
+        laid = group_flows(kind, grid, cluster, groups[mine], key, mine, compression=setup.training.compression)
+        sets += [flow_set for flow_set, _ in laid]
     for kind, sender, receiver, key in job_sends(sends, grid):
         own = np.isin(sender, column)
         sets.append(send_flows(kind, grid, cluster, sender[own], receiver[own], key)[0])

@@ -45,7 +45,8 @@ def build_crew(experiment: Experiment, cluster: Cluster, grid: RankGrid) -> Crew
     """The crew of a valid plan whose ranks are placed as `grid` says."""
     groups = {}
     for kind, (ranks, key) in job_groups(experiment, experiment.setup.workload, grid).items():
-        sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key)]
+        compression = experiment.training.compression
+        sets = [flow_set for flow_set, _ in group_flows(kind, grid, cluster, ranks, key, compression=compression)]
         groups[kind] = tuple(dict.fromkeys(groups_of(sets, np.arange(len(ranks)), cluster)))
     nodes = len(np.unique(cluster.node_of(grid.accelerator)))
     return Crew(nodes, tuple(np.unique(cluster.speed[grid.accelerator]).tolist()), groups)

@@ -27,6 +27,7 @@ from sim.programs.ranks import Job, RankClass
 from sim.programs.shape import job_exchange
 from sim.schedule.table import Ends
 from sim.transforms.reduction import GROUPS
+from sim.workload.compression import Gradients
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -68,7 +69,9 @@ class Exchanges:
             groups = tuple(job.flows[rank.flows[kind]].group for kind in (*GROUPS, "replica") if kind in rank.flows)
             sizes = tuple(layout.sizes[chunk] for chunk in chunks)
             turns = chunks.index(ends.first[rank.stage]), chunks.index(ends.last[rank.stage])
-            key = (sizes, turns, groups, rank.speed, every, job.plan.shard.precision, software)
+            training = job.plan.experiment.training
+            moved = training.compression, training.offload
+            key = (sizes, turns, groups, rank.speed, every, moved, job.plan.shard.precision, software)
             if key not in self.known:
                 self.known[key] = _stage(costs, rank, ends)
             stages.append(self.known[key])
@@ -78,6 +81,8 @@ class Exchanges:
 def _stage(costs: Costs, rank: RankClass, ends: Ends) -> ExchangeTime[float]:
     job = costs.job
     optimizer = alone(job, rank, costs.optimizer(rank)).seconds
+    if job.plan.experiment.training.offload.optimizer:
+        optimizer = costs.host_update(rank.number)
     if "gradient" not in rank.flows:
         return ExchangeTime(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, optimizer, 0.0)
     prices = _Prices(costs, rank, lambda role, kind, message: job.seconds(rank.flows[role], kind, message))
@@ -173,8 +178,20 @@ class _Prices:
         return own + self.price("replica", "all_reduce", share)
 
     def gradient_group(self, collective: Collective, parameters: float) -> float:
-        """Of so many parameters."""
+        """Of so many parameters; compressed at least what their wire formats take without matrices."""
+        if collective.traffic is Traffic.GRADIENTS and self.exchange.hops:
+            return self._compressed(parameters)
         return self.price("gradient", collective.kind, self.costs.bytes_of(collective.traffic, parameters))
+
+    def _compressed(self, parameters: float) -> float:
+        """What stands for a sum; of factors of matrices, which hang on their shapes, nothing is counted."""
+        compressor, plan = self.costs.compressor, self.job.plan
+        if compressor is None or plan.experiment.training.compression.kind == "power_sgd" or not parameters:
+            return 0.0
+        ranks = self.job.flows[self.rank.flows["gradient"]].group.size
+        gradients = Gradients(parameters, plan.software.gradient_bytes, plan.software.gradient_comm_bytes)
+        sent = zip(self.exchange.hops, compressor.wire(gradients, ranks), strict=False)
+        return sum(self.price("gradient", kind, size) for kind, size in sent)
 
 
 def _size(collective: Collective, segment: Segment) -> float:

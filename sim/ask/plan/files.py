@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.ask.plan.axes import DATA, key_of
+from sim.ask.plan.axes import DATA, key_of, words_of
 from sim.errors import ConfigError, Problem
 from sim.inputs.cluster_checks import CLUSTER_CHECKS
 from sim.inputs.load import LoadedExperiment, load_experiment
@@ -42,7 +42,11 @@ def open_question(source: str | Mapping[str, Any], overrides: Sequence[str], spa
             way_out = "as in tensor=1,2,4,8, or wide"
             raise ConfigError(Problem("--space", name, f"{text!r} is not of the form KEY=LIST", way_out))
         key = key_of(name.strip())
-        limits[key] = tuple(_decoded(source, overrides, key, item) for item in _items(values))
+        words = words_of(key)
+        limits[key] = tuple(
+            item if isinstance(item, str) and item in words else _decoded(source, overrides, key, item)
+            for item in _items(values)
+        )
     loaded = load_experiment(source, overrides, checks=CLUSTER_CHECKS)
     return Question(loaded, source, dict(map(_changed, overrides)), limits, "wide" in space)
 

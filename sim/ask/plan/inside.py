@@ -77,7 +77,9 @@ class Insides:
     def _inside(self, experiment: Experiment, job: Job, software: tuple[object, ...]) -> Inside:
         setup = experiment.setup
         shard = setup.shard
-        whole = setup.parallelism.model_copy(update={"pipeline": 1, "virtual_stages": 1, "zero_stage": 0})
+        whole = setup.parallelism.model_copy(
+            update={"pipeline": 1, "virtual_stages": 1, "layers_per_stage": None, "zero_stage": 0}
+        )
         at_once = setup.software.model_copy(update={"gradient_bucket": ALL})
         architecture = Architecture(setup.workload, shard)
         layout = layout_of(CutModel(architecture, build_chunks(architecture, at_once, whole)))

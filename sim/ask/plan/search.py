@@ -66,6 +66,9 @@ def search_plans(
         way_out = "compare plans with `clustersim sweep`, or search on one kind: --set cluster.node=NAME"
         raise PlanError(Problem("", "cluster.node", message, way_out))
     began = time.perf_counter()
+    if experiment.synchronization is not None:
+        message = "plans are searched among those whose replicas sum gradients in lock-step"
+        raise PlanError(Problem("", "synchronization", message, "leave it out, or compare a few plans with sweep"))
     wanted = objectives_of(objectives, experiment.setup)
     base = _one_step(experiment)
     progress("enumerating plans", 0.0)

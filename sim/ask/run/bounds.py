@@ -80,8 +80,16 @@ def _moves(program: Program) -> list[tuple[object, ...]]:
 
 def _unbounded(experiment: Experiment) -> Iterator[Problem]:
     """What moves a step in ways that the bounds do not know."""
+    if experiment.setup.workload.replay:
+        yield Problem("", "workload", "bounds are of steps that are written from a plan, not recorded", "run it")
     if experiment.input is not None:
         yield Problem("", "input", "bounds do not know how long a step waits for its data", "leave it out, or run it")
+    if experiment.synchronization is not None:
+        message = "bounds do not know how long workers wait for one another"
+        yield Problem("", "synchronization", message, "leave it out, or run it")
+    for key, given in (("teacher", experiment.teacher), ("training.evaluation", experiment.training.evaluation)):
+        if given is not None:
+            yield Problem("", key, "bounds do not know passes that go forward alone", "leave it out, or run it")
     if experiment.power.limit is not None:
         message = "bounds do not know what transfers beside computation leave of it"
         yield Problem("", "power.limit", message, "leave it out, or run it")

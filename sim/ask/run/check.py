@@ -55,14 +55,18 @@ def rehearse(experiment: Experiment) -> None:
         from sim.life.feeding import supply_of
 
         supply_of(plan, experiment.input, plan.cluster.storage)
+    if experiment.synchronization is not None:
+        from sim.ask.run.synchrony import check_synchronization
+
+        check_synchronization(plan)
 
 
 def _check_parts(record: Record) -> None:
     match record:
         case ClusterSpec():
             build_cluster(record)
-        case Failures(log=FaultLog(file=file)):
-            read_fault_log(Path(file))
+        case Failures(log=FaultLog() as log):
+            read_fault_log(log)
         case Site():
             from sim.inputs.carbon import grid_of
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 
 from sim.ask.run.accounts import Accounts
 from sim.ask.run.preemption import is_preempted, with_preemption
@@ -22,7 +21,7 @@ from sim.inputs.reliability import Failures
 from sim.inputs.setup import Setup
 from sim.life.best_interval import Trials, saving_steps
 from sim.life.life import life_ahead, live
-from sim.life.life_inputs import Life, LifeInputs, Saving
+from sim.life.life_inputs import Life, LifeInputs, Saving, called
 from sim.life.rates import expected_by_cause, mean_time_between_stops
 from sim.metrics.long_run import LifeSummary, Tally
 from sim.metrics.result import BestInterval, IncidentResult, RunResult
@@ -75,7 +74,16 @@ class PreparedLife:
             expected_by_cause=expected_by_cause(inputs, whole.elapsed_s, running),
             checkpoint_interval_s=saving.steps * self.step_times.healthy_s if saving else None,
             incidents=tuple(
-                IncidentResult(i.time, i.cause, i.component, i.nodes, i.action, i.downtime_s, i.lost_steps)
+                IncidentResult(
+                    i.time,
+                    i.cause,
+                    i.component,
+                    i.nodes,
+                    i.action,
+                    i.downtime_s,
+                    i.lost_steps,
+                    called(i.nodes, life.names),
+                )
                 for i in life.incidents
             ),
         )
@@ -144,6 +152,7 @@ def prepare_life(experiment: Experiment, step: Simulated | None = None) -> Prepa
         parts={"accelerator": setup.node.accelerators, "nic": setup.node.nics.count, "cable": setup.node.nics.count},
         blast=run.readings.blast,
         outages=_outages(failures),
+        names=tuple(times.cluster.node_name(node) for node in times.slots),
         input_stall_s=run.readings.critical.exposed["input_stall"],
         time_limit_s=experiment.training.time_limit,
         most_strikes=MOST_STRIKES if experiment.simulation.limits == "auto" else inf,
@@ -156,7 +165,7 @@ def _target_steps(setup: Setup) -> float:
 
 
 def _outages(failures: Failures) -> tuple[Outage, ...]:
-    return read_fault_log(Path(failures.log.file)) if failures.log else ()
+    return read_fault_log(failures.log) if failures.log else ()
 
 
 def _with_saving(inputs: LifeInputs, run: Simulated, experiment: Experiment) -> LifeInputs:

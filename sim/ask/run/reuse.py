@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
-from sim.inputs.named_files import drawn_by
+from sim.inputs.named_files import drawn_by, recorded_content
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.layout.plan import CutModel, Layout, Plan, build_plan, cut_model, lay_out, layout_key
@@ -25,7 +25,9 @@ KEPT_MODELS = 128  # each cut in one way
 NOT_WIRING = dict.fromkeys(("name", "power", "sources", "prices"), True)  # what links and paths do not depend on,
 NOT_WIRED = dict.fromkeys(("name", "collectives", "power", "sources", "accelerator"), True)  # and that of each node
 NOT_STEP: dict[str, Any] = {
-    **dict.fromkeys(("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured"), True),
+    **dict.fromkeys(
+        ("name", "description", "failures", "recovery", "checkpoint", "site", "prices", "measured", "preparation"), True
+    ),
     "training": {"tokens": True, "samples": True, "time_limit": True},
 }  # what happens between steps, and what they cost
 SHARED = ("cluster", "workload", "software")  # records that many experiments have in common
@@ -118,4 +120,4 @@ def step_key(experiment: Experiment) -> tuple[str, ...]:
     """All of a resolved experiment that its step depends on."""
     setup = experiment.setup
     shared = (text_of(getattr(setup, name)) for name in SHARED)
-    return *shared, _drawing(setup), experiment.model_dump_json(exclude=NOT_OWN)
+    return *shared, _drawing(setup), recorded_content(setup), experiment.model_dump_json(exclude=NOT_OWN)

@@ -12,13 +12,17 @@ from sim.ask.run.assumed import assumptions, swings
 from sim.ask.run.step import Simulated, Watch, simulate_step
 from sim.ask.validate.trust import trust_of
 from sim.engine.category import COMMUNICATION
+from sim.inputs.measured import measured_of
 from sim.inputs.records import Experiment, Measured, Training
 from sim.inputs.setup import Setup
 from sim.layout.plan import Plan
 from sim.life.storage_costs import CheckpointCosts
 from sim.metrics.breakdown import COMPUTING, RankTime
 from sim.metrics.kinds import kind_uses
-from sim.metrics.result import Comparison, Exactness, Result, RunResult, StepResult, UtilizationResult
+from sim.metrics.result import Comparison, DataPrepared, Exactness, Result, RunResult, StepResult, UtilizationResult
+from sim.models.family import Replay
+from sim.schedule.own import short_name
+from sim.transforms.recompute import recompute_text
 
 if TYPE_CHECKING:
     from sim.ask.run.lives import Lived
@@ -71,6 +75,9 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         memory=run.readings.memory,
         utilization=UtilizationResult(accelerator_shares(critical, run.trace.time), run.readings.links),
         input=run.feeding,
+        preparation=_preparation(run),
+        forward=run.forward,
+        synchronization=run.synchrony,
         checkpoint=_checkpoint(run, lived),
         run=whole,
         energy=energy,
@@ -84,6 +91,7 @@ def predict(experiment: Experiment, watch: Watch | None = None) -> Predicted:
         ),
         folding=folding(run),
         kinds=kind_uses(run.trace, run.job, run.readings.memory_by_kind),
+        replay=run.readings.replay,
         exactness=Exactness(rounds=run.proof.rounds, links_checked=run.proof.checked, links_joined=run.proof.joined),
         events=run.trace.events,
         wall_s=time.perf_counter() - began,
@@ -139,6 +147,16 @@ def _checkpoint(run: Simulated, lived: Lived | None) -> CheckpointCosts | None:
     return saving.costs if saving else run.save_costs()
 
 
+def _preparation(run: Simulated) -> DataPrepared | None:
+    """How training data is prepared, if the experiment says so."""
+    job, storage = run.setup.experiment.preparation, run.cluster.storage
+    if job is None or storage is None:
+        return None
+    from sim.ask.run.preparation import prepare_data  # few experiments ask for it
+
+    return prepare_data(run.plan, job, storage, run.trace.time)
+
+
 def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
     """The whole training of `steps`, if that is known, without faults and saves: steps times step time."""
     if steps is None:
@@ -149,7 +167,7 @@ def untroubled(steps: int | None, step: StepResult) -> RunResult | None:
 
 def compare(experiment: Experiment, step: StepResult) -> Comparison | None:
     """Prediction beside the measurement, if there is one."""
-    measured = experiment.measured
+    measured = measured_of(experiment.measured)
     if measured is None:
         return None
     accelerators, tokens = experiment.setup.ranks, step.tokens_per_s or 0.0
@@ -173,9 +191,29 @@ def _comparison(metric: str, predicted: float, value: float, measured: Measured)
     return Comparison(metric, predicted, value, error, measured.source, measured.tolerance)
 
 
+def replay_headline(run: Simulated, replay: Replay) -> dict[str, str | int]:
+    """What is run again, and what of it is other than it was."""
+    setup, parts = run.setup, run.setup.parallelism.tensor
+    changes = {
+        "collectives": "in this cluster's model" if replay.collectives == "modelled" else "as recorded",
+        "kernels": f"rescaled from {replay.recorded_on}" if replay.kernels == "rescaled" else "as recorded",
+        "host": "as recorded" if replay.host == 1 else f"{replay.host:g} x its time",
+    }
+    told = [f"{name} {change}" for name, change in changes.items()]
+    told += ["stragglers removed"] if replay.stragglers == "removed" else []
+    return {
+        "cluster": f"{setup.cluster.name}, {run.cluster.n_nodes} x {setup.node.name} ({setup.accelerator.name})",
+        "workload": f"{run.plan.model.name}, {run.plan.model.line}",
+        "ranks": f"{setup.ranks}" + (f", {setup.data} replicas of {parts}" if parts > 1 else ""),
+        "replay": ", ".join(told),
+    }
+
+
 def headline(run: Simulated) -> dict[str, str | int]:
     """The plan for people."""
     setup, plan = run.setup, run.plan
+    if (replay := plan.model.replay) is not None:
+        return replay_headline(run, replay)
     parallelism, training = setup.parallelism, setup.training
     sizes = {"tensor": parallelism.tensor, "context": parallelism.context, "pipeline": parallelism.pipeline}
     split = [f"{name} {size}" for name, size in sizes.items() if size > 1] + [f"data {setup.data}"]
@@ -192,9 +230,9 @@ def headline(run: Simulated) -> dict[str, str | int]:
         "parameters": plan.architecture.undivided.whole.parameters,
         "active_parameters": plan.architecture.undivided.active_parameters,
         "parallelism": ", ".join(split + [extra for extra in extras if extra]),
-        "schedule": f"{parallelism.schedule}, {_microbatches(plan)} microbatches of {training.microbatch}",
+        "schedule": f"{short_name(parallelism.schedule)}, {_microbatches(plan)} microbatches of {training.microbatch}",
         "batch": _batch(training),
-        "precision": f"{training.precision}, recompute {training.recompute}",
+        "precision": f"{training.precision}, recompute {recompute_text(training.recompute)}",
         "software": f"{plan.software.name}{', ASSUMED: none is named' if plan.software.assumed else ''}",
     }
 

@@ -16,32 +16,35 @@ from typing import Protocol
 import numpy as np
 
 from sim.ask.run.bounds import step_bounds
-from sim.ask.run.proof import Proof, hopeful, proved_step
+from sim.ask.run.forward import forward_passes
+from sim.ask.run.proof import Proof, ProvedStep, hopeful, proved_step
 from sim.ask.run.reuse import plan_step, step_key
 from sim.ask.run.shares import shared_out
 from sim.ask.run.size import check_size
+from sim.ask.run.synchrony import synchronize
 from sim.cluster.build import build_cluster
 from sim.cluster.cluster import Cluster
 from sim.cluster.outage import nodes_behind
 from sim.engine.executor import Executor
 from sim.engine.network import Network
 from sim.engine.trace import Stops, Trace
-from sim.errors import PlanError, Problem
+from sim.errors import Deadlock, PlanError, Problem
 from sim.inputs.board import base_power
 from sim.inputs.records import Experiment
 from sim.inputs.setup import Setup
 from sim.inputs.storage import Checkpointing
 from sim.layout.plan import Plan
-from sim.life.feeding import feed, supply_of
+from sim.life.feeding import feed, lost_beside_reads, supply_of
 from sim.life.saving import checkpoint_costs
 from sim.life.storage_costs import CheckpointCosts, Feeding
 from sim.memo import Memo
 from sim.metrics.breakdown import RankTime, critical_rank, rank_time
 from sim.metrics.energy_step import Activity, activity_of, highest_mean
 from sim.metrics.links import link_use
-from sim.metrics.memory import memory_key, memory_result, tightest
-from sim.metrics.result import LinkUse, MemoryResult
-from sim.programs.assemble import assemble
+from sim.metrics.memory import memory_key, memory_result, tightest, unknown_memory
+from sim.metrics.replay import replay_result
+from sim.metrics.result import ForwardPasses, LinkUse, MemoryResult, ReplayResult, Synchrony
+from sim.programs.assemble import NO_WAITS, Waits, assemble
 from sim.programs.ranks import Job, build_job
 from sim.units import POWER, format_quantity
 
@@ -72,7 +75,7 @@ class Readings:
         self.job, self.trace = job, trace
         self.saves: dict[Checkpointing, CheckpointCosts] = {}
 
-    @cached_property  # of a step that many points share, as are the six below
+    @cached_property  # of a step that many points share, as are the seven below
     def critical(self) -> RankTime:
         """Where the time goes on the rank class that is busy longest."""
         return rank_time(self.trace, critical_rank(self.trace))
@@ -81,6 +84,11 @@ class Readings:
     def activity(self) -> Activity:
         """What takes energy."""
         return activity_of(self.trace, self.job)
+
+    @cached_property  # see critical
+    def replay(self) -> ReplayResult | None:
+        """A replay beside what was recorded."""
+        return replay_result(self.job, self.trace)
 
     @cached_property  # see critical
     def memory(self) -> MemoryResult:
@@ -97,6 +105,8 @@ class Readings:
 
     def _memory_on(self, setup: Setup, stages: set[int]) -> MemoryResult:
         architecture, there = self.job.plan.architecture, sorted(stages)
+        if setup.workload.replay:
+            return unknown_memory(setup)
         if setup.experiment.simulation.reuse == "off":
             return memory_result(setup, architecture, there)
         key = memory_key(setup), tuple(there)
@@ -135,6 +145,8 @@ class Simulated:
     job: Job
     trace: Trace
     feeding: Feeding | None
+    forward: ForwardPasses | None
+    synchrony: Synchrony | None
     readings: Readings
     proof: Proof
 
@@ -161,13 +173,13 @@ class Simulated:
 
 
 class Runs:
-    """Runs of a step, with the wait for input at its end [s]; the program of a job is made once.
+    """Runs of a step, with what all wait for at its end; the program of a job is made once.
 
     bounds: what its time lies between [s], if that is `wanted` and proved, and the step takes long.
     """
 
-    def __init__(self, input_stall: float = 0.0) -> None:
-        self.input_stall = input_stall
+    def __init__(self, waits: Waits = NO_WAITS) -> None:
+        self.waits = waits
         self.job: Job | None = None
         self.executor: Executor | None = None  # of the run to come, or under way
         self.began = inf  # on the clock of the machine [s]
@@ -178,7 +190,7 @@ class Runs:
     def prepare(self, job: Job, stops: Stops | None) -> Executor:
         """Everything but the passing of time; stops: see `proved_step`."""
         options, old = job.plan.experiment.simulation, self.executor
-        program = old.program if old and job is self.job else assemble(job, self.input_stall)
+        program = old.program if old and job is self.job else assemble(job, self.waits)
         self.release()
         self.job = job
         self.executor = Executor(
@@ -196,14 +208,22 @@ class Runs:
         return self.executor
 
     def run(self, job: Job, stops: Stops | None) -> Trace:
-        """Let it happen. Raises Deadlock."""
+        """Let it happen. Raises Deadlock; PlanError where it was recorded so."""
         executor = self.executor
         if executor is None or executor.rows or job is not self.job:
             executor = self.prepare(job, stops)
         if self.wanted and executor.n_instructions > LONG:
             self.wanted, self.bounds = False, _bounds(job.plan.experiment)
         self.began = time.perf_counter()
-        trace = executor.run()
+        try:
+            trace = executor.run()
+        except Deadlock as error:
+            if job.plan.model.replay is None:
+                raise
+            message = f"its ranks wait for each other for ever: {error}"
+            raise PlanError(
+                Problem("", "workload.recording", message, "import traces of one and the same step")
+            ) from None
         self.began = inf
         return trace
 
@@ -234,14 +254,43 @@ class Prepared:
 
     def run(self) -> Simulated:
         """Let it happen, once; again with the wait for input if there is one. Raises PlanError, Deadlock."""
-        step, feeding = proved_step(self.job, self.runs.run), None
-        data, storage = self.setup.experiment.input, self.cluster.storage
+        step, feeding, synchronized = proved_step(self.job, self.runs.run), None, None
+        step_s, waits, experiment = step.trace.time, NO_WAITS, self.setup.experiment
+        forward = forward_passes(step.job, experiment)
+        if forward is not None:
+            waits = Waits(compute=forward.teacher_s, other=forward.share_s)
+            step_s += forward.teacher_s + forward.share_s
+        if experiment.synchronization is not None:
+            slow, step = step, self._without_slow_parts(step)
+            synchronized = synchronize(slow.job, slow.trace, step.trace.time, sum(waits))
+            step_s, waits = synchronized.step_s, synchronized.added_to(waits)
+        data, storage = experiment.input, self.cluster.storage
         if data is not None and storage is not None:
-            feeding = feed(supply_of(self.plan, data, storage), step.trace.time, self.setup.experiment.seed)
-            if feeding.stall_s > 0:
-                step = proved_step(step.job, Runs(feeding.stall_s).run)
-        readings = Readings(step.job, step.trace)
-        return Simulated(self.setup, self.cluster, step.job.plan, step.job, step.trace, feeding, readings, step.proof)
+            feeding = feed(supply_of(self.plan, data, storage), step_s, experiment.seed)
+            slowed = lost_beside_reads(step.job.plan, data, storage, step_s)
+            feeding = replace(feeding, slowed_s=slowed)
+            waits = waits._replace(input_stall=feeding.stall_s + slowed)
+        if waits.named:
+            step = proved_step(step.job, Runs(waits).run)
+        return Simulated(
+            setup=self.setup,
+            cluster=self.cluster,
+            plan=step.job.plan,
+            job=step.job,
+            trace=step.trace,
+            feeding=feeding,
+            forward=forward,
+            synchrony=synchronized.synchrony if synchronized else None,
+            readings=Readings(step.job, step.trace),
+            proof=step.proof,
+        )
+
+    def _without_slow_parts(self, step: ProvedStep) -> ProvedStep:
+        """The step of workers that wait for nobody and have no slow part: what the others add is a wait."""
+        if not self.setup.experiment.degradations:
+            return step
+        healthy = prepare_step(self.setup.experiment.model_copy(update={"degradations": ()}))
+        return proved_step(healthy.job, healthy.runs.run)
 
 
 def prepare_step(experiment: Experiment) -> Prepared:

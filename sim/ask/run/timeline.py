@@ -8,12 +8,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 from sim.ask.run.step import Simulated, simulate_step
 from sim.errors import ConfigError, Problem
 from sim.inputs.records import Experiment
+from sim.metrics.replay import recorded_spans
 from sim.metrics.timeline import Timeline, timeline
 from sim.report.files import replacing, write_text
 from sim.report.timeline import check_size, chrome_events, profiler_trace, write_events
@@ -39,7 +41,9 @@ def window(run: Simulated, ranks: Sequence[int], begin: float = 0.0, end: float 
         raise ConfigError(
             Problem("", "--ranks", f"rank {wrong[0]} is not there", f"the job has ranks 0 to {world - 1}")
         )
-    return timeline(run.trace, run.plan, run.cluster, ranks or default_ranks(run), begin, end)
+    shown = timeline(run.trace, run.plan, run.cluster, ranks or default_ranks(run), begin, end)
+    recorded = [span for span in recorded_spans(run.job, list(shown.places)) if span.end > begin and span.start < end]
+    return replace(shown, recorded=tuple(recorded))
 
 
 def default_ranks(run: Simulated) -> list[int]:

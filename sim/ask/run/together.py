@@ -1,6 +1,6 @@
 """Several jobs at once on one cluster: how long each of their steps takes, and how much of each link they use.
 
-Public: `simulate_together`, `Together`, `JobSteps`.
+Public: `simulate_together`, `simulate_lasting`, `Together`, `JobSteps`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from sim.inputs.records import Experiment
 from sim.metrics.links import link_bytes, link_use_of
 from sim.metrics.result import LinkUse
 from sim.programs.assemble import assemble
+from sim.programs.bracket import Tenant
+from sim.programs.lasting import Lasting, lasting
 from sim.programs.rounds import Rounds
-from sim.programs.tenants import settle
+from sim.programs.tenants import Tenants, settle
 from sim.programs.trainer import Trainer
 
 Floats = NDArray[np.float64]
@@ -76,14 +78,14 @@ def simulate_together(
     trainings = [
         Trainer(
             rounds,
-            tenants.own_parts(number, assemble(job)),
+            each.program,
             steps[number],
             after=after[number] if after else 0.0,
-            flow_ranks=tuple(flow.members for flow in job.flows),
-            slowdown=job.plan.software.overlap_slowdown,
+            flow_ranks=each.flow_ranks,
+            slowdown=each.slowdown,
             skip=skip,
         )
-        for number, job in enumerate(tenants.jobs)
+        for number, each in enumerate(_programs(tenants, skip))
     ]
     network.env.run()
     names = [experiment.name for experiment in experiments]
@@ -98,3 +100,29 @@ def simulate_together(
             carried += len(training.ends) * link_bytes(training.trace)
     links = link_use_of(tenants.table, carried, network.peak_load(), time, tenants.cluster)
     return Together(jobs, links, tuple(training.simulated for training in trainings))
+
+
+def simulate_lasting(
+    experiments: Sequence[Experiment], most: int, *, after: Sequence[float] = (), priorities: Sequence[int] = ()
+) -> Lasting:
+    """How long their steps take if they all go on for ever; arguments as of `simulate_together`.
+
+    most: steps of the quickest that are simulated at the most, where states do not recur. With `simulation.skip: off`
+    nobody looks whether they do. Raises PlanError; Deadlock.
+    """
+    tenants = settle(experiments, priorities)
+    skip = all(experiment.simulation.skip == "auto" for experiment in experiments)
+    return lasting(_programs(tenants, skip), tenants.table, most, after)
+
+
+def _programs(tenants: Tenants, skip: bool) -> list[Tenant]:
+    """What each job runs, step after step."""
+    return [
+        Tenant(
+            tenants.own_parts(number, assemble(job)),
+            tuple(flow.members for flow in job.flows),
+            job.plan.software.overlap_slowdown,
+            skip,
+        )
+        for number, job in enumerate(tenants.jobs)
+    ]

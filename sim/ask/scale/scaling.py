@@ -162,7 +162,7 @@ def _best(experiment: Experiment, jobs: int | None) -> Experiment:
 def _measured(blank: ScalePoint, result: Result) -> ScalePoint:
     return replace(
         blank,
-        plan=str(result.setup["parallelism"]),
+        plan=str(result.setup.get("parallelism", "")),
         step_s=result.step.time_s,
         tokens_per_s=result.step.tokens_per_s,
         mfu=result.step.mfu,

@@ -19,6 +19,7 @@ from sim.inputs.setup import Setup
 from sim.metrics.result import Trust
 from sim.metrics.trust import Bands, Residual
 from sim.metrics.validation import Row, RunTraits
+from sim.transforms.recompute import recompute_text
 
 RESIDUALS = Path("experiments/validation/residuals.csv")  # in the catalogue
 _PLAN: dict[str, Callable[[str], Any]] = {
@@ -30,14 +31,24 @@ MIXED = "several kinds of node in one job, of which no run was measured"
 
 
 def trust_of(experiment: Experiment) -> Trust | None:
-    """How published runs like `experiment` were predicted; of several kinds of node, as on the least trusted."""
+    """How published runs like `experiment` were predicted; of several kinds of node, as on the least trusted.
+
+    None for a step that was recorded, unlike all of them; none of them had workers that do not step together.
+    """
+    if experiment.setup.workload.replay:
+        return None
     kinds = experiment.setup.kinds
     found = [shipped_bands().trust(traits_of(kind.experiment)) for kind in kinds]
     told = [trust for trust in found if trust is not None]
-    if len(kinds) == 1 or not told:
-        return found[0]
-    least = max(told, key=lambda trust: inf if trust.band is None else trust.band)
-    return replace(least, extrapolates=(MIXED, *least.extrapolates))
+    if not told:
+        return None
+    trust = max(told, key=lambda trust: inf if trust.band is None else trust.band)
+    if len(kinds) > 1:
+        trust = replace(trust, extrapolates=(MIXED, *trust.extrapolates))
+    if experiment.synchronization is not None:
+        unlike = f"synchronization {experiment.synchronization.kind}"
+        trust = replace(trust, band=None, extrapolates=(unlike, *trust.extrapolates))
+    return trust
 
 
 @cache  # reads a file, for each run of a process
@@ -95,7 +106,7 @@ def traits_of(experiment: Experiment) -> RunTraits:
         layers=setup.workload.layers,
         head_dim=head,
         precision=training.precision,
-        recompute=training.recompute,
+        recompute=recompute_text(training.recompute),
         software=setup.software.name,
         tensor=parallelism.tensor,
         pipeline=parallelism.pipeline,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from sim.ask.run.chakra import recorded_step
 from sim.ask.run.simulate import simulate
 from sim.ask.validate.collectives import find_curves, validate_curves
 from sim.ask.validate.trust import residuals_of, traits_of
@@ -18,14 +19,28 @@ from sim.inputs.cases import is_table, load_cases
 from sim.inputs.catalogue import catalogue_root
 from sim.inputs.curves import is_curve_table
 from sim.inputs.load import load_experiment
+from sim.inputs.measured import communication_shares, measured_of
 from sim.inputs.reader import read_file, yaml_files
 from sim.inputs.records import Experiment
+from sim.inputs.run_table import RunColumns, is_run_table
 from sim.metrics.result import Result
 from sim.metrics.trust import Bands
-from sim.metrics.validation import HIDDEN, HOST, Miss, Row, Validation, likely_causes, score, scores, worst_rows
+from sim.metrics.validation import (
+    HIDDEN,
+    HOST,
+    Miss,
+    Row,
+    SideCheck,
+    Validation,
+    likely_causes,
+    score,
+    scores,
+    worst_rows,
+)
 
 WORST = 10
 BLIND = "blind"  # folder of runs that were collected before they were predicted, and are kept apart
+MOST_RANKS = 1024  # whose communication is compared: each is simulated for itself
 FEW = 4  # up to so many runs are not worth starting processes for
 EXPERIMENT_KEYS = frozenset({"cluster", "workload", "parallelism", "training", "software", "measured"})
 
@@ -44,14 +59,19 @@ class MeasuredRun:
 
 
 def validate(
-    paths: Sequence[Path] = (), overrides: Sequence[str] = (), jobs: int | None = None, progress: Progress | None = None
+    paths: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    columns: RunColumns | None = None,
 ) -> Validation:
     """Predict every measured run under `paths`, by default those of the catalogue.
 
-    A run that fails is a row with its reason. On KeyboardInterrupt what is done is returned, with
-    `complete` False. MeasuredRun collectives are predicted too. Raises ConfigError if `paths` hold nothing measured.
+    `columns` says what headers of CSV mean. A run that fails is a row with its reason. On KeyboardInterrupt what is
+    done is returned, with `complete` False. MeasuredRun collectives are predicted too. Raises ConfigError if `paths`
+    hold nothing measured.
     """
-    runs, curves = find_measured(paths, overrides), find_curves(paths)
+    runs, curves = find_measured(paths, overrides, columns), find_curves(paths)
     if not runs and not curves:
         where = " ".join(map(str, paths)) or str(catalogue_root() / "experiments")
         raise ConfigError(Problem(where, "", "holds no measured run", "give an experiment the key `measured`"))
@@ -63,7 +83,9 @@ def validate(
 # --- finding --------------------------------------------------------------------------------
 
 
-def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[MeasuredRun]:
+def find_measured(
+    paths: Sequence[Path] = (), overrides: Sequence[str] = (), columns: RunColumns | None = None
+) -> list[MeasuredRun]:
     """The measured runs under `paths` in order, each measurement once: tables before single experiments.
 
     Without `paths` those of the catalogue, but for the blind ones: what is asked for by default is what tables of
@@ -71,7 +93,7 @@ def find_measured(paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> 
     """
     files = [file for path in paths or _compared() for file in yaml_files(path)]
     files.sort(key=lambda file: not _holds_cases(file))
-    found = [run for file in dict.fromkeys(files) for run in _read(file, file in paths, overrides)]
+    found = [run for file in dict.fromkeys(files) for run in _read(file, file in paths, overrides, columns)]
     return _distinct(found)
 
 
@@ -86,19 +108,23 @@ def _holds_cases(file: Path) -> bool:
         return False
 
 
-def _read(file: Path, named: bool, overrides: Sequence[str]) -> Iterator[MeasuredRun]:
+def _read(
+    file: Path, named: bool, overrides: Sequence[str], columns: RunColumns | None = None
+) -> Iterator[MeasuredRun]:
     """The runs in `file`; what is no measured experiment is an error only if `named` by the user."""
     try:
-        if is_curve_table(file):
-            return
         if is_table(file):
-            for case in load_cases(file):
+            for case in load_cases(file, columns):
                 yield _loaded(file.stem, case.name, file, lambda case=case: case.load(overrides).experiment)  # type: ignore[misc]
+        elif is_curve_table(file):
+            return
         elif named or _may_be_measured(file):
             experiment = load_experiment(file, overrides).experiment
             if named or experiment.measured:
                 yield _loaded(_folder(file), file.stem, file, lambda: experiment)
     except ConfigError as error:
+        if is_run_table(file):  # without headers there is no run to tell it of
+            raise
         yield MeasuredRun(_folder(file), file.stem, file, None, _reason(error))
 
 
@@ -130,7 +156,8 @@ def _reason(error: BaseException) -> str:
 
 def _value(experiment: Experiment) -> tuple[str, float] | None:
     """The measured value that counts, with its name."""
-    measured = experiment.measured.model_dump() if experiment.measured else {}
+    known = measured_of(experiment.measured)
+    measured = known.model_dump() if known else {}
     names = (
         "step_time",
         "samples_per_s",
@@ -200,11 +227,13 @@ def predict_one(run: MeasuredRun) -> Row:
     began = time.perf_counter()
     try:
         result = simulate(run.experiment)
+        beside = (*_communication(run.experiment), *_power(run.experiment, result))
     except SimError as error:
         return replace(blank, problem=f"{type(error).__name__}: {_reason(error)}")
     except Exception as error:  # one broken run must not end the others
         return replace(blank, problem=f"internal error: {type(error).__name__}: {_reason(error)}")
-    return _row(blank, run.experiment, result, time.perf_counter() - began)
+    row = _row(blank, run.experiment, result, time.perf_counter() - began)
+    return replace(row, beside=beside)
 
 
 def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> Row:
@@ -226,6 +255,29 @@ def _row(blank: Row, experiment: Experiment, result: Result, wall_s: float) -> R
         wall_s=wall_s,
         where=comparison.source,
     )
+
+
+def _communication(experiment: Experiment) -> tuple[SideCheck, ...]:
+    """Shares of communication that were measured, beside those that a profiler would see of the simulated step."""
+    measured = measured_of(experiment.measured)
+    wanted = {name: getattr(measured, f"{name}_communication", None) for name in ("exposed", "overlapped")}
+    if measured is None or not any(value is not None for value in wanted.values()):
+        return ()
+    if experiment.setup.ranks > MOST_RANKS:
+        message = f"shares of communication are compared up to {MOST_RANKS:,} ranks, not {experiment.setup.ranks:,}"
+        raise ConfigError(Problem("", "measured", message, "leave them out"))
+    shares = communication_shares(recorded_step(experiment))
+    if shares is None:
+        return ()
+    return tuple(SideCheck(name, getattr(shares, name), value) for name, value in wanted.items() if value is not None)
+
+
+def _power(experiment: Experiment, result: Result) -> tuple[SideCheck, ...]:
+    """Power of an accelerator that was metered, beside that of the simulated step."""
+    measured = measured_of(experiment.measured)
+    if measured is None or measured.power is None or result.energy is None:
+        return ()
+    return (SideCheck("power", result.energy.accelerator_power_w, measured.power),)
 
 
 # --- summing up -----------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 The discretised form (Tiresias, NSDI'19) has queues: a job that has had as much as the limit of its queue goes to the
 end of the next one. Within a queue those that run stay ahead of those that wait, so that jobs of equal service do not
-take
-turns at every instant. Queues are looked at once a second: a job is moved at the first whole second after its limit.
+take turns at every instant. Queues are looked at once a second: a job moves at the first whole second after its limit.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ class LeastAttainedTime(Policy):
         super().__init__(options)
         self.limits = tuple(self.options.get("limits") or LIMITS)
         self.queues: list[list[FleetJob]] = [[] for _ in range(len(self.limits) + 1)]
+        self.soonest = -inf  # when the next job reaches a limit
 
     def pace(self, job: FleetJob) -> float:
         """Service in a second of running."""
@@ -59,10 +59,12 @@ class LeastAttainedTime(Policy):
             for job in self.queues[level]
             if job.phase == "running"
         )
-        soonest = max(min(times, default=inf), fleet.now)
+        self.soonest = soonest = max(min(times, default=inf), fleet.now)
         return ceil(soonest - 1e-6) if soonest < inf else inf
 
     def _demote(self, fleet: FleetView) -> None:
+        if fleet.now < self.soonest - 1e-3:
+            return
         for level, limit in enumerate(self.limits):
             due = [job for job in self.queues[level] if job.ran(fleet.now) >= limit / self.pace(job) - 1e-6]
             for job in due:

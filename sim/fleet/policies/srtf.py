@@ -5,7 +5,8 @@ With gangs neither is optimal: a large job that is nearly done may keep many sma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 
 from sim.fleet.jobs import FleetJob
@@ -33,18 +34,17 @@ class ShortestRemainingTime(Policy):
         """See `Policy`; where nobody waits, all run on."""
         if not fleet.waiting:
             return
-        now = fleet.now
-        self.line.sort(key=lambda job: self.left(job, now))
+        self.line.sort(key=self.left(fleet.now))
         fleet.run_only(self.line)
 
-    def left(self, job: FleetJob, now: float) -> float:
+    def left(self, now: float) -> Callable[[FleetJob], float]:
         """What is left of a job."""
-        return job.work_left(now)
+        return methodcaller("work_left", now)
 
 
 class ShortestRemainingService(ShortestRemainingTime):
     """Jobs by the board-seconds that are left."""
 
-    def left(self, job: FleetJob, now: float) -> float:
+    def left(self, now: float) -> Callable[[FleetJob], float]:
         """What is left of a job."""
-        return job.work_left(now) * job.request.gpus
+        return lambda job: job.work_left(now) * job.request.gpus

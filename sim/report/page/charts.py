@@ -35,6 +35,7 @@ PART_COLOURS = {
     "expert_comm": PURPLE,
     "pipeline_comm": RED,
     "data_comm": GREEN,
+    "host_comm": YELLOW,
     "bubble": GREY,
     "optimizer": SKY,
     "input_stall": PURPLE,
@@ -88,6 +89,7 @@ def pipeline_chart(pipeline: Pipeline) -> Figure:
             "z": [list(row) for row in pipeline.activity],
             "x0": width / 2,
             "dx": width,
+            **({"y": list(pipeline.rows)} if pipeline.rows else {}),
             "text": text,
             "zmin": -0.5,
             "zmax": n - 0.5,
@@ -114,6 +116,9 @@ def pipeline_chart(pipeline: Pipeline) -> Figure:
         "yaxis": {"title": {"text": "stage"}, "autorange": "reversed", "dtick": max(1, stages // 16)},
     }
     text_ = "One rank of each pipeline stage; each column shows what lasts longest in it."
+    if pipeline.rows:
+        layout["yaxis"] = {"autorange": "reversed"}
+        text_ = "Devices of the busiest rank, replayed and recorded; each column shows what lasts longest in it."
     return Figure("pipeline", text_, data, layout, min(640, 140 + 24 * stages))
 
 

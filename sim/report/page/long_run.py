@@ -102,7 +102,7 @@ def _incidents(run: RunResult) -> str:
             (each.time_s, human.duration(each.time_s)),
             each.cause,
             each.component,
-            ", ".join(map(str, each.nodes[:4])),
+            ", ".join(each.names[:4]),
             each.action,
             (each.downtime_s, human.duration(each.downtime_s)),
             (each.lost_steps, human.digits(each.lost_steps)),

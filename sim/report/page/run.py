@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import chain
 
+from sim.metrics.memory import UNKNOWN
 from sim.metrics.pictures import Pictures
-from sim.metrics.result import CostResult, EnergyResult, MemoryResult, Result, RunResult, StepResult
+from sim.metrics.result import CostResult, EnergyResult, MemoryResult, ReplayResult, Result, RunResult, StepResult
 from sim.report import human
 from sim.report.page.charts import (
     breakdown_chart,
@@ -24,6 +25,7 @@ from sim.report.page.charts import (
 from sim.report.page.frame import Cell, Part, Section, cards, code, note, page, table
 from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
+from sim.report.replay import signed_time, starts_apart
 from sim.report.sentence import in_one_sentence
 from sim.report.text import LABELS, METRICS, idle_warning, settings, stack_range
 
@@ -38,8 +40,9 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
         Section("Did not finish", [*map(note, _ending(result.run))]),
         Section("Result", [cards(_headlines(result)), *map(note, (*warnings, *result.notes)), _setup(result)]),
         Section("Where the step goes", [breakdown_chart(result.step), _breakdown_table(result.step)]),
-        Section("Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
-        Section("Memory", [memory_chart(result.memory), _memory_table(result.memory)]),
+        Section("Both ways" if result.replay else "Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
+        Section("Recorded and replayed", _replay(result.replay) if result.replay else []),
+        Section("Memory", _memory(result.memory)),
         Section("Network", _network(result, drawn)),
         Section(
             "Communication", [communication_chart(drawn.overlaps), _overlaps(drawn)] if drawn and drawn.overlaps else []
@@ -66,16 +69,17 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
         human.throughput(step.samples_per_s, step.tokens_per_s),
         f"{human.count(result.accelerators)} accelerators",
     )
-    yield (
-        "model FLOP utilization",
-        human.percent(step.mfu),
-        f"{human.digits(step.model_tflops_per_accelerator)} TFLOP/s each",
-    )
+    if step.hfu:  # nobody knows the FLOPs of a recorded step
+        yield (
+            "model FLOP utilization",
+            human.percent(step.mfu),
+            f"{human.digits(step.model_tflops_per_accelerator)} TFLOP/s each",
+        )
+    yield from _recorded_headline(result)
     if result.accelerators_idle:
         size = human.count(result.accelerators + result.accelerators_idle)
         yield "IDLE accelerators", human.count(result.accelerators_idle), f"of the {size} that are powered and paid for"
-    verdict = {"fits": "FITS into", "tight": "TIGHT in"}.get(memory.verdict, "DOES NOT FIT into")
-    yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} {human.size(memory.capacity_bytes)}"
+    yield from _memory_headline(memory)
     if result.run and result.run.finished:
         steps = f"{human.count(result.run.steps)} steps, goodput {human.percent(result.run.goodput)}"
         yield "time to train", human.duration(result.run.time_to_train_s["mean"]), steps
@@ -92,6 +96,18 @@ def _headlines(result: Result) -> Iterator[tuple[str, str, str]]:
         measured = f"{human.signed_percent(result.comparison.error)} in step time"
         label, spell = METRICS[result.comparison.metric]
         yield f"measured {label}", spell(result.comparison.measured), measured
+
+
+def _recorded_headline(result: Result) -> Iterator[tuple[str, str, str]]:
+    if result.replay:
+        recorded = result.replay.recorded_s
+        yield "recorded step", human.step_time(recorded), human.signed_percent(result.step.time_s / recorded - 1)
+
+
+def _memory_headline(memory: MemoryResult) -> Iterator[tuple[str, str, str]]:
+    verdict = {"fits": "FITS into", "tight": "TIGHT in"}.get(memory.verdict, "DOES NOT FIT into")
+    if memory.verdict != UNKNOWN:
+        yield "memory", human.size(memory.peak_bytes_per_accelerator), f"{verdict} {human.size(memory.capacity_bytes)}"
 
 
 def _ending(run: RunResult | None) -> Iterator[str]:
@@ -121,6 +137,26 @@ def _breakdown_table(step: StepResult) -> str:
         if seconds > 0
     )
     return table(("part", "exposed time", "share"), rows)
+
+
+def _replay(replay: ReplayResult) -> list[Part]:
+    """Kind by kind, what was recorded and what it is in the replay."""
+    rows: Iterator[list[Cell]] = (
+        [
+            name,
+            (each.nodes, human.count(each.nodes)),
+            (each.recorded_s, human.step_time(each.recorded_s)),
+            (each.replayed_s, human.step_time(each.replayed_s)),
+            (each.apart_s, signed_time(each.apart_s)),
+        ]
+        for name, each in replay.kinds.items()
+    )
+    heads = ("kind", "nodes", "recorded, a rank", "replayed, a rank", "begins later by")
+    return [table(heads, rows), note(starts_apart(replay))]
+
+
+def _memory(memory: MemoryResult) -> list[Part]:
+    return [] if memory.verdict == UNKNOWN else [memory_chart(memory), _memory_table(memory)]
 
 
 def _memory_table(memory: MemoryResult) -> str:
