@@ -54,6 +54,7 @@ SOURCES = {
     "blackwell": "MLPerf, DGX Cloud, Megatron Bridge (B200, GB200, B300, GB300)",
     "instinct": "MLPerf, Primus (MI300X to MI355X)",
     "maxtext_tpu": "MaxText (TPU v4, v5e, v5p)",
+    "megatron_bridge_recompute": "Megatron Bridge, parts computed again (H100)",
     "mlperf_bert_machines": "MLPerf BERT, other machines (Gaudi 2, Xeon, TPU v4)",
     "neuron_trn1": "Neuron (Trainium 1)",
     "other_machines": "MLPerf, other machines (L40S, TPU v4, Gaudi 2, Xeon)",

