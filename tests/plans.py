@@ -216,6 +216,10 @@ CASES: dict[str, dict[str, Any]] = {
         "nodes": 4, "parallelism": {"zero_stage": 3, "shard_group": 8}, "software": BESIDE,
         "training": {"global_batch": 32 * 6},
     },
+    "ZeRO 3 with a second copy": {
+        "nodes": 4, "parallelism": {"zero_stage": 3, "second_copy": 8}, "software": BESIDE,
+        "training": {"global_batch": 32 * 6},
+    },
     "ZeRO 3 with a root, full overlap": {
         "nodes": 4, "parallelism": {"tensor": 2, "sequence_parallel": True, "zero_stage": 3}, "software": PYTORCH,
         "training": {"global_batch": 16 * 3, "recompute": "full"},

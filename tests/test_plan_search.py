@@ -78,6 +78,9 @@ BASES: dict[str, dict[str, Any]] = {
         "node": {"collectives": {"patterns": ["ring", "hierarchical", "exchange"]}, **CHIPS},
     },
     "two servers, as PyTorch does": {"nodes": 2, "software": PYTORCH},
+    "a second copy of weights": {
+        "nodes": 2, "software": {"gradient_overlap": True}, "parallelism": {"zero_stage": 3, "second_copy": 2},
+    },
     "experts": {
         "nodes": 2, "software": {"experts": {"dispatcher": "deduplicated", "wait": 1e-4}, "host_issue": 1e-5},
         "model": {**MODEL, "moe": {"experts": 8, "top_k": 2, "ffn": 512, "first_dense": 1}},

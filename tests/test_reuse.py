@@ -45,6 +45,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sequence": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "sequence_parallel": True}},
     "chunks": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "virtual_stages": 2}},
     "groups": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "zero_stage": 1, "shard_group": 2}},
+    "second copy": {"parallelism": {"data": 32, "zero_stage": 3, "second_copy": 8}},
+    "second copies": {"parallelism": {"data": 32, "zero_stage": 3, "second_copy": 4}},
     "another seed": {"seed": 5},
     "random": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}},
     "other seed": {"parallelism": {"tensor": 4, "pipeline": 2, "data": 4, "placement": "random"}, "seed": 5},

@@ -278,6 +278,30 @@ def check_shard_group(setup: Setup) -> Iterator[Problem]:
         yield finding("parallelism.shard_group", "zero_stage 0 shards nothing", "set zero_stage, or remove it")
 
 
+def check_second_copy(setup: Setup) -> Iterator[Problem]:
+    """A part of the ranks that share the first copy has another one, of plain weights that all ranks divide alike."""
+    key, plan, ranks = "parallelism.second_copy", setup.parallelism, setup.data * setup.parallelism.context
+    sharers = plan.second_copy
+    if sharers is None:
+        return
+    if plan.zero_stage != 3:
+        message = f"zero_stage {plan.zero_stage} gathers no weights in its passes"
+        yield finding(key, message, "set zero_stage to 3, or leave it out")
+    if ranks // setup.workers % sharers:
+        yield indivisible(key, "data * context ranks of a worker", ranks // setup.workers, "second_copy", sharers)
+    elif ranks // setup.workers == sharers:
+        yield finding(key, f"all {sharers} ranks share the first copy already", "name fewer ranks, or leave it out")
+    beside = {
+        "shard_group": plan.shard_group is not None,
+        "quantized_gathers": plan.quantized_gathers,
+        "training.lora": setup.training.lora is not None,
+        "training.offload.parameters": setup.training.offload.parameters,
+        "experts that ranks divide": setup.workload.experts > 0 and setup.shard.divides_experts,
+    }
+    for what in (name for name, there in beside.items() if there):
+        yield finding(key, f"a second copy beside {what} is not modelled", "leave one of them out")
+
+
 def check_quantized_gathers(setup: Setup) -> Iterator[Problem]:
     """Only ZeRO-3 gathers weights, and those that are narrow as they are stand to gain nothing."""
     key, training = "parallelism.quantized_gathers", setup.training
@@ -416,6 +440,7 @@ PLAN_CHECKS: tuple[Check, ...] = (
     check_placement,
     check_on_nodes,
     check_shard_group,
+    check_second_copy,
     check_quantized_gathers,
     check_expert,
     check_adapters,

@@ -496,6 +496,7 @@ class Parallelism(Record):
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="what data-parallel ranks shard: 1 optimizer, 2 and gradients, 3 and weights (FSDP)")
     quantized_gathers: bool = Field(default=False, description="ZeRO-3: matrices of layers are gathered as 8-bit integers with a scale for each 2,048 (ZeRO++), made and unmade by kernels")
     shard_group: Count | None = Field(default=None, ge=1, description="ranks that share one sharded copy (HSDP); all data ranks if absent")
+    second_copy: Count | None = Field(default=None, ge=2, description="ZeRO-3: neighbouring ranks, as those of a node, that share a second copy of the weights, gathered among them for the backward pass (ZeRO++, hpZ); none if absent")
     order: tuple[Literal["tensor", "context", "expert", "data", "pipeline"], ...] = Field(
         default=("tensor", "context", "data", "pipeline"), description="rank order, fastest dimension first; expert may be named, and changes nothing"
     )

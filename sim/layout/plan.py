@@ -45,6 +45,7 @@ COLLECTIVES: dict[str, tuple[str, ...]] = {  # that groups of a kind may run
     "ulysses": ("all_to_all",),
     "gradient": ("all_reduce", "all_gather", "reduce_scatter"),
     "replica": ("all_reduce",),
+    "second_copy": ("all_gather",),
     "embedding": ("all_reduce",),
     "expert": ("all_to_all", "deduplicated"),
     "expert_tensor": ("all_reduce", "all_gather", "reduce_scatter"),
@@ -81,12 +82,12 @@ class CutModel:
 class Plan:
     """A placed, scheduled and folded job.
 
-    chunks: in model order. flow_sets: index of each kind of group in flows ("tensor", "context", "gradient",
-    "replica", "embedding", "expert", "expert_tensor", "expert_gradient", and sends by `send_kind`), with its carrier
-    where that is not the ring. structure: what can hold the job back; links: (n,) cluster link behind each of its
-    links. flows: one FlowSet per kind and carrier, over all links; apart: for each of them, whether none of its
-    groups shares a link that can be full with another. rows: what counts of links in the structure; None: all of
-    every link that can fill, so that no step needs to be checked against the others.
+    chunks: in model order. flow_sets: index of each kind of group in flows ("tensor", "context", "gradient", "replica",
+    "second_copy", "embedding", "expert", "expert_tensor", "expert_gradient", and sends by `send_kind`), with its
+    carrier where that is not the ring. structure: what can hold the job back; links: (n,) cluster link behind each of
+    its links. flows: one FlowSet per kind and carrier, over all links; apart: for each of them, whether none of its
+    groups shares a link that can be full with another. rows: what counts of links in the structure; None: all of every
+    link that can fill, so that no step needs to be checked against the others.
     """
 
     experiment: Experiment
@@ -256,7 +257,8 @@ def layout_key(experiment: Experiment) -> tuple[object, ...]:
         setup.workload.experts > 0,
     )
     course = course_of_job(experiment)
-    groups = tuple(course.sends.items()), course.ends if ties else None, plan.shard_group, setup.workers
+    among = plan.shard_group, plan.second_copy, setup.workers
+    groups = tuple(course.sends.items()), course.ends if ties else None, among
     place = plan.order, plan.placement, plan.on_nodes, experiment.seed if plan.placement in SEEDED else None
     patterns = tuple(kind.node.collectives.patterns for kind in setup.kinds)
     runs = patterns, collectives_of("gradient", setup.training.compression)
@@ -345,7 +347,8 @@ def job_groups(experiment: Experiment, model: Workload, grid: RankGrid) -> dict[
         "context": rings,
         **_gradient_groups(grid, parallelism.shard_group, experiment.setup.workers),
         **(_expert_groups(grid, experiment.setup.workers) if divides_experts(experiment, model) else {}),
-        "ulysses": exchanges,  # last, since the keys of hashed paths follow the order
+        "ulysses": exchanges,  # after the others, since the keys of hashed paths follow the order
+        "second_copy": grid.groups(*GROUPS["gradient"]).reshape(-1, parallelism.second_copy or 1),
     }
     groups = {kind: (ranks, key) for key, (kind, ranks) in enumerate(kinds.items()) if ranks.shape[1] > 1}
     if ties_embeddings(experiment, model):

@@ -36,6 +36,7 @@ TRACKS = {
     "expert": "expert parallel",
     "gradient": "data parallel",
     "replica": "data parallel replicas",
+    "second_copy": "second copy of weights",
     "embedding": "embedding gradients",
 }
 

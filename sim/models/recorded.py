@@ -116,7 +116,7 @@ def check_replay_training(model: Recorded, plan: Divided, training: Trained) -> 
         told += [name] if value != type(value)() else []
     for name in told:
         yield finding(f"training.{name}", "a recorded step is run as it was recorded", "leave it out")
-    for name in ("zero_stage", "sequence_parallel", "shard_group"):
+    for name in ("zero_stage", "sequence_parallel", "shard_group", "second_copy"):
         if getattr(plan, name):
             yield finding(f"parallelism.{name}", "a recorded step is divided as it was recorded", "leave it out")
 

@@ -3,12 +3,13 @@
 Replicas (ZeRO 0 to 2) sum gradients after the last microbatch, segment by segment beside the backward pass if the
 stack overlaps them, else at once when it is over; ZeRO-2 does so after every microbatch if there is one stage. Sharded
 optimizers send the new weights back, beside the first forward pass or at the end. ZeRO-3 (FSDP) gathers each segment
-before each pass and scatters its gradients after.
+before each pass and scatters its gradients after; it may gather a second copy, which fewer ranks share, for the
+backward pass (ZeRO++, hpZ; Wang 2023, arXiv 2306.10209, section 3.2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 from typing import Literal, NamedTuple
 
@@ -50,6 +51,7 @@ class Collective(NamedTuple):
     which: Which = Which.EVERY
     whole: bool = False
     parameters: Literal["trained", "parameters", "gathered_again"] = "trained"  # of a segment
+    second_copy: bool = False  # among the ranks that share a second copy of the weights
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class GradientExchange:
     def sums(self) -> Collective | None:
         """The one that sums gradients."""
         return next((each for each in self.collectives if each.traffic is Traffic.GRADIENTS), None)
+
+    def with_second_copy(self) -> GradientExchange:
+        """The same where the backward pass gathers a second copy of the weights (ZeRO++, hpZ)."""
+        again = (each._replace(second_copy=each.parameters == "gathered_again") for each in self.collectives)
+        return replace(self, collectives=tuple(again))
 
     @property
     def gathers_always(self) -> bool:

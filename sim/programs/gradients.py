@@ -21,6 +21,7 @@ from sim.schedule.table import Task
 from sim.transforms.reduction import GROUPS
 
 Tokens = tuple[Token, ...]
+SECOND_COPY = "second_copy"  # kind of the groups that share one
 LEGS = {"all_to_all": 2}  # of a collective, at most; others have one
 
 
@@ -125,7 +126,8 @@ class ExchangeWriter:
         segment = position if task.phase is Phase.FORWARD else segments - 1 - position
         stage = self.shape.course.stage_of[task.chunk]
         kind = self.shape.flows[flow].kind
-        return Message(collective.traffic, stage, task.chunk, segment, collective.parameters, kind)
+        group = "gradient" if kind == SECOND_COPY else kind
+        return Message(collective.traffic, stage, task.chunk, segment, collective.parameters, group)
 
     def gradients_of(self, rank: RankShape) -> Tokens:
         """Tokens the optimizer waits for (absolute: used at loop index 0)."""
@@ -240,7 +242,11 @@ class Sharded(ExchangeWriter):
     def before_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Tokens:
         if not role.traffic & Traffic.WEIGHTS:
             return ()
-        return tuple(token(self._gathered(flow, task, position)) for flow in self.exchanged(rank))
+        gathers = self.exchange.of(task.phase, Traffic.WEIGHTS)
+        flows = self.exchanged(rank)
+        if gathers and gathers.second_copy:
+            flows = [rank.flow(SECOND_COPY)]
+        return tuple(token(self._gathered(flow, task, position)) for flow in flows)
 
     @override
     def after_run(self, rank: RankShape, task: Task, role: Role, position: int) -> Token | None:
@@ -259,7 +265,8 @@ class Sharded(ExchangeWriter):
 
     @override
     def after_passes(self, stage: int) -> None:
-        for flow in self.groups_of(stage):
+        copies = [number for number, flow in enumerate(self.shape.flows) if flow.kind == SECOND_COPY]
+        for flow in (*self.groups_of(stage), *(each for each in copies if self.stage_of(each) == stage)):
             for task in self.shape.schedule.tasks(stage):
                 self._exchange_task(flow, task)
 
@@ -270,21 +277,23 @@ class Sharded(ExchangeWriter):
             if weights:
                 self._gather(flow, weights, task, position)
             self._scatter_held_back(flow)
-            if gradients:
+            if gradients and self.shape.flows[flow].kind in GROUPS:
                 self.held_back[flow] = (task, position)
 
     def _gather(self, flow: int, collective: Collective, task: Task, position: int) -> None:
-        """Gather a segment when the one `ahead` places before it has been passed."""
+        """Gather a segment when the one `ahead` places before it has been passed, if it is for this group to do."""
         history, ahead = self.history.setdefault(flow, []), self.exchange.ahead
         waits = self._tokens(flow, *history[-ahead], task.microbatch) if len(history) >= ahead else ()
         message = self.message(flow, collective, task, position)
+        mine = collective.second_copy == (self.shape.flows[flow].kind == SECOND_COPY)
         if self.copies.offload.parameters:  # one ahead of the gather
             before = self._tokens(flow, *history[0], task.microbatch) if len(history) > ahead else ()
             waits += self.copies.fetch_weights(flow, task, position, message, before)
         history.append((task, position))
         del history[: -ahead - 1]
         done = token(self._gathered(flow, task, position))
-        self.issue(flow, "gather weights", collective.kind, message, waits, done, task.microbatch)
+        if mine:
+            self.issue(flow, "gather weights", collective.kind, message, waits, done, task.microbatch)
 
     def _scatter_held_back(self, flow: int) -> None:
         if flow not in self.held_back:

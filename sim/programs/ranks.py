@@ -44,7 +44,7 @@ CATEGORY = {
 }
 GROUP_KINDS = (
     "tensor", "context", "ulysses", "expert", "expert_tensor", "gradient", "replica", "embedding", "expert_gradient",
-    *HOST_KINDS,
+    "second_copy", *HOST_KINDS,
 )  # fmt: skip
 # Seconds a kernel that the host waits for, beside issuing it: 9.6 us a kernel with, 3.8 us without waiting (NVIDIA,
 # Getting Started with CUDA Graphs, 2019).

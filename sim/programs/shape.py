@@ -23,6 +23,7 @@ from sim.transforms.reduction import GROUPS
 from sim.workload.compression import compressor_of
 
 LOCKED = "tensor"  # kind of groups whose ranks may go in lock-step
+EXCHANGING = (*GROUPS, "replica", "second_copy", "embedding")  # kinds of groups beside passes
 KEPT = 64  # layouts and models whose part of a shape is remembered
 
 Inside = tuple[tuple[tuple[Kinds, ...], ...], ...]
@@ -155,6 +156,8 @@ def job_exchange(job: Job) -> GradientExchange:
     exchange = exchange_of(
         zero, software.gradient_overlap, software.parameter_prefetch, plan.course.stages, plan.phases
     )
+    if plan.experiment.parallelism.second_copy is not None:
+        exchange = exchange.with_second_copy()
     compressor = compressor_of(plan.experiment.training.compression)
     if compressor is None or exchange.sums is None:
         return exchange
@@ -220,7 +223,7 @@ def _is_calm(job: Job, rank: RankClass, flow: int) -> bool:
     The rank's own gradient traffic is then either over or has still to wait for the pass.
     """
     others = [job.flows[other] for other in job.rivals(flow)]
-    own = (each.kind in (*GROUPS, "replica", "embedding") and rank.number in each.members for each in others)
+    own = (each.kind in EXCHANGING and rank.number in each.members for each in others)
     return job.flows[flow].members == (rank.number,) and all(own)
 
 

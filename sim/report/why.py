@@ -25,6 +25,7 @@ STREAMS = {
     "send": "sends",
     "gradient": "gradient traffic",
     "replica": "gradient traffic of replicas",
+    "second_copy": "gathers of the second copy of weights",
     "tensor": "tensor-parallel traffic",
     "context": "context-parallel traffic",
     "embedding": "embedding gradients",

@@ -471,13 +471,14 @@ def expert_replicas(parallelism: Parallelism) -> int:
 
 
 def _weights(part: _Stage) -> float:
-    """As stored; 32-bit weights without a copy are sharded with the optimizer."""
+    """As stored, and the second copy of ZeRO++; 32-bit weights without a copy are sharded with the optimizer."""
     precision, lora = part.training.precision, part.shard.lora
     held = part.held
     narrowed = sum(part.architecture.narrowed(graph, gathered=False) * count for graph, count in part.runs)
     frozen = (held.parameters - narrowed - held.tables - (0 if lora else held.trained)) * weight_bytes(precision, lora)
     trained = part.share(1 if part.software.master_weights == "sole" else 3) * stored_bytes(precision, part.software)[0]
-    return frozen / part.shards(3) + trained + held.table_bytes
+    again = part.element * held.shared / part.parallelism.second_copy if part.parallelism.second_copy else 0.0
+    return frozen / part.shards(3) + trained + held.table_bytes + again
 
 
 def _whole_weights(part: _Stage) -> float:

@@ -32,6 +32,7 @@ from sim.workload.compression import Gradients
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 Segments = tuple[Segment, ...]
+BESIDE = ("replica", "second_copy")  # kinds of groups beside those that sum gradients
 
 
 class ExchangeTime(NamedTuple, Generic[T]):
@@ -66,7 +67,7 @@ class Exchanges:
         software, costs, stages = stack(job.plan.software), Costs(job), []
         every = job_exchange(job)
         for rank, chunks in zip(job.ranks, job.plan.course.chunks, strict=True):
-            groups = tuple(job.flows[rank.flows[kind]].group for kind in (*GROUPS, "replica") if kind in rank.flows)
+            groups = tuple(job.flows[rank.flows[kind]].group for kind in (*GROUPS, *BESIDE) if kind in rank.flows)
             sizes = tuple(layout.sizes[chunk] for chunk in chunks)
             turns = chunks.index(ends.first[rank.stage]), chunks.index(ends.last[rank.stage])
             training = job.plan.experiment.training
@@ -123,7 +124,7 @@ class _Prices:
         return ExchangeTime(
             first=self.gradient_group(start, _size(start, begin[0])) if start else 0.0,
             opening=self.all_of(start, begin) if start and start.which is Which.FIRST else 0.0,
-            each=sum(self.all_of(c, self.segments) for c in self.exchange.by_segment if c.which is Which.EVERY),
+            each=max(self._often(second_copy=each) for each in (False, True)),
             serial=sum(self.all_of(c, self.segments) for c in self._in_time()) - outside,
             between=0.0 if last is Phase.WEIGHT_GRADIENT else outside,  # a put off task may hide them
             closing=self.all_of(sums, self.segments) if sums and sums.which is Which.LAST else 0.0,
@@ -143,6 +144,11 @@ class _Prices:
             else:
                 once += self.all_of(each, self.segments, replicas=True)
         return once, often
+
+    def _often(self, *, second_copy: bool) -> float:
+        """Those of one communicator for each microbatch."""
+        mine = (c for c in self.exchange.by_segment if c.which is Which.EVERY and c.second_copy == second_copy)
+        return sum(self.all_of(each, self.segments) for each in mine)
 
     def _in_time(self) -> list[Collective]:
         """Gathers that no other task is in the way of: none is ahead of its own."""
@@ -181,7 +187,8 @@ class _Prices:
         """Of so many parameters; compressed at least what their wire formats take without matrices."""
         if collective.traffic is Traffic.GRADIENTS and self.exchange.hops:
             return self._compressed(parameters)
-        return self.price("gradient", collective.kind, self.costs.bytes_of(collective.traffic, parameters))
+        role = "second_copy" if collective.second_copy else "gradient"
+        return self.price(role, collective.kind, self.costs.bytes_of(collective.traffic, parameters))
 
     def _compressed(self, parameters: float) -> float:
         """What stands for a sum; of factors of matrices, which hang on their shapes, nothing is counted."""

@@ -29,7 +29,9 @@ ZERO = "parallelism.zero_stage"
 INSIDE = (MICROBATCH, "training.recompute", "parallelism.sequence_parallel")
 BESIDE = ("software.gradient_overlap", "software.parameter_prefetch", "software.pipeline_overlap")
 PASSES = ("software.tensor_overlap", "software.scatter_gather", "software.pipeline_overlap")  # nothing to the exchange
-PLACES = (ORDER, "parallelism.shard_group", "parallelism.placement", "parallelism.on_nodes")  # who is where, with whom
+PLACES = (  # who is where, with whom
+    ORDER, "parallelism.shard_group", "parallelism.second_copy", "parallelism.placement", "parallelism.on_nodes"
+)  # fmt: skip
 GROUPS = (PIPELINE, DATA, VIRTUAL, ZERO, SCHEDULE, *PLACES)
 ELSEWHERE = frozenset((*GROUPS, *BESIDE))  # keys that ranks need not know for their passes; ZeRO-3 they must
 TASKS = (Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT)
