@@ -426,3 +426,20 @@ def test_a_file_about_experiments_is_sent_to_its_verb(file: str, key: str, what:
     (problem,) = refused.value.problems
     assert (problem.key, problem.message) == (key, f"{what}, not an experiment")
     assert problem.suggestion == f"use clustersim {verb} {path}"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "where"),
+    [
+        ("workloads/llama2-7b.yaml", "workload", "workload"),
+        ("topologies/dgx-h100-superpod.yaml", "cluster", "cluster"),
+        ("topologies/nodes/dgx-h100.yaml", "node", "cluster.node"),
+        ("workloads/software/nemo.yaml", "software", "software"),
+    ],
+)
+def test_a_definition_is_told_from_an_experiment(file: str, kind: str, where: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_experiment(ROOT / file)
+    (problem,) = error.value.problems
+    assert problem.message == f"this is a definition of kind {kind}, not an experiment"
+    assert f"--set {where}=" in problem.suggestion

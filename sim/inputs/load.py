@@ -52,6 +52,12 @@ class LoadedExperiment(Setup):
     path: Path | None  # the experiment's own file
     files: tuple[Path, ...]  # every file that was read, in order
     written: dict[str, Any]  # as written, with units: references resolved, overrides applied
+PARTS = frozenset(("cluster", "workload", "training", "extends", "base"))  # of which an experiment has one at least
+PLACES = {  # where an experiment has definitions of each kind
+    "workload": "workload", "cluster": "cluster", "software": "software", "node": "cluster.node",
+    "accelerator": "cluster.node.accelerator", "storage": "cluster.storage", "failures": "failures", "site": "site",
+    "prices": "prices",
+}  # fmt: skip
 
 
 def load_experiment(
@@ -143,9 +149,21 @@ def _of_another_kind(root: SourceNode, path: Path | None) -> list[Problem]:
     """What to do with a file that varies experiments or lists them, and is none itself."""
     found = [key for key in OTHER_KINDS if key in root.value and key not in Experiment.model_fields]
     if not found or ("cluster" in root.value and "jobs" not in found):
-        return []
+        return _a_part(root, path)
     what, verb = OTHER_KINDS[found[0]]
     return [Problem(str(root.value[found[0]].mark), found[0], f"{what}, not an experiment", f"{verb} {path or 'FILE'}")]
+
+
+def _a_part(root: SourceNode, path: Path | None) -> list[Problem]:
+    """What to do with a definition that experiments name, such as a workload."""
+    keys = set(root.value)
+    if path is None or keys & PARTS or keys <= set(Experiment.model_fields):
+        return []
+    for kind, where in PLACES.items():
+        if any(keys <= set(record.model_fields) for record in CATALOGUE[kind].records.values()):
+            way_out = f"name it in one as {where}, or put it into one by --set {where}={path}"
+            return [Problem(str(root.mark), "", f"this is a definition of kind {kind}, not an experiment", way_out)]
+    return []
 
 
 def _finished(
