@@ -9,13 +9,14 @@ from plans import MODEL, Fields, small_experiment
 
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import prepare_step, simulate_step
-from sim.errors import ConfigError
+from sim.errors import ConfigError, PlanError
 from sim.inputs.load import load_experiment
 from sim.inputs.records import Experiment
 from sim.metrics.result import ForwardPasses
 from sim.phase import Phase
 from sim.programs.costs import Costs, Place
 from sim.programs.forward import forward_seconds
+from sim.programs.tenants import settle
 
 PLAIN: dict[str, Any] = {"parallelism": {"tensor": 2, "data": 2, "pipeline": 2}, "training": {"global_batch": 16}}
 TEACHER: Fields = {**MODEL, "name": "teacher", "layers": 8, "hidden": 2048, "ffn": 8192}
@@ -97,3 +98,16 @@ def test_workers_of_servers_have_the_passes_of_a_teacher_too() -> None:
     assert run.synchrony.compute_s == pytest.approx(plain.synchrony.compute_s + run.forward.teacher_s, rel=1e-9)
     told = run.synchrony
     assert told.compute_s + told.exchange_s + told.waiting_s == pytest.approx(run.trace.time, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"teacher": TEACHER}, "passes of a teacher"),
+        ({"training": {"evaluation": {"every": 10, "samples": 64}}}, "evaluations"),
+    ],
+)
+def test_beside_other_jobs_they_are_refused(changes: Fields, told: str) -> None:
+    """Jobs that run together would leave them out, and say nothing."""
+    with pytest.raises(PlanError, match=rf"{told}, as in \w+, are not modelled beside other jobs"):
+        settle([experiment(**changes), experiment()])

@@ -6,7 +6,7 @@ members. So whatever a job decides by who shares its links, like what may be one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
 
     priorities: of the flows of each job, those of lower numbers first; all alike if absent. Raises PlanError.
     """
-    if problems := [_apart(each.name) for each in experiments if each.synchronization is not None]:
+    if problems := [problem for each in experiments for problem in _alone(each)]:
         raise PlanError(problems)
     cluster = _common_cluster(experiments)
     common, layouts = _lay_out(experiments, cluster)
@@ -69,9 +69,18 @@ def settle(experiments: Sequence[Experiment], priorities: Sequence[int] = ()) ->
     return Tenants(cluster, tuple(jobs), table)
 
 
-def _apart(name: str) -> Problem:
-    message = f"workers of {name} take steps of their own, which is not modelled beside other jobs"
-    return Problem("", "synchronization", message, "leave it out")
+def _alone(experiment: Experiment) -> Iterator[Problem]:
+    """What is only known of a job that has the cluster to itself."""
+    kinds = {
+        "synchronization": (experiment.synchronization, "workers that take steps of their own"),
+        "teacher": (experiment.teacher, "passes of a teacher"),
+        "training.evaluation": (experiment.training.evaluation, "evaluations"),
+        "preparation": (experiment.preparation, "steps of a preparation of data"),
+    }
+    for key, (given, what) in kinds.items():
+        if given is not None:
+            message = f"{what}, as in {experiment.name}, are not modelled beside other jobs"
+            yield Problem("", key, message, "leave it out")
 
 
 def _foreign(flow: FlowClass) -> FlowClass:
