@@ -27,6 +27,7 @@ from sim.errors import ConfigError, PlanError
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import ClusterSpec, Experiment
 from sim.metrics.result import Result
+from sim.report.page.run import run_page
 from sim.report.text import report_text
 
 EXACT = 1e-9
@@ -371,6 +372,11 @@ class TestShares:
         ):
             with pytest.raises(ConfigError, match="takes replicas to have as many microbatches"):
                 two("parallelism.microbatches=proportional", override)
+
+    def test_the_page_tells_what_each_kind_does(self) -> None:
+        page = run_page(result_of_two(), None, "")
+        assert ">Kinds of node<" in page
+        assert "2 x dgx-h100 (h100-sxm)" in page
 
     def test_the_report_says_how_many(self) -> None:
         result = simulate(two("parallelism.microbatches=proportional"))

@@ -21,6 +21,7 @@ from sim.layout.servers import lay_out_servers
 from sim.metrics.result import Synchrony
 from sim.programs.parameter_server import ServedJob, ServedWorkers, serving
 from sim.programs.workers import worker_seconds
+from sim.report.page.run import run_page
 
 NIC = 8 * 25e9  # of a node, each way
 RATE = 50e9  # of a server's memory
@@ -272,3 +273,7 @@ def test_the_shipped_study_crosses_where_servers_are_full() -> None:
     assert rates[64, "all-reduce"] > 2 * rates[64, "asynchronous"]
     assert rates[16, "synchronous"] < rates[16, "all-reduce"]
     assert rates[64, "synchronous"] < rates[64, "all-reduce"]
+
+
+def test_the_page_tells_of_workers_out_of_step() -> None:
+    assert ">Workers out of step<" in run_page(simulate(experiment()), None, "")

@@ -52,6 +52,8 @@ class LoadedExperiment(Setup):
     path: Path | None  # the experiment's own file
     files: tuple[Path, ...]  # every file that was read, in order
     written: dict[str, Any]  # as written, with units: references resolved, overrides applied
+
+
 PARTS = frozenset(("cluster", "workload", "training", "extends", "base"))  # of which an experiment has one at least
 PLACES = {  # where an experiment has definitions of each kind
     "workload": "workload", "cluster": "cluster", "software": "software", "node": "cluster.node",

@@ -5,12 +5,21 @@ Public: `run_page`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from sim.metrics.memory import UNKNOWN
 from sim.metrics.pictures import Pictures
-from sim.metrics.result import CostResult, EnergyResult, MemoryResult, ReplayResult, Result, RunResult, StepResult
+from sim.metrics.result import (
+    CostResult,
+    EnergyResult,
+    KindUse,
+    MemoryResult,
+    ReplayResult,
+    Result,
+    RunResult,
+    StepResult,
+)
 from sim.report import human
 from sim.report.page.charts import (
     breakdown_chart,
@@ -27,6 +36,8 @@ from sim.report.page.long_run import long_run_parts
 from sim.report.page.network import network_chart
 from sim.report.replay import signed_time, starts_apart
 from sim.report.sentence import in_one_sentence
+from sim.report.storage import Row, input_rows, preparation_rows
+from sim.report.synchrony import synchrony_rows
 from sim.report.text import LABELS, METRICS, idle_warning, settings, stack_range
 
 RUN = "run"  # the level of power over the whole run
@@ -43,11 +54,15 @@ def run_page(result: Result, drawn: Pictures | None, written: str) -> str:
         Section("Both ways" if result.replay else "Pipeline", [pipeline_chart(drawn.pipeline)] if drawn else []),
         Section("Recorded and replayed", _replay(result.replay) if result.replay else []),
         Section("Memory", _memory(result.memory)),
+        Section("Kinds of node", _kinds(result.kinds)),
         Section("Network", _network(result, drawn)),
         Section(
             "Communication", [communication_chart(drawn.overlaps), _overlaps(drawn)] if drawn and drawn.overlaps else []
         ),
         Section("Operations", [roofline_chart(drawn), _operations(drawn)] if drawn else []),
+        Section("Workers out of step", _rows(synchrony_rows(result))),
+        Section("Preparation of training data", _rows(preparation_rows(result))),
+        Section("Training data", _rows(input_rows(result))),
         Section("Power and energy", list(_energy(result.energy)) if result.energy else []),
         Section("The long run", list(long_run_parts(result.run)) if result.run else []),
         Section("Cost", list(_cost(result.cost)) if result.cost else []),
@@ -153,6 +168,28 @@ def _replay(replay: ReplayResult) -> list[Part]:
     )
     heads = ("kind", "nodes", "recorded, a rank", "replayed, a rank", "begins later by")
     return [table(heads, rows), note(starts_apart(replay))]
+
+
+def _kinds(kinds: Sequence[KindUse]) -> list[Part]:
+    """What each of several kinds of node does in a step."""
+    rows: list[list[Cell]] = [
+        [
+            f"{kind.nodes} x {kind.node} ({kind.accelerator})",
+            *(
+                (seconds, human.step_time(seconds))
+                for seconds in (kind.compute_s, kind.communication_s, kind.waiting_s)
+            ),
+            (kind.memory_bytes, f"{human.size(kind.memory_bytes)} of {human.size(kind.capacity_bytes)}"),
+        ]
+        for kind in kinds
+    ]
+    return [table(("", "computes", "communicates", "waits", "memory"), rows)] if rows else []
+
+
+def _rows(rows: Iterable[Row]) -> list[Part]:
+    """Lines of the report as a table; none if there are none."""
+    lines: list[list[Cell]] = [list(row) for row in rows]
+    return [table(("", "", ""), lines)] if lines else []
 
 
 def _memory(memory: MemoryResult) -> list[Part]:
