@@ -60,7 +60,7 @@ def test_each_use_makes_them_16_bit(base: str, recompute: str, uses: int) -> Non
         for each in (None, base)
     )
     memory = step.setup.accelerator.memory
-    traffic = uses * step.plan.microbatches * (BASE_BYTES[base] + 2) * stored(step)
+    traffic = uses * step.plan.microbatches[0] * (BASE_BYTES[base] + 2) * stored(step)
     added = [each.readings.critical.exposed[Category.COMPUTE] for each in (step, plain)]
     assert added[0] - added[1] == pytest.approx(traffic / (memory.bandwidth * memory.efficiency), rel=1e-6)
 
@@ -68,7 +68,7 @@ def test_each_use_makes_them_16_bit(base: str, recompute: str, uses: int) -> Non
 def test_shards_are_gathered_as_they_are_stored() -> None:
     """Each use of a layer, forward and backward, moves (n-1)/n of what it is stored in over each link of a ring."""
     plain, step = (simulate_step(job(base, parallelism={"zero_stage": 3})) for base in (None, "nf4"))
-    saved = (2 - BASE_BYTES["nf4"]) * stored(step) * 2 * step.plan.microbatches * 7 / 8
+    saved = (2 - BASE_BYTES["nf4"]) * stored(step) * 2 * step.plan.microbatches[0] * 7 / 8
     carried = bytes_by_link(plain) - bytes_by_link(step)
     assert carried.max() == pytest.approx(saved, rel=1e-6)
 
@@ -107,7 +107,7 @@ def test_weights_cast_before_they_are_gathered_move_in_their_format(precision: s
         )
         for narrow in (False, True)
     )
-    saved = (2 - width) * stored(step) * 2 * step.plan.microbatches * 7 / 8
+    saved = (2 - width) * stored(step) * 2 * step.plan.microbatches[0] * 7 / 8
     assert (bytes_by_link(plain) - bytes_by_link(step)).max() == pytest.approx(saved, rel=1e-6)
     of_gathered = [memory_result(each.setup).peak_bytes_per_accelerator for each in (plain, step)]
     assert of_gathered[1] <= of_gathered[0]

@@ -47,7 +47,7 @@ def test_all_that_layers_keep_goes_down_and_comes_back() -> None:
     last = sum(segment.saved for segment in step.plan.chunks[-1].segments[:-2])  # its backward passes follow at once
     each = 12 * step.plan.architecture.held(step.plan.architecture.layers[0]).kept
     assert kept + sum(segment.saved for segment in step.plan.chunks[-1].segments) == each
-    moved = (kept + last) * step.plan.microbatches * 2  # of two replicas
+    moved = (kept + last) * step.plan.microbatches[0] * 2  # of two replicas
     for kind in ("gpu-pcie", "pcie-gpu"):
         assert over(step, kind) - over(plain, kind) == pytest.approx(moved)
 
@@ -63,7 +63,7 @@ def test_copies_hide_behind_passes_as_far_as_links_are_fast_enough() -> None:
     assert sorted(times) == times
     # bound by the bus: a stage takes as long as its bytes down, and up again
     step = simulate_step(job({"activations": True}, node={"host": {"pcie_bandwidth": 1e9}}, **PIPE))
-    bytes_of_stage = step.plan.microbatches * sum(segment.saved for segment in step.plan.chunks[0].segments)
+    bytes_of_stage = step.plan.microbatches[0] * sum(segment.saved for segment in step.plan.chunks[0].segments)
     assert step.trace.time > bytes_of_stage / 1e9
 
 
@@ -85,7 +85,7 @@ def test_weights_come_up_before_each_gather() -> None:
     plain, step = simulate_step(job({}, **zero)), simulate_step(job({"parameters": True}, **zero))
     gathered = sum(segment.parameters for chunk in step.plan.chunks for segment in chunk.segments)
     again = sum(segment.gathered_again for chunk in step.plan.chunks for segment in chunk.segments)
-    moved = 2 * (gathered + again) * step.plan.microbatches  # all ranks together hold one copy
+    moved = 2 * (gathered + again) * step.plan.microbatches[0]  # all ranks together hold one copy
     assert over(step, "pcie-gpu") - over(plain, "pcie-gpu") == pytest.approx(moved)
     assert over(step, "gpu-pcie") == pytest.approx(over(plain, "gpu-pcie"))
     fast = [simulate_step(job({"parameters": on}, node=FAST, **zero)).trace.time for on in (False, True)]

@@ -40,7 +40,7 @@ def test_the_backward_pass_gathers_inside_the_node() -> None:
     """An accelerator sends 7/8 of what it gathers among 8, beside two thirds of what all three had sent."""
     plain, run = simulate_step(job(None)), simulate_step(job(RANKS))
     inside = run.cluster.links.capacity == run.cluster.links.capacity.max()
-    gathered = 2 * parameters(run) * (RANKS - 1) / RANKS * run.plan.microbatches
+    gathered = 2 * parameters(run) * (RANKS - 1) / RANKS * run.plan.microbatches[0]
     expected = bytes_by_link(plain)[inside] * 2 / 3 + gathered
     assert bytes_by_link(run)[inside] == pytest.approx(expected, rel=1e-9)
 
