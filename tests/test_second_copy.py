@@ -10,6 +10,7 @@ from plans import bytes_by_link, small_experiment
 from test_shortcuts import SHORTCUTS
 
 from sim.ask.run.step import Simulated, simulate_step
+from sim.engine.category import Category
 from sim.errors import ConfigError
 from sim.inputs.records import Experiment
 from sim.metrics.memory import memory_by_stage
@@ -63,6 +64,22 @@ def test_it_pays_where_adapters_are_slow() -> None:
     assert 1.5 > gain(1e9) > 1.3 > gain(100e9)
 
 
+def test_gathers_in_8_bit_read_the_own_eighth_again() -> None:
+    """qwZ beside hpZ: the share that is made 8 bit is that of the group that gathers, 1/16 forward and 1/8 backward."""
+    runs = [simulate_step(job(each, parallelism={"quantized_gathers": True})) for each in (None, RANKS)]
+    both = runs[1]
+    busy = [run.readings.critical.exposed[Category.COMPUTE] for run in runs]
+    memory = both.setup.accelerator.memory
+    layers = sum(both.plan.architecture.held(graph).parameters for graph in both.plan.architecture.layers)
+    traffic = 3 * (1 / 8 - 1 / 16) * layers * both.plan.microbatches / (memory.bandwidth * memory.efficiency)
+    assert busy[1] - busy[0] == pytest.approx(traffic, rel=0.01)
+    slow = both.cluster.links.capacity == both.cluster.links.capacity.min()
+    plain16 = bytes_by_link(simulate_step(job(None)))[slow].max()
+    crossing = [bytes_by_link(run)[slow].max() for run in runs]
+    assert plain16 / 3 < crossing[1] < crossing[0] < plain16
+    assert crossing[0] - crossing[1] == pytest.approx(crossing[1] - plain16 / 3, rel=1e-9)
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("parallelism", [{}, {"tensor": 2, "pipeline": 2, "second_copy": 2}])
 def test_shortcuts_are_exact(parallelism: dict[str, Any], overlap: bool) -> None:
@@ -79,7 +96,6 @@ def test_shortcuts_are_exact(parallelism: dict[str, Any], overlap: bool) -> None
         ({"parallelism": {"second_copy": 3}}, "16 cannot be divided by second_copy 3"),
         ({"parallelism": {"second_copy": 16}}, "all 16 ranks share the first copy already"),
         ({"parallelism": {"shard_group": 4}}, "a second copy beside shard_group is not modelled"),
-        ({"parallelism": {"quantized_gathers": True}}, "a second copy beside quantized_gathers is not modelled"),
         ({"training": {"lora": {"rank": 8}}}, "a second copy beside training.lora is not modelled"),
         ({"training": {"offload": {"parameters": True, "optimizer": True}}}, "offload.parameters is not modelled"),
     ],

@@ -281,10 +281,10 @@ def test_a_norm_that_finds_the_scale_cannot_cast(scaling: Literal["current", "dy
 
 
 def test_copies_of_sharded_units_move_their_bytes_per_parameter() -> None:
-    block = layer_block(GPT, replace(SHARD, gather_copy=4.0, reduce_copy=6.0))
+    block = layer_block(GPT, replace(SHARD, gather_copy=4.0, gather_copy_again=5.0, reduce_copy=6.0))
     parameters = layer_parameters(GPT, 8)
     assert named(block.forward, "weights copied").bytes_moved == 4 * parameters
-    assert named(block.recompute, "weights copied").bytes_moved == 4 * parameters
+    assert named(block.recompute, "weights copied").bytes_moved == 5 * parameters
     assert named(block.backward, "gradients copied").bytes_moved == 6 * parameters
 
 

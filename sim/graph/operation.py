@@ -154,7 +154,8 @@ class Shard:
     recurrence: Literal["eager", "library", "persistent"] = "library"  # kernels of recurrent layers
     repeats_keys: bool = False  # keys and values are copied to every query head
     ring_attention: Literal["fused", "separate", "compiled"] = "fused"
-    gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, each pass [B]
+    gather_copy: float = 0.0  # memory traffic per parameter of a gathered unit, forward [B]
+    gather_copy_again: float = 0.0  # the same where it is gathered for the backward pass [B]
     gathers_narrow: bool = False  # matrices of layers are cast to 8 bit or less before they are gathered
     quantizes_gathers: bool = False  # matrices of layers travel as 8-bit integers, and are 16 bit again where they come
     reduce_copy: float = 0.0  # the same of its gradients, each backward pass [B]

@@ -293,7 +293,6 @@ def check_second_copy(setup: Setup) -> Iterator[Problem]:
         yield finding(key, f"all {sharers} ranks share the first copy already", "name fewer ranks, or leave it out")
     beside = {
         "shard_group": plan.shard_group is not None,
-        "quantized_gathers": plan.quantized_gathers,
         "training.lora": setup.training.lora is not None,
         "training.offload.parameters": setup.training.offload.parameters,
         "experts that ranks divide": setup.workload.experts > 0 and setup.shard.divides_experts,

@@ -114,7 +114,11 @@ class Setup:
         """
         parallelism, training, software = self.parallelism, self.training, self.software
         cast = 6.0 if software.autocast else 0.0
-        quantizing = self._quantizing if parallelism.quantized_gathers else 0.0
+        sharers = parallelism.shard_group or self.data * parallelism.context
+        copies = [
+            software.gather_copy_bytes + self._quantizing(ranks) if parallelism.zero_stage == 3 else cast
+            for ranks in (sharers, parallelism.second_copy or sharers)
+        ]
         return Shard(
             tensor=parallelism.tensor,
             context=parallelism.context,
@@ -150,18 +154,17 @@ class Setup:
             recurrence=software.recurrence,
             repeats_keys=software.repeats_keys,
             ring_attention=software.ring_attention,
-            gather_copy=software.gather_copy_bytes + quantizing if parallelism.zero_stage == 3 else cast,
+            gather_copy=copies[0],
+            gather_copy_again=copies[1],
             quantizes_gathers=parallelism.quantized_gathers,
             gathers_narrow=software.gathers_narrow and parallelism.zero_stage == 3,
             reduce_copy=software.reduce_copy_bytes if parallelism.zero_stage == 3 else cast,
             experts=self.expert_kernels,
         )
 
-    @property
-    def _quantizing(self) -> float:
-        """Traffic for each weight that is gathered in 8 bit: the own share read and written, then the whole [B]."""
-        ranks = self.parallelism.shard_group or self.data * self.parallelism.context
-        return 3.0 * (1 + 1 / ranks)
+    def _quantizing(self, ranks: int) -> float:
+        """Traffic for each weight gathered in 8 bit among ranks: the own share read and written, then the whole [B]."""
+        return 3.0 * (1 + 1 / ranks) if self.parallelism.quantized_gathers else 0.0
 
     @property
     def expert_kernels(self) -> ExpertKernels:

@@ -36,12 +36,12 @@ def transform(graph: Graph, shard: Shard) -> Graph:
 def block_of(graph: Graph, shard: Shard, gradient_bytes: int = 4) -> Block:
     """Operations of a transformed graph; `gradient_bytes` [B] per element of the accumulated weight gradient."""
     work = Writer(graph, shard, gradient_bytes)
-    gathered = shard.gather_copy * unit_parameters(graph)
+    gathered, again = (each * unit_parameters(graph) for each in (shard.gather_copy, shard.gather_copy_again))
     reduced = shard.reduce_copy * unit_parameters(graph)
     return Block(
         name=graph.name,
         forward=beside_another(_forward(work, Phase.FORWARD, graph.operators, gathered), shard),
-        recompute=_forward(work, Phase.RECOMPUTE, repeated(work), gathered) if graph.repeated else (),
+        recompute=_forward(work, Phase.RECOMPUTE, repeated(work), again) if graph.repeated else (),
         backward=beside_another(_backward(work, reduced), shard),
         model_flops=model_flops(work),
     )

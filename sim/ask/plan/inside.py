@@ -67,7 +67,8 @@ class Insides:
         for number, rows in enumerate(table.groups(INSIDE)):
             which[rows] = number
             values = table.key(int(rows[0]), keys)
-            key = (sharded, job.plan.phases, values)
+            copies = job.plan.shard.gather_copy, job.plan.shard.gather_copy_again  # hang on how many ranks gather
+            key = (sharded, job.plan.phases, copies, values)
             if key not in self.known:
                 software = tuple(
                     value for name, value in zip(keys, values, strict=True) if name.startswith("software.")

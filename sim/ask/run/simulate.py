@@ -223,6 +223,7 @@ def headline(run: Simulated) -> dict[str, str | int]:
         f"{parallelism.virtual_stages} virtual stages" if parallelism.virtual_stages > 1 else "",
         "sequence parallel" if parallelism.sequence_parallel else "",
         f"ZeRO {parallelism.zero_stage}" if parallelism.zero_stage else "",
+        f"second copy among {parallelism.second_copy}" if parallelism.second_copy else "",
     ]
     return {
         "cluster": f"{setup.cluster.name}, {nodes_in_words(setup)}",
