@@ -23,6 +23,7 @@ from sim.ask.run.shares import in_proportion
 from sim.ask.run.simulate import simulate
 from sim.ask.run.step import Simulated, simulate_step
 from sim.ask.scale.scaling import scale
+from sim.ask.sweep.sweep_file import load_study
 from sim.errors import ConfigError, PlanError
 from sim.inputs.load import load_definition, load_experiment
 from sim.inputs.records import ClusterSpec, Experiment
@@ -395,3 +396,17 @@ def test_nodes_of_other_sizes_and_fabrics_run() -> None:
         plain = step(job, second=other, fabric=fabric, simulation=dict.fromkeys(SHORTCUTS, "off"))
         assert run.trace.time == pytest.approx(plain.trace.time, rel=EXACT)
         assert run.plan.grid.n_ranks == 24
+
+
+def test_the_shipped_study_says_what_it_finds() -> None:
+    loaded, found = load_study("shares-of-two-generations"), {}
+    for point in loaded.points():
+        experiment = loaded.base.changed(point.changes)
+        kinds = len(experiment.setup.kinds), experiment.setup.node.name
+        found[kinds, experiment.parallelism.microbatches] = simulate_step(experiment).trace.time
+    mixed, fast, slow = (2, "dgx-h100"), (1, "dgx-h100"), (1, "dgx-a100")
+    assert found[mixed, "equal"] == pytest.approx(7.28, abs=0.005)
+    assert found[mixed, "proportional"] == pytest.approx(4.65, abs=0.005)
+    for how in ("equal", "proportional"):
+        assert found[fast, how] == pytest.approx(3.29, abs=0.005)
+        assert found[slow, how] == pytest.approx(7.31, abs=0.005)
