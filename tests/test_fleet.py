@@ -277,6 +277,22 @@ def test_fragments_keep_a_gang_waiting() -> None:
     assert ends(live_fleet(fleet_of(jobs, "fifo", "pack", nodes=2))) == {"a": 100, "b": 50, "c": 60}
 
 
+def test_conservative_backfilling_delays_nobody_and_easy_the_second() -> None:
+    """Of eight boards six are taken; the first that waits leaves two, which the last would keep for 300 s."""
+    jobs = [gang("a", 0, 100, 6), gang("b", 1, 100, 6), gang("c", 2, 50, 8), gang("d", 3, 300, 2)]
+    easy = live_fleet(fleet_of(jobs, "easy", nodes=1))
+    assert ends(easy) == {"a": 100, "b": 200, "c": 353, "d": 303}
+    careful = live_fleet(fleet_of(jobs, "conservative", nodes=1))
+    assert ends(careful) == {"a": 100, "b": 200, "c": 250, "d": 550}
+
+
+def test_conservative_backfilling_takes_a_hole_that_is_long_enough() -> None:
+    """The last job ends on two boards before the next wants them: to the second, and no second longer."""
+    for work, end in ((97.0, 100.0), (98.0, 348.0)):
+        jobs = [gang("a", 0, 100, 6), gang("b", 1, 100, 8), gang("c", 2, 50, 8), gang("d", 3, work, 2)]
+        assert ends(live_fleet(fleet_of(jobs, "conservative", nodes=1)))["d"] == end
+
+
 def test_moving_jobs_makes_room() -> None:
     """A node is wanted whole; the small job on it moves to the other node and loads there for 9 s."""
     jobs = [gang("a", 0, 10, 6), gang("b", 0, 100, 6), gang("c", 0, 100, 2), gang("d", 20, 10, 8)]
