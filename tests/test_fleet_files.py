@@ -12,9 +12,11 @@ import pytest
 
 from sim.ask.fleet.load import LoadedFleet, load_fleet
 from sim.ask.fleet.run import prepare_fleet, run_fleet
+from sim.ask.run.step import prepare_step
 from sim.ask.run.together import simulate_lasting, simulate_together
 from sim.errors import ConfigError
 from sim.inputs.catalogue import list_catalogue
+from sim.inputs.load import load_experiment
 from sim.metrics.fleet import FleetResult
 from support import ROOT, Cli
 
@@ -254,6 +256,36 @@ def trainings(placement: str, **more: object) -> LoadedFleet:
         "scheduler": {"placement": placement},
     }
     return load_fleet({**spec, **more})
+
+
+def test_a_stopped_training_saves_and_loads_its_own_checkpoint() -> None:
+    """Over the storage of the cluster, as the same training by itself does."""
+    own = {
+        "cluster": {"extends": "dgx-h100-superpod", "storage": "superpod-h100-standard"},
+        "nodes": 4,
+        "workload": "llama3-8b",
+        "parallelism": {"zero_stage": 1},
+        "training": {"global_batch": 64, "sequence_length": 4096, "tokens": 1e9},
+        "checkpoint": {"mode": "synchronous", "interval": "1 h"},
+    }
+    jobs = [
+        {"name": "long", "experiment": own, "steps": 1000},
+        {"name": "short", "experiment": own, "steps": 10, "submit": "60 s"},
+    ]
+    fleet = load_fleet({
+        "cluster": own["cluster"], "nodes": 4, "jobs": jobs, "scheduler": {"policy": "srtf", "placement": "pack"},
+        "preemption": {"save": "simulated", "load": "simulated"},
+    })  # fmt: skip
+    long, short = run_fleet(fleet).life.jobs
+    alone = prepare_step(load_experiment(own).experiment).run()
+    costs = alone.save_costs()
+    assert long.save_s == pytest.approx(costs.blocking_s + costs.drain_s, rel=1e-9)
+    assert long.save_s > 1  # 8 billion parameters in 14 bytes each
+    assert short.first_start == pytest.approx(60 + long.save_s, rel=1e-9)
+    assert long.load_s > costs.restore_s
+    work = 1000 * alone.trace.time
+    stopped = short.end - 60
+    assert long.end == pytest.approx(work + stopped + long.load_s, rel=1e-6)
 
 
 def test_trainings_under_leaves_of_their_own_do_not_meet() -> None:

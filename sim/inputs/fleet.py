@@ -145,11 +145,14 @@ class Scheduler(Record):
     carbon: CarbonAware | None = Field(default=None, description="jobs that wait for a clean grid")
 
 
+NoLess = Annotated[Seconds, Field(ge=0)]  # a bound of a union would hold for its words too
+
+
 class Preemption(Record):
     """What it costs to stop a job, to start it again, and to lose it."""
 
-    save: Seconds | Literal["simulated"] = Field(default=0.0, ge=0, description="a job holds its boards so long after it was told to stop; simulated: its checkpoint over the storage of the cluster, for experiments")
-    load: Seconds | Literal["simulated"] = Field(default=0.0, ge=0, description="from when a job has boards again until it goes on; simulated as save")
+    save: NoLess | Literal["simulated"] = Field(default=0.0, description="a job holds its boards so long after it was told to stop; simulated: its checkpoint over the storage of the cluster, for experiments")
+    load: NoLess | Literal["simulated"] = Field(default=0.0, description="from when a job has boards again until it goes on; simulated as save")
     interval: Seconds | None = Field(default=None, gt=0, description="time between saves, beyond which a failure costs nothing; no work is ever lost if absent")
 
 
