@@ -43,6 +43,7 @@ ORIGINS = {  # tables made of the same measurements as another
     "megatron_bridge_moe": "megatron_bridge",
     "megatron_bridge_moe_later": "megatron_bridge",
     "megatron_bridge_pairs": "megatron_bridge",
+    "megatron_bridge_recompute": "megatron_bridge",
     "nemo": "nemo_24",
     "vtrain": "vtrain_multi",
     "vtrain_single": "vtrain_multi",
