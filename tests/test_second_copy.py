@@ -71,7 +71,7 @@ def test_gathers_in_8_bit_read_the_own_eighth_again() -> None:
     busy = [run.readings.critical.exposed[Category.COMPUTE] for run in runs]
     memory = both.setup.accelerator.memory
     layers = sum(both.plan.architecture.held(graph).parameters for graph in both.plan.architecture.layers)
-    traffic = 3 * (1 / 8 - 1 / 16) * layers * both.plan.microbatches / (memory.bandwidth * memory.efficiency)
+    traffic = 3 * (1 / 8 - 1 / 16) * layers * both.plan.microbatches[0] / (memory.bandwidth * memory.efficiency)
     assert busy[1] - busy[0] == pytest.approx(traffic, rel=0.01)
     slow = both.cluster.links.capacity == both.cluster.links.capacity.min()
     plain16 = bytes_by_link(simulate_step(job(None)))[slow].max()
